@@ -1,0 +1,43 @@
+"""Every way a run can be refused. Each message says what is wrong, where, and what to do about it."""
+
+
+class LoraError(Exception):
+    """A contract the user can mend. The command line prints its message on one line and exits with `exit_code`."""
+
+    exit_code = 2
+
+
+class ConfigError(LoraError):
+    """A setting is missing, misspelt, of the wrong type or contradicts another one."""
+
+
+class ManifestError(LoraError):
+    """A manifest is unreadable or breaks the schema; the message lists every bad line."""
+
+
+class AudioError(LoraError):
+    """Audio is missing, unreadable, empty, not finite, silent or too long."""
+
+
+class CheckpointError(LoraError):
+    """A checkpoint or adapter cannot be fetched, does not load, or does not belong to the other."""
+
+
+class ScoringError(LoraError):
+    """There is nothing to score, or references and hypotheses do not match up."""
+
+
+class ExportError(LoraError):
+    """An export cannot be made from this checkpoint."""
+
+
+class FetchError(LoraError):
+    """Something that has to be downloaded could not be had."""
+
+
+class RunFolderError(LoraError):
+    """The output folder holds another run, or cannot be written."""
+
+
+class TrainingError(LoraError):
+    """Training cannot start or cannot go on: the loss is not finite, or the baseline loss shows a broken label path."""

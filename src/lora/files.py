@@ -1,0 +1,125 @@
+"""Files without half-written states: atomic writes, hashes, JSON and JSONL. Knows no domain type."""
+
+import errno
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import msgspec
+
+from lora.errors import LoraError, RunFolderError
+
+
+def cache_dir() -> Path:
+    """Folder for what can be made again: `MOONSHINE_LORA_CACHE`, else `$XDG_CACHE_HOME/moonshine-lora`, else `~/.cache/moonshine-lora`."""
+    if explicit := os.environ.get("MOONSHINE_LORA_CACHE"):
+        return Path(explicit)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "moonshine-lora"
+
+
+@contextmanager
+def writing_errors(path: Path) -> Iterator[None]:
+    """Turns the operating system's refusal to write `path` into one line that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise RunFolderError(f"{path}: no space left on the disk; free some or choose another place") from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST):
+            raise RunFolderError(f"{path}: cannot be written ({error.strerror}); choose another place or mend its permissions") from error
+        raise
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[BinaryIO]:
+    """A binary stream whose content appears under `path` whole, when the block ends well, or not at all."""
+    with writing_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+        temporary = Path(name)
+        try:
+            with os.fdopen(handle, "wb") as stream:
+                yield stream
+            temporary.chmod(0o666 & ~_umask())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """A temporary folder that becomes `path` when the block ends well, replacing what was there; else nothing changes."""
+    with writing_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part"))
+        try:
+            yield temporary
+            temporary.chmod(0o777 & ~_umask())
+            if path.exists():
+                retired = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".old"))
+                path.rename(retired / path.name)
+                temporary.rename(path)
+                shutil.rmtree(retired)
+            else:
+                temporary.rename(path)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _umask() -> int:
+    current = os.umask(0)
+    os.umask(current)
+    return current
+
+
+def sha256_bytes(*parts: bytes | memoryview) -> str:
+    """Hex SHA-256 of the parts, one after another."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part)
+    return digest.hexdigest()
+
+
+def sha256_file(path: Path) -> str:
+    """Hex SHA-256 of a file's content, read in chunks."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def write_text(path: Path, text: str) -> None:
+    with atomic_file(path) as stream:
+        stream.write(text.encode())
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes indented JSON. `value` may hold msgspec structs, dataclasses, paths as strings, plain containers."""
+    with atomic_file(path) as stream:
+        stream.write(msgspec.json.format(msgspec.json.encode(value, order="sorted" if isinstance(value, dict) else None), indent=2))
+        stream.write(b"\n")
+
+
+def write_jsonl(path: Path, rows: Iterable[Any]) -> int:
+    """Writes one JSON value a line and returns how many."""
+    encoder = msgspec.json.Encoder()
+    count = 0
+    with atomic_file(path) as stream:
+        for row in rows:
+            stream.write(encoder.encode(row))
+            stream.write(b"\n")
+            count += 1
+    return count
+
+
+def read_json(path: Path, kind: Any = Any, error: type[LoraError] = LoraError) -> Any:
+    """Reads JSON of the type `kind`; `error` is raised with the file's name where it is missing or does not fit."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=kind)
+    except FileNotFoundError as missing:
+        raise error(f"{path}: no such file") from missing
+    except (msgspec.DecodeError, msgspec.ValidationError) as broken:
+        raise error(f"{path}: {broken}") from broken
