@@ -1,5 +1,7 @@
 """Every way a run can be refused. Each message says what is wrong, where, and what to do about it."""
 
+from dataclasses import dataclass
+
 
 class LoraError(Exception):
     """A contract the user can mend. The command line prints its message on one line and exits with `exit_code`."""
@@ -11,8 +13,21 @@ class ConfigError(LoraError):
     """A setting is missing, misspelt, of the wrong type or contradicts another one."""
 
 
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that is wrong with one line of a manifest."""
+
+    line: int
+    field: str
+    message: str
+
+
 class ManifestError(LoraError):
-    """A manifest is unreadable or breaks the schema; the message lists every bad line."""
+    """A manifest is unreadable or breaks the schema. The message names the first bad lines, `problems` holds all of them."""
+
+    def __init__(self, message: str, problems: tuple[Problem, ...] = ()) -> None:
+        super().__init__(message)
+        self.problems = problems
 
 
 class AudioError(LoraError):

@@ -1,0 +1,376 @@
+"""Manifests: one JSON object a line, an utterance each. Reads, writes, checks, splits and merges them; no torch.
+
+A line holds `audio` (a path relative to the manifest, or a list of float samples), `text`, and optionally `speaker_id`, `id`,
+`sampling_rate` (Hz; for a list of samples the rate they were taken at, 16000 when absent), `duration` (seconds) and `meta`
+(an object for anything else).
+"""
+
+import difflib
+import hashlib
+import os
+import random
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from lora.audio import AudioSettings, AudioSource, FileAudio, InlineAudio, duration, is_silent, load, waveform_hash
+from lora.errors import AudioError, ManifestError, Problem
+from lora.files import write_jsonl
+from lora.units import SAMPLE_RATE_HZ, Seconds
+
+DURATION_TOLERANCE_S = 0.15
+"""How far a declared duration may be from the audio's own: manifests round, and some tools count in 10 ms frames."""
+
+PROBLEMS_SHOWN = 20
+
+
+class Row(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """A manifest line as it is stored."""
+
+    audio: str | list[float]
+    text: str | None = None
+    speaker_id: str | None = None
+    id: str | None = None
+    sampling_rate: int | None = None
+    duration: float | None = None
+    meta: dict[str, Any] | None = None
+
+
+class _RawRow(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    audio: msgspec.Raw = msgspec.Raw()
+    text: str | None = None
+    speaker_id: str | int | None = None
+    id: str | int | None = None
+    sampling_rate: int | None = None
+    duration: float | None = None
+    meta: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Utterance:
+    """One recording and what is said in it."""
+
+    id: str
+    audio: AudioSource
+    text: str | None
+    """The reference transcript; None where the manifest gives none, which only replay audio may do."""
+    speaker_id: str | None
+    line: int
+    declared_s: Seconds | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """Utterances in file order. `sha256` is that of the file they came from."""
+
+    path: Path
+    sha256: str
+    utterances: tuple[Utterance, ...]
+
+    def __len__(self) -> int:
+        return len(self.utterances)
+
+    def __iter__(self) -> Iterator[Utterance]:
+        return iter(self.utterances)
+
+    def subset(self, utterances: Iterable[Utterance]) -> "Manifest":
+        """The same file's manifest with fewer utterances."""
+        return replace(self, utterances=tuple(utterances))
+
+    def speakers(self) -> frozenset[str]:
+        return frozenset(u.speaker_id for u in self.utterances if u.speaker_id is not None)
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What a manifest must keep to beyond its schema."""
+
+    max_s: float = 30.0
+    require_text: bool = True
+    allow_empty_text: bool = False
+    """An empty transcript is right for silence in a test set: whatever the model says there counts as insertions."""
+    allow_outside: bool = False
+    """Whether audio paths may leave the manifest's folder."""
+
+
+@dataclass(slots=True)
+class _Problems:
+    path: Path
+    found: list[Problem] = field(default_factory=list)
+
+    def add(self, line: int, field_name: str, message: str) -> None:
+        self.found.append(Problem(line, field_name, message))
+
+    def raise_if_any(self) -> None:
+        if not self.found:
+            return
+        ordered = sorted(self.found, key=lambda p: p.line)
+        lines = [f"line {p.line}: {p.field}: {p.message}" for p in ordered[:PROBLEMS_SHOWN]]
+        if len(ordered) > PROBLEMS_SHOWN:
+            lines.append(f"and {len(ordered) - PROBLEMS_SHOWN} more")
+        noun = "problem" if len(ordered) == 1 else "problems"
+        raise ManifestError(f"{self.path}: {len(ordered)} {noun}: " + "; ".join(lines), tuple(ordered))
+
+
+def read(path: Path, rules: Rules) -> Manifest:
+    """Reads a manifest without touching its audio beyond checking that the files exist.
+
+    Raises `ManifestError` that names every line with invalid JSON, an unknown field, missing text or audio, a duplicate id,
+    a path outside the manifest's folder or a file that does not exist.
+    """
+    problems = _Problems(path)
+    utterances: list[Utterance] = []
+    seen: dict[str, int] = {}
+    digest = hashlib.sha256()
+    offset = 0
+    for number, raw in enumerate(_lines(path), start=1):
+        digest.update(raw)
+        if raw.strip():
+            utterance = _parse(path, number, offset, raw, rules, problems)
+            if utterance is not None:
+                if utterance.id in seen:
+                    problems.add(number, "id", f"{utterance.id!r} is already used on line {seen[utterance.id]}")
+                seen[utterance.id] = number
+                utterances.append(utterance)
+        offset += len(raw)
+    problems.raise_if_any()
+    if not utterances:
+        raise ManifestError(f"{path}: the manifest is empty; every line must hold one JSON object with `audio` and `text`")
+    return Manifest(path, digest.hexdigest(), tuple(utterances))
+
+
+def validate(manifest: Manifest, rules: Rules, settings: AudioSettings) -> Seconds:
+    """Decodes every recording once and returns their total duration.
+
+    Raises `ManifestError` that names every line whose audio is unreadable, empty, not finite, silent although text is claimed,
+    longer than `rules.max_s`, or in disagreement with the declared duration or sampling rate.
+    """
+    problems = _Problems(manifest.path)
+
+    def check(utterance: Utterance) -> float:
+        try:
+            samples = load(utterance.audio, settings)
+        except AudioError as error:
+            problems.add(utterance.line, "audio", str(error))
+            return 0.0
+        length_s = duration(samples)
+        if length_s > rules.max_s:
+            problems.add(utterance.line, "audio", f"{length_s:.1f} s is over --max-seconds {rules.max_s:g}; cut it or raise the limit")
+        if utterance.text and is_silent(samples):
+            problems.add(utterance.line, "audio", f"is silent although the text says {utterance.text[:40]!r}")
+        if utterance.declared_s is not None and abs(utterance.declared_s - length_s) > DURATION_TOLERANCE_S:
+            problems.add(utterance.line, "duration", f"says {utterance.declared_s:.2f} s, the audio lasts {length_s:.2f} s")
+        return length_s
+
+    with ThreadPoolExecutor() as pool:  # libsndfile and soxr release the interpreter lock
+        total = sum(pool.map(check, manifest.utterances))
+    problems.raise_if_any()
+    return Seconds(total)
+
+
+def write(path: Path, rows: Iterable[Row]) -> int:
+    """Writes a manifest whole or not at all and returns the number of lines."""
+    return write_jsonl(path, rows)
+
+
+def audio_hashes(manifest: Manifest) -> dict[str, Utterance]:
+    """Waveform hash to utterance; of several with the same sound the first one stays."""
+    found: dict[str, Utterance] = {}
+    with ThreadPoolExecutor() as pool:
+        hashes = pool.map(lambda u: waveform_hash(load(u.audio, AudioSettings())), manifest.utterances)
+        for utterance, value in zip(manifest.utterances, hashes, strict=True):
+            found.setdefault(value, utterance)
+    return found
+
+
+def require_disjoint(manifests: dict[str, Manifest], *, speakers: bool) -> None:
+    """Raises `ManifestError` when two of the named manifests share a recording, or a speaker where `speakers` is set."""
+    hashes = {name: audio_hashes(manifest) for name, manifest in manifests.items()}
+    names = list(manifests)
+    for index, first in enumerate(names):
+        for second in names[index + 1 :]:
+            if common := hashes[first].keys() & hashes[second].keys():
+                example = next(iter(sorted(common)))
+                raise ManifestError(
+                    f"{manifests[first].path} line {hashes[first][example].line} and {manifests[second].path} line "
+                    f"{hashes[second][example].line}: the same recording is in {first} and {second} ({len(common)} shared); "
+                    "scores on it would be meaningless, remove it from one of them"
+                )
+            if speakers and (common := manifests[first].speakers() & manifests[second].speakers()):
+                raise ManifestError(
+                    f"{manifests[first].path} and {manifests[second].path}: {first} and {second} share the speakers "
+                    f"{', '.join(sorted(common)[:5])}; keep a speaker in one of them, or pass --split-by utterance when "
+                    "the goal is to adapt to these very speakers"
+                )
+
+
+SplitBy = Literal["speaker", "utterance"]
+
+
+def split(manifest: Manifest, fraction: float, by: SplitBy, seed: int) -> tuple[Manifest, Manifest]:
+    """Divides a manifest into (kept, held out), with about `fraction` of the utterances held out.
+
+    By speaker, whole speakers are held out. Raises `ManifestError` when utterances lack a `speaker_id`, or when there are too
+    few speakers or utterances to leave some on both sides.
+    """
+    key = _speaker_of(manifest) if by == "speaker" else _id_of
+    groups: dict[str, list[Utterance]] = {}
+    for utterance in manifest:
+        groups.setdefault(key(utterance), []).append(utterance)
+    if len(groups) < 2:
+        what = "speaker" if by == "speaker" else "utterance"
+        raise ManifestError(
+            f"{manifest.path}: only {len(groups)} {what}, so none can be held out by {what}; "
+            "give --dev-manifest" + (", or pass --split-by utterance" if by == "speaker" else "")
+        )
+    order = sorted(groups)
+    random.Random(seed).shuffle(order)
+    wanted = max(1, round(fraction * len(manifest)))
+    held: set[str] = set()
+    count = 0
+    for name in order:
+        if count >= wanted or len(held) == len(order) - 1:
+            break
+        held.add(name)
+        count += len(groups[name])
+    return (
+        manifest.subset(u for u in manifest if key(u) not in held),
+        manifest.subset(u for u in manifest if key(u) in held),
+    )
+
+
+def sample(items: Sequence[Any], count: int, seed: int) -> list[Any]:
+    """`count` of the items, chosen by `seed`, in their own order."""
+    chosen = sorted(random.Random(seed).sample(range(len(items)), min(count, len(items))))
+    return [items[i] for i in chosen]
+
+
+def to_row(utterance: Utterance, audio: str | list[float], duration_s: float | None = None) -> Row:
+    return Row(audio=audio, text=utterance.text, speaker_id=utterance.speaker_id, id=utterance.id, duration=duration_s)
+
+
+def _lines(path: Path) -> Iterator[bytes]:
+    try:
+        with path.open("rb") as stream:
+            yield from stream
+    except FileNotFoundError as error:
+        raise ManifestError(f"{path}: no such manifest; check the path, or make one with scripts/build_manifest.py") from error
+    except OSError as error:
+        raise ManifestError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+_DECODER = msgspec.json.Decoder(_RawRow)
+_STRING = msgspec.json.Decoder(str)
+
+
+def _parse(path: Path, number: int, offset: int, raw: bytes, rules: Rules, problems: _Problems) -> Utterance | None:
+    try:
+        row = _DECODER.decode(raw)
+    except msgspec.ValidationError as error:
+        problems.add(number, _field_of(error), _explain(error))
+        return None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        problems.add(number, "line", f"not valid JSON ({error})")
+        return None
+    before = len(problems.found)
+    _check_text(row, number, rules, problems)
+    source = _source(path, number, offset, raw, row, rules, problems)
+    if source is None or len(problems.found) > before:
+        return None
+    return Utterance(
+        id=str(row.id) if row.id is not None else f"line-{number}",
+        audio=source,
+        text=row.text,
+        speaker_id=str(row.speaker_id) if row.speaker_id is not None else None,
+        line=number,
+        declared_s=Seconds(row.duration) if row.duration is not None else None,
+    )
+
+
+def _check_text(row: _RawRow, number: int, rules: Rules, problems: _Problems) -> None:
+    if row.text is None:
+        if rules.require_text:
+            problems.add(number, "text", "is missing; every utterance needs its transcript")
+    elif not row.text.strip() and not rules.allow_empty_text and rules.require_text:
+        problems.add(number, "text", "is empty; write the transcript or drop the line (silence in a test set: --allow-empty-text)")
+
+
+def _source(
+    path: Path, number: int, offset: int, raw: bytes, row: _RawRow, rules: Rules, problems: _Problems
+) -> AudioSource | None:
+    value = bytes(row.audio)
+    if value in (b"", b"null"):
+        problems.add(number, "audio", "is missing; give a path or a list of samples")
+        return None
+    if row.sampling_rate is not None and row.sampling_rate <= 0:
+        problems.add(number, "sampling_rate", f"must be positive, not {row.sampling_rate}")
+        return None
+    if value.startswith(b'"'):
+        return _file_source(path, number, _STRING.decode(value), row.sampling_rate, rules, problems)
+    if value.startswith(b"["):
+        if not value[1:-1].strip():
+            problems.add(number, "audio", "holds no samples")
+            return None
+        return InlineAudio(path, offset + raw.index(value), len(value), row.sampling_rate or SAMPLE_RATE_HZ)
+    problems.add(number, "audio", "must be a path or a list of float samples")
+    return None
+
+
+def _file_source(
+    path: Path, number: int, name: str, rate_hz: int | None, rules: Rules, problems: _Problems
+) -> AudioSource | None:
+    if not name:
+        problems.add(number, "audio", "is an empty path")
+        return None
+    file = path.parent / name
+    if not rules.allow_outside and os.path.normpath(name).startswith(("..", os.sep)):
+        problems.add(number, "audio", f"{name} lies outside the manifest's folder; move it or pass --allow-outside-paths")
+        return None
+    if not file.is_file():
+        problems.add(number, "audio", f"{name}: no such file under {path.parent}")
+        return None
+    source = FileAudio(file)
+    if rate_hz is not None:
+        try:
+            actual = source.rate_hz()
+        except AudioError as error:
+            problems.add(number, "audio", str(error))
+            return None
+        if actual != rate_hz:
+            problems.add(number, "sampling_rate", f"says {rate_hz} Hz, {name} has {actual} Hz; correct it or leave it out")
+            return None
+    return source
+
+
+def _field_of(error: msgspec.ValidationError) -> str:
+    message = str(error)
+    return message.rsplit("`$.", 1)[1].rstrip("`") if "`$." in message else "line"
+
+
+def _explain(error: msgspec.ValidationError) -> str:
+    message = str(error)
+    if "unknown field" not in message:
+        return message.split(" - at")[0]
+    name = message.split("`")[1]
+    known = list(_RawRow.__struct_fields__)
+    near = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}; anything else goes under `meta`"
+    return f"unknown field {name!r}; {hint}"
+
+
+def _speaker_of(manifest: Manifest) -> Callable[[Utterance], str]:
+    missing = [u.line for u in manifest if u.speaker_id is None]
+    if missing:
+        raise ManifestError(
+            f"{manifest.path}: {len(missing)} of {len(manifest)} utterances have no `speaker_id` (first on line {missing[0]}), "
+            "so it cannot be split by speaker; add it, give --dev-manifest, or pass --split-by utterance"
+        )
+    return lambda utterance: str(utterance.speaker_id)
+
+
+def _id_of(utterance: Utterance) -> str:
+    return utterance.id
