@@ -56,3 +56,7 @@ class RunFolderError(LoraError):
 
 class TrainingError(LoraError):
     """Training cannot start or cannot go on: the loss is not finite, or the baseline loss shows a broken label path."""
+
+
+class CacheError(LoraError):
+    """Something in the cache folder is damaged."""

@@ -1,0 +1,184 @@
+"""LoRA adapters through PEFT: attach, save, load, merge. What is saved loads with plain `peft` too."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+from torch import Tensor, nn
+
+from lora.audio import AudioSettings
+from lora.config import AdapterConfig
+from lora.decode import DecodeSettings
+from lora.errors import CheckpointError, ConfigError
+from lora.files import read_json, write_json
+from lora.model_utils import Speech
+from lora.text import ResolvedStyle
+
+PASSPORT_FILE = "moonshine_lora.json"
+
+_ATTENTION = "(q|k|v|o)_proj"
+SITES = {
+    "decoder": r"model\.decoder\.layers\.\d+\.self_attn\.(q|k|v)_proj",
+    "cross": rf"model\.decoder\.layers\.\d+\.encoder_attn\.{_ATTENTION}",
+    "encoder": rf"model\.encoder\.layers\.\d+\.self_attn\.{_ATTENTION}",
+    "mlp": r"model\.(encoder|decoder)\.layers\.\d+\.mlp\.fc[12]",
+    "all": rf"model\.(encoder|decoder)\.layers\.\d+\.((self_attn|encoder_attn)\.{_ATTENTION}|mlp\.fc[12])",
+}
+"""Named sites as patterns over full module names. None touches the head or the embedding: v1 ties the two."""
+
+
+class Passport(msgspec.Struct, frozen=True, kw_only=True):
+    """What an adapter belongs to and how it was scored, saved beside it so that every later use is the same."""
+
+    base_model_id: str
+    base_revision: str | None
+    base_sha256: str
+    audio: AudioSettings
+    decode: DecodeSettings
+    text_style: ResolvedStyle
+    normaliser: str
+
+
+@dataclass(frozen=True)
+class Adapted:
+    """A checkpoint with an adapter in place: `speech.model` holds the adapter's layers, `peft` saves and merges them."""
+
+    speech: Speech
+    peft: Any
+    sites: tuple[str, ...]
+    """Full names of the adapted modules."""
+
+    def parameters(self) -> list[nn.Parameter]:
+        """Those that train, in a fixed order."""
+        return [parameter for parameter in self.peft.parameters() if parameter.requires_grad]
+
+    @property
+    def trains_encoder(self) -> bool:
+        return any(".encoder.layers." in f".{site}" for site in self.sites)
+
+
+def find_sites(speech: Speech, targets: str) -> tuple[str, ...]:
+    """Full names of the linear layers that `targets` name: words of `SITES` joined by commas, or a regular expression.
+
+    Raises `ConfigError` when nothing matches, or when the match takes in the head or the embedding.
+    """
+    words = targets.split(",")
+    pattern = "|".join(f"({SITES[word]})" for word in words) if all(word in SITES for word in words) else targets
+    try:
+        wanted = re.compile(pattern)
+    except re.error as error:
+        raise ConfigError(f"--lora-targets {targets}: neither one of {', '.join(SITES)} nor a regular expression ({error})") from error
+    named = {name: module for name, module in speech.model.named_modules() if isinstance(module, (nn.Linear, nn.Embedding))}
+    found = tuple(name for name in named if wanted.fullmatch(name))
+    if not found:
+        example = next(name for name in named if "self_attn" in name)
+        raise ConfigError(f"--lora-targets {targets}: matches no layer; take {', '.join(SITES)}, or match full names such as {example}")
+    tied = [name for name in found if name == "proj_out" or not isinstance(named[name], nn.Linear)]
+    if tied:
+        raise ConfigError(f"--lora-targets {targets}: {tied[0]} shares its weights with the embedding or is one; leave it out")
+    return found
+
+
+def attach(speech: Speech, config: AdapterConfig) -> Adapted:
+    """Puts a fresh adapter into the model. Until it is trained the outputs are the base model's, unless PiSSA splits the weights."""
+    import peft
+
+    sites = find_sites(speech, config.lora_targets)
+    modules = dict(speech.model.named_modules())
+    smallest = min(min(modules[site].weight.shape) for site in sites)
+    if config.lora_r > smallest:
+        raise ConfigError(f"--lora-r {config.lora_r}: is above {smallest}, the smallest side of the adapted layers")
+    starts: dict[str, Any] = {"default": True}
+    settings = peft.LoraConfig(
+        r=config.lora_r,
+        lora_alpha=config.lora_alpha,
+        lora_dropout=config.lora_dropout,
+        target_modules=list(sites),
+        use_dora=config.use_dora,
+        use_rslora=config.use_rslora,
+        init_lora_weights=starts.get(config.init_lora_weights, config.init_lora_weights),
+        bias="none",
+    )
+    return Adapted(speech, peft.get_peft_model(speech.model, settings), sites)
+
+
+def save(adapted: Adapted, folder: Path, passport: Passport) -> None:
+    """Writes the adapter as PEFT does, with its passport. `folder` must exist; making it appear whole is the caller's part."""
+    for settings in adapted.peft.peft_config.values():
+        settings.base_model_name_or_path = passport.base_model_id
+        settings.revision = passport.base_revision
+        settings.inference_mode = True
+    adapted.peft.save_pretrained(folder)
+    (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
+    write_json(folder / PASSPORT_FILE, passport)
+
+
+def read_passport(folder: Path) -> Passport:
+    """The passport of a saved adapter. Raises `CheckpointError` when there is no adapter or no passport."""
+    if not (folder / "adapter_config.json").is_file():
+        raise CheckpointError(f"{folder}: holds no adapter (no adapter_config.json); give a run's lora_adapter/ folder")
+    if not (folder / PASSPORT_FILE).is_file():
+        raise CheckpointError(
+            f"{folder}: has no {PASSPORT_FILE}, so its base model and decode settings are unknown; "
+            "it was not made by moonshine-lora or the file was lost"
+        )
+    passport: Passport = read_json(folder / PASSPORT_FILE, Passport, CheckpointError)
+    return passport
+
+
+def load(speech: Speech, folder: Path) -> Adapted:
+    """Puts a saved adapter into its base model. Raises `CheckpointError` when it was trained on another one."""
+    import peft
+
+    passport = read_passport(folder)
+    if passport.base_sha256 != speech.checkpoint.sha256:
+        raise CheckpointError(
+            f"{folder}: was trained on {_name(passport.base_model_id, passport.base_revision, passport.base_sha256)}, not on "
+            f"{_name(speech.checkpoint.model_id, speech.checkpoint.revision, speech.checkpoint.sha256)}; give that --model-id"
+        )
+    wrapped = peft.PeftModel.from_pretrained(speech.model, folder)
+    settings = next(iter(wrapped.peft_config.values()))
+    return Adapted(speech, wrapped, tuple(sorted(settings.target_modules)))
+
+
+@contextmanager
+def merged(adapted: Adapted) -> Iterator[Speech]:
+    """The model with the adapter folded into its weights for the block: decoding then costs what the base model costs.
+
+    The weights are put back from a copy, for subtracting what was added would leave rounding errors behind.
+    """
+    layers = [layer for layer in adapted.peft.modules() if hasattr(layer, "base_layer") and hasattr(layer, "lora_A")]
+    before: list[Tensor] = [layer.base_layer.weight.detach().clone() for layer in layers]
+    training = adapted.peft.training
+    adapted.peft.eval()
+    adapted.peft.merge_adapter()
+    try:
+        yield adapted.speech
+    finally:
+        adapted.peft.unmerge_adapter()
+        with torch.no_grad():
+            for layer, weight in zip(layers, before, strict=True):
+                layer.base_layer.weight.copy_(weight)
+        adapted.peft.train(training)
+
+
+def state(adapted: Adapted) -> dict[str, Tensor]:
+    """A copy of the adapter's weights."""
+    return {name: parameter.detach().clone() for name, parameter in adapted.peft.named_parameters() if parameter.requires_grad}
+
+
+def restore(adapted: Adapted, weights: dict[str, Tensor]) -> None:
+    """Puts back weights that `state` returned."""
+    parameters = dict(adapted.peft.named_parameters())
+    with torch.no_grad():
+        for name, weight in weights.items():
+            parameters[name].copy_(weight)
+
+
+def _name(model_id: str, revision: str | None, sha256: str) -> str:
+    return f"{model_id}{f'@{revision[:8]}' if revision else ''} (weights {sha256[:8]})"

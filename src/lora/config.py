@@ -1,0 +1,284 @@
+"""The settings of a run: one frozen schema that gives the TOML file, the flags, their help and their validation. No torch.
+
+A setting has one name: `[train] batch_size = 8` in a file is `--batch-size 8` on the command line, and the flag wins. Unknown
+keys are refused with the closest known one.
+"""
+
+import argparse
+import difflib
+import tomllib
+import types
+import typing
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import msgspec
+from msgspec import Meta
+
+from lora.audio import AudioSettings
+from lora.errors import ConfigError
+from lora.manifest import Rules, SplitBy
+
+Ratio = Annotated[float, Meta(ge=0.0, le=1.0)]
+Count = Annotated[int, Meta(ge=1)]
+Device = Literal["auto", "cpu", "cuda", "mps"]
+Precision = Literal["float32", "bfloat16"]
+TextStyle = Literal["auto", "none", "lower"]
+ReplayTargets = Literal["base-model", "transcript"]
+
+
+class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of the sections: frozen, and a misspelt key is an error."""
+
+
+class ModelConfig(Section, frozen=True, kw_only=True):
+    """Which checkpoint, and how it computes."""
+
+    model_id: Annotated[str, Meta(description="hub id (owner/name), local folder, or packaged:moonshine-tiny, packaged:moonshine-base")]
+    revision: Annotated[str | None, Meta(description="commit, tag or branch of a hub checkpoint")] = None
+    device: Annotated[Device, Meta(description="where to compute; auto takes cuda, then mps, then cpu, and records which")] = "auto"
+    precision: Annotated[Precision, Meta(description="arithmetic of training and evaluation")] = "float32"
+
+
+class DataConfig(Section, frozen=True, kw_only=True):
+    """Which speech, and what is asked of it."""
+
+    train_manifest: Annotated[str, Meta(description="domain speech to train on")]
+    domain_manifest: Annotated[str, Meta(description="domain test set; reported, never trained on or chosen by")]
+    heldout_manifest: Annotated[str, Meta(description="general speech that guards against forgetting; reported only")]
+    dev_manifest: Annotated[str | None, Meta(description="domain speech that chooses the best step; else held out of the training set")] = (
+        None
+    )
+    replay_manifest: Annotated[str | None, Meta(description="general speech mixed into training against forgetting")] = None
+    dev_fraction: Annotated[Ratio, Meta(description="share of the training set held out when there is no dev manifest")] = 0.1
+    split_by: Annotated[SplitBy, Meta(description="hold out whole speakers, or single utterances when the speakers are the target")] = (
+        "speaker"
+    )
+    max_seconds: Annotated[float, Meta(gt=0, le=60, description="longest utterance accepted, in seconds")] = 30.0
+    text_style: Annotated[
+        TextStyle, Meta(description="training transcripts: auto lower-cases sets without lower case; none keeps them")
+    ] = "auto"
+    rms_dbfs: Annotated[
+        Annotated[float, Meta(ge=-60, le=-3)] | None,
+        Meta(description="bring every waveform to this RMS level (dB full scale), everywhere the adapter is used"),
+    ] = None
+    allow_empty_text: Annotated[bool, Meta(description="accept empty references in test sets: silence, where any word is an insertion")] = (
+        False
+    )
+    allow_outside_paths: Annotated[bool, Meta(description="accept audio paths that leave the manifest's folder")] = False
+
+    def audio(self) -> AudioSettings:
+        return AudioSettings(rms_dbfs=self.rms_dbfs)
+
+    def train_rules(self) -> Rules:
+        return Rules(max_s=self.max_seconds, allow_outside=self.allow_outside_paths)
+
+    def test_rules(self) -> Rules:
+        return Rules(max_s=self.max_seconds, allow_outside=self.allow_outside_paths, allow_empty_text=self.allow_empty_text)
+
+    def replay_rules(self, targets: ReplayTargets) -> Rules:
+        return Rules(max_s=self.max_seconds, allow_outside=self.allow_outside_paths, require_text=targets == "transcript")
+
+
+class AdapterConfig(Section, frozen=True, kw_only=True):
+    """The LoRA adapter, in PEFT's terms."""
+
+    lora_r: Annotated[Count, Meta(description="rank of the update")] = 8
+    lora_alpha: Annotated[float, Meta(gt=0, description="scale: the update is multiplied by alpha / rank")] = 16.0
+    lora_dropout: Annotated[float, Meta(ge=0, lt=1, description="dropout on the update's input")] = 0.05
+    lora_targets: Annotated[
+        str, Meta(description="sites: decoder, cross, encoder, mlp, all, or a regular expression over full module names")
+    ] = "decoder"
+    use_dora: Annotated[bool, Meta(description="weight-decomposed LoRA (DoRA)")] = False
+    use_rslora: Annotated[bool, Meta(description="rank-stabilised scale, alpha / sqrt(rank)")] = False
+    init_lora_weights: Annotated[Literal["default", "gaussian", "pissa", "orthogonal"], Meta(description="how the update starts")] = (
+        "default"
+    )
+
+
+class TrainConfig(Section, frozen=True, kw_only=True):
+    """The optimisation."""
+
+    epochs: Annotated[float, Meta(gt=0, description="passes over the training set")] = 3.0
+    max_steps: Annotated[Count | None, Meta(description="stop after so many optimizer updates, whatever the epochs say")] = None
+    learning_rate: Annotated[float, Meta(gt=0, description="peak, reached after the warm-up")] = 1e-3
+    warmup_steps: Annotated[int, Meta(ge=0, description="optimizer updates of linear warm-up")] = 20
+    weight_decay: Annotated[float, Meta(ge=0)] = 0.0
+    max_grad_norm: Annotated[float, Meta(gt=0, description="clip the gradient's norm")] = 1.0
+    batch_size: Annotated[Count, Meta(description="domain utterances in a batch")] = 8
+    gradient_accumulation_steps: Annotated[
+        Count, Meta(description="batches in an optimizer update; a trailing partial update is stepped")
+    ] = 1
+    replay_ratio: Annotated[float, Meta(ge=0, le=4, description="replay utterances for each domain utterance")] = 0.25
+    replay_targets: Annotated[
+        ReplayTargets, Meta(description="what replay teaches: the base model's own transcripts (keeps its style), or those given")
+    ] = "base-model"
+    eval_interval: Annotated[Count | None, Meta(description="optimizer updates between dev evaluations; else half an epoch")] = None
+    patience: Annotated[Count, Meta(description="dev evaluations without a better one before training stops")] = 4
+    seed: Annotated[int, Meta(ge=0, description="seeds splits, order, initialisation and dropout")] = 0
+
+
+class EvalConfig(Section, frozen=True, kw_only=True):
+    """Greedy decoding, the same for baseline, dev, tuned, transcribe and live."""
+
+    eval_batch_size: Annotated[Count, Meta(description="utterances decoded together; results do not depend on it")] = 16
+    tokens_per_second: Annotated[
+        float, Meta(gt=0, le=50, description="cap on tokens per second of audio; English 6.5, others about 13")
+    ] = 6.5
+
+
+class GateConfig(Section, frozen=True, kw_only=True):
+    """What accepts an adapter. Points are percentage points of word error rate."""
+
+    min_domain_gain_points: Annotated[float, Meta(description="domain WER must fall by at least this")] = 1.0
+    max_heldout_rise_points: Annotated[float, Meta(description="held-out WER may rise by at most this")] = 0.2
+
+
+class OutputConfig(Section, frozen=True, kw_only=True):
+    """Where the run is written."""
+
+    output_dir: Annotated[str, Meta(description="run folder; must be new or empty")]
+    overwrite: Annotated[bool, Meta(description="replace the run that the folder holds")] = False
+
+
+class RunConfig(Section, frozen=True, kw_only=True):
+    """All settings of one run."""
+
+    model: ModelConfig
+    data: DataConfig
+    output: OutputConfig
+    adapter: AdapterConfig = AdapterConfig()
+    train: TrainConfig = TrainConfig()
+    eval: EvalConfig = EvalConfig()
+    gate: GateConfig = GateConfig()
+
+
+SectionType = TypeVar("SectionType", bound=msgspec.Struct)
+
+
+def add_flags(parser: argparse.ArgumentParser, schema: type[msgspec.Struct] = RunConfig) -> None:
+    """Adds a flag for each setting of a schema of sections. A flag that is not given leaves no trace in the namespace."""
+    for section in msgspec.structs.fields(schema):
+        group = parser.add_argument_group(f"[{section.name}]", (section.type.__doc__ or "").split("\n")[0])
+        for setting in msgspec.structs.fields(section.type):
+            kind, help_text = _kind_and_help(setting.type)
+            if not setting.required and setting.default is not None:
+                help_text = f"{help_text} (default {setting.default})".strip()
+            options: dict[str, Any] = {
+                "dest": f"{section.name}.{setting.name}",
+                "default": argparse.SUPPRESS,
+                "help": help_text.replace("%", "%%"),
+            }
+            if kind is bool:
+                parser_options = options | {"action": argparse.BooleanOptionalAction}
+            else:
+                parser_options = options | {"metavar": _metavar(kind)}
+            group.add_argument(flag(setting.name), **parser_options)
+
+
+def flag(setting: str) -> str:
+    return "--" + setting.replace("_", "-")
+
+
+def from_flags(arguments: argparse.Namespace, file: Path | None) -> RunConfig:
+    """The run's settings: defaults, then the TOML file, then the flags.
+
+    Raises `ConfigError` for a missing file, invalid TOML, unknown keys, wrong types, values out of range and missing settings.
+    """
+    given = {name: value for name, value in vars(arguments).items() if "." in name}
+    return build(given, file)
+
+
+def build(given: dict[str, Any], file: Path | None) -> RunConfig:
+    """Like `from_flags`, with settings as `{"train.epochs": "3"}`; strings are converted as on a command line."""
+    merged: dict[str, dict[str, Any]] = _read_toml(file) if file is not None else {}
+    for dotted, value in given.items():
+        section_name, name = dotted.split(".")
+        merged.setdefault(section_name, {})[name] = _converted(section_name, name, value)
+    return _checked(merged, str(file) if file else "the command line")
+
+
+def _read_toml(file: Path) -> dict[str, dict[str, Any]]:
+    try:
+        content = tomllib.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ConfigError(f"{file}: no such config file; configs/ holds examples") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file}: not valid TOML ({error})") from error
+    except OSError as error:
+        raise ConfigError(f"{file}: cannot be read ({error.strerror})") from error
+    sections = {section.name: section.type for section in msgspec.structs.fields(RunConfig)}
+    for name, values in content.items():
+        if name not in sections:
+            raise ConfigError(f"{file}: unknown section [{name}]{_near(name, sections)}; known are {', '.join(sections)}")
+        if not isinstance(values, dict):
+            raise ConfigError(f"{file}: {name} must be a section, written [{name}]")
+        known = sections[name].__struct_fields__
+        for key in values:
+            if key not in known:
+                raise ConfigError(f"{file}: unknown key {key!r} in [{name}]{_near(key, known) or _elsewhere(key)}")
+    return content
+
+
+def _near(name: str, known: Any) -> str:
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def _elsewhere(key: str) -> str:
+    everywhere = {setting.name: section.name for section, setting in _settings()}
+    if key in everywhere:
+        return f"; it belongs into [{everywhere[key]}]"
+    close = difflib.get_close_matches(key, list(everywhere), n=1, cutoff=0.6)
+    return f"; did you mean {close[0]!r} in [{everywhere[close[0]]}]?" if close else ""
+
+
+def _settings() -> Iterator[tuple[msgspec.structs.FieldInfo, msgspec.structs.FieldInfo]]:
+    for section in msgspec.structs.fields(RunConfig):
+        for setting in msgspec.structs.fields(section.type):
+            yield section, setting
+
+
+def _converted(section_name: str, name: str, value: Any) -> Any:
+    kind = next(setting.type for section, setting in _settings() if (section.name, setting.name) == (section_name, name))
+    try:
+        return msgspec.convert(value, kind, strict=False)
+    except msgspec.ValidationError as error:
+        plain, _ = _kind_and_help(kind)
+        if typing.get_origin(plain) is Literal:
+            reason = f"must be one of {', '.join(typing.get_args(plain))}"
+        else:
+            reason = str(error).replace("Expected", "must be").replace(", got `str`", "").replace("`", "")
+        raise ConfigError(f"{flag(name)} {value}: {reason}") from error
+
+
+def _checked(merged: dict[str, dict[str, Any]], origin: str) -> RunConfig:
+    for section, setting in _settings():
+        if setting.required and setting.name not in merged.get(section.name, {}):
+            raise ConfigError(
+                f"{setting.name} is not set; give {flag(setting.name)}, or write {setting.name} under [{section.name}] in a --config file"
+            )
+    try:
+        return msgspec.convert(merged, RunConfig)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{origin}: {str(error).replace('`$.', '`')}") from error
+
+
+def _kind_and_help(annotated: Any) -> tuple[Any, str]:
+    """The plain type and the description of a setting: `Annotated` and the `None` of optional settings are taken off."""
+    help_text = ""
+    while True:
+        if typing.get_origin(annotated) is Annotated:
+            annotated, *extras = typing.get_args(annotated)
+            help_text = next((e.description for e in extras if isinstance(e, Meta) and e.description), help_text)
+        elif typing.get_origin(annotated) in (types.UnionType, typing.Union):
+            annotated = next(part for part in typing.get_args(annotated) if part is not type(None))
+        else:
+            return annotated, help_text
+
+
+def _metavar(kind: Any) -> str:
+    if typing.get_origin(kind) is Literal:
+        return "{" + ",".join(typing.get_args(kind)) + "}"
+    return {int: "N", float: "X", str: "TEXT"}[kind]

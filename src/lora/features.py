@@ -1,0 +1,109 @@
+"""Encoder outputs of utterances: computed once and kept on disk while the encoder is frozen, or anew where it trains."""
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lora.audio import AudioSettings, fingerprint, load
+from lora.errors import CacheError
+from lora.files import atomic_file, cache_dir, sha256_bytes
+from lora.manifest import Utterance
+from lora.model_utils import Encoded, Speech, encode, join
+
+LAYOUT = "1"
+"""Part of every key; raised when what is stored, or how it is computed, changes."""
+
+
+class Features(Protocol):
+    """Encoder outputs on demand, on the model's device."""
+
+    def batch(self, utterances: Sequence[Utterance]) -> Encoded:
+        """Encoder output of the utterances, padded to the longest."""
+        ...
+
+
+class LiveFeatures:
+    """Runs the encoder in every call; gradients flow into it where they are asked for."""
+
+    def __init__(self, speech: Speech, audio: AudioSettings) -> None:
+        self._speech = speech
+        self._audio = audio
+
+    def batch(self, utterances: Sequence[Utterance]) -> Encoded:
+        return encode(self._speech, [load(utterance.audio, self._audio) for utterance in utterances])
+
+
+class StoredFeatures:
+    """Runs the frozen encoder once for each recording; what it gave is shared by all stages, and by later runs.
+
+    A file's name is the hash of the recording, the checkpoint, precision, device and audio settings, so nothing stale is ever
+    found and two runs may write side by side.
+    """
+
+    def __init__(self, speech: Speech, audio: AudioSettings, folder: Path | None = None) -> None:
+        self._speech = speech
+        self._audio = audio
+        self._folder = folder or features_dir()
+        self._files: dict[Utterance, Path] = {}
+
+    def prepare(self, utterances: Iterable[Utterance], advance: Callable[[], None] = lambda: None) -> None:
+        """Encodes those that are not stored yet; `advance` is called after each."""
+        for utterance in utterances:
+            file = self._file(utterance)
+            if not file.is_file():
+                self._write(file, self._encode(utterance))
+            advance()
+
+    def batch(self, utterances: Sequence[Utterance]) -> Encoded:
+        return join([self._read(utterance).to(self._speech.device, non_blocking=True) for utterance in utterances])
+
+    def _file(self, utterance: Utterance) -> Path:
+        if utterance not in self._files:
+            speech = self._speech
+            options = f"{LAYOUT} {speech.checkpoint.sha256} {speech.precision} {speech.device.type}"
+            key = sha256_bytes(fingerprint(utterance.audio, self._audio).encode(), options.encode())
+            self._files[utterance] = self._folder / key[:2] / f"{key}.npy"
+        return self._files[utterance]
+
+    def _read(self, utterance: Utterance) -> Tensor:
+        file = self._file(utterance)
+        if not file.is_file():
+            self._write(file, self._encode(utterance))
+        try:
+            stored = np.load(file)
+        except (ValueError, EOFError) as error:
+            raise CacheError(f"{file}: is not a stored encoder output ({error}); remove it with `moonshine-lora cache clear`") from error
+        return torch.from_numpy(stored).view(torch.bfloat16) if stored.dtype == np.int16 else torch.from_numpy(stored)
+
+    @torch.inference_mode()
+    def _encode(self, utterance: Utterance) -> Tensor:
+        return encode(self._speech, [load(utterance.audio, self._audio)]).hidden[0].cpu()
+
+    @staticmethod
+    def _write(file: Path, hidden: Tensor) -> None:
+        array = hidden.view(torch.int16).numpy() if hidden.dtype == torch.bfloat16 else hidden.numpy()  # numpy has no bfloat16
+        with atomic_file(file) as stream:
+            np.save(stream, array)
+
+
+def features_dir() -> Path:
+    """Where encoder outputs are kept between runs."""
+    return cache_dir() / "features"
+
+
+def prune(limit_bytes: int, folder: Path | None = None) -> int:
+    """Removes the least recently written outputs until at most `limit_bytes` are kept; returns how many bytes went."""
+    files = sorted((folder or features_dir()).glob("*/*.npy"), key=lambda file: file.stat().st_mtime, reverse=True)
+    kept = removed = 0
+    for file in files:
+        size = file.stat().st_size
+        if kept + size <= limit_bytes:
+            kept += size
+        else:
+            file.unlink(missing_ok=True)  # another run may have pruned it
+            removed += size
+    return removed
