@@ -109,8 +109,10 @@ def _pip_download(wheel: Wheel, folder: Path) -> Path:
 
 
 def _last_meaningful_line(output: str) -> str:
-    """The line in which pip says why it stopped: its last ERROR line, else its last line that is no hint."""
+    """The line in which pip says why it stopped: a broken connection, else its last ERROR line, else its last line that is no hint."""
     lines = [line.strip() for line in output.splitlines() if line.strip()]
+    # Without a network pip ends in "No matching distribution found", which blames the package; the warning before it has the reason.
+    broken = [line[line.index("connection broken by") :] for line in lines if "connection broken by" in line]
     errors = [line.removeprefix("ERROR:").strip() for line in lines if line.startswith("ERROR:")]
     others = [line for line in lines if not line.startswith(("[notice]", "DEPRECATION:", "WARNING:"))]
-    return (errors or others or ["pip said nothing"])[-1]
+    return (broken or errors or others or ["pip said nothing"])[-1]
