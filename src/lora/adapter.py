@@ -1,14 +1,16 @@
 """LoRA adapters through PEFT: attach, save, load, merge. What is saved loads with plain `peft` too."""
 
+import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from lora.audio import AudioSettings
@@ -21,6 +23,7 @@ from lora.text import ResolvedStyle
 
 PASSPORT_FILE = "moonshine_lora.json"
 
+_FACTOR = re.compile(r"\.lora_(?P<side>[AB])\.weight$")
 _ATTENTION = "(q|k|v|o)_proj"
 SITES = {
     "decoder": r"model\.decoder\.layers\.\d+\.self_attn\.(q|k|v)_proj",
@@ -52,6 +55,8 @@ class Adapted:
     peft: Any
     sites: tuple[str, ...]
     """Full names of the adapted modules."""
+    split_off: Mapping[str, Tensor] = field(default_factory=dict)
+    """PiSSA only: the adapter's first weights, by their names in the saved file. The base weights lack their product."""
 
     def parameters(self) -> list[nn.Parameter]:
         """Those that train, in a fixed order."""
@@ -84,8 +89,11 @@ def find_sites(speech: Speech, targets: str) -> tuple[str, ...]:
     return found
 
 
-def attach(speech: Speech, config: AdapterConfig) -> Adapted:
-    """Puts a fresh adapter into the model. Until it is trained the outputs are the base model's, unless PiSSA splits the weights."""
+def attach(speech: Speech, config: AdapterConfig, seed: int = 0) -> Adapted:
+    """Puts a fresh adapter, drawn by `seed`, into the model. Until it is trained the outputs are the base model's.
+
+    Raises `ConfigError` for sites that `find_sites` refuses, and for a rank that the sites or the initialisation do not allow.
+    """
     import peft
 
     sites = find_sites(speech, config.lora_targets)
@@ -93,10 +101,13 @@ def attach(speech: Speech, config: AdapterConfig) -> Adapted:
     smallest = min(min(modules[site].weight.shape) for site in sites)
     if config.lora_r > smallest:
         raise ConfigError(f"--lora-r {config.lora_r}: is above {smallest}, the smallest side of the adapted layers")
+    if config.init_lora_weights == "orthogonal" and config.lora_r % 2:
+        raise ConfigError(f"--lora-r {config.lora_r}: must be even for --init-lora-weights orthogonal")
     starts: dict[str, Any] = {"default": True}
+    torch.manual_seed(seed)
     settings = peft.LoraConfig(
         r=config.lora_r,
-        lora_alpha=config.lora_alpha,
+        lora_alpha=config.lora_alpha,  # type: ignore[arg-type]  # a float does as well
         lora_dropout=config.lora_dropout,
         target_modules=list(sites),
         use_dora=config.use_dora,
@@ -104,18 +115,44 @@ def attach(speech: Speech, config: AdapterConfig) -> Adapted:
         init_lora_weights=starts.get(config.init_lora_weights, config.init_lora_weights),
         bias="none",
     )
-    return Adapted(speech, peft.get_peft_model(speech.model, settings), sites)
+    wrapped = peft.get_peft_model(speech.model, settings)
+    if config.init_lora_weights != "pissa":
+        return Adapted(speech, wrapped, sites)
+    first = peft.get_peft_model_state_dict(wrapped, save_embedding_layers=False)
+    return Adapted(speech, wrapped, sites, {name: weight.detach().cpu().clone() for name, weight in first.items() if _FACTOR.search(name)})
 
 
 def save(adapted: Adapted, folder: Path, passport: Passport) -> None:
-    """Writes the adapter as PEFT does, with its passport. `folder` must exist; making it appear whole is the caller's part."""
+    """Writes the adapter as PEFT does, with its passport. `folder` must exist; making it appear whole is the caller's part.
+
+    What is written always applies to the base model as published, also after PiSSA.
+    """
     for settings in adapted.peft.peft_config.values():
         settings.base_model_name_or_path = passport.base_model_id
         settings.revision = passport.base_revision
         settings.inference_mode = True
-    adapted.peft.save_pretrained(folder)
+    adapted.peft.save_pretrained(folder, save_embedding_layers=False)  # "auto" would ask the hub for the base model
+    if adapted.split_off:
+        _write_as_plain_lora(folder, adapted.split_off)
     (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
     write_json(folder / PASSPORT_FILE, passport)
+
+
+def _write_as_plain_lora(folder: Path, split_off: Mapping[str, Tensor]) -> None:
+    """Turns a saved PiSSA adapter, B A over W - s B0 A0, into its equal over W: s (B A - B0 A0), two factors of twice the rank.
+
+    PEFT would otherwise repeat the split when it loads, which changes the base model and differs from machine to machine.
+    """
+    file = folder / "adapter_model.safetensors"
+    weights = load_file(file)
+    for name, first in split_off.items():
+        rows = _FACTOR.search(name)["side"] == "A"  # type: ignore[index]  # split_off holds factors only
+        weights[name] = torch.cat([weights[name], first if rows else -first], dim=0 if rows else 1)
+    save_file(weights, file, metadata={"format": "pt"})
+    settings = read_json(folder / "adapter_config.json", dict[str, Any], CheckpointError)
+    grown = math.sqrt(2) if settings["use_rslora"] else 2  # keeps alpha / rank, or alpha / sqrt(rank)
+    changed = {"init_lora_weights": True, "r": 2 * settings["r"], "lora_alpha": grown * settings["lora_alpha"]}
+    write_json(folder / "adapter_config.json", settings | changed)
 
 
 def read_passport(folder: Path) -> Passport:
@@ -142,8 +179,8 @@ def load(speech: Speech, folder: Path) -> Adapted:
             f"{_name(speech.checkpoint.model_id, speech.checkpoint.revision, speech.checkpoint.sha256)}; give that --model-id"
         )
     wrapped = peft.PeftModel.from_pretrained(speech.model, folder)
-    settings = next(iter(wrapped.peft_config.values()))
-    return Adapted(speech, wrapped, tuple(sorted(settings.target_modules)))
+    # Not `target_modules`: beyond 20 names PEFT keeps only what their ends have in common.
+    return Adapted(speech, wrapped, tuple(name for name, module in speech.model.named_modules() if hasattr(module, "lora_A")))
 
 
 @contextmanager
@@ -165,6 +202,11 @@ def merged(adapted: Adapted) -> Iterator[Speech]:
             for layer, weight in zip(layers, before, strict=True):
                 layer.base_layer.weight.copy_(weight)
         adapted.peft.train(training)
+
+
+def fold_in(adapted: Adapted) -> None:
+    """Merges the adapter into the weights for good and takes its layers out again: `speech.model` is then a plain model."""
+    adapted.peft.merge_and_unload()
 
 
 def state(adapted: Adapted) -> dict[str, Tensor]:

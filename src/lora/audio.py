@@ -3,8 +3,10 @@
 import io
 import json
 import math
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import msgspec
 import numpy as np
@@ -117,7 +119,7 @@ AudioSource = FileAudio | InlineAudio
 _FLOATS = msgspec.json.Decoder(list[float])
 
 
-def load(source: AudioSource, settings: AudioSettings) -> Waveform:
+def load(source: AudioSource | EncodedAudio, settings: AudioSettings) -> Waveform:
     """The waveform of `source` as every stage sees it.
 
     Raises `AudioError` when it cannot be read or decoded, is empty or holds values that are not finite.
@@ -134,6 +136,19 @@ def prepare(samples: Waveform, settings: AudioSettings, name: str) -> Waveform:
     if settings.rms_dbfs is None:
         return samples
     return _at_rms(samples, settings.rms_dbfs)
+
+
+def stored_seconds(source: FileAudio | EncodedAudio) -> Seconds:
+    """How long a recording lasts, from its header where that says so. Raises `AudioError` when it cannot be read."""
+    if Path(str(source)).suffix.lower() in PYAV_SUFFIXES:
+        return duration(source.waveform())
+    import soundfile
+
+    try:
+        with _temporary(source.content()) as file, soundfile.SoundFile(file.fileno(), closefd=False) as sound:
+            return Seconds(sound.frames / sound.samplerate)
+    except soundfile.LibsndfileError as error:
+        raise AudioError(_unreadable(str(source), error)) from error
 
 
 def is_silent(samples: Waveform) -> bool:
@@ -154,17 +169,23 @@ def fingerprint(source: AudioSource, settings: AudioSettings) -> str:
 
 def waveform_hash(samples: Waveform) -> str:
     """Hex SHA-256 of 16-bit samples: the same speech has the same value in a wav, in a flac and inline."""
-    quantised = np.clip(np.rint(samples * 32767.0), -32768, 32767).astype("<i2")
-    return sha256_bytes(quantised.tobytes())
+    return sha256_bytes(_pcm16(samples).astype("<i2").tobytes())
 
 
 def encode_flac(samples: Waveform) -> bytes:
-    """16-bit mono FLAC of a waveform."""
+    """16-bit mono FLAC of a waveform. Decoding it gives the same `waveform_hash`."""
     import soundfile
 
-    stream = io.BytesIO()
-    soundfile.write(stream, samples, SAMPLE_RATE_HZ, format="FLAC", subtype="PCM_16")
-    return stream.getvalue()
+    with _temporary(b"") as file:
+        soundfile.write(file.fileno(), _pcm16(samples), SAMPLE_RATE_HZ, format="FLAC", subtype="PCM_16", closefd=False)
+        file.seek(0)
+        return file.read()
+
+
+def _pcm16(samples: Waveform) -> npt.NDArray[np.int16]:
+    """16-bit samples by the scale that libsndfile decodes with (32768, although it encodes floats with 32767)."""
+    quantised: npt.NDArray[np.int16] = np.clip(np.rint(samples * 32768.0), -32768, 32767).astype(np.int16)
+    return quantised
 
 
 def read_file(path: Path, settings: AudioSettings) -> Waveform:
@@ -185,9 +206,18 @@ def _sndfile_decode(data: bytes, name: str) -> tuple[npt.NDArray[np.float32], in
     import soundfile
 
     try:
-        return soundfile.read(io.BytesIO(data), dtype="float32")
+        with _temporary(data) as file, soundfile.SoundFile(file.fileno(), closefd=False) as sound:
+            return sound.read(dtype="float32"), sound.samplerate
     except soundfile.LibsndfileError as error:
         raise AudioError(_unreadable(name, error)) from error
+
+
+def _temporary(data: bytes) -> IO[bytes]:
+    """A nameless file with this content. Given a stream, libsndfile calls back into Python, where Ctrl-C gets lost and cuts the audio."""
+    file = tempfile.TemporaryFile()  # noqa: SIM115 - the caller closes it
+    file.write(data)
+    file.seek(0)
+    return file
 
 
 def _unreadable(name: str, error: Exception) -> str:
@@ -200,7 +230,7 @@ def _pyav_decode(data: bytes, name: str) -> tuple[npt.NDArray[np.float32], int]:
     except ImportError as error:
         raise AudioError(f"{name}: m4a and webm need the optional extra; run `uv sync --extra av`") from error
     try:
-        with av.open(io.BytesIO(data)) as container:
+        with av.open(io.BytesIO(data), mode="r") as container:
             if not container.streams.audio:
                 raise AudioError(f"{name}: holds no audio stream")
             rate = container.streams.audio[0].rate

@@ -6,6 +6,7 @@ keys are refused with the closest known one.
 
 import argparse
 import difflib
+import math
 import tomllib
 import types
 import typing
@@ -170,11 +171,8 @@ def add_flags(parser: argparse.ArgumentParser, schema: type[msgspec.Struct] = Ru
                 "default": argparse.SUPPRESS,
                 "help": help_text.replace("%", "%%"),
             }
-            if kind is bool:
-                parser_options = options | {"action": argparse.BooleanOptionalAction}
-            else:
-                parser_options = options | {"metavar": _metavar(kind)}
-            group.add_argument(flag(setting.name), **parser_options)
+            form: dict[str, Any] = {"action": argparse.BooleanOptionalAction} if kind is bool else {"metavar": _metavar(kind)}
+            group.add_argument(flag(setting.name), **options, **form)
 
 
 def flag(setting: str) -> str:
@@ -260,9 +258,14 @@ def _checked(merged: dict[str, dict[str, Any]], origin: str) -> RunConfig:
                 f"{setting.name} is not set; give {flag(setting.name)}, or write {setting.name} under [{section.name}] in a --config file"
             )
     try:
-        return msgspec.convert(merged, RunConfig)
+        config = msgspec.convert(merged, RunConfig)
     except msgspec.ValidationError as error:
         raise ConfigError(f"{origin}: {str(error).replace('`$.', '`')}") from error
+    for section, setting in _settings():
+        value = getattr(getattr(config, section.name), setting.name)
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ConfigError(f"{origin}: {flag(setting.name)} must be a finite number, not {value}")
+    return config
 
 
 def _kind_and_help(annotated: Any) -> tuple[Any, str]:

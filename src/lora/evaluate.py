@@ -36,7 +36,7 @@ def evaluate(
     features: Features,
     settings: DecodeSettings,
     batch_size: int,
-    advance: Callable[[int], None] = lambda count: None,
+    advance: Callable[[int], None] = lambda _count: None,
 ) -> Evaluation:
     """Transcribes and scores the examples, in batches of similar length."""
     transcripts: dict[int, Transcript] = {}
@@ -58,7 +58,7 @@ def transcribe_all(
     features: Features,
     settings: DecodeSettings,
     batch_size: int,
-    advance: Callable[[int], None] = lambda count: None,
+    advance: Callable[[int], None] = lambda _count: None,
 ) -> list[Transcript]:
     """Transcripts of any number of examples, in their order; their labels are not looked at."""
     transcripts: dict[int, Transcript] = {}
@@ -90,8 +90,10 @@ def _encoded(speech: Speech, examples: Sequence[Example], features: Features, ba
     """Encoder outputs batch by batch, with the model in evaluation mode until the last one is used."""
     training = speech.model.training
     speech.model.eval()
-    for indices in batches([example.length_s for example in examples], batch_size):
-        with torch.inference_mode():
-            encoded = features.batch([examples[index].utterance for index in indices])
-        yield indices, encoded
-    speech.model.train(training)
+    try:
+        for indices in batches([example.length_s for example in examples], batch_size):
+            with torch.inference_mode():
+                encoded = features.batch([examples[index].utterance for index in indices])
+            yield indices, encoded
+    finally:
+        speech.model.train(training)

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lora.audio import AudioSettings, fingerprint, load
+from lora.audio import AudioSettings, AudioSource, fingerprint, load
 from lora.errors import CacheError
 from lora.files import atomic_file, cache_dir, sha256_bytes
 from lora.manifest import Utterance
@@ -48,7 +48,7 @@ class StoredFeatures:
         self._speech = speech
         self._audio = audio
         self._folder = folder or features_dir()
-        self._files: dict[Utterance, Path] = {}
+        self._files: dict[AudioSource, Path] = {}
 
     def prepare(self, utterances: Iterable[Utterance], advance: Callable[[], None] = lambda: None) -> None:
         """Encodes those that are not stored yet; `advance` is called after each."""
@@ -62,12 +62,12 @@ class StoredFeatures:
         return join([self._read(utterance).to(self._speech.device, non_blocking=True) for utterance in utterances])
 
     def _file(self, utterance: Utterance) -> Path:
-        if utterance not in self._files:
+        if utterance.audio not in self._files:
             speech = self._speech
             options = f"{LAYOUT} {speech.checkpoint.sha256} {speech.precision} {speech.device.type}"
             key = sha256_bytes(fingerprint(utterance.audio, self._audio).encode(), options.encode())
-            self._files[utterance] = self._folder / key[:2] / f"{key}.npy"
-        return self._files[utterance]
+            self._files[utterance.audio] = self._folder / key[:2] / f"{key}.npy"
+        return self._files[utterance.audio]
 
     def _read(self, utterance: Utterance) -> Tensor:
         file = self._file(utterance)
@@ -101,7 +101,7 @@ def prune(limit_bytes: int, folder: Path | None = None) -> int:
     kept = removed = 0
     for file in files:
         size = file.stat().st_size
-        if kept + size <= limit_bytes:
+        if not removed and kept + size <= limit_bytes:
             kept += size
         else:
             file.unlink(missing_ok=True)  # another run may have pruned it

@@ -123,3 +123,18 @@ def read_json(path: Path, kind: Any = Any, error: type[LoraError] = LoraError) -
         raise error(f"{path}: no such file") from missing
     except (msgspec.DecodeError, msgspec.ValidationError) as broken:
         raise error(f"{path}: {broken}") from broken
+
+
+def folder_bytes(folder: Path) -> int:
+    """Size of all files below a folder."""
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
+def remove_folder(folder: Path) -> int:
+    """Removes a folder, if it is there, and returns how many bytes went."""
+    if not folder.is_dir():
+        return 0
+    size = folder_bytes(folder)
+    with writing_errors(folder):
+        shutil.rmtree(folder)
+    return size

@@ -7,6 +7,7 @@ A line holds `audio` (a path relative to the manifest, or a list of float sample
 
 import difflib
 import hashlib
+import itertools
 import os
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -24,6 +25,9 @@ from lora.units import SAMPLE_RATE_HZ, Seconds
 
 DURATION_TOLERANCE_S = 0.15
 """How far a declared duration may be from the audio's own: manifests round, and some tools count in 10 ms frames."""
+
+MIN_S = Seconds(0.1)
+"""Shortest utterance: below 56 ms the encoder has no frame at all, below 100 ms nobody has said a word."""
 
 PROBLEMS_SHOWN = 20
 
@@ -61,6 +65,16 @@ class Utterance:
     speaker_id: str | None
     line: int
     declared_s: Seconds | None = None
+    meta: dict[str, Any] | None = field(default=None, hash=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """What decoding an utterance's audio showed."""
+
+    length_s: Seconds
+    sha256: str
+    """`waveform_hash` of the audio as recorded: equal for the same sound in any container."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,33 +157,35 @@ def read(path: Path, rules: Rules) -> Manifest:
     return Manifest(path, digest.hexdigest(), tuple(utterances))
 
 
-def validate(manifest: Manifest, rules: Rules, settings: AudioSettings) -> Seconds:
-    """Decodes every recording once and returns their total duration.
+def validate(manifest: Manifest, rules: Rules, settings: AudioSettings) -> tuple[Recording, ...]:
+    """Decodes every recording once and returns what was found, in the utterances' order.
 
     Raises `ManifestError` that names every line whose audio is unreadable, empty, not finite, silent although text is claimed,
-    longer than `rules.max_s`, or in disagreement with the declared duration or sampling rate.
+    shorter than `MIN_S`, longer than `rules.max_s`, or in disagreement with the declared duration.
     """
     problems = _Problems(manifest.path)
 
-    def check(utterance: Utterance) -> float:
+    def check(utterance: Utterance) -> Recording:
         try:
             samples = load(utterance.audio, settings)
         except AudioError as error:
             problems.add(utterance.line, "audio", str(error))
-            return 0.0
+            return Recording(Seconds(0.0), "")
         length_s = duration(samples)
+        if length_s < MIN_S:
+            problems.add(utterance.line, "audio", f"{length_s:.3f} s is too short for speech; Moonshine needs {MIN_S:g} s")
         if length_s > rules.max_s:
             problems.add(utterance.line, "audio", f"{length_s:.1f} s is over --max-seconds {rules.max_s:g}; cut it or raise the limit")
         if utterance.text and is_silent(samples):
             problems.add(utterance.line, "audio", f"is silent although the text says {utterance.text[:40]!r}")
         if utterance.declared_s is not None and abs(utterance.declared_s - length_s) > DURATION_TOLERANCE_S:
             problems.add(utterance.line, "duration", f"says {utterance.declared_s:.2f} s, the audio lasts {length_s:.2f} s")
-        return length_s
+        return Recording(length_s, waveform_hash(samples))
 
     with ThreadPoolExecutor() as pool:  # libsndfile and soxr release the interpreter lock
-        total = sum(pool.map(check, manifest.utterances))
+        recordings = tuple(pool.map(check, manifest.utterances))
     problems.raise_if_any()
-    return Seconds(total)
+    return recordings
 
 
 def write(path: Path, rows: Iterable[Row]) -> int:
@@ -177,35 +193,26 @@ def write(path: Path, rows: Iterable[Row]) -> int:
     return write_jsonl(path, rows)
 
 
-def audio_hashes(manifest: Manifest) -> dict[str, Utterance]:
-    """Waveform hash to utterance; of several with the same sound the first one stays."""
-    found: dict[str, Utterance] = {}
-    with ThreadPoolExecutor() as pool:
-        hashes = pool.map(lambda u: waveform_hash(load(u.audio, AudioSettings())), manifest.utterances)
-        for utterance, value in zip(manifest.utterances, hashes, strict=True):
-            found.setdefault(value, utterance)
-    return found
-
-
-def require_disjoint(manifests: dict[str, Manifest], *, speakers: bool) -> None:
-    """Raises `ManifestError` when two of the named manifests share a recording, or a speaker where `speakers` is set."""
-    hashes = {name: audio_hashes(manifest) for name, manifest in manifests.items()}
-    names = list(manifests)
-    for index, first in enumerate(names):
-        for second in names[index + 1 :]:
-            if common := hashes[first].keys() & hashes[second].keys():
-                example = next(iter(sorted(common)))
-                raise ManifestError(
-                    f"{manifests[first].path} line {hashes[first][example].line} and {manifests[second].path} line "
-                    f"{hashes[second][example].line}: the same recording is in {first} and {second} ({len(common)} shared); "
-                    "scores on it would be meaningless, remove it from one of them"
-                )
-            if speakers and (common := manifests[first].speakers() & manifests[second].speakers()):
-                raise ManifestError(
-                    f"{manifests[first].path} and {manifests[second].path}: {first} and {second} share the speakers "
-                    f"{', '.join(sorted(common)[:5])}; keep a speaker in one of them, or pass --split-by utterance when "
-                    "the goal is to adapt to these very speakers"
-                )
+def require_disjoint(sets: dict[str, tuple[Manifest, tuple[Recording, ...]]], *, speakers: bool) -> None:
+    """Raises `ManifestError` when two of the named sets share a recording, or a speaker where `speakers` is set."""
+    hashes = {
+        name: {recording.sha256: utterance for utterance, recording in zip(manifest, recordings, strict=True)}
+        for name, (manifest, recordings) in sets.items()
+    }
+    for first, second in itertools.combinations(sets, 2):
+        here, there = sets[first][0], sets[second][0]
+        if common := hashes[first].keys() & hashes[second].keys():
+            example = min(common)
+            raise ManifestError(
+                f"{here.path} line {hashes[first][example].line} and {there.path} line {hashes[second][example].line}: "
+                f"the same recording is in {first} and {second} ({len(common)} shared); "
+                "scores on it would be meaningless, remove it from one of them"
+            )
+        if speakers and (both := here.speakers() & there.speakers()):
+            raise ManifestError(
+                f"{here.path} and {there.path}: {first} and {second} share {len(both)} speakers, among them {min(both)}; keep a speaker "
+                "in one of them, or pass --split-by utterance when the goal is to adapt to these very speakers"
+            )
 
 
 SplitBy = Literal["speaker", "utterance"]
@@ -250,7 +257,7 @@ def sample(items: Sequence[Any], count: int, seed: int) -> list[Any]:
 
 
 def to_row(utterance: Utterance, audio: str | list[float], duration_s: float | None = None) -> Row:
-    return Row(audio=audio, text=utterance.text, speaker_id=utterance.speaker_id, id=utterance.id, duration=duration_s)
+    return Row(audio=audio, text=utterance.text, speaker_id=utterance.speaker_id, id=utterance.id, duration=duration_s, meta=utterance.meta)
 
 
 def _lines(path: Path) -> Iterator[bytes]:
@@ -288,6 +295,7 @@ def _parse(path: Path, number: int, offset: int, raw: bytes, rules: Rules, probl
         speaker_id=str(row.speaker_id) if row.speaker_id is not None else None,
         line=number,
         declared_s=Seconds(row.duration) if row.duration is not None else None,
+        meta=row.meta,
     )
 
 

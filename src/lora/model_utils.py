@@ -12,9 +12,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoProcessor, MoonshineForConditionalGeneration, MoonshineStreamingForConditionalGeneration
+from transformers import AutoProcessor, MoonshineForConditionalGeneration, MoonshineStreamingForConditionalGeneration, PreTrainedModel
 from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 from transformers.masking_utils import create_bidirectional_mask
+from transformers.models.moonshine_streaming.modeling_moonshine_streaming import sliding_window_mask_function
 
 from lora.audio import Waveform
 from lora.checkpoint import Checkpoint
@@ -50,7 +51,7 @@ class Encoded:
 class Speech:
     """A loaded checkpoint with its processor. `model` may carry a LoRA adapter, whose layers replace the adapted ones in place."""
 
-    model: nn.Module
+    model: PreTrainedModel
     processor: Any
     checkpoint: Checkpoint
     device: torch.device
@@ -61,20 +62,17 @@ class Speech:
         return bool(self.model.config.model_type == "moonshine_streaming")
 
     @property
-    def encoder(self) -> nn.Module:
-        encoder: nn.Module = self.model.get_encoder()
-        return encoder
+    def encoder(self) -> Any:
+        return self.model.get_encoder()
 
     @property
-    def decoder(self) -> nn.Module:
-        decoder: nn.Module = self.model.get_decoder()
-        return decoder
+    def decoder(self) -> Any:
+        return self.model.get_decoder()
 
     @property
-    def head(self) -> nn.Module:
+    def head(self) -> Any:
         """Decoder width to vocabulary logits."""
-        head: nn.Module = self.model.get_output_embeddings()
-        return head
+        return self.model.get_output_embeddings()
 
     @property
     def start_id(self) -> int:
@@ -110,12 +108,19 @@ def load_speech(checkpoint: Checkpoint, device: torch.device, precision: Precisi
 
     Raises `CheckpointError` when weights and configuration do not fit together.
     """
-    classes = {"moonshine": MoonshineForConditionalGeneration, "moonshine_streaming": MoonshineStreamingForConditionalGeneration}
+    classes: dict[str, Any] = {
+        "moonshine": MoonshineForConditionalGeneration,
+        "moonshine_streaming": MoonshineStreamingForConditionalGeneration,
+    }
     kind = read_json(checkpoint.folder / "config.json", error=CheckpointError)["model_type"]  # resolve() has checked it
     model, report = classes[kind].from_pretrained(
-        checkpoint.folder, dtype=DTYPES[precision], attn_implementation="sdpa", output_loading_info=True
+        checkpoint.folder,
+        dtype=DTYPES[precision],
+        attn_implementation="sdpa",
+        ignore_mismatched_sizes=True,  # reported below, with the other reasons
+        output_loading_info=True,
     )
-    absent = sorted(report["missing_keys"]) + [str(key) for key in report.get("mismatched_keys", ())]
+    absent = sorted(report["missing_keys"]) + sorted(name for name, *_ in report["mismatched_keys"])
     if absent:
         raise CheckpointError(f"{checkpoint.folder}: {len(absent)} weights are missing or of another shape, among them {absent[0]}")
     if model.config.decoder_start_token_id is None or model.config.eos_token_id is None:
@@ -162,12 +167,12 @@ def _encode_v1(speech: Speech, clips: Sequence[Tensor]) -> Encoded:
     attention = create_bidirectional_mask(config=encoder.config, inputs_embeds=hidden, attention_mask=mask)
     position_ids = torch.arange(hidden.shape[1], device=hidden.device)[None]
     rotation = encoder.rotary_emb(hidden, position_ids=position_ids)
-    for layer in encoder.layers:  # type: ignore[union-attr]
+    for layer in encoder.layers:
         hidden = layer(hidden, attention_mask=attention, position_ids=position_ids, position_embeddings=rotation)
     return Encoded(encoder.layer_norm(hidden), mask)
 
 
-def _stem_v1(encoder: nn.Module, clip: Tensor) -> Tensor:
+def _stem_v1(encoder: Any, clip: Tensor) -> Tensor:
     """Convolutions and the group norm over time, for one clip: `[samples]` to `[frames, width]`."""
     hidden = torch.tanh(encoder.conv1(clip[None, None]))
     hidden = encoder.groupnorm(hidden)
@@ -177,15 +182,18 @@ def _stem_v1(encoder: nn.Module, clip: Tensor) -> Tensor:
 
 
 def _encode_streaming(speech: Speech, clips: Sequence[Tensor]) -> Encoded:
-    lengths = [clip.shape[0] // FRAME_SAMPLES * FRAME_SAMPLES for clip in clips]
-    values = nn.utils.rnn.pad_sequence([clip[:n] for clip, n in zip(clips, lengths, strict=True)], batch_first=True)
+    """Embeds the clips one by one: the encoder's own padded path keeps up to three frames of padding behind a clip as sound."""
+    encoder = speech.encoder
+    stems = [encoder.embedder(clip[None, : clip.shape[0] // FRAME_SAMPLES * FRAME_SAMPLES])[0][0] for clip in clips]
+    hidden = nn.utils.rnn.pad_sequence(stems, batch_first=True)
+    mask = _mask([stem.shape[0] for stem in stems], hidden)
     # Without a mask, even for a single whole clip, the sliding windows are switched off.
-    samples = torch.tensor(lengths, device=values.device)[:, None]
-    output = speech.encoder(
-        input_values=values, attention_mask=(torch.arange(values.shape[1], device=values.device)[None] < samples).long()
-    )
-    frames = [((n // FRAME_SAMPLES - 1) // 2) // 2 + 1 for n in lengths]
-    return Encoded(output.last_hidden_state, _mask(frames, output.last_hidden_state))
+    present = torch.ones(hidden.shape[:2], dtype=torch.bool, device=hidden.device) if mask is None else mask
+    for layer, window in zip(encoder.layers, encoder.config.sliding_windows, strict=True):
+        within = sliding_window_mask_function(window)
+        attention = create_bidirectional_mask(encoder.config, hidden, present, and_mask_function=within)
+        hidden = layer(hidden, attention_mask=attention)
+    return Encoded(encoder.final_norm(hidden), mask)
 
 
 def _mask(lengths: Sequence[int], like: Tensor) -> Tensor | None:

@@ -4,6 +4,7 @@ A rate is a ratio; percent and points appear only where a person reads.
 """
 
 from collections.abc import Sequence
+from typing import Any, cast
 
 import msgspec
 import numpy as np
@@ -15,6 +16,7 @@ from lora.units import Seconds
 
 RESAMPLES = 10_000
 CONFIDENCE = 0.95
+NO_WORDS = "the references hold no words, so there is no error rate; score at least one utterance with speech"
 
 
 class Counts(msgspec.Struct, frozen=True):
@@ -37,7 +39,7 @@ class Counts(msgspec.Struct, frozen=True):
     def rate(self) -> float:
         """Errors per reference token. Raises `ScoringError` without a single reference token: there is no rate then."""
         if self.reference_length == 0:
-            raise ScoringError("the references hold no words, so there is no error rate; score at least one utterance with speech")
+            raise ScoringError(NO_WORDS)
         return self.errors / self.reference_length
 
     def __add__(self, other: "Counts") -> "Counts":
@@ -144,13 +146,17 @@ def count_edits(reference: list[str], hypothesis: list[str]) -> Counts:
         return Counts(deletions=len(reference))
     import jiwer
 
-    identity = jiwer.Compose([_AsTokens()])
-    result = jiwer.process_words([reference], [hypothesis], reference_transform=identity, hypothesis_transform=identity)
+    as_tokens: Any = _as_they_are  # jiwer's default transforms would split and strip the tokens again
+    one, other = cast(list[str], [reference]), cast(list[str], [hypothesis])
+    result = jiwer.process_words(one, other, reference_transform=as_tokens, hypothesis_transform=as_tokens)
     return Counts(result.hits, result.substitutions, result.deletions, result.insertions)
 
 
 def interval(score: Score, seed: int) -> Interval:
-    """Bootstrap interval of the WER, resampled by speaker where every utterance has one, else by utterance."""
+    """Bootstrap interval of the WER, resampled by speaker where every utterance has one, else by utterance.
+
+    Raises `ScoringError` where the references hold no words.
+    """
     errors, lengths, _ = _clusters(score)
     rates = _resampled(errors[:, None], lengths, seed)[:, 0]
     return _central(rates)
@@ -188,6 +194,8 @@ def _clusters(score: Score) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.flo
     for key, row in zip(keys, score.utterances, strict=True):
         errors[order[key]] += row.words.errors
         lengths[order[key]] += row.words.reference_length
+    if not lengths.any():
+        raise ScoringError(NO_WORDS)
     return errors, lengths, "speaker" if by_speaker else "utterance"
 
 
@@ -202,7 +210,8 @@ def _resampled(errors: npt.NDArray[np.float64], lengths: npt.NDArray[np.float64]
         sums.append(np.stack([column[drawn].sum(axis=1) for column in values.T], axis=1))
     table = np.concatenate(sums)
     table = table[table[:, -1] > 0]  # a draw of empty references only has no rate
-    return table[:, :-1] / table[:, -1:]
+    rates: npt.NDArray[np.float64] = table[:, :-1] / table[:, -1:]
+    return rates
 
 
 def _central(values: npt.NDArray[np.float64]) -> Interval:
@@ -211,8 +220,5 @@ def _central(values: npt.NDArray[np.float64]) -> Interval:
     return Interval(float(low), float(high))
 
 
-class _AsTokens:
-    """Hands jiwer token lists as they are; its default transforms would split and strip them again."""
-
-    def __call__(self, sentences: list[list[str]]) -> list[list[str]]:
-        return sentences
+def _as_they_are(sentences: list[list[str]]) -> list[list[str]]:
+    return sentences

@@ -74,8 +74,8 @@ class TrainData:
 class Progress:
     """What the loop reports: `update(step, steps, loss, audio seconds per second)` and `evaluated(step, is best)`."""
 
-    update: Callable[[int, int, float, float], None] = lambda step, steps, loss, speed: None
-    evaluated: Callable[[Step, bool], None] = lambda step, best: None
+    update: Callable[[int, int, float, float], None] = lambda _step, _steps, _loss, _speed: None
+    evaluated: Callable[[Step, bool], None] = lambda _step, _best: None
 
 
 class _SummedLoss(nn.Module):
@@ -297,7 +297,7 @@ def _cycle(examples: Sequence[Example], seed: int) -> Iterator[Example]:
 
 
 def _rate(step: int, warmup: int, steps: int) -> float:
-    """Linear warm-up from 1 / warmup, then linear decay to zero, as a factor of the peak learning rate."""
+    """Linear warm-up to the peak, then linear decay towards zero, as a factor of the peak; no update has a rate of zero."""
     warmup = min(warmup, steps // 2)  # a run shorter than twice the warm-up would never train at its rate
     if step < warmup:
         return (step + 1) / (warmup + 1)

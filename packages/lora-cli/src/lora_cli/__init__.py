@@ -1,0 +1,1 @@
+"""The terminal voice app of moonshine-lora."""

@@ -1,0 +1,57 @@
+# Each target prepares what it needs: `make run` alone works in an empty clone.
+SHELL := /bin/sh
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+# A pip configured with --find-links (a local CPU build of PyTorch, say) has it honoured by uv too.
+export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
+
+# uv comes from the PATH, or is installed beside the environment when there is none.
+UV_HOME := .uv
+UV := $(shell command -v uv 2>/dev/null || echo $(UV_HOME)/bin/uv)
+
+MARKERS ?= not slow
+WORKERS ?= 2
+
+.DEFAULT_GOAL := help
+.PHONY: help venv sync data run test test-slow lint type bench clean
+
+help: ## list the targets
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-10s %s\n", $$1, $$2}'
+
+$(UV_HOME)/bin/uv:
+	$(PYTHON) -m venv $(UV_HOME)
+	$(UV_HOME)/bin/python -m pip install --quiet 'uv>=0.9'
+
+venv: $(UV) ## make the virtual environment
+	@test -x $(BIN)/python || $(UV) venv --quiet $(VENV)
+
+sync: venv ## install all dependencies and both packages
+	$(UV) sync --quiet --all-packages --all-extras
+
+data: sync ## fetch the quickstart's speech: telephone prompts and general English
+	$(BIN)/moonshine-lora data --output data/quickstart
+
+run: data ## measure, train, measure again, accept or reject: outputs/quickstart
+	$(BIN)/python -m lora.runners.experiment --config configs/quickstart.toml --overwrite
+
+test: sync ## run the tests (the slow ones: make test-slow)
+	$(BIN)/python -m pytest -n $(WORKERS) -m '$(MARKERS)'
+
+test-slow: MARKERS = slow
+test-slow: WORKERS = 1
+test-slow: test ## run the end-to-end tests of minutes
+
+lint: sync ## check style
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+type: sync ## check types
+	$(BIN)/mypy
+
+bench: sync ## time ours against the peers; prints a table of ratios
+	$(BIN)/python benchmarks/run.py
+
+clean: ## remove environment, data and outputs
+	rm -rf $(VENV) $(UV_HOME) data outputs

@@ -1,0 +1,99 @@
+"""What every command line of the project shares: one-line errors, exit codes, and a parser that suggests the flag that was meant."""
+
+import argparse
+import difflib
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from types import FrameType
+from typing import Any, Final, NoReturn
+
+from lora.errors import LoraError
+
+# 128 + the signal's number, as shells report it.
+EXIT_INTERRUPTED: Final = 130
+EXIT_BROKEN_PIPE: Final = 141
+EXIT_TERMINATED: Final = 143
+
+_UNRECOGNIZED = "unrecognized arguments: "
+
+
+class _TerminatedError(BaseException):
+    """SIGTERM arrived. Not an `Exception`, so that nothing on the way out takes it for a failure it can handle."""
+
+
+def run(main: Callable[[], int]) -> int:
+    """Runs a command and returns its exit code.
+
+    A `LoraError` becomes one line `error: ...` on stderr and its own exit code. Ctrl-C, SIGTERM and a closed pipe end the
+    command quietly, after every `finally` on the way has removed what was half-written. Any other exception is a bug and
+    keeps its traceback.
+    """
+    try:
+        if threading.current_thread() is threading.main_thread():  # only there may handlers be set
+            signal.signal(signal.SIGTERM, _on_terminate)
+        code = main()
+        sys.stdout.flush()
+        return code
+    except LoraError as error:
+        print(f"error: {_one_line(str(error))}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except _TerminatedError:
+        print("terminated", file=sys.stderr)
+        return EXIT_TERMINATED
+    except BrokenPipeError:
+        # The reader is gone; without this the interpreter would try to flush stdout again on exit and complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_BROKEN_PIPE
+
+
+def _on_terminate(_signal: int, _frame: FrameType | None) -> NoReturn:
+    raise _TerminatedError
+
+
+def _one_line(message: str) -> str:
+    return " ".join(message.split())
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """`argparse` without guessing: flags are never abbreviated, and an error is one line that suggests the closest flag."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        options.setdefault("allow_abbrev", False)
+        super().__init__(*args, **options)
+
+    def error(self, message: str) -> NoReturn:
+        """Prints `error: ...; see --help` on stderr and exits with 2."""
+        if message.startswith(_UNRECOGNIZED):
+            message = self._unknown(message.removeprefix(_UNRECOGNIZED).split())
+        print(f"error: {_one_line(message)}; see --help", file=sys.stderr)
+        raise SystemExit(2)
+
+    def _unknown(self, arguments: Sequence[str]) -> str:
+        flags = [argument.split("=")[0] for argument in arguments if argument.startswith("-")]
+        if not flags:
+            return f"unexpected {' '.join(arguments)!r}"
+        known = sorted(set(_option_strings(self)))
+        near = {flag: difflib.get_close_matches(flag.replace("_", "-"), known, n=1) for flag in flags}
+        return ", ".join(f"unknown flag {flag}" + (f" (did you mean {match[0]}?)" if match else "") for flag, match in near.items())
+
+
+def _option_strings(parser: argparse.ArgumentParser) -> Iterator[str]:
+    for action in parser._actions:
+        yield from action.option_strings
+        if isinstance(action, argparse._SubParsersAction):
+            for child in action.choices.values():
+                yield from _option_strings(child)
+
+
+def positive_int(text: str) -> int:
+    """An `argparse` type: a whole number of at least 1."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, not {value}")
+    return value

@@ -1,0 +1,290 @@
+"""Recordings of any corpus to a manifest: choose, check, write; and several manifests to one. Nothing appears half-written."""
+
+import difflib
+import random
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO, Literal
+
+import msgspec
+
+from lora.audio import (
+    PYAV_SUFFIXES,
+    AudioSettings,
+    AudioSource,
+    EncodedAudio,
+    FileAudio,
+    duration,
+    encode_flac,
+    load,
+    stored_seconds,
+    waveform_hash,
+)
+from lora.errors import ConfigError, ManifestError, RunFolderError
+from lora.files import atomic_file, atomic_folder
+from lora.manifest import MIN_S, Manifest, Row, Rules, Utterance, read
+from lora.units import Seconds
+
+AudioMode = Literal["inline", "path"]
+"""Whether a manifest holds the samples itself, or paths of files in `<stem>_audio/` beside it."""
+
+SNDFILE_SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".mp3", ".opus"})
+AUDIO_SUFFIXES = SNDFILE_SUFFIXES | PYAV_SUFFIXES
+"""Files of these kinds are copied as they are; anything else is written as 16 kHz FLAC."""
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One recording of a corpus, still encoded."""
+
+    id: str
+    audio: FileAudio | EncodedAudio
+    text: str
+    speaker_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Which items of a corpus become a manifest: those within the limits, and of these `samples` drawn with `seed`, or all."""
+
+    samples: int | None
+    seed: int
+    min_s: float = MIN_S
+    max_s: float = Rules().max_s
+
+
+@dataclass(slots=True)
+class Summary:
+    """What was written."""
+
+    utterances: int = 0
+    duration_s: float = 0.0
+    speakers: set[str] = field(default_factory=set)
+    unknown_speakers: int = 0
+    upper_case: int = 0
+    outside_limits: int = 0
+    duplicates: int = 0
+    renamed: list[tuple[str, str]] = field(default_factory=list)
+
+
+def build(items: Iterable[Item], choice: Choice, output: Path, mode: AudioMode, *, overwrite: bool) -> Summary:
+    """Writes the chosen items as a manifest and says what is in it.
+
+    Raises:
+        ConfigError: fewer items than asked for.
+        ManifestError: two items share an id, an item has no text, or there are none.
+        AudioError: a recording cannot be decoded.
+        RunFolderError: the output exists, or cannot be written.
+    """
+    refuse_existing(output, mode, overwrite=overwrite)
+    chosen, outside = choose(items, choice)
+    _require_sound(chosen, output)
+    with writing(output, mode, overwrite=overwrite) as writer:
+        writer.summary.outside_limits = outside
+        for item in chosen:
+            writer.add(Row(audio="", text=item.text, speaker_id=item.speaker_id, id=item.id), item.audio)
+    return writer.summary
+
+
+def choose(items: Iterable[Item], choice: Choice) -> tuple[list[Item], int]:
+    """The chosen items in the corpus's order, and how many lay outside the limits of length.
+
+    The sample is a reservoir: every item of the corpus has the same chance, whatever order it comes in, and the same seed gives the
+    same items. The corpus is read to its end once; only the sample is held in memory, still encoded.
+    """
+    source = random.Random(choice.seed)
+    kept: list[tuple[int, Item]] = []
+    seen = outside = 0
+    for item in items:
+        if not choice.min_s <= stored_seconds(item.audio) <= choice.max_s:
+            outside += 1
+            continue
+        if choice.samples is None or seen < choice.samples:
+            kept.append((seen, item))
+        elif (place := source.randrange(seen + 1)) < choice.samples:
+            kept[place] = (seen, item)
+        seen += 1
+    if choice.samples is not None and seen < choice.samples:
+        limits = f" ({outside} more lie outside {choice.min_s:g} to {choice.max_s:g} s)" if outside else ""
+        raise ConfigError(f"--samples {choice.samples}: only {seen} are available{limits}; ask for fewer, or leave --samples out for all")
+    kept.sort(key=lambda pair: pair[0])
+    return [item for _, item in kept], outside
+
+
+def merge(
+    manifests: Sequence[Path], output: Path, mode: AudioMode, *, overwrite: bool, allow_outside: bool = False
+) -> Summary:
+    """Writes the utterances of several manifests as one, each recording once.
+
+    Where ids collide, the later utterance is named `<its manifest's stem>-<id>`. Audio files are copied unchanged; with the mode
+    `path`, inline audio becomes 16 kHz FLAC.
+
+    Raises:
+        ManifestError: a manifest is broken, or the same recording has two different transcripts.
+        AudioError: a recording cannot be decoded.
+        RunFolderError: the output exists, or cannot be written.
+    """
+    refuse_existing(output, mode, overwrite=overwrite)
+    rules = Rules(require_text=False, allow_empty_text=True, allow_outside=allow_outside)
+    parts = [read(path, rules) for path in manifests]
+    first: dict[str, tuple[Manifest, Utterance]] = {}
+    taken: set[str] = set()
+    with writing(output, mode, overwrite=overwrite) as writer:
+        for part in parts:
+            for utterance in part:
+                value = waveform_hash(load(utterance.audio, AudioSettings()))
+                if value in first:
+                    _require_same_text(*first[value], part, utterance)
+                    writer.summary.duplicates += 1
+                    continue
+                first[value] = (part, utterance)
+                name = _free_id(utterance.id, part.path.stem, taken)
+                taken.add(name)
+                if name != utterance.id:
+                    writer.summary.renamed.append((utterance.id, name))
+                row = Row(audio="", text=utterance.text, speaker_id=utterance.speaker_id, id=name, meta=utterance.meta)
+                writer.add(row, utterance.audio)
+    return writer.summary
+
+
+@dataclass(slots=True)
+class Writer:
+    """Adds lines to a manifest that is being written."""
+
+    stream: BinaryIO
+    folder: Path | None
+    folder_name: str
+    summary: Summary = field(default_factory=Summary)
+    names: set[str] = field(default_factory=set)
+
+    def add(self, row: Row, audio: AudioSource | EncodedAudio) -> None:
+        """Writes `row` with this audio; its `audio` and `duration` are filled in."""
+        samples = load(audio, AudioSettings())
+        length_s = duration(samples)
+        if self.folder is None:
+            stored: str | list[float] = samples.tolist()
+        else:
+            suffix = "" if not isinstance(audio, FileAudio | EncodedAudio) else Path(str(audio)).suffix.lower()
+            content, suffix = (audio.content(), suffix) if suffix in AUDIO_SUFFIXES else (encode_flac(samples), ".flac")
+            name = self._free_name(str(row.id), suffix)
+            (self.folder / name).write_bytes(content)
+            stored = f"{self.folder_name}/{name}"
+        self.stream.write(msgspec.json.encode(msgspec.structs.replace(row, audio=stored, duration=round(length_s, 3))) + b"\n")
+        self._count(row, length_s)
+
+    def _free_name(self, identity: str, suffix: str) -> str:
+        stem = re.sub(r"[^A-Za-z0-9._-]+", "_", identity).lstrip(".")[:100] or "clip"
+        name, number = f"{stem}{suffix}", 2
+        while name.lower() in self.names:  # macOS and Windows do not tell cases apart
+            name, number = f"{stem}-{number}{suffix}", number + 1
+        self.names.add(name.lower())
+        return name
+
+    def _count(self, row: Row, length_s: Seconds) -> None:
+        self.summary.utterances += 1
+        self.summary.duration_s += length_s
+        if row.speaker_id is None:
+            self.summary.unknown_speakers += 1
+        else:
+            self.summary.speakers.add(row.speaker_id)
+        self.summary.upper_case += bool(row.text and row.text.isupper())
+
+
+@contextmanager
+def writing(output: Path, mode: AudioMode, *, overwrite: bool) -> Iterator[Writer]:
+    """A writer whose manifest, with its audio files, appears whole when the block ends well, or not at all."""
+    refuse_existing(output, mode, overwrite=overwrite)
+    folder = audio_folder(output)
+    with atomic_file(output) as stream:
+        if mode == "inline":
+            yield Writer(stream, None, folder.name)
+        else:
+            with atomic_folder(folder) as temporary:
+                yield Writer(stream, temporary, folder.name)
+
+
+def audio_folder(output: Path) -> Path:
+    """Where the audio files of the manifest `output` go."""
+    return output.with_name(f"{output.stem}_audio")
+
+
+def refuse_existing(output: Path, mode: AudioMode, *, overwrite: bool) -> None:
+    """Raises `RunFolderError` when the manifest or its audio folder is there already and `overwrite` is not set."""
+    if overwrite:
+        return
+    for path in (output, audio_folder(output)) if mode == "path" else (output,):
+        if path.exists():
+            raise RunFolderError(f"{path}: exists already; pass --overwrite to replace it, or choose another --output")
+
+
+def describe(output: Path, summary: Summary) -> Iterator[str]:
+    """What was written, in lines for a person."""
+    speakers = f"{len(summary.speakers)} speakers" if summary.speakers else "no speaker ids"
+    yield f"{output}: {summary.utterances} utterances, {summary.duration_s / 60:.1f} min, {speakers}"
+    if summary.speakers and summary.unknown_speakers:
+        yield f"{summary.unknown_speakers} utterances have no speaker id: they cannot be split by speaker"
+    if summary.outside_limits:
+        yield f"left out {summary.outside_limits} outside --min-seconds and --max-seconds"
+    if summary.duplicates:
+        yield f"dropped {summary.duplicates} recordings that were there already"
+    for old, new in summary.renamed[:5]:
+        yield f"renamed id {old} to {new}"
+    if len(summary.renamed) > 5:
+        yield f"and {len(summary.renamed) - 5} ids more"
+    if summary.utterances and summary.upper_case == summary.utterances:
+        yield "every transcript is in upper case: good for scoring; training on it teaches the model to write like that"
+
+
+def field_of(row: dict[str, Any], column: str | None) -> str | None:
+    """The value of a column as text, None where there is no such column or value."""
+    value = row[column] if column is not None else None
+    return None if value is None else str(value)
+
+
+def require_columns(name: str, available: Sequence[str], wanted: dict[str, str | None]) -> None:
+    """Raises `ConfigError` for a column that is not there. `wanted` maps the flag that names a column to the column."""
+    for flag, column in wanted.items():
+        if column is not None and column not in available:
+            near = difflib.get_close_matches(column, available, n=1, cutoff=0.4)
+            optional = flag in ("--speaker-column", "--id-column")
+            hint = f"closest is {near[0]!r}; " if near else ""
+            raise ConfigError(
+                f"{name}: has no column {column!r}, only {', '.join(available)}; {hint}set {flag}"
+                + (f", or {flag} none to do without" if optional else "")
+            )
+
+
+def _require_sound(items: Sequence[Item], output: Path) -> None:
+    if not items:
+        raise ManifestError(f"{output}: not written, as there is nothing to put in; check the source and the limits of length")
+    counts = Counter(item.id for item in items)
+    if repeated := [name for name, count in counts.items() if count > 1]:
+        raise ManifestError(f"{output}: not written, as {_some(repeated)} name several recordings; choose another --id-column, or none")
+    if empty := [item.id for item in items if not item.text.strip()]:
+        raise ManifestError(f"{output}: not written, as {_some(empty)} have no text; check --text-column, or remove them")
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+def _require_same_text(earlier: Manifest, old: Utterance, later: Manifest, new: Utterance) -> None:
+    if old.text != new.text:
+        raise ManifestError(
+            f"{earlier.path} line {old.line} and {later.path} line {new.line}: the same recording with different transcripts "
+            f"({(old.text or '')[:40]!r} and {(new.text or '')[:40]!r}); remove one of them"
+        )
+
+
+def _free_id(identity: str, stem: str, taken: set[str]) -> str:
+    if identity not in taken:
+        return identity
+    name, number = f"{stem}-{identity}", 2
+    while name in taken:
+        name, number = f"{stem}-{identity}-{number}", number + 1
+    return name
+

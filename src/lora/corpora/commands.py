@@ -1,0 +1,147 @@
+"""The commands behind `scripts/`: their flags, and what they call. Nothing heavy is imported before a command runs."""
+
+import argparse
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from lora.console import ArgumentParser, positive_int
+from lora.corpora.build import Choice, Item, Summary, build, describe, merge
+from lora.corpora.hub import LIBRISPEECH, HubSource, items
+from lora.corpora.local import CsvSource, csv_items, folder_items
+from lora.errors import ConfigError
+from lora.manifest import MIN_S, Rules
+
+HUB_COLUMNS = HubSource("", "")
+CSV_COLUMNS = CsvSource(Path())
+
+
+def build_manifest(arguments: Sequence[str] | None = None) -> int:
+    """`scripts/build_manifest.py`: a split of a speech dataset as a manifest."""
+    parser = ArgumentParser(description="Write a split of a speech dataset, from the hub or a local folder, as a manifest.")
+    _add_dataset(parser, config=None, split="test.clean")
+    _add_columns(parser)
+    _add_choice(parser, seed=0)
+    _add_output(parser)
+    options = parser.parse_args(arguments)
+    return _build(_hub_items(options), options)
+
+
+def build_domain_manifest(arguments: Sequence[str] | None = None) -> int:
+    """`scripts/build_domain_manifest.py`: the same for domain speech, which may also be a folder or a table of own recordings."""
+    parser = ArgumentParser(
+        description="Write domain speech as a manifest: a dataset of the hub or a local copy, a folder of recordings, or a table."
+    )
+    own = parser.add_mutually_exclusive_group()
+    own.add_argument(
+        "--from-folder",
+        type=Path,
+        metavar="DIR",
+        help="audio files with their transcripts in .txt files beside them; a subfolder's name is the speaker's",
+    )
+    own.add_argument("--csv", type=Path, metavar="FILE", help="a table with the columns file, text, speaker; .tsv for tabs")
+    _add_dataset(parser, config="other", split="test")
+    _add_columns(parser)
+    _add_choice(parser, seed=42)
+    _add_output(parser)
+    options = parser.parse_args(arguments)
+    return _build(_domain_items(options), options)
+
+
+def merge_manifests(arguments: Sequence[str] | None = None) -> int:
+    """`scripts/merge_manifests.py`: several manifests as one, every recording once."""
+    parser = ArgumentParser(description="Merge manifests into one that holds every recording once.")
+    parser.add_argument("manifests", nargs="+", type=Path, metavar="MANIFEST")
+    parser.add_argument("--allow-outside-paths", action="store_true", help="accept audio paths that leave a manifest's folder")
+    _add_output(parser)
+    options = parser.parse_args(arguments)
+    summary = merge(
+        options.manifests, options.output, options.audio, overwrite=options.overwrite, allow_outside=options.allow_outside_paths
+    )
+    return _report(options, summary)
+
+
+def _add_dataset(parser: argparse.ArgumentParser, *, config: str | None, split: str) -> None:
+    group = parser.add_argument_group("dataset")
+    group.add_argument("--dataset", default=LIBRISPEECH, help="hub id or local folder in the same layout (default: %(default)s)")
+    group.add_argument("--config", default=config, help="the dataset's configuration" + (f" (default: {config})" if config else ""))
+    group.add_argument("--split", default=split, help="e.g. test.clean, or test with --config clean (default: %(default)s)")
+    group.add_argument("--revision", help="commit, tag or branch on the hub (default: the newest)")
+
+
+def _add_columns(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("columns")
+    for name, default in (("audio", "audio"), ("text", "text"), ("speaker", "speaker_id"), ("id", "id")):
+        without = ", or none to do without" if name in ("speaker", "id") else ""
+        group.add_argument(f"--{name}-column", metavar="NAME", help=f"column with the {name}{without} (default: {default})")
+
+
+def _add_choice(parser: argparse.ArgumentParser, *, seed: int) -> None:
+    group = parser.add_argument_group("choice")
+    group.add_argument("--samples", type=positive_int, metavar="N", help="draw N recordings, all equally likely (default: take all)")
+    group.add_argument("--seed", type=int, default=seed, metavar="S", help="decides which are drawn (default: %(default)s)")
+    for flag, limit, what in (("--min-seconds", float(MIN_S), "shorter"), ("--max-seconds", Rules().max_s, "longer")):
+        group.add_argument(flag, type=float, default=limit, metavar="T", help=f"leave out {what} recordings (default: %(default)s)")
+
+
+def _add_output(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("output")
+    group.add_argument("--output", type=Path, required=True, metavar="FILE", help="the manifest to write")
+    group.add_argument(
+        "--audio",
+        choices=("inline", "path"),
+        default="path",
+        help="write audio files into <output's stem>_audio/, or the samples into the manifest itself (default: %(default)s)",
+    )
+    group.add_argument("--overwrite", action="store_true", help="replace what is there")
+
+
+def _domain_items(options: argparse.Namespace) -> Iterator[Item]:
+    if options.from_folder is not None:
+        if given := [flag for flag in ("audio", "text", "speaker", "id") if getattr(options, f"{flag}_column") is not None]:
+            raise ConfigError(f"--{given[0]}-column: a folder has no columns; leave it out")
+        return folder_items(options.from_folder)
+    if options.csv is not None:
+        return csv_items(
+            CsvSource(
+                options.csv,
+                audio_column=options.audio_column or CSV_COLUMNS.audio_column,
+                text_column=options.text_column or CSV_COLUMNS.text_column,
+                speaker_column=_optional(options.speaker_column, CSV_COLUMNS.speaker_column),
+                id_column=_optional(options.id_column, CSV_COLUMNS.id_column),
+            )
+        )
+    return _hub_items(options)
+
+
+def _hub_items(options: argparse.Namespace) -> Iterator[Item]:
+    return items(
+        HubSource(
+            options.dataset,
+            options.split,
+            config=options.config,
+            audio_column=options.audio_column or HUB_COLUMNS.audio_column,
+            text_column=options.text_column or HUB_COLUMNS.text_column,
+            speaker_column=_optional(options.speaker_column, HUB_COLUMNS.speaker_column),
+            id_column=_optional(options.id_column, HUB_COLUMNS.id_column),
+            revision=options.revision,
+        )
+    )
+
+
+def _optional(given: str | None, default: str | None) -> str | None:
+    if given is None:
+        return default
+    return None if given == "none" else given
+
+
+def _build(source: Iterator[Item], options: argparse.Namespace) -> int:
+    if options.min_seconds > options.max_seconds:
+        raise ConfigError(f"--min-seconds {options.min_seconds:g} is over --max-seconds {options.max_seconds:g}")
+    choice = Choice(options.samples, options.seed, options.min_seconds, options.max_seconds)
+    return _report(options, build(source, choice, options.output, options.audio, overwrite=options.overwrite))
+
+
+def _report(options: argparse.Namespace, summary: Summary) -> int:
+    for line in describe(options.output, summary):
+        print(line)
+    return 0

@@ -1,0 +1,102 @@
+"""The sets of a run: read, checked, split and kept apart, then turned into examples. Test sets never mix with the others."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lora.config import DataConfig, ReplayTargets
+from lora.evaluate import Example
+from lora.manifest import Manifest, Recording, Rules, read, require_disjoint, split, validate
+from lora.model_utils import Speech
+from lora.text import ResolvedStyle, apply_style, resolve_style
+from lora.units import Seconds
+
+GUARD_FRACTION = 0.2
+"""Share of the replay speech kept out of training to watch for forgetting while it goes on."""
+
+
+@dataclass(frozen=True, slots=True)
+class SpeechSet:
+    """A manifest's utterances with what decoding them showed, in the same order."""
+
+    manifest: Manifest
+    recordings: tuple[Recording, ...]
+
+    def __len__(self) -> int:
+        return len(self.manifest)
+
+    @property
+    def seconds(self) -> Seconds:
+        return Seconds(sum(recording.length_s for recording in self.recordings))
+
+
+@dataclass(frozen=True, slots=True)
+class SpeechSets:
+    """All sets of a run. `guard` is general speech for choosing the best step; `heldout` and `domain` are for reporting."""
+
+    train: SpeechSet
+    dev: SpeechSet
+    domain: SpeechSet
+    heldout: SpeechSet
+    replay: SpeechSet | None
+    guard: SpeechSet | None
+    style: ResolvedStyle
+
+    def named(self) -> dict[str, SpeechSet]:
+        """The sets that exist, by name."""
+        every = {
+            "train": self.train,
+            "dev": self.dev,
+            "domain": self.domain,
+            "heldout": self.heldout,
+            "replay": self.replay,
+            "guard": self.guard,
+        }
+        return {name: part for name, part in every.items() if part is not None}
+
+
+def read_set(path: str, rules: Rules, config: DataConfig) -> SpeechSet:
+    """Reads and checks one manifest with all its audio."""
+    manifest = read(Path(path), rules)
+    return SpeechSet(manifest, validate(manifest, rules, config.audio()))
+
+
+def read_sets(config: DataConfig, targets: ReplayTargets, seed: int) -> SpeechSets:
+    """Reads all manifests, splits dev off where it is not given, and makes sure that no recording is in two sets.
+
+    Raises `ManifestError` with every problem of the first manifest that has one, when sets share recordings, and when training,
+    dev and domain share speakers although the split is by speaker.
+    """
+    train = read_set(config.train_manifest, config.train_rules(), config)
+    domain = read_set(config.domain_manifest, config.test_rules(), config)
+    heldout = read_set(config.heldout_manifest, config.test_rules(), config)
+    if config.dev_manifest is not None:
+        dev = read_set(config.dev_manifest, config.train_rules(), config)
+    else:
+        train, dev = _divide(train, config.dev_fraction, config.split_by == "speaker", seed)
+    replay = guard = None
+    if config.replay_manifest is not None:
+        replay = read_set(config.replay_manifest, config.replay_rules(targets), config)
+        replay, guard = _divide(replay, GUARD_FRACTION, False, seed)
+    style = resolve_style(config.text_style, [utterance.text or "" for utterance in train.manifest])
+    sets = SpeechSets(train, dev, domain, heldout, replay, guard, style)
+    require_disjoint({name: (part.manifest, part.recordings) for name, part in sets.named().items()}, speakers=False)
+    own = {"train": train, "dev": dev, "domain": domain}
+    require_disjoint({name: (part.manifest, part.recordings) for name, part in own.items()}, speakers=config.split_by == "speaker")
+    return sets
+
+
+def examples(speech: Speech, part: SpeechSet, style: ResolvedStyle, texts: Sequence[str] | None = None) -> list[Example]:
+    """Examples of a set; `texts`, one for each utterance, take the place of the manifest's transcripts."""
+    given = texts if texts is not None else [utterance.text or "" for utterance in part.manifest]
+    return [
+        Example(utterance, recording.length_s, tuple(speech.labels(apply_style(style, text))))
+        for utterance, recording, text in zip(part.manifest, part.recordings, given, strict=True)
+    ]
+
+
+def _divide(part: SpeechSet, fraction: float, by_speaker: bool, seed: int) -> tuple[SpeechSet, SpeechSet]:
+    kept, held = split(part.manifest, fraction, "speaker" if by_speaker else "utterance", seed)
+    found = dict(zip((utterance.id for utterance in part.manifest), part.recordings, strict=True))
+    first, second = (SpeechSet(side, tuple(found[utterance.id] for utterance in side)) for side in (kept, held))
+    return first, second

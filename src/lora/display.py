@@ -1,0 +1,76 @@
+"""What a person sees while a run goes on: stages and progress on stderr, the result on stdout."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from lora.record import RunRecord, SetResult
+from lora.units import Seconds
+
+
+class Display:
+    """Stages and progress on stderr. Where that is no terminal, bars are left out and each stage is a line."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console or Console(stderr=True, highlight=False)
+        self.seconds: dict[str, Seconds] = {}
+
+    @contextmanager
+    def stage(self, name: str, title: str) -> Iterator[None]:
+        """Announces a stage and books its wall time under `name`."""
+        self.console.print(f"[bold]{title}[/bold]")
+        started = time.perf_counter()
+        yield
+        self.seconds[name] = Seconds(self.seconds.get(name, 0.0) + time.perf_counter() - started)
+
+    @contextmanager
+    def bar(self, total: int, unit: str) -> Iterator[Callable[[int, str], None]]:
+        """A progress bar; the function takes how many more are done and a remark such as the loss."""
+        columns = (
+            SpinnerColumn(),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn(unit),
+            TextColumn("{task.fields[remark]}"),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal) as progress:
+            task = progress.add_task("", total=total, remark="")
+
+            def advance(count: int, remark: str = "") -> None:
+                progress.update(task, advance=count, remark=remark)
+
+            yield advance
+
+    def result(self, table: Table) -> None:
+        """Prints a table on stdout, at full width where stdout is no terminal."""
+        Console(width=None if self.console.is_terminal else 120, highlight=False).print(table)
+
+    def line(self, text: str) -> None:
+        self.console.print(f"  {text}")
+
+
+def result_table(record: RunRecord) -> Table:
+    """Before and after on both test sets, with 95 % intervals."""
+    table = Table(title=f"{record.checkpoint.model_id}: word error rate and loss", title_justify="left")
+    for heading in ("set", "baseline WER", "tuned WER", "change (95 % interval)", "baseline loss", "tuned loss"):
+        table.add_column(heading, justify="left" if heading == "set" else "right")
+    for name, result in (("domain", record.domain), ("held-out", record.heldout)):
+        if result is not None:
+            table.add_row(name, *_cells(result))
+    return table
+
+
+def _cells(result: SetResult) -> tuple[str, ...]:
+    change = result.comparison
+    return (
+        f"{100 * result.baseline.score.wer:.2f} %",
+        f"{100 * result.tuned.score.wer:.2f} %",
+        f"{100 * change.difference:+.2f} ({100 * change.interval.low:+.2f} to {100 * change.interval.high:+.2f}) points",
+        f"{result.baseline.loss:.3f}",
+        f"{result.tuned.loss:.3f}",
+    )

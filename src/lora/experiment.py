@@ -1,0 +1,290 @@
+"""One run from settings to verdict. The only module that knows the order of the stages."""
+
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import torch
+
+from lora import adapter as adapters
+from lora import record as records
+from lora.adapter import Adapted, Passport
+from lora.checkpoint import Checkpoint, resolve
+from lora.config import RunConfig
+from lora.data import SpeechSet, SpeechSets, examples, read_sets
+from lora.decode import DecodeSettings
+from lora.display import Display
+from lora.errors import LoraError, TrainingError
+from lora.evaluate import Evaluation, Example, evaluate, transcribe_all
+from lora.features import Features, LiveFeatures, StoredFeatures
+from lora.files import atomic_folder, sha256_file
+from lora.gate import judge
+from lora.model_utils import Speech, choose_device, load_speech, loss_sum, pad_labels
+from lora.record import AdapterInfo, CheckpointInfo, ManifestInfo, RunRecord, SetResult
+from lora.report.markdown import write_report
+from lora.report.metrics import write_metrics
+from lora.runfolder import RunLog, check, take
+from lora.scoring import compare, interval
+from lora.text import normaliser_version
+from lora.train import Progress, Step, TrainData, TrainOutcome, planned_steps, train
+
+ADAPTER_FOLDER = "lora_adapter"
+PROCESSOR_FOLDER = "processor"
+REPORT_FILE = "report.md"
+
+OWN_TRANSCRIPT_LOSS = 1.0
+"""Nats per token above which the label path must be broken: a model finds its own greedy transcript likely (0.1 measured); labels
+without EOS give about 1, labels shifted twice 10 and more."""
+
+OWN_TRANSCRIPT_CLIPS = 8
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """All that is known and checked before anything expensive starts."""
+
+    config: RunConfig
+    sets: SpeechSets
+    checkpoint: Checkpoint
+    speech: Speech
+    sites: tuple[str, ...]
+    decode: DecodeSettings
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.config.output.output_dir)
+
+
+def prepare(config: RunConfig, display: Display) -> Prepared:
+    """Reads and checks everything: run folder, device, manifests with their audio, checkpoint, adapter sites. Writes nothing.
+
+    Raises the `LoraError` that says what to mend.
+    """
+    check(Path(config.output.output_dir), config.output.overwrite)
+    device = choose_device(config.model.device)
+    with display.stage("read", "Reading manifests and audio"):
+        sets = read_sets(config.data, config.train.replay_targets, config.train.seed)
+        for name, part in sets.named().items():
+            display.line(f"{name:8} {len(part):6} utterances {part.seconds / 60:7.1f} min   {part.manifest.path}")
+    with display.stage("load", f"Loading {config.model.model_id} on {device.type}"):
+        checkpoint = resolve(config.model.model_id, config.model.revision)
+        speech = load_speech(checkpoint, device, config.model.precision)
+        sites = adapters.find_sites(speech, config.adapter.lora_targets)
+        display.line(f"adapter: {len(sites)} layers, {sites[0]} to {sites[-1]}")
+    return Prepared(config, sets, checkpoint, speech, sites, DecodeSettings(tokens_per_second=config.eval.tokens_per_second))
+
+
+def experiment(config: RunConfig, metrics_file: str, display: Display) -> RunRecord:
+    """Baseline, training, tuned scores, verdict; the artifacts are in the run folder when it returns.
+
+    `metrics_file` is the name of the flat metrics file. A failure or an interruption is written into the record and raised again.
+    """
+    prepared = prepare(config, display)
+    log = take(prepared.folder, config.output.overwrite, config)
+    record = _opening_record(prepared)
+    records.write(record, prepared.folder)
+    log.write("start", command=record.command, device=record.environment.device)
+    try:
+        record = _stages(prepared, record, log, display)
+    except BaseException as error:
+        status: records.Status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+        message = str(error) if isinstance(error, LoraError) else repr(error)
+        log.write(status, error=message)
+        _close(record, prepared.folder, metrics_file, display, status=status, error=message)
+        raise
+    record = _close(record, prepared.folder, metrics_file, display, status="completed", error=None)
+    write_report(record, prepared.folder / REPORT_FILE)
+    log.write("completed", accepted=record.verdict.accepted if record.verdict else None)
+    return record
+
+
+def _stages(prepared: Prepared, record: RunRecord, log: RunLog, display: Display) -> RunRecord:
+    config, sets = prepared.config, prepared.sets
+    features = _encoded(prepared, display)
+    test_sets = {name: examples(prepared.speech, sets.named()[name], sets.style) for name in ("domain", "heldout")}
+    with display.stage("baseline", "Baseline"):
+        baseline = {name: _evaluate(prepared, prepared.speech, part, features, display) for name, part in test_sets.items()}
+        _log_scores(log, display, "baseline", baseline)
+        _require_sound_labels(prepared, test_sets["heldout"], baseline["heldout"], features)
+    data, left_out = _train_data(prepared, features, display)
+    record = msgspec.structs.replace(record, replay_left_out=left_out)
+    adapted = adapters.attach(prepared.speech, config.adapter)
+    with display.stage("train", f"Training {sum(p.numel() for p in adapted.parameters())} parameters"):
+        outcome = _train(prepared, adapted, data, features, log, display)
+    info = _save(prepared, adapted)
+    with display.stage("tuned", "Tuned, from the saved adapter"):
+        reloaded = adapters.load(
+            load_speech(prepared.checkpoint, prepared.speech.device, config.model.precision), _adapter_folder(prepared)
+        )
+        with adapters.merged(reloaded) as speech:
+            after = features if isinstance(features, StoredFeatures) else LiveFeatures(speech, config.data.audio())
+            tuned = {name: _evaluate(prepared, speech, part, after, display) for name, part in test_sets.items()}
+        _log_scores(log, display, "tuned", tuned)
+    results = {name: _result(baseline[name], tuned[name], config.train.seed) for name in test_sets}
+    verdict = judge(
+        domain=(baseline["domain"].score, tuned["domain"].score),
+        heldout=(baseline["heldout"].score, tuned["heldout"].score),
+        rules=config.gate,
+    )
+    return msgspec.structs.replace(
+        record, adapter=info, training=outcome, domain=results["domain"], heldout=results["heldout"], verdict=verdict
+    )
+
+
+def _encoded(prepared: Prepared, display: Display) -> Features:
+    """Encoder outputs: all computed now when the encoder is frozen, else on demand."""
+    audio = prepared.config.data.audio()
+    if any(".encoder." in site for site in prepared.sites):
+        return LiveFeatures(prepared.speech, audio)
+    stored = StoredFeatures(prepared.speech, audio)
+    utterances = [utterance for part in prepared.sets.named().values() for utterance in part.manifest]
+    with display.stage("encode", "Encoding speech, once for all stages"), display.bar(len(utterances), "utterances") as advance:
+        stored.prepare(utterances, lambda: advance(1, ""))
+    return stored
+
+
+def _evaluate(prepared: Prepared, speech: Speech, part: list[Example], features: Features, display: Display) -> Evaluation:
+    with display.bar(len(part), "utterances") as advance:
+        return evaluate(speech, part, features, prepared.decode, prepared.config.eval.eval_batch_size, lambda count: advance(count, ""))
+
+
+def _require_sound_labels(prepared: Prepared, part: list[Example], baseline: Evaluation, features: Features) -> None:
+    """Refuses to train when the model finds its own transcripts unlikely: labels and logits do not line up then."""
+    speech = prepared.speech
+    said = [
+        (example, row.hypothesis) for example, row in zip(part, baseline.score.utterances, strict=True) if row.hypothesis and not row.capped
+    ]
+    chosen = said[:OWN_TRANSCRIPT_CLIPS]
+    if not chosen:
+        return
+    labels = [speech.labels(text) for _, text in chosen]
+    with torch.inference_mode():
+        encoded = features.batch([example.utterance for example, _ in chosen])
+        loss = loss_sum(speech, encoded, pad_labels(labels, speech.device)).item() / sum(map(len, labels))
+    if loss > OWN_TRANSCRIPT_LOSS:
+        raise TrainingError(
+            f"the model's loss on its own transcripts is {loss:.2f} nats per token, above {OWN_TRANSCRIPT_LOSS:g}: labels and outputs do "
+            f"not line up, so training would ruin it; use transformers 5.15 or later, and the tokenizer that belongs to {prepared.checkpoint.model_id}"
+        )
+
+
+def _train_data(prepared: Prepared, features: Features, display: Display) -> tuple[TrainData, tuple[str, ...]]:
+    """Training examples, and the ids of replay clips that the base model could not label because it looped on them."""
+    sets, speech, targets = prepared.sets, prepared.speech, prepared.config.train.replay_targets
+    domain, dev = examples(speech, sets.train, sets.style), examples(speech, sets.dev, sets.style)
+    if sets.replay is None or sets.guard is None:
+        return TrainData(domain, dev), ()
+    if targets == "transcript":
+        return TrainData(domain, dev, examples(speech, sets.replay, sets.style), examples(speech, sets.guard, sets.style)), ()
+    with display.stage("replay", "Replay: the base model transcribes general speech"):
+        replay, looped = _labelled_by_base(prepared, sets.replay, features, display)
+        guard, more = _labelled_by_base(prepared, sets.guard, features, display)
+    return TrainData(domain, dev, replay, guard), looped + more
+
+
+def _labelled_by_base(prepared: Prepared, part: SpeechSet, features: Features, display: Display) -> tuple[list[Example], tuple[str, ...]]:
+    """Examples that teach what the base model says, in its own style."""
+    speech, unlabelled = prepared.speech, examples(prepared.speech, part, "none")
+    with display.bar(len(unlabelled), "utterances") as advance:
+        said = transcribe_all(
+            speech, unlabelled, features, prepared.decode, prepared.config.eval.eval_batch_size, lambda count: advance(count, "")
+        )
+    labelled = examples(speech, part, "none", [transcript.text for transcript in said])
+    sound = [example for example, transcript in zip(labelled, said, strict=True) if transcript.text and not transcript.capped]
+    return sound, tuple(e.utterance.id for e, t in zip(labelled, said, strict=True) if not t.text or t.capped)
+
+
+def _train(prepared: Prepared, adapted: Adapted, data: TrainData, features: Features, log: RunLog, display: Display) -> TrainOutcome:
+    config = prepared.config
+    with display.bar(planned_steps(config.train, len(data.domain)), "updates") as advance:
+
+        def update(step: int, _steps: int, loss: float, speed: float) -> None:
+            advance(1, f"loss {loss:.3f}, {speed:.0f} s of audio a second")
+            log.write("update", step=step, loss=loss, audio_seconds_per_second=speed)
+
+        def evaluated(step: Step, best: bool) -> None:
+            guard = f", guard WER {100 * step.guard_wer:.2f} %" if step.guard_wer is not None else ""
+            display.line(f"step {step.step:5} dev WER {100 * step.dev_wer:.2f} %, loss {step.dev_loss:.3f}{guard}{' *' if best else ''}")
+            log.write("dev", best=best, **msgspec.structs.asdict(step))
+
+        return train(adapted, data, features, config.train, prepared.decode, config.eval.eval_batch_size, Progress(update, evaluated))
+
+
+def _save(prepared: Prepared, adapted: Adapted) -> AdapterInfo:
+    """Writes adapter and processor, each whole or not at all."""
+    passport = Passport(
+        base_model_id=prepared.checkpoint.model_id,
+        base_revision=prepared.checkpoint.revision,
+        base_sha256=prepared.checkpoint.sha256,
+        audio=prepared.config.data.audio(),
+        decode=prepared.decode,
+        text_style=prepared.sets.style,
+        normaliser=normaliser_version(),
+    )
+    with atomic_folder(_adapter_folder(prepared)) as folder:
+        adapters.save(adapted, folder, passport)
+    with atomic_folder(prepared.folder / PROCESSOR_FOLDER) as folder:
+        prepared.speech.processor.save_pretrained(folder)
+    return AdapterInfo(
+        sites=adapted.sites,
+        parameters=sum(parameter.numel() for parameter in adapted.parameters()),
+        sha256=sha256_file(_adapter_folder(prepared) / "adapter_model.safetensors"),
+    )
+
+
+def _adapter_folder(prepared: Prepared) -> Path:
+    return prepared.folder / ADAPTER_FOLDER
+
+
+def _result(baseline: Evaluation, tuned: Evaluation, seed: int) -> SetResult:
+    return SetResult(
+        baseline=baseline,
+        baseline_interval=interval(baseline.score, seed),
+        tuned=tuned,
+        tuned_interval=interval(tuned.score, seed),
+        comparison=compare(baseline.score, tuned.score, seed),
+    )
+
+
+def _log_scores(log: RunLog, display: Display, when: str, evaluations: dict[str, Evaluation]) -> None:
+    for name, evaluation in evaluations.items():
+        score = evaluation.score
+        looped = f", {len(score.capped)} clips at the token cap" if score.capped else ""
+        display.line(f"{name:8} WER {100 * score.wer:.2f} %, loss {evaluation.loss:.3f}{looped}")
+        log.write(when, set=name, wer=score.wer, cer=score.cer, raw_wer=score.raw_wer, loss=evaluation.loss, capped=score.capped)
+
+
+def _opening_record(prepared: Prepared) -> RunRecord:
+    device, checkpoint = prepared.speech.device, prepared.checkpoint
+    device_name = (
+        torch.cuda.get_device_name(device) if device.type == "cuda" else f"{platform.processor() or platform.machine()} {device.type}"
+    )
+    return RunRecord(
+        status="running",
+        command=records.command(),
+        started_at=records.now(),
+        config=prepared.config,
+        checkpoint=CheckpointInfo(
+            model_id=checkpoint.model_id, kind=checkpoint.kind, revision=checkpoint.revision, sha256=checkpoint.sha256
+        ),
+        manifests={
+            name: ManifestInfo(
+                path=str(part.manifest.path),
+                sha256=part.manifest.sha256,
+                utterances=len(part),
+                seconds=part.seconds,
+                speakers=len(part.manifest.speakers()),
+            )
+            for name, part in prepared.sets.named().items()
+        },
+        environment=records.environment(device.type, device_name, torch.get_num_threads()),
+        text_style=prepared.sets.style,
+    )
+
+
+def _close(record: RunRecord, folder: Path, metrics_file: str, display: Display, *, status: records.Status, error: str | None) -> RunRecord:
+    closed = msgspec.structs.replace(record, status=status, error=error, finished_at=records.now(), stages=dict(display.seconds))
+    records.write(closed, folder)
+    write_metrics(closed, folder / metrics_file)
+    return closed

@@ -1,0 +1,145 @@
+"""`moonshine-lora`: one command for the whole flow."""
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from lora import __version__
+from lora.console import ArgumentParser, positive_int
+from lora.console import run as run_command
+
+# Modules that need torch are imported by the command that needs them, so that --help answers at once.
+
+
+def main() -> int:
+    """Entry point of the console script."""
+    return run_command(_main)
+
+
+def _main(arguments: list[str] | None = None) -> int:
+    parser = ArgumentParser(
+        prog="moonshine-lora", description="Fine-tune Moonshine speech recognition with LoRA and prove that it got better."
+    )
+    parser.add_argument("--version", action="version", version=f"moonshine-lora {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, (help_text, add_arguments, execute) in COMMANDS.items():
+        command = commands.add_parser(name, help=help_text, description=help_text[0].upper() + help_text[1:] + ".")
+        add_arguments(command)
+        command.set_defaults(execute=execute)
+    options = parser.parse_args(arguments)
+    code: int = options.execute(options)
+    return code
+
+
+def _experiment_arguments(parser: argparse.ArgumentParser) -> None:
+    from lora.runners.experiment import add_arguments
+
+    add_arguments(parser)
+
+
+def _experiment(options: argparse.Namespace) -> int:
+    from lora.runners.experiment import execute
+
+    return execute(options)
+
+
+def _transcribe_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model-id", required=True, metavar="TEXT", help="hub id, local folder or packaged:moonshine-tiny")
+    parser.add_argument("--revision", metavar="TEXT", help="commit, tag or branch of a hub checkpoint")
+    parser.add_argument("--adapter-dir", type=Path, metavar="DIR", help="a run's lora_adapter/ folder")
+    parser.add_argument("--processor-dir", type=Path, metavar="DIR", help="a run's processor/ folder, in place of the checkpoint's own")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--manifest", type=Path, metavar="FILE", help="transcribe a manifest; lines with a text are scored")
+    source.add_argument("--audio", type=Path, nargs="+", metavar="FILE", help="transcribe audio files")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="write everything as .json, or a row a line as .jsonl")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto")
+    parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--eval-batch-size", type=positive_int, default=16, metavar="N", help="utterances decoded together (default 16)")
+    parser.add_argument(
+        "--tokens-per-second", type=float, metavar="X", help="token cap, without an adapter (default 6.5; other languages 13)"
+    )
+    parser.add_argument("--max-seconds", type=float, default=30.0, metavar="X", help="longest utterance accepted (default 30)")
+    parser.add_argument("--allow-outside-paths", action="store_true", help="accept audio paths that leave the manifest's folder")
+
+
+def _transcribe(options: argparse.Namespace) -> int:
+    from lora.errors import ConfigError
+
+    if options.output is not None and options.output.suffix not in (".json", ".jsonl"):
+        raise ConfigError(f"--output {options.output}: name it .json (everything) or .jsonl (a row a line)")
+    from lora.quiet import quiet_libraries
+
+    quiet_libraries()
+    from lora.manifest import Rules
+    from lora.transcribe import Request, from_files, from_manifest, open_transcriber, write_result
+
+    transcriber = open_transcriber(
+        Request(
+            model_id=options.model_id,
+            revision=options.revision,
+            adapter_folder=options.adapter_dir,
+            processor_folder=options.processor_dir,
+            device=options.device,
+            precision=options.precision,
+            batch_size=options.eval_batch_size,
+            tokens_per_second=options.tokens_per_second,
+        )
+    )
+    rules = Rules(max_s=options.max_seconds, require_text=False, allow_outside=options.allow_outside_paths)
+    if options.manifest is not None:
+        utterances, lengths_s = from_manifest(options.manifest, rules, transcriber.audio)
+    else:
+        utterances, lengths_s = from_files(options.audio, options.max_seconds, transcriber.audio)
+    result = transcriber(utterances, lengths_s)
+    if options.output is not None:
+        write_result(result, options.output)
+    for row in result.utterances:
+        print(f"{row.id}\t{row.text}" + (f"\tWER {100 * row.wer:.1f} %" if row.wer is not None else ""))
+    if result.wer is not None and result.cer is not None:
+        print(f"WER {100 * result.wer:.2f} %, CER {100 * result.cer:.2f} % over {result.scored} utterances", file=sys.stderr)
+    return 0
+
+
+def _data_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--output", type=Path, default=Path("data/quickstart"), metavar="DIR", help="folder to make (default data/quickstart)"
+    )
+
+
+def _data(options: argparse.Namespace) -> int:
+    from lora.corpora.quickstart import prepare
+
+    for path in prepare(options.output).paths():
+        print(path)
+    return 0
+
+
+def _cache_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("action", choices=("show", "clear"), help="show how much is kept, or remove all of it")
+
+
+def _cache(options: argparse.Namespace) -> int:
+    from lora.files import cache_dir, folder_bytes, remove_folder
+
+    folder = cache_dir()
+    if options.action == "show":
+        for part in sorted(folder.iterdir()) if folder.is_dir() else []:
+            print(f"{folder_bytes(part) / 1e6:10.1f} MB  {part}")
+    else:
+        print(f"removed {remove_folder(folder) / 1e6:.1f} MB from {folder}")
+    return 0
+
+
+Arguments = Callable[[argparse.ArgumentParser], None]
+Execute = Callable[[argparse.Namespace], int]
+
+COMMANDS: dict[str, tuple[str, Arguments, Execute]] = {
+    "experiment": ("measure, train, measure again, accept or reject", _experiment_arguments, _experiment),
+    "transcribe": ("transcribe audio files or a manifest, with or without an adapter", _transcribe_arguments, _transcribe),
+    "data": ("fetch the quickstart's speech", _data_arguments, _data),
+    "cache": ("show or clear checkpoints, downloads and encoder outputs that can be made again", _cache_arguments, _cache),
+}
+
+if __name__ == "__main__":
+    sys.exit(main())

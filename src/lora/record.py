@@ -1,0 +1,162 @@
+"""The record of a run: settings, provenance, scores, verdict. One JSON file that says all there is to say about it."""
+
+import platform
+import subprocess
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from lora.config import RunConfig
+from lora.errors import RunFolderError
+from lora.evaluate import Evaluation
+from lora.files import read_json, write_json
+from lora.gate import Verdict
+from lora.scoring import Comparison, Interval
+from lora.train import TrainOutcome
+from lora.units import Seconds
+
+SCHEMA = 1
+"""Raised when a field changes its meaning; a reader refuses a number it does not know."""
+
+RECORD_FILE = "record.json"
+
+Status = Literal["running", "completed", "failed", "interrupted"]
+
+_LIBRARIES = ("torch", "transformers", "peft", "accelerate", "jiwer", "whisper-normalizer", "soundfile", "soxr", "numpy")
+
+
+class ManifestInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """One set of speech as the run used it."""
+
+    path: str
+    sha256: str
+    utterances: int
+    seconds: Seconds
+    speakers: int
+
+
+class CheckpointInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """The base model."""
+
+    model_id: str
+    kind: str
+    revision: str | None
+    sha256: str
+
+
+class AdapterInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """What was trained."""
+
+    sites: tuple[str, ...]
+    parameters: int
+    sha256: str | None = None
+    """Hash of the saved adapter weights."""
+
+
+class Environment(msgspec.Struct, frozen=True, kw_only=True):
+    """Where it ran."""
+
+    versions: dict[str, str]
+    python: str
+    platform: str
+    device: str
+    device_name: str
+    threads: int
+    commit: str | None
+    """Git commit of the working tree, with `+dirty` when it had changes; None outside a checkout."""
+
+
+class SetResult(msgspec.Struct, frozen=True, kw_only=True):
+    """A test set before and after."""
+
+    baseline: Evaluation
+    baseline_interval: Interval
+    tuned: Evaluation
+    tuned_interval: Interval
+    comparison: Comparison
+
+
+class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything known about a run. Fields that a stage fills in are None until it has run."""
+
+    status: Status
+    command: tuple[str, ...]
+    started_at: str
+    config: RunConfig
+    checkpoint: CheckpointInfo
+    manifests: dict[str, ManifestInfo]
+    environment: Environment
+    text_style: str
+    schema: int = SCHEMA
+    finished_at: str | None = None
+    error: str | None = None
+    adapter: AdapterInfo | None = None
+    training: TrainOutcome | None = None
+    replay_left_out: tuple[str, ...] = ()
+    """Ids of replay clips on which the base model looped, so that it could not label them."""
+    domain: SetResult | None = None
+    heldout: SetResult | None = None
+    verdict: Verdict | None = None
+    stages: dict[str, Seconds] = {}
+
+
+def now() -> str:
+    """The time in UTC, ISO 8601, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def environment(device: str, device_name: str, threads: int) -> Environment:
+    """Versions and machine of this process."""
+    return Environment(
+        versions={"moonshine-lora": version("moonshine-lora")} | {name: version(name) for name in _LIBRARIES},
+        python=platform.python_version(),
+        platform=platform.platform(),
+        device=device,
+        device_name=device_name,
+        threads=threads,
+        commit=_commit(),
+    )
+
+
+def command() -> tuple[str, ...]:
+    """The command that started this process, its program without the folder."""
+    return (Path(sys.argv[0]).name, *sys.argv[1:])
+
+
+def write(record: RunRecord, folder: Path) -> None:
+    write_json(folder / RECORD_FILE, record)
+
+
+def read(folder: Path) -> RunRecord:
+    """The record of a run folder. Raises `RunFolderError` when there is none, or one of a version this code does not know."""
+    file = folder / RECORD_FILE
+    if not file.is_file():
+        raise RunFolderError(f"{folder}: holds no run (no {RECORD_FILE})")
+    schema = read_json(file, dict[str, msgspec.Raw], RunFolderError).get("schema")
+    if schema is None or bytes(schema) != str(SCHEMA).encode():
+        found = bytes(schema).decode() if schema is not None else "none"
+        raise RunFolderError(f"{file}: has schema {found}, this version reads {SCHEMA}; use the version that wrote it")
+    record: RunRecord = read_json(file, RunRecord, RunFolderError)
+    return record
+
+
+def _commit() -> str | None:
+    """Of the checkout that this package is imported from; an installed package has none."""
+    here = Path(__file__).parent
+    commit = _git(here, ["rev-parse", "HEAD"])
+    if commit is None:
+        return None
+    return commit + ("+dirty" if _git(here, ["status", "--porcelain"]) else "")
+
+
+def _git(folder: Path, arguments: Sequence[str]) -> str | None:
+    try:
+        answer = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=False)
+    except FileNotFoundError:  # git is not needed to train
+        return None
+    return answer.stdout.strip() if answer.returncode == 0 else None

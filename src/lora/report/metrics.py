@@ -1,0 +1,61 @@
+"""The flat metrics file that scripts read: `experiment_metrics.json` or `real_metrics.json`."""
+
+from pathlib import Path
+from typing import Any
+
+from lora.files import write_json
+from lora.record import RunRecord, SetResult
+
+
+def write_metrics(record: RunRecord, file: Path) -> None:
+    """Writes the metrics of a run. Rates are ratios, losses nats per token, times seconds."""
+    write_json(file, metrics(record))
+
+
+def metrics(record: RunRecord) -> dict[str, Any]:
+    """The metrics as a flat dictionary with the settings and provenance beside them; absent stages give None."""
+    return {
+        "status": record.status,
+        "error": record.error,
+        "accepted": record.verdict.accepted if record.verdict else None,
+        "verdict": record.verdict.sentence if record.verdict else None,
+        "checks": record.verdict.checks if record.verdict else None,
+        **_set("", record.domain),
+        **_set("heldout_", record.heldout),
+        "best_step": record.training.best_step if record.training else None,
+        "steps": record.training.steps if record.training else None,
+        "train_audio_seconds_per_second": record.training.audio_seconds / record.training.seconds if record.training else None,
+        "runtime_seconds": record.stages,
+        "device": record.environment.device,
+        "model_id": record.checkpoint.model_id,
+        "model_revision": record.checkpoint.revision,
+        "model_sha256": record.checkpoint.sha256,
+        "adapter": record.adapter,
+        "text_style": record.text_style,
+        "normaliser": record.domain.baseline.score.normaliser if record.domain else None,
+        "settings": record.config,
+        "manifests": record.manifests,
+        "environment": record.environment,
+        "command": record.command,
+        "started_at": record.started_at,
+        "finished_at": record.finished_at,
+    }
+
+
+def _set(prefix: str, result: SetResult | None) -> dict[str, Any]:
+    names = ("wer", "cer", "raw_wer", "eval_loss", "wer_interval")
+    if result is None:
+        return {f"{prefix}{when}_{name}": None for when in ("baseline", "tuned") for name in names}
+    sides = {"baseline": (result.baseline, result.baseline_interval), "tuned": (result.tuned, result.tuned_interval)}
+    values: dict[str, Any] = {}
+    for when, (evaluation, interval) in sides.items():
+        score = evaluation.score
+        values[f"{prefix}{when}_wer"] = score.wer
+        values[f"{prefix}{when}_cer"] = score.cer
+        values[f"{prefix}{when}_raw_wer"] = score.raw_wer
+        values[f"{prefix}{when}_eval_loss"] = evaluation.loss
+        values[f"{prefix}{when}_wer_interval"] = [interval.low, interval.high]
+        values[f"{prefix}{when}_words"] = score.words
+        values[f"{prefix}{when}_capped"] = score.capped
+    values[f"{prefix}wer_change"] = result.comparison
+    return values

@@ -1,0 +1,54 @@
+"""The full run: baseline, LoRA training, tuned scores, verdict. Writes `experiment_metrics.json`, `lora_adapter/`, `processor/`."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from lora.config import RunConfig, add_flags, from_flags
+from lora.console import ArgumentParser, run
+
+METRICS_FILE = "experiment_metrics.json"
+EXIT_REJECTED = 3
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = ArgumentParser(prog="python -m lora.runners.experiment", description=__doc__)
+    add_arguments(parser)
+    return execute(parser.parse_args(arguments))
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", type=Path, metavar="FILE", help="TOML file with any of the settings below; flags win over it")
+    parser.add_argument("--dry-run", action="store_true", help="check settings, manifests, audio, checkpoint and sites; train nothing")
+    add_flags(parser)
+
+
+def execute(arguments: argparse.Namespace) -> int:
+    return start(from_flags(arguments, arguments.config), METRICS_FILE, dry_run=arguments.dry_run)
+
+
+def start(config: RunConfig, metrics_file: str, *, dry_run: bool) -> int:
+    """Runs, shows the result, and returns 0 when the adapter was accepted, `EXIT_REJECTED` when the gate rejected it."""
+    from lora.quiet import quiet_libraries  # heavy imports wait until the settings are known to be good
+
+    quiet_libraries()
+    from lora.display import Display, result_table
+    from lora.experiment import experiment, prepare
+
+    display = Display()
+    if dry_run:
+        prepared = prepare(config, display)
+        for site in prepared.sites:
+            print(site)
+        print(f"ready: {len(prepared.sites)} layers to adapt, nothing was trained or written")
+        return 0
+    record = experiment(config, metrics_file, display)
+    assert record.verdict is not None  # a completed run has one
+    display.result(result_table(record))
+    print(f"{record.verdict.sentence}")
+    print(f"{config.output.output_dir}: report.md, {metrics_file}, lora_adapter/, processor/")
+    return 0 if record.verdict.accepted else EXIT_REJECTED
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))

@@ -1,0 +1,158 @@
+"""Transcripts of files or a manifest with any checkpoint and adapter, scored where references exist."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import msgspec
+
+from lora import adapter as adapters
+from lora.audio import AudioSettings, FileAudio, duration, read_file
+from lora.checkpoint import resolve
+from lora.config import Device, EvalConfig, Precision
+from lora.decode import DecodeSettings, Transcript
+from lora.errors import AudioError, CheckpointError
+from lora.evaluate import Example, score_transcripts, transcribe_all
+from lora.features import LiveFeatures
+from lora.files import write_json, write_jsonl
+from lora.manifest import MIN_S, Rules, Utterance, read, validate
+from lora.model_utils import Speech, choose_device, load_processor, load_speech
+from lora.scoring import Counts
+from lora.units import Seconds
+
+DEFAULT_CAP = EvalConfig().tokens_per_second
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What to transcribe with what. `processor_folder` replaces the checkpoint's own processor."""
+
+    model_id: str
+    revision: str | None
+    adapter_folder: Path | None
+    processor_folder: Path | None
+    device: Device
+    precision: Precision
+    batch_size: int
+    tokens_per_second: float | None
+    """Only for a model without adapter; an adapter is decoded as its run was."""
+
+
+class Transcription(msgspec.Struct, frozen=True, kw_only=True):
+    """One row of the output. `wer` and `errors` are None where there is no reference."""
+
+    id: str
+    audio: str
+    seconds: Seconds
+    text: str
+    capped: bool
+    reference: str | None = None
+    wer: float | None = None
+    errors: Counts | None = None
+
+
+class Result(msgspec.Struct, frozen=True, kw_only=True):
+    """All rows and, where references exist, the corpus score over the rows that have one."""
+
+    model_id: str
+    adapter: str | None
+    decode: DecodeSettings
+    audio: AudioSettings
+    utterances: tuple[Transcription, ...]
+    scored: int = 0
+    wer: float | None = None
+    cer: float | None = None
+    raw_wer: float | None = None
+    normaliser: str | None = None
+
+
+@dataclass(frozen=True)
+class Transcriber:
+    """A loaded model, its adapter folded in, with the settings that belong to it."""
+
+    speech: Speech
+    decode: DecodeSettings
+    audio: AudioSettings
+    request: Request
+
+    def __call__(self, utterances: Sequence[Utterance], lengths_s: Sequence[Seconds]) -> Result:
+        """Transcribes utterances; those with a text are scored."""
+        examples = [Example(utterance, length_s, ()) for utterance, length_s in zip(utterances, lengths_s, strict=True)]
+        found = transcribe_all(self.speech, examples, LiveFeatures(self.speech, self.audio), self.decode, self.request.batch_size)
+        referenced = [(e, t) for e, t in zip(examples, found, strict=True) if e.utterance.text is not None]
+        score = score_transcripts(*zip(*referenced, strict=True)) if referenced else None
+        errors = {row.id: row.words for row in score.utterances} if score else {}
+        rows = tuple(
+            _row(example, transcript, errors.get(example.utterance.id)) for example, transcript in zip(examples, found, strict=True)
+        )
+        spoken = score is not None and score.words.reference_length > 0
+        return Result(
+            model_id=self.request.model_id,
+            adapter=str(self.request.adapter_folder) if self.request.adapter_folder else None,
+            decode=self.decode,
+            audio=self.audio,
+            utterances=rows,
+            scored=len(referenced),
+            wer=score.wer if score and spoken else None,
+            cer=score.cer if score and spoken else None,
+            raw_wer=score.raw_wer if score and spoken else None,
+            normaliser=score.normaliser if score else None,
+        )
+
+
+def open_transcriber(request: Request) -> Transcriber:
+    """Loads model and adapter and settles how they decode.
+
+    Raises `CheckpointError` when the adapter belongs to another model, or when decode settings are given that it was not made with.
+    """
+    passport = adapters.read_passport(request.adapter_folder) if request.adapter_folder else None
+    device = choose_device(request.device)
+    speech = load_speech(resolve(request.model_id, request.revision), device, request.precision)
+    if request.processor_folder is not None:
+        speech = replace(speech, processor=load_processor(request.processor_folder))
+    if passport is None or request.adapter_folder is None:
+        return Transcriber(speech, DecodeSettings(tokens_per_second=request.tokens_per_second or DEFAULT_CAP), AudioSettings(), request)
+    if request.tokens_per_second not in (None, passport.decode.tokens_per_second):
+        raise CheckpointError(
+            f"{request.adapter_folder}: was scored with --tokens-per-second {passport.decode.tokens_per_second:g}; leave the flag out"
+        )
+    adapters.fold_in(adapters.load(speech, request.adapter_folder))
+    return Transcriber(speech, passport.decode, passport.audio, request)
+
+
+def from_manifest(path: Path, rules: Rules, audio: AudioSettings) -> tuple[tuple[Utterance, ...], list[Seconds]]:
+    """Utterances of a manifest with their durations, checked."""
+    manifest = read(path, rules)
+    return manifest.utterances, [recording.length_s for recording in validate(manifest, rules, audio)]
+
+
+def from_files(paths: Sequence[Path], max_s: float, audio: AudioSettings) -> tuple[tuple[Utterance, ...], list[Seconds]]:
+    """An utterance for each audio file. Raises `AudioError` for one that is missing, unreadable, too short or too long."""
+    lengths_s = []
+    for path in paths:
+        length_s = duration(read_file(path, audio))
+        if not MIN_S <= length_s <= max_s:
+            raise AudioError(f"{path}: lasts {length_s:.2f} s; Moonshine takes {MIN_S:g} to {max_s:g} s at a time, cut it at pauses")
+        lengths_s.append(length_s)
+    return tuple(Utterance(str(path), FileAudio(path), None, None, line) for line, path in enumerate(paths, start=1)), lengths_s
+
+
+def write_result(result: Result, output: Path) -> None:
+    """Writes everything as `.json`, or a row a line as `.jsonl`."""
+    if output.suffix == ".jsonl":
+        write_jsonl(output, result.utterances)
+    else:
+        write_json(output, result)
+
+
+def _row(example: Example, transcript: Transcript, errors: Counts | None) -> Transcription:
+    return Transcription(
+        id=example.utterance.id,
+        audio=str(example.utterance.audio),
+        seconds=example.length_s,
+        text=transcript.text,
+        capped=transcript.capped,
+        reference=example.utterance.text,
+        wer=errors.rate if errors and errors.reference_length else None,
+        errors=errors,
+    )

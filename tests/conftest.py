@@ -1,0 +1,114 @@
+"""Shared speech and models. The models are never modified here: a test that adapts or trains one loads its checkpoint afresh."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import (
+    AutoProcessor,
+    MoonshineConfig,
+    MoonshineForConditionalGeneration,
+    MoonshineStreamingConfig,
+    MoonshineStreamingEncoderConfig,
+    MoonshineStreamingForConditionalGeneration,
+    MoonshineStreamingProcessor,
+    PreTrainedModel,
+)
+from transformers.utils import logging as transformers_logging
+
+from lora.audio import AudioSettings, Waveform, load
+from lora.checkpoint import resolve
+from lora.corpora import general
+from lora.manifest import Rules, Utterance, read
+from lora.model_utils import Speech, load_speech
+
+torch.set_num_threads(1)  # one clip at a time: a second thread on a busy machine costs more than it brings
+transformers_logging.disable_progress_bar()
+
+SPECIAL = {"pad_token_id": 2, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1}
+SPREAD = 0.2
+"""Standard deviation of random weights: at the default 0.02 a model of this width ignores its input and any two runs look alike."""
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Speech:
+    """The packaged tiny model."""
+    return load_speech(resolve("packaged:moonshine-tiny"), torch.device("cpu"), "float32")
+
+
+@pytest.fixture(scope="session")
+def random_v1(tiny: Speech, tmp_path_factory: pytest.TempPathFactory) -> Speech:
+    """A v1 model of random weights, two layers each side, with the real tokenizer; pad and EOS are one id."""
+    config = MoonshineConfig(
+        hidden_size=32,
+        intermediate_size=48,
+        encoder_num_hidden_layers=2,
+        decoder_num_hidden_layers=2,
+        encoder_num_attention_heads=2,
+        decoder_num_attention_heads=2,
+        initializer_range=SPREAD,
+        **SPECIAL,
+    )
+    torch.manual_seed(1)
+    return _saved(MoonshineForConditionalGeneration(config), tiny.processor, tmp_path_factory.mktemp("random-v1"))
+
+
+@pytest.fixture(scope="session")
+def random_v2(tiny: Speech, tmp_path_factory: pytest.TempPathFactory) -> Speech:
+    """A v2 (streaming) model of random weights whose encoder is wider than its decoder; pad, EOS and BOS are three ids."""
+    encoder = MoonshineStreamingEncoderConfig(
+        hidden_size=48,
+        intermediate_size=64,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        sliding_windows=[[16, 4], [16, 0], [16, 4]],
+        initializer_range=SPREAD,
+    )
+    config = MoonshineStreamingConfig(
+        encoder_config=encoder,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        initializer_range=SPREAD,
+        **SPECIAL | {"pad_token_id": 0},
+    )
+    torch.manual_seed(2)
+    processor = MoonshineStreamingProcessor(tiny.processor.feature_extractor, tiny.processor.tokenizer)
+    return _saved(MoonshineStreamingForConditionalGeneration(config), processor, tmp_path_factory.mktemp("random-v2"))
+
+
+def _saved(model: PreTrainedModel, processor: AutoProcessor, folder: Path) -> Speech:
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return load_speech(resolve(str(folder)), torch.device("cpu"), "float32")
+
+
+@pytest.fixture(params=["v1", "v2"])
+def random_speech(request: pytest.FixtureRequest) -> Speech:
+    """Either generation's random model."""
+    speech: Speech = request.getfixturevalue(f"random_{request.param}")
+    return speech
+
+
+@pytest.fixture(params=["tiny", "random_v1", "random_v2"])
+def any_speech(request: pytest.FixtureRequest) -> Speech:
+    """The real model, then each generation's random one."""
+    speech: Speech = request.getfixturevalue(request.param)
+    return speech
+
+
+@pytest.fixture(scope="session")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> Sequence[Utterance]:
+    """Twenty utterances of 1.8 to 6 s by several voices, with their transcripts: recordings of the moonshine-voice wheel, cut at pauses."""
+    manifests = general.prepare(tmp_path_factory.mktemp("speech"))
+    return [*read(manifests.heldout, Rules()), *read(manifests.replay, Rules())]
+
+
+@pytest.fixture(scope="session")
+def waveforms(clips: Sequence[Utterance]) -> Sequence[Waveform]:
+    """What is heard in `clips`, in their order."""
+    return [load(utterance.audio, AudioSettings()) for utterance in clips]

@@ -1,0 +1,104 @@
+"""The shared command-line wrapper, as a real process where its behaviour is that of a process."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from lora.console import EXIT_BROKEN_PIPE, EXIT_INTERRUPTED, EXIT_TERMINATED, ArgumentParser, positive_int, run
+from lora.errors import ConfigError, ManifestError
+
+HEADER = "import sys, time\nfrom lora.console import run\nfrom lora.errors import ConfigError\n"
+
+
+def process(body: str, **options: object) -> "subprocess.Popen[str]":
+    code = f"{HEADER}def main():\n" + "".join(f"    {line}\n" for line in body.splitlines()) + "sys.exit(run(main))\n"
+    return subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options  # type: ignore[call-overload]
+    )
+
+
+def test_exit_code_of_the_command_is_kept() -> None:
+    assert run(lambda: 0) == 0
+    assert run(lambda: 3) == 3
+
+
+def test_lora_error_is_one_line_and_its_own_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
+    def main() -> int:
+        raise ManifestError("a.jsonl: broken\n  in two lines")
+
+    assert run(main) == ManifestError.exit_code
+    output = capsys.readouterr()
+    assert output.err == "error: a.jsonl: broken in two lines\n"
+    assert output.out == ""
+
+
+def test_a_bug_keeps_its_traceback() -> None:
+    def main() -> int:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        run(main)
+
+
+def test_lora_error_ends_the_process_without_traceback() -> None:
+    child = process("raise ConfigError('no')")
+    _, err = child.communicate(timeout=30)
+    assert (child.returncode, err) == (ConfigError.exit_code, "error: no\n")
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "word"), [(signal.SIGINT, EXIT_INTERRUPTED, "interrupted"), (signal.SIGTERM, EXIT_TERMINATED, "terminated")]
+)
+def test_signals_run_the_clean_up_and_end_quietly(number: signal.Signals, code: int, word: str) -> None:
+    child = process("try:\n    print('ready', flush=True)\n    time.sleep(60)\nfinally:\n    print('cleaned', flush=True)")
+    assert child.stdout is not None
+    assert child.stdout.readline() == "ready\n"
+    child.send_signal(number)
+    out, err = child.communicate(timeout=30)
+    assert (child.returncode, out, err) == (code, "cleaned\n", f"{word}\n")
+
+
+def test_closed_pipe_ends_quietly() -> None:
+    reading, writing = os.pipe()
+    code = f"{HEADER}sys.exit(run(lambda: [print('x' * 100) for _ in range(100000)] and 0))"
+    child = subprocess.Popen([sys.executable, "-c", code], stdout=writing, stderr=subprocess.PIPE, text=True)
+    os.close(writing)
+    os.read(reading, 10)
+    os.close(reading)
+    _, err = child.communicate(timeout=30)
+    assert (child.returncode, err) == (EXIT_BROKEN_PIPE, "")
+
+
+def parser() -> ArgumentParser:
+    result = ArgumentParser(prog="x")
+    result.add_argument("--max-seconds", type=positive_int)
+    commands = result.add_subparsers(dest="command")
+    commands.add_parser("train").add_argument("--learning-rate", type=float)
+    return result
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--max-second=3"], "error: unknown flag --max-second (did you mean --max-seconds?); see --help"),
+        (["--max_seconds=3"], "error: unknown flag --max_seconds (did you mean --max-seconds?); see --help"),
+        (["train", "--learnin-rate", "3"], "error: unknown flag --learnin-rate (did you mean --learning-rate?); see --help"),
+        (["--quux"], "error: unknown flag --quux; see --help"),
+        (["train", "surplus"], "error: unexpected 'surplus'; see --help"),
+        (["--max-seconds", "0"], "error: argument --max-seconds: must be at least 1, not 0; see --help"),
+        (["--max-seconds", "many"], "error: argument --max-seconds: invalid positive_int value: 'many'; see --help"),
+    ],
+)
+def test_parser_errors_are_one_line_with_a_suggestion(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        parser().parse_args(arguments)
+    assert stop.value.code == 2
+    assert capsys.readouterr().err == f"{message}\n"
+
+
+def test_flags_are_not_abbreviated() -> None:
+    with pytest.raises(SystemExit):
+        parser().parse_args(["--max", "3"])

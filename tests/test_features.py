@@ -1,0 +1,196 @@
+"""Stored encoder outputs are what the encoder gives, are found only where they fit, and never half-written."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from lora.audio import AudioSettings, FileAudio
+from lora.errors import CacheError
+from lora.features import LiveFeatures, StoredFeatures, prune
+from lora.manifest import Utterance
+from lora.model_utils import Encoded, Speech, load_speech
+
+AUDIO = AudioSettings()
+
+
+def files(folder: Path) -> list[Path]:
+    return sorted(file for file in folder.rglob("*") if file.is_file())
+
+
+def only_file(folder: Path) -> Path:
+    (file,) = files(folder)
+    return file
+
+
+def assert_equal(first: Encoded, second: Encoded) -> None:
+    assert (first.mask is None) == (second.mask is None)
+    if first.mask is None or second.mask is None:
+        torch.testing.assert_close(first.hidden, second.hidden, atol=2e-5, rtol=0)
+    else:
+        assert torch.equal(first.mask, second.mask)
+        torch.testing.assert_close(first.hidden[first.mask], second.hidden[second.mask], atol=2e-5, rtol=0)
+
+
+def test_stored_outputs_equal_live_ones(any_speech: Speech, clips: Sequence[Utterance], tmp_path: Path) -> None:
+    chosen = [clips[17], clips[0], clips[10]]
+    with torch.inference_mode():
+        live = LiveFeatures(any_speech, AUDIO).batch(chosen)
+    assert_equal(StoredFeatures(any_speech, AUDIO, tmp_path).batch(chosen), live)
+
+
+def test_preparing_encodes_each_recording_once_and_reports_each_utterance(
+    random_v1: Speech, clips: Sequence[Utterance], tmp_path: Path
+) -> None:
+    same_recording = replace(clips[0], id="again", text="other words")
+    done: list[int] = []
+    features = StoredFeatures(random_v1, AUDIO, tmp_path)
+    features.prepare([clips[0], clips[1], same_recording], lambda: done.append(len(files(tmp_path))))
+    assert done == [1, 2, 2]
+
+
+def test_an_utterance_with_meta_can_be_stored(random_v1: Speech, clips: Sequence[Utterance], tmp_path: Path) -> None:
+    with_meta = replace(clips[0], meta={"channel": "telephone"})
+    assert_equal(
+        StoredFeatures(random_v1, AUDIO, tmp_path).batch([with_meta]), StoredFeatures(random_v1, AUDIO, tmp_path).batch([clips[0]])
+    )
+
+
+def test_a_second_use_reads_what_is_stored(random_v1: Speech, clips: Sequence[Utterance], tmp_path: Path) -> None:
+    StoredFeatures(random_v1, AUDIO, tmp_path).prepare([clips[0]])
+    marked = np.full((3, 32), 7.0, dtype=np.float32)
+    np.save(only_file(tmp_path), marked)
+    later = StoredFeatures(random_v1, AUDIO, tmp_path)
+    later.prepare([clips[0]])
+    assert later.batch([clips[0]]).hidden.tolist() == [marked.tolist()]
+
+
+def test_what_decides_the_output_decides_the_file(random_v1: Speech, random_v2: Speech, clips: Sequence[Utterance], tmp_path: Path) -> None:
+    half = load_speech(random_v1.checkpoint, random_v1.device, "bfloat16")
+    other_audio = tmp_path / "other.flac"
+    assert isinstance(clips[0].audio, FileAudio)
+    other_audio.write_bytes(clips[0].audio.content() + b"\0")  # trailing bytes are no sound, but it is another recording
+    folder = tmp_path / "features"
+    for count, (speech, audio, utterance) in enumerate(
+        [
+            (random_v1, AUDIO, clips[0]),
+            (random_v1, AUDIO, clips[1]),
+            (random_v1, AUDIO, replace(clips[0], audio=FileAudio(other_audio))),
+            (random_v1, AudioSettings(rms_dbfs=-26.0), clips[0]),
+            (random_v2, AUDIO, clips[0]),
+            (half, AUDIO, clips[0]),
+        ],
+        start=1,
+    ):
+        StoredFeatures(speech, audio, folder).prepare([utterance])
+        assert len(files(folder)) == count
+
+
+def test_a_copy_of_a_recording_under_another_name_is_found(random_v1: Speech, clips: Sequence[Utterance], tmp_path: Path) -> None:
+    assert isinstance(clips[0].audio, FileAudio)
+    copy = tmp_path / "renamed.flac"
+    copy.write_bytes(clips[0].audio.content())
+    StoredFeatures(random_v1, AUDIO, tmp_path / "features").prepare([clips[0], replace(clips[0], audio=FileAudio(copy), id="copy")])
+    assert len(files(tmp_path / "features")) == 1
+
+
+@pytest.mark.parametrize("damage", ["empty", "cut", "text"])
+def test_a_damaged_file_is_named(random_v1: Speech, clips: Sequence[Utterance], tmp_path: Path, damage: str) -> None:
+    StoredFeatures(random_v1, AUDIO, tmp_path).prepare([clips[0]])
+    file = only_file(tmp_path)
+    file.write_bytes({"empty": b"", "cut": file.read_bytes()[:-100], "text": b"not an array"}[damage])
+    with pytest.raises(CacheError, match="is not a stored encoder output") as caught:
+        StoredFeatures(random_v1, AUDIO, tmp_path).batch([clips[0]])
+    assert str(file) in str(caught.value)
+
+
+def test_bfloat16_outputs_come_back_bit_for_bit(random_speech: Speech, clips: Sequence[Utterance], tmp_path: Path) -> None:
+    half = load_speech(random_speech.checkpoint, random_speech.device, "bfloat16")
+    with torch.inference_mode():
+        live = LiveFeatures(half, AUDIO).batch([clips[0]]).hidden
+    stored = StoredFeatures(half, AUDIO, tmp_path).batch([clips[0]]).hidden
+    assert stored.dtype == torch.bfloat16
+    assert torch.equal(stored, live)
+
+
+def test_stored_outputs_can_be_trained_on(random_v1: Speech, clips: Sequence[Utterance], tmp_path: Path) -> None:
+    hidden = StoredFeatures(random_v1, AUDIO, tmp_path).batch([clips[0]]).hidden
+    weight = torch.ones(32, requires_grad=True)
+    (hidden @ weight).sum().backward()
+    assert weight.grad is not None
+
+
+def test_pruning_keeps_the_latest_files_within_the_limit(tmp_path: Path) -> None:
+    written = [tmp_path / f"{number:02d}" / f"{number}.npy" for number in range(5)]
+    for age, file in enumerate(written):
+        file.parent.mkdir()
+        file.write_bytes(bytes(100))
+        os.utime(file, (1_000_000 - age, 1_000_000 - age))
+    assert prune(500, tmp_path) == 0
+    assert prune(250, tmp_path) == 300
+    assert files(tmp_path) == written[:2]
+    assert prune(0, tmp_path) == 200
+    assert files(tmp_path) == []
+
+
+def test_pruning_keeps_no_file_that_is_older_than_one_it_removes(tmp_path: Path) -> None:
+    for number, size in enumerate([100, 300, 50]):
+        file = tmp_path / "00" / f"{number}.npy"
+        file.parent.mkdir(exist_ok=True)
+        file.write_bytes(bytes(size))
+        os.utime(file, (1_000_000 - number, 1_000_000 - number))
+    assert prune(200, tmp_path) == 350
+    assert [file.name for file in files(tmp_path)] == ["0.npy"]
+
+
+WRITER = """
+import sys
+from pathlib import Path
+import torch
+from lora.audio import AudioSettings
+from lora.checkpoint import resolve
+from lora.features import StoredFeatures
+from lora.manifest import Rules, read
+from lora.model_utils import load_speech
+torch.set_num_threads(1)
+speech = load_speech(resolve(sys.argv[1]), torch.device("cpu"), "float32")
+utterances = read(Path(sys.argv[2]), Rules()).utterances
+features = StoredFeatures(speech, AudioSettings(), Path(sys.argv[3]))
+print("ready", flush=True)
+sys.stdin.readline()
+for _ in range(5):
+    for file in Path(sys.argv[3]).glob("*/*.npy"):
+        file.unlink(missing_ok=True)
+    features.prepare(utterances[:4])
+"""
+
+
+def test_two_processes_may_write_the_same_files(random_v1: Speech, clips: Sequence[Utterance], tmp_path: Path) -> None:
+    """Both write, remove and write again; whatever is found in the end is whole, and nothing half-written stays behind."""
+    assert isinstance(clips[0].audio, FileAudio)
+    manifest, folder = clips[0].audio.path.parents[1] / "heldout.jsonl", tmp_path / "features"
+    command = [sys.executable, "-c", WRITER, str(random_v1.checkpoint.folder), str(manifest), str(folder)]
+    running = [
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)
+    ]
+    for process in running:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+    results = []
+    for process in running:
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    for process in running:
+        results.append((process.communicate()[1], process.returncode))
+    assert [code for _, code in results] == [0, 0], results
+    stored = StoredFeatures(random_v1, AUDIO, folder).batch(clips[:4])
+    with torch.inference_mode():
+        assert_equal(stored, LiveFeatures(random_v1, AUDIO).batch(clips[:4]))
+    assert {file.suffix for file in files(folder)} == {".npy"}
