@@ -58,7 +58,7 @@ def mean_loss(speech: Speech, encoded: Encoded, labels: Sequence[int]) -> float:
         return loss_sum(speech, encoded, pad_labels([labels], speech.device)).item() / len(labels)
 
 
-# --- encoder -----------------------------------------------------------------------------------------------------------------------------
+# --- encoder ------------------------------------------------------------------------------------------------------------------------------
 
 
 def test_encoder_output_of_a_clip_does_not_depend_on_its_batch_mates(any_speech: Speech, waveforms: Sequence[Waveform]) -> None:
@@ -137,7 +137,7 @@ def test_encoding_keeps_gradients_for_an_encoder_that_trains(random_speech: Spee
     assert all(p.grad is not None and p.grad.isfinite().all() for p in speech.encoder.layers.parameters())
 
 
-# --- decoder and loss --------------------------------------------------------------------------------------------------------------------
+# --- decoder and loss ---------------------------------------------------------------------------------------------------------------------
 
 
 def test_encoder_output_is_not_modified_by_decoding_or_the_loss(random_speech: Speech, waveforms: Sequence[Waveform]) -> None:
@@ -213,7 +213,7 @@ def test_padding_labels_marks_positions_and_not_ids() -> None:
     assert padded.tolist() == [[5, 2, -100], [2, -100, -100], [7, 8, 2]]
 
 
-# --- loading -----------------------------------------------------------------------------------------------------------------------------
+# --- loading ------------------------------------------------------------------------------------------------------------------------------
 
 
 def test_nothing_trains_in_a_loaded_model(random_speech: Speech) -> None:

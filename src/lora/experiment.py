@@ -109,7 +109,7 @@ def _stages(prepared: Prepared, record: RunRecord, log: RunLog, display: Display
         _require_sound_labels(prepared, test_sets["heldout"], baseline["heldout"], features)
     data, left_out = _train_data(prepared, features, display)
     record = msgspec.structs.replace(record, replay_left_out=left_out)
-    adapted = adapters.attach(prepared.speech, config.adapter)
+    adapted = adapters.attach(prepared.speech, config.adapter, config.train.seed)
     with display.stage("train", f"Training {sum(p.numel() for p in adapted.parameters())} parameters"):
         outcome = _train(prepared, adapted, data, features, log, display)
     info = _save(prepared, adapted)

@@ -68,9 +68,9 @@ def _transcribe(options: argparse.Namespace) -> int:
 
     if options.output is not None and options.output.suffix not in (".json", ".jsonl"):
         raise ConfigError(f"--output {options.output}: name it .json (everything) or .jsonl (a row a line)")
-    from lora.quiet import quiet_libraries
+    from lora.process import prepare_process
 
-    quiet_libraries()
+    prepare_process()
     from lora.manifest import Rules
     from lora.transcribe import Request, from_files, from_manifest, open_transcriber, write_result
 

@@ -307,9 +307,7 @@ def _check_text(row: _RawRow, number: int, rules: Rules, problems: _Problems) ->
         problems.add(number, "text", "is empty; write the transcript or drop the line (silence in a test set: --allow-empty-text)")
 
 
-def _source(
-    path: Path, number: int, offset: int, raw: bytes, row: _RawRow, rules: Rules, problems: _Problems
-) -> AudioSource | None:
+def _source(path: Path, number: int, offset: int, raw: bytes, row: _RawRow, rules: Rules, problems: _Problems) -> AudioSource | None:
     value = bytes(row.audio)
     if value in (b"", b"null"):
         problems.add(number, "audio", "is missing; give a path or a list of samples")
@@ -328,9 +326,7 @@ def _source(
     return None
 
 
-def _file_source(
-    path: Path, number: int, name: str, rate_hz: int | None, rules: Rules, problems: _Problems
-) -> AudioSource | None:
+def _file_source(path: Path, number: int, name: str, rate_hz: int | None, rules: Rules, problems: _Problems) -> AudioSource | None:
     if not name:
         problems.add(number, "audio", "is an empty path")
         return None

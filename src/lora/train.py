@@ -29,7 +29,8 @@ LENGTH_POOL_BATCHES = 16
 """Batches whose utterances are sorted by length together: little padding, and the order still differs in each epoch."""
 
 GUARD_TOLERANCE = 0.002
-"""Rise of the guard WER, as a ratio, that costs a step nothing when the best one is chosen; the gate's own default."""
+"""Rise of the guard WER, as a ratio, that costs a step nothing when the best one is chosen: the gate's default, or one word where the
+guard set is too small to show less."""
 
 
 class Step(msgspec.Struct, frozen=True, kw_only=True):
@@ -126,8 +127,8 @@ def train(
 ) -> TrainOutcome:
     """Trains the adapter and leaves the best step's weights in it.
 
-    The best step has the lowest dev WER, to which a rise of the guard WER beyond `GUARD_TOLERANCE` is added; of equals, the one
-    with the lower dev loss. The base model, step 0, takes part: training that only does harm ends with an adapter that does
+    The best step has the lowest dev WER, to which a rise of the guard WER beyond what `GUARD_TOLERANCE` forgives is added; of equals,
+    the one with the lower dev loss. The base model, step 0, takes part: training that only does harm ends with an adapter that does
     nothing. Raises `TrainingError` when the loss is not finite.
     """
     set_seed(config.seed)
@@ -209,6 +210,7 @@ class _Selection:
         self._cost: tuple[float, float] = (math.inf, math.inf)
         self._weights: dict[str, Tensor] = {}
         self._misses = 0
+        self._guard_word = 0.0
         self.best_step = 0
         self.history: list[Step] = []
 
@@ -221,6 +223,8 @@ class _Selection:
         with merged(self._adapted) as speech:
             dev = self._evaluate(speech, self._data.dev)
             guard = self._evaluate(speech, self._data.guard) if self._data.guard else None
+        if guard is not None:
+            self._guard_word = 1 / guard.score.words.reference_length
         step = Step(
             step=number,
             epoch=epoch,
@@ -251,7 +255,7 @@ class _Selection:
     def _cost_of(self, step: Step) -> tuple[float, float]:
         base = self.history[0].guard_wer
         rise = step.guard_wer - base if step.guard_wer is not None and base is not None else 0.0
-        return step.dev_wer + max(0.0, rise - GUARD_TOLERANCE), step.dev_loss
+        return step.dev_wer + max(0.0, rise - max(GUARD_TOLERANCE, self._guard_word)), step.dev_loss
 
 
 Update = list[list[Example]]

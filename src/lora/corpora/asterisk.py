@@ -33,9 +33,7 @@ _log = logging.getLogger(__name__)
 
 RELEASE: Final = "1.6.1"
 DEBIAN_PACKAGES: Final = ("asterisk-core-sounds-en-wav", "asterisk-core-sounds-en")
-UPSTREAM_URL: Final = (
-    f"https://downloads.asterisk.org/pub/telephony/sounds/releases/asterisk-core-sounds-en-wav-{RELEASE}.tar.gz"
-)
+UPSTREAM_URL: Final = f"https://downloads.asterisk.org/pub/telephony/sounds/releases/asterisk-core-sounds-en-wav-{RELEASE}.tar.gz"
 ROUTE_VARIABLE: Final = "MOONSHINE_LORA_PROMPTS"
 """Environment variable that names the route, where the system's own choice does not suit."""
 
@@ -321,4 +319,3 @@ def _root_of(names: Iterable[str]) -> str:
         if name.rsplit("/", 1)[-1] == TRANSCRIPTS:
             return name.removesuffix(TRANSCRIPTS)
     raise FetchError(f"{UPSTREAM_URL}: holds no {TRANSCRIPTS}")
-

@@ -115,9 +115,7 @@ def choose(items: Iterable[Item], choice: Choice) -> tuple[list[Item], int]:
     return [item for _, item in kept], outside
 
 
-def merge(
-    manifests: Sequence[Path], output: Path, mode: AudioMode, *, overwrite: bool, allow_outside: bool = False
-) -> Summary:
+def merge(manifests: Sequence[Path], output: Path, mode: AudioMode, *, overwrite: bool, allow_outside: bool = False) -> Summary:
     """Writes the utterances of several manifests as one, each recording once.
 
     Where ids collide, the later utterance is named `<its manifest's stem>-<id>`. Audio files are copied unchanged; with the mode
@@ -287,4 +285,3 @@ def _free_id(identity: str, stem: str, taken: set[str]) -> str:
     while name in taken:
         name, number = f"{stem}-{identity}-{number}", number + 1
     return name
-

@@ -159,9 +159,7 @@ def _find(source: HubSource) -> _Place:
         tried.append(str(place))
         name = place.config or place.data_dir or "default"
         if name not in known:
-            known[name] = datasets.get_dataset_split_names(
-                source.dataset, place.config, data_dir=place.data_dir, revision=source.revision
-            )
+            known[name] = datasets.get_dataset_split_names(source.dataset, place.config, data_dir=place.data_dir, revision=source.revision)
         if split in known[name]:
             return place
     if source.config is not None and source.config not in {*configs, *known}:

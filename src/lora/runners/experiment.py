@@ -29,9 +29,9 @@ def execute(arguments: argparse.Namespace) -> int:
 
 def start(config: RunConfig, metrics_file: str, *, dry_run: bool) -> int:
     """Runs, shows the result, and returns 0 when the adapter was accepted, `EXIT_REJECTED` when the gate rejected it."""
-    from lora.quiet import quiet_libraries  # heavy imports wait until the settings are known to be good
+    from lora.process import prepare_process  # heavy imports wait until the settings are known to be good
 
-    quiet_libraries()
+    prepare_process()
     from lora.display import Display, result_table
     from lora.experiment import experiment, prepare
 

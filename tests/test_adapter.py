@@ -1,0 +1,401 @@
+"""Adapters: a no-op until trained, nothing else trains, merging is exact and undone, and what is saved is what was trained."""
+
+import json
+import re
+import shutil
+from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+import peft
+import pytest
+import torch
+from torch import Tensor
+from transformers import AutoModelForSpeechSeq2Seq
+
+from lora.adapter import (
+    PASSPORT_FILE,
+    SITES,
+    Adapted,
+    Passport,
+    attach,
+    find_sites,
+    load,
+    merged,
+    read_passport,
+    restore,
+    save,
+    state,
+)
+from lora.audio import AudioSettings, Waveform
+from lora.config import AdapterConfig
+from lora.decode import DecodeSettings
+from lora.errors import CheckpointError, ConfigError
+from lora.model_utils import Speech, decode_hidden, encode, load_speech, loss_sum, pad_labels
+from lora.text import normaliser_version
+
+TOKENS = torch.tensor([[1, 372, 471, 278, 1900, 310, 3064]])
+LABELS = [471, 278, 1900, 310, 3064, 29892, 2]
+
+VARIANTS = [
+    AdapterConfig(),
+    AdapterConfig(use_rslora=True),
+    AdapterConfig(use_dora=True),
+    AdapterConfig(init_lora_weights="gaussian"),
+    AdapterConfig(init_lora_weights="orthogonal"),
+    AdapterConfig(init_lora_weights="pissa"),
+    AdapterConfig(init_lora_weights="pissa", use_rslora=True, lora_r=4),
+    AdapterConfig(init_lora_weights="pissa", use_dora=True),
+    AdapterConfig(init_lora_weights="pissa", lora_targets="all"),
+    AdapterConfig(lora_targets="all", use_dora=True),
+]
+
+
+def variant_name(config: AdapterConfig) -> str:
+    words = [name for name in ("use_dora", "use_rslora") if getattr(config, name)]
+    return "-".join([config.init_lora_weights, *words, config.lora_targets])
+
+
+def fresh(speech: Speech) -> Speech:
+    """A copy that a test may change."""
+    return replace(speech, model=deepcopy(speech.model))
+
+
+def logits(speech: Speech, samples: Waveform) -> Tensor:
+    """Logits for fixed tokens over one clip, through encoder, decoder and head."""
+    with torch.inference_mode():
+        hidden: Tensor = speech.head(decode_hidden(speech, TOKENS, encode(speech, [samples])))
+    return hidden
+
+
+def distance(first: Tensor, second: Tensor) -> float:
+    return (first - second).abs().max().item()
+
+
+def backward(adapted: Adapted, samples: Waveform) -> None:
+    loss = loss_sum(adapted.speech, encode(adapted.speech, [samples]), pad_labels([LABELS], adapted.speech.device))
+    (loss / len(LABELS)).backward()
+
+
+def trained(speech: Speech, config: AdapterConfig, samples: Waveform, steps: int = 2) -> Adapted:
+    """A fresh adapter after some large updates."""
+    adapted = attach(fresh(speech), config)
+    optimizer = torch.optim.AdamW(adapted.parameters(), lr=1e-2)
+    adapted.peft.train()
+    for _ in range(steps):
+        optimizer.zero_grad()
+        backward(adapted, samples)
+        optimizer.step()
+    adapted.peft.eval()
+    return adapted
+
+
+def passport(speech: Speech) -> Passport:
+    return Passport(
+        base_model_id=speech.checkpoint.model_id,
+        base_revision=None,
+        base_sha256=speech.checkpoint.sha256,
+        audio=AudioSettings(rms_dbfs=-26.0),
+        decode=DecodeSettings(tokens_per_second=6.5),
+        text_style="lower",
+        normaliser=normaliser_version(),
+    )
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    made = tmp_path / "lora_adapter"
+    made.mkdir()
+    return made
+
+
+# --- an adapter that has not been trained -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("config", VARIANTS, ids=variant_name)
+def test_an_untrained_adapter_changes_nothing(random_speech: Speech, waveforms: Sequence[Waveform], config: AdapterConfig) -> None:
+    adapted = attach(fresh(random_speech), config)
+    adapted.peft.eval()
+    change = distance(logits(adapted.speech, waveforms[0]), logits(random_speech, waveforms[0]))
+    if config.init_lora_weights in ("pissa", "orthogonal") or config.use_dora:
+        assert change < 2e-4  # the base weights are split and summed again, or normalised and scaled again
+    else:
+        assert change == 0
+
+
+def test_an_untrained_adapter_changes_nothing_in_the_real_model(tiny: Speech, waveforms: Sequence[Waveform]) -> None:
+    adapted = attach(fresh(tiny), AdapterConfig(lora_targets="all"))
+    adapted.peft.eval()
+    assert torch.equal(logits(adapted.speech, waveforms[0]), logits(tiny, waveforms[0]))
+
+
+def test_the_seed_decides_how_an_adapter_starts(random_v1: Speech) -> None:
+    def start(seed: int) -> list[Tensor]:
+        return list(state(attach(fresh(random_v1), AdapterConfig(), seed)).values())
+
+    torch.manual_seed(123)
+    first = start(5)
+    assert all(torch.equal(a, b) for a, b in zip(first, start(5), strict=True))
+    assert not all(torch.equal(a, b) for a, b in zip(first, start(6), strict=True))
+
+
+# --- what trains --------------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("targets", [*SITES, "decoder,mlp"])
+def test_only_the_adapter_trains(random_speech: Speech, targets: str) -> None:
+    adapted = attach(fresh(random_speech), AdapterConfig(lora_targets=targets))
+    training = {name for name, parameter in adapted.peft.named_parameters() if parameter.requires_grad}
+    assert training
+    assert all(".lora_" in name for name in training)
+    adapted_modules = {name.split(".lora_")[0].removeprefix("base_model.model.") for name in training}
+    assert adapted_modules == set(adapted.sites)
+    assert len(adapted.parameters()) == 2 * len(adapted.sites)
+
+
+def test_decoder_sites_leave_the_encoder_without_gradients(random_speech: Speech, waveforms: Sequence[Waveform]) -> None:
+    adapted = attach(fresh(random_speech), AdapterConfig(lora_targets="decoder,cross"))
+    assert not adapted.trains_encoder
+    backward(adapted, waveforms[0])
+    assert not any(parameter.requires_grad or parameter.grad is not None for parameter in adapted.speech.encoder.parameters())
+    assert all(parameter.grad is not None for parameter in adapted.parameters())
+
+
+@pytest.mark.parametrize("targets", ["encoder", "mlp", "all"])
+def test_encoder_sites_are_known_and_get_gradients(random_speech: Speech, waveforms: Sequence[Waveform], targets: str) -> None:
+    adapted = attach(fresh(random_speech), AdapterConfig(lora_targets=targets))
+    assert adapted.trains_encoder
+    backward(adapted, waveforms[0])
+    second_factors = [p for n, p in adapted.speech.encoder.named_parameters() if "lora_B" in n]
+    assert second_factors
+    assert all(p.grad is not None and p.grad.abs().max() > 0 for p in second_factors)
+
+
+@pytest.mark.parametrize("config", VARIANTS, ids=variant_name)
+def test_training_changes_the_outputs_and_not_the_base(random_speech: Speech, waveforms: Sequence[Waveform], config: AdapterConfig) -> None:
+    adapted = attach(fresh(random_speech), config)
+    before = {name: parameter.clone() for name, parameter in adapted.peft.named_parameters() if not parameter.requires_grad}
+    start = logits(adapted.speech, waveforms[0])
+    optimizer = torch.optim.AdamW(adapted.parameters(), lr=1e-2)
+    for _ in range(2):
+        backward(adapted, waveforms[0])
+        optimizer.step()
+    assert distance(logits(adapted.speech, waveforms[0]), start) > 1e-2
+    assert all(torch.equal(before[name], parameter) for name, parameter in adapted.peft.named_parameters() if name in before)
+
+
+def test_restoring_gives_back_the_state_that_was_taken(random_v1: Speech, waveforms: Sequence[Waveform]) -> None:
+    adapted = trained(random_v1, AdapterConfig(), waveforms[0])
+    taken, before = state(adapted), logits(adapted.speech, waveforms[0])
+    with torch.no_grad():
+        for parameter in adapted.parameters():
+            parameter.add_(1.0)
+    assert distance(logits(adapted.speech, waveforms[0]), before) > 1e-2
+    restore(adapted, taken)
+    assert torch.equal(logits(adapted.speech, waveforms[0]), before)
+
+
+# --- merging ------------------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("config", VARIANTS, ids=variant_name)
+def test_merged_equals_unmerged_and_leaves_every_weight_as_it_was(
+    random_speech: Speech, waveforms: Sequence[Waveform], config: AdapterConfig
+) -> None:
+    adapted = trained(random_speech, config, waveforms[0])
+    weights = {name: tensor.clone() for name, tensor in adapted.peft.state_dict().items()}
+    unmerged = logits(adapted.speech, waveforms[0])
+    with merged(adapted) as speech:
+        once = logits(speech, waveforms[0])
+    with merged(adapted) as speech:
+        twice = logits(speech, waveforms[0])
+    assert distance(once, unmerged) < 1e-3
+    assert distance(unmerged, logits(random_speech, waveforms[0])) > 1e-2
+    assert torch.equal(once, twice)
+    assert torch.equal(logits(adapted.speech, waveforms[0]), unmerged)
+    after = adapted.peft.state_dict()
+    assert after.keys() == weights.keys()
+    assert all(torch.equal(after[name], tensor) for name, tensor in weights.items())
+
+
+def test_merging_adds_scaled_b_a(random_v1: Speech, waveforms: Sequence[Waveform]) -> None:
+    adapted = trained(random_v1, AdapterConfig(lora_r=4, lora_alpha=12.0), waveforms[0])
+    layer = adapted.speech.model.get_submodule(adapted.sites[0])
+    base = layer.base_layer.weight.clone()  # type: ignore[union-attr,operator]
+    update = layer.lora_B["default"].weight @ layer.lora_A["default"].weight  # type: ignore[index,union-attr]
+    with merged(adapted):
+        torch.testing.assert_close(layer.base_layer.weight, base + 12.0 / 4 * update)  # type: ignore[union-attr]
+
+
+def fail_while_merged(adapted: Adapted) -> None:
+    with merged(adapted) as speech:
+        assert not speech.model.training
+        raise KeyError("inside")
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_merging_evaluates_and_puts_the_mode_back(random_v1: Speech, training: bool) -> None:
+    adapted = attach(fresh(random_v1), AdapterConfig())
+    adapted.peft.train(training)
+    with pytest.raises(KeyError, match="inside"):
+        fail_while_merged(adapted)
+    assert adapted.peft.training is training
+    assert not any(module.merged for module in adapted.peft.modules() if hasattr(module, "lora_A"))
+
+
+# --- sites --------------------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("targets", "v1", "v2"),
+    [
+        ("decoder", 2 * 3, 2 * 3),
+        ("cross", 2 * 4, 2 * 4),
+        ("encoder", 2 * 4, 3 * 4),
+        ("mlp", 4 * 2, 5 * 2),
+        ("all", 2 * (4 + 2) + 2 * (8 + 2), 3 * (4 + 2) + 2 * (8 + 2)),
+        ("decoder,cross", 2 * 7, 2 * 7),
+        (r"model\.decoder\.layers\.1\..*v_proj", 2, 2),
+    ],
+)
+def test_site_words_name_the_same_parts_in_both_generations(random_v1: Speech, random_v2: Speech, targets: str, v1: int, v2: int) -> None:
+    for speech, count in ((random_v1, v1), (random_v2, v2)):
+        sites = find_sites(speech, targets)
+        assert len(sites) == len(set(sites)) == count
+        modules = dict(speech.model.named_modules())
+        assert all(isinstance(modules[site], torch.nn.Linear) for site in sites)
+
+
+def test_all_takes_in_every_other_site_word(random_speech: Speech) -> None:
+    every = set(find_sites(random_speech, "all"))
+    for word in SITES:
+        assert set(find_sites(random_speech, word)) <= every
+    assert not any("proj_out" in site or "embed" in site for site in every)
+
+
+@pytest.mark.parametrize("targets", ["q_proj", "decoders", "model.nothing", "decoder,encoders", ""])
+def test_sites_that_match_nothing_are_refused_with_an_example(random_speech: Speech, targets: str) -> None:
+    with pytest.raises(ConfigError, match=r"matches no layer; take decoder, cross, .* such as model\.\w+\.layers\.0\.self_attn\."):
+        find_sites(random_speech, targets)
+
+
+def test_an_invalid_pattern_is_refused(random_v1: Speech) -> None:
+    with pytest.raises(ConfigError, match=r"--lora-targets \(: neither one of decoder, .* nor a regular expression"):
+        find_sites(random_v1, "(")
+
+
+@pytest.mark.parametrize("targets", ["proj_out", r"model\.decoder\.embed_tokens", ".*"])
+def test_head_and_embedding_are_refused(random_speech: Speech, targets: str) -> None:
+    with pytest.raises(ConfigError, match="shares its weights with the embedding or is one; leave it out"):
+        find_sites(random_speech, targets)
+
+
+def test_a_rank_above_the_layers_is_refused(random_v1: Speech) -> None:
+    with pytest.raises(ConfigError, match="--lora-r 33: is above 32"):
+        attach(fresh(random_v1), AdapterConfig(lora_r=33))
+    assert attach(fresh(random_v1), AdapterConfig(lora_r=32)).sites
+
+
+def test_an_odd_rank_is_refused_for_an_orthogonal_start(random_v1: Speech) -> None:
+    with pytest.raises(ConfigError, match="--lora-r 3: must be even for --init-lora-weights orthogonal"):
+        attach(fresh(random_v1), AdapterConfig(lora_r=3, init_lora_weights="orthogonal"))
+
+
+# --- saving and loading -------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("config", VARIANTS, ids=variant_name)
+def test_a_saved_adapter_gives_the_same_outputs_over_the_published_base(
+    random_speech: Speech, waveforms: Sequence[Waveform], folder: Path, config: AdapterConfig
+) -> None:
+    adapted = trained(random_speech, config, waveforms[0])
+    expected = logits(adapted.speech, waveforms[0])
+    save(adapted, folder, passport(random_speech))
+    loaded = load(fresh(random_speech), folder)
+    loaded.peft.eval()
+    assert sorted(loaded.sites) == sorted(adapted.sites)
+    assert loaded.trains_encoder == adapted.trains_encoder
+    found = logits(loaded.speech, waveforms[0])
+    if config.init_lora_weights == "pissa":
+        assert distance(found, expected) < 5e-4
+    else:
+        assert torch.equal(found, expected)
+    with loaded.peft.disable_adapter():
+        assert torch.equal(logits(loaded.speech, waveforms[0]), logits(random_speech, waveforms[0]))
+
+
+@pytest.mark.parametrize("init", ["default", "pissa"])
+def test_a_saved_adapter_loads_with_plain_peft(tiny: Speech, waveforms: Sequence[Waveform], folder: Path, init: str) -> None:
+    config = AdapterConfig(init_lora_weights=init)  # type: ignore[arg-type]
+    adapted = trained(tiny, config, waveforms[0], steps=1)
+    save(adapted, folder, passport(tiny))
+    base = AutoModelForSpeechSeq2Seq.from_pretrained(tiny.checkpoint.folder, dtype=torch.float32)
+    plain = peft.PeftModel.from_pretrained(base, folder).eval()
+    values = torch.from_numpy(waveforms[0])[None]
+    with torch.inference_mode():
+        found = plain(input_values=values, decoder_input_ids=TOKENS).logits
+    expected = logits(adapted.speech, waveforms[0])
+    assert distance(expected, logits(tiny, waveforms[0])) > 0.05
+    assert distance(found, expected) < 1e-3
+
+
+def test_an_untrained_pissa_adapter_is_saved_as_one_that_does_nothing(
+    random_v1: Speech, waveforms: Sequence[Waveform], folder: Path
+) -> None:
+    save(attach(fresh(random_v1), AdapterConfig(init_lora_weights="pissa")), folder, passport(random_v1))
+    loaded = load(fresh(random_v1), folder)
+    assert distance(logits(loaded.speech, waveforms[0]), logits(random_v1, waveforms[0])) < 1e-5
+
+
+def test_saving_does_not_change_the_adapter(random_speech: Speech, waveforms: Sequence[Waveform], folder: Path) -> None:
+    adapted = trained(random_speech, AdapterConfig(init_lora_weights="pissa"), waveforms[0])
+    before = logits(adapted.speech, waveforms[0])
+    save(adapted, folder, passport(random_speech))
+    assert torch.equal(logits(adapted.speech, waveforms[0]), before)
+    first = {file.name: file.read_bytes() for file in folder.iterdir()}
+    save(adapted, folder, passport(random_speech))
+    assert first.keys() == {"adapter_config.json", "adapter_model.safetensors", PASSPORT_FILE}
+    assert (folder / "adapter_model.safetensors").read_bytes() == first["adapter_model.safetensors"]
+
+
+def test_a_saved_adapter_names_its_base_and_comes_with_its_passport(random_v1: Speech, folder: Path) -> None:
+    wanted = msgspec.structs.replace(passport(random_v1), base_revision="0123456789abcdef")
+    save(attach(fresh(random_v1), AdapterConfig()), folder, wanted)
+    assert read_passport(folder) == wanted
+    settings = json.loads((folder / "adapter_config.json").read_text())
+    assert settings["base_model_name_or_path"] == random_v1.checkpoint.model_id
+    assert settings["revision"] == "0123456789abcdef"
+
+
+def test_bfloat16_adapters_train_save_and_load(random_speech: Speech, waveforms: Sequence[Waveform], folder: Path) -> None:
+    half = load_speech(random_speech.checkpoint, random_speech.device, "bfloat16")
+    adapted = trained(half, AdapterConfig(lora_targets="all"), waveforms[0])
+    save(adapted, folder, passport(half))
+    loaded = load(fresh(half), folder)
+    assert torch.equal(logits(loaded.speech, waveforms[0]), logits(adapted.speech, waveforms[0]))
+
+
+def test_an_adapter_of_another_base_is_refused_and_both_are_named(random_v1: Speech, random_v2: Speech, folder: Path) -> None:
+    save(attach(fresh(random_v1), AdapterConfig()), folder, passport(random_v1))
+    with pytest.raises(CheckpointError) as caught:
+        load(fresh(random_v2), folder)
+    message = str(caught.value)
+    for speech in (random_v1, random_v2):
+        assert re.search(rf"{re.escape(speech.checkpoint.model_id)} \(weights {speech.checkpoint.sha256[:8]}\)", message)
+    assert "was trained on" in message
+    assert "give that --model-id" in message
+
+
+def test_a_folder_without_adapter_or_passport_is_refused(random_v1: Speech, folder: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"holds no adapter \(no adapter_config\.json\); give a run's lora_adapter/ folder"):
+        load(random_v1, folder)
+    save(attach(fresh(random_v1), AdapterConfig()), folder, passport(random_v1))
+    (folder / PASSPORT_FILE).rename(folder.parent / PASSPORT_FILE)
+    with pytest.raises(CheckpointError, match=rf"has no {re.escape(PASSPORT_FILE)}"):
+        load(random_v1, folder)
+    shutil.copy(folder.parent / PASSPORT_FILE, folder)
+    (folder / PASSPORT_FILE).write_text("{}")
+    with pytest.raises(CheckpointError, match="base_model_id"):
+        load(random_v1, folder)

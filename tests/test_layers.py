@@ -1,0 +1,139 @@
+"""Imports are the architecture: they point up one list of modules, and only `model_utils` knows Moonshine's classes."""
+
+import ast
+import importlib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parents[1] / "src" / "lora"
+
+ORDER = (
+    "errors",
+    "units",
+    "files",
+    "process",
+    "audio",
+    "manifest",
+    "config",
+    "console",
+    "wheels",
+    "packaged",
+    "checkpoint",
+    "corpora",
+    "text",
+    "scoring",
+    "model_utils",
+    "decode",
+    "features",
+    "evaluate",
+    "data",
+    "adapter",
+    "train",
+    "gate",
+    "record",
+    "runfolder",
+    "report",
+    "display",
+    "export",
+    "experiment",
+    "transcribe",
+    "runners",
+    "main",
+)
+"""A module imports from those above it only. Inside a folder its modules may use each other, without going round in circles."""
+
+TORCH_FREE = ("errors", "units", "files", "audio", "manifest", "config", "console", "wheels", "text", "scoring", "corpora", "main")
+"""Modules that start without torch, transformers or peft, so that `--help`, manifests and settings answer at once."""
+
+FILES = sorted(SOURCE.rglob("*.py"))
+MODULES = {".".join(file.relative_to(SOURCE).with_suffix("").parts).removesuffix(".__init__"): file for file in FILES}
+HEAVY = {"torch", "transformers", "peft", "accelerate"}
+
+
+def layer(module: str) -> str:
+    return module.split(".")[0]
+
+
+def imports(file: Path, *, top_level_only: bool = False) -> Iterator[str]:
+    """Full names of what a file imports; of `from a import b` both `a` and `a.b`."""
+    tree = ast.parse(file.read_text())
+    type_checking = {id(node) for branch in ast.walk(tree) if _is_type_checking(branch) for node in ast.walk(branch)}
+    for node in tree.body if top_level_only else ast.walk(tree):
+        if id(node) in type_checking:
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}:{node.lineno}: relative import"
+            assert node.module
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def _is_type_checking(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+
+
+def own_imports(file: Path, *, top_level_only: bool = False) -> set[str]:
+    """The package's modules among a file's imports, without `lora.`."""
+    names = {name.removeprefix("lora.") for name in imports(file, top_level_only=top_level_only) if name.startswith("lora.")}
+    return {name for name in names if name in MODULES}
+
+
+@pytest.mark.parametrize("module", [module for module in MODULES if module != "__init__"])
+def test_a_module_has_its_place_and_imports_only_from_above(module: str) -> None:
+    assert layer(module) in ORDER, f"{module} has no place in ORDER"
+    place = ORDER.index(layer(module))
+    for name in own_imports(MODULES[module]):
+        assert layer(name) in ORDER, f"{name} has no place in ORDER"
+        assert layer(name) == layer(module) or ORDER.index(layer(name)) < place, f"{module} imports {name}, which is below it"
+
+
+def test_no_imports_go_round_in_circles() -> None:
+    waiting = {module: own_imports(file) - {module} for module, file in MODULES.items()}
+    while free := {module for module, needed in waiting.items() if not needed & waiting.keys()}:
+        waiting = {module: needed for module, needed in waiting.items() if module not in free}
+    assert waiting == {}
+
+
+def test_the_package_itself_imports_nothing_of_its_own() -> None:
+    assert own_imports(MODULES["__init__"]) == set()
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_every_module_imports(module: str) -> None:
+    assert importlib.import_module(f"lora.{module}" if module != "__init__" else "lora")
+
+
+def test_only_model_utils_names_moonshine_classes() -> None:
+    classes = re.compile(r"\bMoonshine(Streaming)?[A-Z]\w*|transformers\.models\.moonshine")
+    naming = {module for module, file in MODULES.items() if classes.search(file.read_text())}
+    assert naming == {"model_utils"}
+
+
+@pytest.mark.parametrize("module", [module for module in MODULES if layer(module) in TORCH_FREE])
+def test_modules_that_answer_at_once_do_not_load_torch(module: str) -> None:
+    """Followed through every import that is made when the module is loaded."""
+    pending, seen = [module], set[str]()
+    while pending:
+        current = pending.pop()
+        if current in seen:
+            continue
+        seen.add(current)
+        outside = {name.split(".")[0] for name in imports(MODULES[current], top_level_only=True)}
+        assert not outside & HEAVY, f"{module} loads {sorted(outside & HEAVY)} by way of {current}"
+        pending += own_imports(MODULES[current], top_level_only=True)
+
+
+@pytest.mark.parametrize("module", ["train", "evaluate", "decode", "features", "adapter", "scoring", "gate", "model_utils"])
+def test_the_model_side_knows_no_command_line_and_no_report(module: str) -> None:
+    names = set(imports(MODULES[module]))
+    assert not names & {"argparse", "rich", "sys"}
+    assert not {layer(name) for name in own_imports(MODULES[module])} & {"console", "report", "record", "display"}
+
+
+def test_training_never_sees_how_test_sets_are_made() -> None:
+    assert not {layer(name) for name in own_imports(MODULES["train"])} & {"manifest", "data", "corpora", "experiment"}
