@@ -17,7 +17,7 @@ from lora.decode import DecodeSettings
 from lora.display import Display
 from lora.errors import LoraError, TrainingError
 from lora.evaluate import Evaluation, Example, evaluate, transcribe_all
-from lora.features import Features, LiveFeatures, StoredFeatures
+from lora.features import Features, LiveFeatures, StoredFeatures, prune
 from lora.files import atomic_folder, sha256_file
 from lora.gate import judge
 from lora.model_utils import Speech, choose_device, load_speech, loss_sum, pad_labels
@@ -93,6 +93,7 @@ def experiment(config: RunConfig, metrics_file: str, display: Display) -> RunRec
         log.write(status, error=message)
         _close(record, prepared.folder, metrics_file, display, status=status, error=message)
         raise
+    prune(int(config.output.feature_cache_gb * 1e9))
     record = _close(record, prepared.folder, metrics_file, display, status="completed", error=None)
     write_report(record, prepared.folder / REPORT_FILE)
     log.write("completed", accepted=record.verdict.accepted if record.verdict else None)
@@ -165,7 +166,8 @@ def _require_sound_labels(prepared: Prepared, part: list[Example], baseline: Eva
     if loss > OWN_TRANSCRIPT_LOSS:
         raise TrainingError(
             f"the model's loss on its own transcripts is {loss:.2f} nats per token, above {OWN_TRANSCRIPT_LOSS:g}: labels and outputs do "
-            f"not line up, so training would ruin it; use transformers 5.15 or later, and the tokenizer that belongs to {prepared.checkpoint.model_id}"
+            "not line up, so training would ruin it; use transformers 5.15 or later, and the tokenizer that belongs to "
+            f"{prepared.checkpoint.model_id}"
         )
 
 

@@ -1,5 +1,6 @@
 """Encoder outputs of utterances: computed once and kept on disk while the encoder is frozen, or anew where it trains."""
 
+import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -54,7 +55,9 @@ class StoredFeatures:
         """Encodes those that are not stored yet; `advance` is called after each."""
         for utterance in utterances:
             file = self._file(utterance)
-            if not file.is_file():
+            if file.is_file():
+                os.utime(file)  # in use: the last to be pruned
+            else:
                 self._write(file, self._encode(utterance))
             advance()
 
@@ -96,7 +99,7 @@ def features_dir() -> Path:
 
 
 def prune(limit_bytes: int, folder: Path | None = None) -> int:
-    """Removes the least recently written outputs until at most `limit_bytes` are kept; returns how many bytes went."""
+    """Removes the least recently used outputs until at most `limit_bytes` are kept; returns how many bytes went."""
     files = sorted((folder or features_dir()).glob("*/*.npy"), key=lambda file: file.stat().st_mtime, reverse=True)
     kept = removed = 0
     for file in files:

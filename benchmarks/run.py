@@ -1,0 +1,191 @@
+"""Ours and the usual notebook recipe on the same checkpoint, manifests and machine, interleaved; prints a table of medians and ratios.
+
+    python benchmarks/run.py --peer ../shared/peers/hf_recipe.py --data ../shared/data --rounds 3
+
+Each run is a process of its own: its wall time and peak memory are the operating system's figures. Ours is run from a cold cache
+(checkpoint converted, no encoder output kept) and from a warm one.
+"""
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lora.checkpoint import resolve
+from lora.console import ArgumentParser, positive_int, run
+from lora.errors import LoraError
+from lora.features import features_dir
+
+ROOT = Path(__file__).parents[1]
+HOUR_S = 3600.0
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One run. Rates are audio seconds per second; word error rates are ratios."""
+
+    wall_s: float
+    peak_mb: float
+    train_rate: float
+    eval_rate: float
+    first_step_s: float | None
+    wer: float
+    heldout_wer: float
+
+
+def main() -> int:
+    parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--peer", type=Path, default=ROOT.parent / "shared/peers/hf_recipe.py", help="the recipe to measure against")
+    parser.add_argument("--data", type=Path, default=ROOT.parent / "shared/data", help="folder with an4/ and librispeech/")
+    parser.add_argument("--rounds", type=positive_int, default=3, help="times that each is run (default 3)")
+    parser.add_argument("--epochs", type=float, default=3.0)
+    parser.add_argument("--targets", default=r".*decoder.*self_attn\.(q|k|v)_proj", help="sites of the peer, as it takes them")
+    parser.add_argument("--sites", default="decoder", help="the same sites, as we name them")
+    options = parser.parse_args()
+    for needed in (options.peer, options.data / "an4/train.jsonl", options.data / "librispeech/heldout.jsonl"):
+        if not needed.is_file():
+            raise LoraError(f"{needed}: is not there; name the recipe with --peer and the speech with --data")
+    contestants: dict[str, Callable[[], Measured]] = {
+        "peer": lambda: _peer(options),
+        "ours, cold": lambda: _ours(options, cold=True, replay=False),
+        "ours, warm": lambda: _ours(options, cold=False, replay=False),
+        "ours, warm, with replay": lambda: _ours(options, cold=False, replay=True),
+    }
+    results: dict[str, list[Measured]] = {name: [] for name in contestants}
+    for number in range(options.rounds):
+        for name, measure in contestants.items():
+            print(f"round {number + 1} of {options.rounds}: {name}", file=sys.stderr, flush=True)
+            results[name].append(measure())
+    _print(results)
+    return 0
+
+
+def _peer(options: argparse.Namespace) -> Measured:
+    model = resolve("packaged:moonshine-tiny").folder
+    command = [sys.executable, str(options.peer), "--model", str(model), "--lower", "--epochs", str(options.epochs)]
+    command += ["--targets", options.targets, *_flags(options.data, "--train", "--test", "--heldout")]
+    wall_s, peak_mb, output = _timed(command, os.environ)
+    said: dict[str, Any] = json.loads(output.strip().splitlines()[-1])
+    evaluated_s = said["baseline_eval_s"] + said["heldout_eval_s"]
+    return Measured(
+        wall_s=wall_s,
+        peak_mb=peak_mb,
+        train_rate=said["train_audio_s_per_s"],
+        eval_rate=_test_seconds(options.data) / evaluated_s,
+        first_step_s=None,
+        wer=said["tuned_wer"],
+        heldout_wer=said["heldout_tuned_wer"],
+    )
+
+
+def _ours(options: argparse.Namespace, *, cold: bool, replay: bool) -> Measured:
+    if cold:
+        shutil.rmtree(features_dir(), ignore_errors=True)
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "lora.runners.experiment", "--model-id", "packaged:moonshine-tiny"]
+        command += ["--output-dir", f"{folder}/run"]
+        command += ["--epochs", str(options.epochs), "--lora-targets", options.sites, "--dev-fraction", "0.05"]
+        command += _flags(options.data, "--train-manifest", "--domain-manifest", "--heldout-manifest")
+        if replay:
+            command += ["--replay-manifest", str(options.data / "librispeech/replay.jsonl")]
+        started = time.time()
+        wall_s, peak_mb, _ = _timed(command, os.environ, accepted=(0, 3))
+        said = json.loads(Path(folder, "run/experiment_metrics.json").read_text(encoding="utf-8"))
+        stages: dict[str, float] = said["runtime_seconds"]
+        trained_s = said["train_audio_seconds"] / said["train_audio_seconds_per_second"]
+        return Measured(
+            wall_s=wall_s,
+            peak_mb=peak_mb,
+            train_rate=said["train_audio_seconds"] / (trained_s + (stages["encode"] if cold else 0.0)),
+            eval_rate=_test_seconds(options.data) / (stages["baseline"] + (stages["encode"] if cold else 0.0)),
+            first_step_s=_first_step(Path(folder, "run/log.jsonl"), started),
+            wer=said["tuned_wer"],
+            heldout_wer=said["heldout_tuned_wer"],
+        )
+
+
+def _flags(data: Path, *names: str) -> list[str]:
+    files = (data / "an4/train.jsonl", data / "an4/test.jsonl", data / "librispeech/heldout.jsonl")
+    return [part for name, file in zip(names, files, strict=True) for part in (name, str(file))]
+
+
+def _timed(command: Sequence[str], environment: Any, accepted: Sequence[int] = (0,)) -> tuple[float, float, str]:
+    """Wall seconds, peak resident megabytes and standard output of a process. Raises `LoraError` when it fails."""
+    with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
+        started = time.perf_counter()
+        process = subprocess.Popen(command, stdout=output, stderr=errors, env=environment)
+        _, status, usage = os.wait4(process.pid, 0)
+        wall_s = time.perf_counter() - started
+        output.seek(0)
+        errors.seek(0)
+        if os.waitstatus_to_exitcode(status) not in accepted:
+            raise LoraError(f"{command[1]} failed: {errors.read().decode()[-500:]}")
+        scale = 1 << 20 if platform.system() == "Darwin" else 1 << 10  # macOS counts bytes, Linux kilobytes
+        return wall_s, usage.ru_maxrss / scale, output.read().decode()
+
+
+def _test_seconds(data: Path) -> float:
+    files = (data / "an4/test.jsonl", data / "librispeech/heldout.jsonl")
+    return sum(json.loads(line)["duration"] for file in files for line in file.read_text(encoding="utf-8").splitlines())
+
+
+def _first_step(log: Path, started: float) -> float:
+    """Seconds from the command to the first finished update."""
+    from datetime import datetime
+
+    for line in log.read_text(encoding="utf-8").splitlines():
+        event = json.loads(line)
+        if event["event"] == "update":
+            return datetime.fromisoformat(event["time"]).timestamp() - started
+    raise LoraError(f"{log}: holds no update")
+
+
+def _print(results: dict[str, list[Measured]]) -> None:
+    medians = {name: {field: _median(rows, field) for field in Measured.__dataclass_fields__} for name, rows in results.items()}
+    peer = medians["peer"]
+    rounds = len(results["peer"])
+    print(f"{_machine()}; {rounds} rounds, interleaved; medians, and in brackets the ratio to the peer (above 1 is better)\n")
+    rows: list[tuple[str, str, bool, str]] = [
+        ("whole run, s", "wall_s", False, "{:.0f}"),
+        ("training, audio s/s", "train_rate", True, "{:.0f}"),
+        ("evaluation, audio s/s", "eval_rate", True, "{:.0f}"),
+        ("peak memory, MB", "peak_mb", False, "{:.0f}"),
+        ("AN4 WER, %", "wer", False, "{:.2f}"),
+        ("LibriSpeech WER, %", "heldout_wer", False, "{:.2f}"),
+    ]
+    print("| | " + " | ".join(medians) + " |")
+    print("|---|" + "---|" * len(medians))
+    for title, field, more_is_better, form in rows:
+        cells = [_cell(values[field], peer[field], more_is_better, form, plain="wer" in field) for values in medians.values()]
+        print(f"| {title} | " + " | ".join(cells) + " |")
+
+
+def _cell(value: float, peer: float, more_is_better: bool, form: str, *, plain: bool) -> str:
+    if plain:
+        return form.format(100 * value)
+    return f"{form.format(value)} ({value / peer if more_is_better else peer / value:.1f}x)"
+
+
+def _median(rows: Sequence[Measured], field: str) -> float:
+    values = [getattr(row, field) for row in rows]
+    return statistics.median(values) if None not in values else float("nan")
+
+
+def _machine() -> str:
+    import torch
+
+    return f"{os.cpu_count()} cores, {platform.processor() or platform.machine()}, {platform.system()}, PyTorch {torch.__version__}"
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))
