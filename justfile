@@ -33,6 +33,7 @@ bench:
     @make bench
 
 # transcribe files or a manifest: just transcribe "--model-id packaged:moonshine-tiny --audio clip.wav"
+[no-exit-message]
 transcribe options:
     @.venv/bin/moonshine-lora transcribe {{ options }}
 

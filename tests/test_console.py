@@ -16,7 +16,11 @@ HEADER = "import sys, time\nfrom lora.console import run\nfrom lora.errors impor
 def process(body: str, **options: object) -> "subprocess.Popen[str]":
     code = f"{HEADER}def main():\n" + "".join(f"    {line}\n" for line in body.splitlines()) + "sys.exit(run(main))\n"
     return subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options  # type: ignore[call-overload]
+        [sys.executable, "-c", code],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **options,  # type: ignore[call-overload]
     )
 
 

@@ -228,9 +228,7 @@ def test_reading_leaves_inline_samples_on_disk(folder: Path) -> None:
 
 
 def people(counts: dict[str, int]) -> Manifest:
-    utterances = [
-        Utterance(f"{who}-{n}", FileAudio(Path("a.wav")), "x", who, 1) for who, count in counts.items() for n in range(count)
-    ]
+    utterances = [Utterance(f"{who}-{n}", FileAudio(Path("a.wav")), "x", who, 1) for who, count in counts.items() for n in range(count)]
     return Manifest(Path("m.jsonl"), "0", tuple(utterances))
 
 

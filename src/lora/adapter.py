@@ -25,13 +25,16 @@ PASSPORT_FILE = "moonshine_lora.json"
 
 _FACTOR = re.compile(r"\.lora_(?P<side>[AB])\.weight$")
 _ATTENTION = "(q|k|v|o)_proj"
+_DECODER = r"model\.decoder\.layers\.\d+"
+_ENCODER = r"model\.encoder\.layers\.\d+"
 SITES = {
-    "decoder": r"model\.decoder\.layers\.\d+\.self_attn\.(q|k|v)_proj",
-    "cross": rf"model\.decoder\.layers\.\d+\.encoder_attn\.{_ATTENTION}",
-    "encoder": rf"model\.encoder\.layers\.\d+\.self_attn\.{_ATTENTION}",
-    "mlp": r"model\.(encoder|decoder)\.layers\.\d+\.mlp\.fc[12]",
-    "all": rf"model\.(encoder|decoder)\.layers\.\d+\.((self_attn|encoder_attn)\.{_ATTENTION}|mlp\.fc[12])",
+    "decoder": rf"{_DECODER}\.((self_attn|encoder_attn)\.{_ATTENTION}|mlp\.fc[12])",
+    "self": rf"{_DECODER}\.self_attn\.{_ATTENTION}",
+    "cross": rf"{_DECODER}\.encoder_attn\.{_ATTENTION}",
+    "mlp": rf"{_DECODER}\.mlp\.fc[12]",
+    "encoder": rf"{_ENCODER}\.(self_attn\.{_ATTENTION}|mlp\.fc[12])",
 }
+SITES["all"] = f"{SITES['decoder']}|{SITES['encoder']}"
 """Named sites as patterns over full module names. None touches the head or the embedding: v1 ties the two."""
 
 
@@ -89,13 +92,11 @@ def find_sites(speech: Speech, targets: str) -> tuple[str, ...]:
     return found
 
 
-def attach(speech: Speech, config: AdapterConfig, seed: int = 0) -> Adapted:
-    """Puts a fresh adapter, drawn by `seed`, into the model. Until it is trained the outputs are the base model's.
+def plan(speech: Speech, config: AdapterConfig) -> tuple[str, ...]:
+    """The sites of an adapter that can be made.
 
     Raises `ConfigError` for sites that `find_sites` refuses, and for a rank that the sites or the initialisation do not allow.
     """
-    import peft
-
     sites = find_sites(speech, config.lora_targets)
     modules = dict(speech.model.named_modules())
     smallest = min(min(modules[site].weight.shape) for site in sites)
@@ -103,6 +104,17 @@ def attach(speech: Speech, config: AdapterConfig, seed: int = 0) -> Adapted:
         raise ConfigError(f"--lora-r {config.lora_r}: is above {smallest}, the smallest side of the adapted layers")
     if config.init_lora_weights == "orthogonal" and config.lora_r % 2:
         raise ConfigError(f"--lora-r {config.lora_r}: must be even for --init-lora-weights orthogonal")
+    return sites
+
+
+def attach(speech: Speech, config: AdapterConfig, seed: int = 0) -> Adapted:
+    """Puts a fresh adapter, drawn by `seed`, into the model. Until it is trained the outputs are the base model's.
+
+    Raises `ConfigError` for an adapter that `plan` refuses.
+    """
+    import peft
+
+    sites = plan(speech, config)
     starts: dict[str, Any] = {"default": True}
     torch.manual_seed(seed)
     settings = peft.LoraConfig(

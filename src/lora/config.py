@@ -89,7 +89,7 @@ class AdapterConfig(Section, frozen=True, kw_only=True):
     lora_alpha: Annotated[float, Meta(gt=0, description="scale: the update is multiplied by alpha / rank")] = 16.0
     lora_dropout: Annotated[float, Meta(ge=0, lt=1, description="dropout on the update's input")] = 0.05
     lora_targets: Annotated[
-        str, Meta(description="sites: decoder, cross, encoder, mlp, all, or a regular expression over full module names")
+        str, Meta(description="decoder, its parts self, cross, mlp; encoder; all; several joined by commas; or a pattern of module names")
     ] = "decoder"
     use_dora: Annotated[bool, Meta(description="weight-decomposed LoRA (DoRA)")] = False
     use_rslora: Annotated[bool, Meta(description="rank-stabilised scale, alpha / sqrt(rank)")] = False

@@ -2,6 +2,7 @@
 
 import argparse
 import difflib
+import math
 import os
 import signal
 import sys
@@ -20,7 +21,7 @@ EXIT_TERMINATED: Final = 143
 _UNRECOGNIZED = "unrecognized arguments: "
 
 
-class _TerminatedError(BaseException):
+class TerminatedError(BaseException):
     """SIGTERM arrived. Not an `Exception`, so that nothing on the way out takes it for a failure it can handle."""
 
 
@@ -43,7 +44,7 @@ def run(main: Callable[[], int]) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
-    except _TerminatedError:
+    except TerminatedError:
         print("terminated", file=sys.stderr)
         return EXIT_TERMINATED
     except BrokenPipeError:
@@ -53,7 +54,7 @@ def run(main: Callable[[], int]) -> int:
 
 
 def _on_terminate(_signal: int, _frame: FrameType | None) -> NoReturn:
-    raise _TerminatedError
+    raise TerminatedError
 
 
 def _one_line(message: str) -> str:
@@ -96,4 +97,12 @@ def positive_int(text: str) -> int:
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, not {value}")
+    return value
+
+
+def positive_number(text: str) -> float:
+    """An `argparse` type: a finite number above 0."""
+    value = float(text)
+    if not (value > 0 and math.isfinite(value)):
+        raise argparse.ArgumentTypeError(f"must be a number above 0, not {text}")
     return value

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -22,7 +23,7 @@ class Display:
     @contextmanager
     def stage(self, name: str, title: str) -> Iterator[None]:
         """Announces a stage and books its wall time under `name`."""
-        self.console.print(f"[bold]{title}[/bold]")
+        self.console.print(title, style="bold", markup=False, soft_wrap=True)
         started = time.perf_counter()
         yield
         self.seconds[name] = Seconds(self.seconds.get(name, 0.0) + time.perf_counter() - started)
@@ -51,12 +52,12 @@ class Display:
         Console(width=None if self.console.is_terminal else 120, highlight=False).print(table)
 
     def line(self, text: str) -> None:
-        self.console.print(f"  {text}")
+        self.console.print(f"  {text}", markup=False, soft_wrap=True)
 
 
 def result_table(record: RunRecord) -> Table:
     """Before and after on both test sets, with 95 % intervals."""
-    table = Table(title=f"{record.checkpoint.model_id}: word error rate and loss", title_justify="left")
+    table = Table(title=escape(f"{record.checkpoint.model_id}: word error rate and loss"), title_justify="left")
     for heading in ("set", "baseline WER", "tuned WER", "change (95 % interval)", "baseline loss", "tuned loss"):
         table.add_column(heading, justify="left" if heading == "set" else "right")
     for name, result in (("domain", record.domain), ("held-out", record.heldout)):

@@ -1,6 +1,10 @@
 """One run from settings to verdict. The only module that knows the order of the stages."""
 
+import os
 import platform
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +16,7 @@ from lora import record as records
 from lora.adapter import Adapted, Passport
 from lora.checkpoint import Checkpoint, resolve
 from lora.config import RunConfig
+from lora.console import TerminatedError
 from lora.data import SpeechSet, SpeechSets, examples, read_sets
 from lora.decode import DecodeSettings
 from lora.display import Display
@@ -70,7 +75,7 @@ def prepare(config: RunConfig, display: Display) -> Prepared:
     with display.stage("load", f"Loading {config.model.model_id} on {device.type}"):
         checkpoint = resolve(config.model.model_id, config.model.revision)
         speech = load_speech(checkpoint, device, config.model.precision)
-        sites = adapters.find_sites(speech, config.adapter.lora_targets)
+        sites = adapters.plan(speech, config.adapter)
         display.line(f"adapter: {len(sites)} layers, {sites[0]} to {sites[-1]}")
     return Prepared(config, sets, checkpoint, speech, sites, DecodeSettings(tokens_per_second=config.eval.tokens_per_second))
 
@@ -81,15 +86,14 @@ def experiment(config: RunConfig, metrics_file: str, display: Display) -> RunRec
     `metrics_file` is the name of the flat metrics file. A failure or an interruption is written into the record and raised again.
     """
     prepared = prepare(config, display)
-    log = take(prepared.folder, config.output.overwrite, config)
     record = _opening_record(prepared)
-    records.write(record, prepared.folder)
-    log.write("start", command=record.command, device=record.environment.device)
+    log = take(prepared.folder, config.output.overwrite, record)
     try:
+        log.write("start", command=record.command, device=record.environment.device)
         record = _stages(prepared, record, log, display)
     except BaseException as error:
-        status: records.Status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
-        message = str(error) if isinstance(error, LoraError) else repr(error)
+        status: records.Status = "failed" if isinstance(error, Exception) else "interrupted"
+        message = _reason(error)
         log.write(status, error=message)
         _close(record, prepared.folder, metrics_file, display, status=status, error=message)
         raise
@@ -98,6 +102,15 @@ def experiment(config: RunConfig, metrics_file: str, display: Display) -> RunRec
     write_report(record, prepared.folder / REPORT_FILE)
     log.write("completed", accepted=record.verdict.accepted if record.verdict else None)
     return record
+
+
+def _reason(error: BaseException) -> str:
+    """What ended a run, for its record: the command line's own words where it has some."""
+    if isinstance(error, LoraError):
+        return str(error)
+    if isinstance(error, KeyboardInterrupt | TerminatedError):
+        return "interrupted" if isinstance(error, KeyboardInterrupt) else "terminated"
+    return repr(error)
 
 
 def _stages(prepared: Prepared, record: RunRecord, log: RunLog, display: Display) -> RunRecord:
@@ -182,7 +195,11 @@ def _train_data(prepared: Prepared, features: Features, display: Display) -> tup
     with display.stage("replay", "Replay: the base model transcribes general speech"):
         replay, looped = _labelled_by_base(prepared, sets.replay, features, display)
         guard, more = _labelled_by_base(prepared, sets.guard, features, display)
-    return TrainData(domain, dev, replay, guard), looped + more
+    if left_out := looped + more:
+        display.line(f"left out: {len(left_out)} clips on which the base model loops or says nothing")
+    if not replay or not guard:
+        raise TrainingError(f"{sets.replay.manifest.path}: the base model can label too few of its clips; give --replay-targets transcript")
+    return TrainData(domain, dev, replay, guard), left_out
 
 
 def _labelled_by_base(prepared: Prepared, part: SpeechSet, features: Features, display: Display) -> tuple[list[Example], tuple[str, ...]]:
@@ -224,15 +241,26 @@ def _save(prepared: Prepared, adapted: Adapted) -> AdapterInfo:
         text_style=prepared.sets.style,
         normaliser=normaliser_version(),
     )
-    with atomic_folder(_adapter_folder(prepared)) as folder:
+    with atomic_folder(_adapter_folder(prepared)) as folder, _system_errors():
         adapters.save(adapted, folder, passport)
-    with atomic_folder(prepared.folder / PROCESSOR_FOLDER) as folder:
+    with atomic_folder(prepared.folder / PROCESSOR_FOLDER) as folder, _system_errors():
         prepared.speech.processor.save_pretrained(folder)
     return AdapterInfo(
         sites=adapted.sites,
         parameters=sum(parameter.numel() for parameter in adapted.parameters()),
         sha256=sha256_file(_adapter_folder(prepared) / "adapter_model.safetensors"),
     )
+
+
+@contextmanager
+def _system_errors() -> Iterator[None]:
+    """Turns what safetensors and tokenizers raise when the system refuses to write into the `OSError` that it is."""
+    try:
+        yield
+    except Exception as error:
+        if refused := re.search(r"\(os error (\d+)\)$", str(error)):
+            raise OSError(int(refused[1]), os.strerror(int(refused[1]))) from error
+        raise
 
 
 def _adapter_folder(prepared: Prepared) -> Path:

@@ -30,7 +30,7 @@ def writing_errors(path: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno == errno.ENOSPC:
             raise RunFolderError(f"{path}: no space left on the disk; free some or choose another place") from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST):
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST):
             raise RunFolderError(f"{path}: cannot be written ({error.strerror}); choose another place or mend its permissions") from error
         raise
 
@@ -69,6 +69,14 @@ def atomic_folder(path: Path) -> Iterator[Path]:
                 temporary.rename(path)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def require_writable(path: Path) -> None:
+    """Raises `RunFolderError` when a file could not be written there: before the work whose result it is to hold."""
+    with writing_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not os.access(path.parent, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path.parent))
 
 
 def _umask() -> int:

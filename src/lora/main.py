@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lora import __version__
-from lora.console import ArgumentParser, positive_int
+from lora.console import ArgumentParser, positive_int, positive_number
 from lora.console import run as run_command
 
 # Modules that need torch are imported by the command that needs them, so that --help answers at once.
@@ -57,17 +57,20 @@ def _transcribe_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--eval-batch-size", type=positive_int, default=16, metavar="N", help="utterances decoded together (default 16)")
     parser.add_argument(
-        "--tokens-per-second", type=float, metavar="X", help="token cap, without an adapter (default 6.5; other languages 13)"
+        "--tokens-per-second", type=positive_number, metavar="X", help="token cap, without an adapter (default 6.5; other languages 13)"
     )
-    parser.add_argument("--max-seconds", type=float, default=30.0, metavar="X", help="longest utterance accepted (default 30)")
+    parser.add_argument("--max-seconds", type=positive_number, default=30.0, metavar="X", help="longest utterance accepted (default 30)")
     parser.add_argument("--allow-outside-paths", action="store_true", help="accept audio paths that leave the manifest's folder")
 
 
 def _transcribe(options: argparse.Namespace) -> int:
     from lora.errors import ConfigError
+    from lora.files import require_writable
 
-    if options.output is not None and options.output.suffix not in (".json", ".jsonl"):
-        raise ConfigError(f"--output {options.output}: name it .json (everything) or .jsonl (a row a line)")
+    if options.output is not None:
+        if options.output.suffix not in (".json", ".jsonl"):
+            raise ConfigError(f"--output {options.output}: name it .json (everything) or .jsonl (a row a line)")
+        require_writable(options.output)
     from lora.process import prepare_process
 
     prepare_process()

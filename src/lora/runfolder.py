@@ -7,10 +7,9 @@ from typing import Any
 import msgspec
 import tomli_w
 
-from lora.config import RunConfig
 from lora.errors import RunFolderError
 from lora.files import write_text, writing_errors
-from lora.record import RECORD_FILE, now, read
+from lora.record import RECORD_FILE, RunRecord, now, read, write
 
 LOG_FILE = "log.jsonl"
 CONFIG_FILE = "config.toml"
@@ -28,14 +27,18 @@ def check(folder: Path, overwrite: bool) -> None:
         raise RunFolderError(f"{folder}: holds a run ({_status(folder)}); choose another --output-dir or pass --overwrite")
 
 
-def take(folder: Path, overwrite: bool, config: RunConfig) -> "RunLog":
-    """Empties or makes the folder, writes the settings into it and opens its log."""
+def take(folder: Path, overwrite: bool, record: RunRecord) -> "RunLog":
+    """Empties or makes the folder, writes the opening record and the settings into it and opens its log.
+
+    The record comes first: it is what makes a folder a run, so that one which ends here can be overwritten like any other.
+    """
     check(folder, overwrite)
     with writing_errors(folder):
         if folder.is_dir():
             shutil.rmtree(folder)
         folder.mkdir(parents=True)
-    write_text(folder / CONFIG_FILE, tomli_w.dumps(_without_none(msgspec.to_builtins(config))))
+    write(record, folder)
+    write_text(folder / CONFIG_FILE, tomli_w.dumps(_without_none(msgspec.to_builtins(record.config))))
     return RunLog(folder / LOG_FILE)
 
 

@@ -7,8 +7,9 @@ from typing import Literal
 
 from lora.config import TextStyle
 
-NORMALISER = "whisper-english"
-"""Whisper's English normaliser with its spelling map: case, punctuation, numbers, contractions, British spellings."""
+NORMALISER = "whisper-english, words only"
+"""Whisper's English normaliser with its spelling map (case, punctuation, numbers, contractions, British spellings), less what is no
+word: it leaves the last point of an ellipsis behind as if it were spoken."""
 
 ResolvedStyle = Literal["none", "lower"]
 
@@ -20,8 +21,7 @@ def normaliser_version() -> str:
 
 def normalise(text: str) -> str:
     """The words that are scored, separated by single spaces."""
-    normalised: str = _english()(text)
-    return normalised
+    return " ".join(word for word in _english()(text).split() if any(character.isalnum() for character in word))
 
 
 def resolve_style(style: TextStyle, texts: Iterable[str]) -> ResolvedStyle:

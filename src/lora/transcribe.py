@@ -103,9 +103,12 @@ class Transcriber:
 def open_transcriber(request: Request) -> Transcriber:
     """Loads model and adapter and settles how they decode.
 
-    Raises `CheckpointError` when the adapter belongs to another model, or when decode settings are given that it was not made with.
+    Raises `CheckpointError` when the adapter belongs to another model, when decode settings are given that it was not made with, or
+    when a folder holds no adapter or no processor.
     """
     passport = adapters.read_passport(request.adapter_folder) if request.adapter_folder else None
+    if request.processor_folder is not None and not any(request.processor_folder.glob("*processor_config.json")):
+        raise CheckpointError(f"{request.processor_folder}: holds no processor; give a run's processor/ folder")
     device = choose_device(request.device)
     speech = load_speech(resolve(request.model_id, request.revision), device, request.precision)
     if request.processor_folder is not None:

@@ -44,9 +44,9 @@ def metrics(record: RunRecord) -> dict[str, Any]:
 
 
 def _set(prefix: str, result: SetResult | None) -> dict[str, Any]:
-    names = ("wer", "cer", "raw_wer", "eval_loss", "wer_interval")
+    names = ("wer", "cer", "raw_wer", "eval_loss", "wer_interval", "words", "capped")
     if result is None:
-        return {f"{prefix}{when}_{name}": None for when in ("baseline", "tuned") for name in names}
+        return {f"{prefix}{when}_{name}": None for when in ("baseline", "tuned") for name in names} | {f"{prefix}wer_change": None}
     sides = {"baseline": (result.baseline, result.baseline_interval), "tuned": (result.tuned, result.tuned_interval)}
     values: dict[str, Any] = {}
     for when, (evaluation, interval) in sides.items():

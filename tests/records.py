@@ -1,0 +1,85 @@
+"""A finished run's record, made from transcripts and without a model."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from lora.config import build
+from lora.evaluate import Evaluation
+from lora.gate import judge
+from lora.record import AdapterInfo, CheckpointInfo, ManifestInfo, RunRecord, SetResult, environment
+from lora.scoring import compare, interval, score_utterance, total
+from lora.train import Step, TrainOutcome
+from lora.units import Seconds
+
+Row = tuple[str, str, str]
+"""Reference, what the base model says, what the tuned one says."""
+
+REQUIRED = {
+    "model.model_id": "packaged:moonshine-tiny",
+    "data.train_manifest": "data/train.jsonl",
+    "data.domain_manifest": "data/test.jsonl",
+    "data.heldout_manifest": "data/heldout.jsonl",
+    "output.output_dir": "outputs/run",
+}
+
+DOMAIN: Sequence[Row] = (
+    ("press the pound key", "press the town key", "press the pound key"),
+    ("your call is important", "your call is important", "your call is import"),
+    ("please hold the line", "please fold the lime", "please hold the line"),
+)
+HELDOUT: Sequence[Row] = (("it was the best of times", "it was the best of times", "it was the best of times"),)
+
+
+def completed(domain: Sequence[Row] = DOMAIN, heldout: Sequence[Row] = HELDOUT, **changes: Any) -> RunRecord:
+    """The record of a completed run with these transcripts; `changes` replaces fields."""
+    results = {name: _result(part) for name, part in (("domain", domain), ("heldout", heldout))}
+    config = build(REQUIRED, None)
+    pairs = {name: (result.baseline.score, result.tuned.score) for name, result in results.items()}
+    manifest = ManifestInfo(path="data/train.jsonl", sha256="a" * 64, utterances=3, seconds=Seconds(90.0), speakers=1)
+    step = Step(step=0, epoch=0.0, train_loss=None, dev_loss=1.5, dev_wer=0.25)
+    record = RunRecord(
+        status="completed",
+        command=("moonshine-lora", "experiment"),
+        started_at="2025-01-01T00:00:00+00:00",
+        finished_at="2025-01-01T00:01:00+00:00",
+        config=config,
+        checkpoint=CheckpointInfo(model_id="packaged:moonshine-tiny", kind="packaged", revision=None, sha256="b" * 64),
+        manifests={"train": manifest},
+        environment=environment("cpu", "x86_64 cpu", 2),
+        text_style="none",
+        adapter=AdapterInfo(sites=("model.decoder.layers.0.self_attn.q_proj",), parameters=5120, sha256="c" * 64),
+        training=TrainOutcome(
+            status="finished",
+            best_step=10,
+            steps=20,
+            history=(step, Step(step=10, epoch=1.0, train_loss=0.9, dev_loss=0.8, dev_wer=0.125, guard_loss=0.1, guard_wer=0.05)),
+            audio_seconds=Seconds(200.0),
+            seconds=Seconds(10.0),
+        ),
+        domain=results["domain"],
+        heldout=results["heldout"],
+        verdict=judge(domain=pairs["domain"], heldout=pairs["heldout"], rules=config.gate),
+        stages={"read": Seconds(0.5), "train": Seconds(12.0)},
+    )
+    return msgspec.structs.replace(record, **changes)
+
+
+def _result(rows: Sequence[Row]) -> SetResult:
+    baseline, tuned = (
+        total(
+            [
+                score_utterance(id=f"u{number}", speaker_id=None, seconds=Seconds(2.0), reference=row[0], hypothesis=row[side])
+                for number, row in enumerate(rows)
+            ]
+        )
+        for side in (1, 2)
+    )
+    return SetResult(
+        baseline=Evaluation(score=baseline, loss=1.25),
+        baseline_interval=interval(baseline, 0),
+        tuned=Evaluation(score=tuned, loss=0.5),
+        tuned_interval=interval(tuned, 0),
+        comparison=compare(baseline, tuned, 0),
+    )

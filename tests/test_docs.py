@@ -1,0 +1,381 @@
+"""The documentation is executed: every command, path, flag, link and config that it shows, found by looking for all of them."""
+
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import chdir, redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from io import StringIO
+from pathlib import Path
+
+import pytest
+from running import ANY_VERDICT, ROOT, Result, moonshine_lora
+
+from lora.config import build
+from lora.corpora import commands, quickstart
+from lora.manifest import Rules, read
+from lora.model_utils import Speech
+from lora.runners import experiment, real_small
+
+DOCS = sorted([ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("packages/*/README.md")])
+CONFIGS = sorted(ROOT.glob("configs/*.toml"))
+NEEDS = {"", "hub", "quickstart", "own-manifests", "recordings", "slow"}
+"""What a comment `<!-- needs: X -->` before a block says; the empty one is a block that runs as it stands."""
+
+FIRST_LINES = 6
+"""How much of each quickstart manifest the commands here are run on."""
+
+
+@dataclass(frozen=True)
+class Command:
+    """A documented command."""
+
+    doc: Path
+    needs: str
+    text: str
+
+    @property
+    def words(self) -> list[str]:
+        """The command without `uv run`, which only chooses the environment."""
+        words = shlex.split(self.text, comments=True)
+        return words[2:] if words[:2] == ["uv", "run"] else words
+
+    def __str__(self) -> str:
+        return f"{self.doc.name}: {' '.join(self.words[:3])}"
+
+
+def blocks(language: str) -> Iterator[tuple[Path, str, str]]:
+    """File, mark and text of every code block in that language."""
+    for doc in DOCS:
+        for needs, text in re.findall(rf"(?:<!-- needs: ([\w-]+) -->\n)?^```{language}\n(.*?)^```", doc.read_text(), re.S | re.M):
+            yield doc, needs, text
+
+
+COMMANDS = [
+    Command(doc, needs, line)
+    for doc, needs, text in blocks("bash")
+    for line in text.replace("\\\n", " ").splitlines()
+    if line.strip() and not line.startswith("#")
+]
+
+
+def chosen(*programs: str, needs: str | None = None) -> list[Command]:
+    """Documented commands of these programs, each once."""
+    found = [c for c in COMMANDS if c.words[0] in programs and (needs is None or c.needs == needs)]
+    return list({tuple(command.words): command for command in found}.values())
+
+
+MAKE, JUST = chosen("make"), chosen("just")
+LORA = chosen("moonshine-lora")
+SCRIPTS = [command for command in chosen("python") if command.words[1].startswith("scripts/")]
+MODULES = [command for command in chosen("python") if command.words[1] == "-m"]
+OTHERS = chosen("moonshine", "uv")
+
+
+def in_process(function: object, *arguments: str) -> str:
+    """What a command's `main(arguments)` prints before it ends well."""
+    out = StringIO()
+    with redirect_stdout(out), redirect_stderr(out), pytest.raises(SystemExit) as stop:
+        function(list(arguments))  # type: ignore[operator]
+    assert stop.value.code == 0, out.getvalue()
+    return out.getvalue()
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder as a reader's checkout is after `make data`, with the first lines of each manifest, and own manifests of the same speech."""
+    place = tmp_path_factory.mktemp("workplace")
+    for name in ("Makefile", "justfile"):
+        shutil.copy(ROOT / name, place)
+    for name in ("configs", "scripts"):
+        (place / name).symlink_to(ROOT / name)
+    (place / ".venv").symlink_to(sys.prefix)
+    made = quickstart.prepare(place / "data" / "quickstart")
+    for file in made.paths():
+        file.write_text("".join(file.read_text().splitlines(keepends=True)[:FIRST_LINES]))
+    for name, source in (("domain", made.train), ("personal", made.train), ("general", made.heldout)):
+        (place / "data" / name).mkdir()
+        (place / "data" / name / "audio").symlink_to(source.parent / "audio")
+    for name in ("domain", "personal"):
+        for part, source, speaker in (("train", made.train, "anna"), ("test", made.test, "ben")):
+            rows = [json.loads(line) for line in source.read_text().splitlines()]
+            spoken = [row | {"speaker_id": f"{speaker}-{number % 2}"} for number, row in enumerate(rows)]
+            (place / "data" / name / f"{part}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in spoken))
+    for source in (made.heldout, made.replay):
+        shutil.copy(source, place / "data" / "general")
+    return place
+
+
+@pytest.fixture(scope="module")
+def finished(workplace: Path, tiny: Speech) -> Path:
+    """The same after `make run`, with two updates instead of hundreds."""
+    assert tiny.checkpoint.model_id == "packaged:moonshine-tiny"
+    with chdir(workplace):
+        options = ("--max-steps", 2, "--eval-interval", 1, "--overwrite", *ANY_VERDICT)
+        result = moonshine_lora("experiment", "--config", "configs/quickstart.toml", *options)
+    assert result.code == 0, result.err
+    return workplace
+
+
+def just(place: Path, *arguments: str) -> Result:
+    program = shutil.which("just", path=Path(sys.prefix) / "bin") or shutil.which("just")
+    if program is None:
+        pytest.skip("just is not installed")
+    done = subprocess.run([program, *arguments], cwd=place, capture_output=True, text=True, check=False, timeout=300)
+    return Result(done.returncode, done.stdout, done.stderr)
+
+
+# --- commands --------------------------------------------------------------------------------------------------------------------------
+
+
+def test_every_documented_command_is_looked_at_by_a_test_below() -> None:
+    assert {command.needs for command in COMMANDS} <= NEEDS
+    known = {tuple(command.words) for command in (*MAKE, *JUST, *LORA, *SCRIPTS, *MODULES, *OTHERS)}
+    assert {tuple(command.words) for command in COMMANDS} == known
+    assert {command.needs for command in SCRIPTS} <= {"hub", "recordings"}, "test_scripts.py runs those that need recordings"
+    assert len(COMMANDS) > 15
+
+
+@pytest.mark.parametrize("command", MAKE, ids=str)
+def test_make_targets(command: Command) -> None:
+    """`make run` and `make test` would run this test again, so only what they would do is looked at."""
+    planned = subprocess.run(["make", "-n", *command.words[1:]], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for line in planned.splitlines():
+        words = shlex.split(line)
+        for name in (word for word in words if word.startswith((".venv/bin/", "configs/", "benchmarks/"))):
+            place = Path(sys.prefix) / name.removeprefix(".venv/") if name.startswith(".venv/") else ROOT / name
+            assert place.exists(), line
+    assert planned.strip()
+
+
+@pytest.mark.parametrize("command", LORA, ids=str)
+def test_moonshine_lora_commands(command: Command, finished: Path) -> None:
+    name, *arguments = command.words[1:]
+    check_only = ["--dry-run"] if name == "experiment" and not {"--help", "--dry-run"} & set(arguments) else []
+    with chdir(finished):
+        result = moonshine_lora(name, *arguments, *check_only)
+    assert result.code == 0, result.err
+    assert result.out
+
+
+@pytest.mark.parametrize("command", MODULES, ids=str)
+def test_modules_that_are_run(command: Command) -> None:
+    """They run in test_experiment.py and test_end_to_end.py; here, that they exist and know their flags."""
+    mains = {"lora.runners.experiment": experiment.main, "lora.runners.real_small": real_small.main}
+    shown = in_process(mains[command.words[2]], "--help")
+    assert all(word in shown for word in command.words[3:] if word.startswith("--"))
+    assert command.needs == "slow"
+
+
+def test_the_transcribe_recipe(finished: Path) -> None:
+    (command,) = [command for command in JUST if command.words[1] == "transcribe"]
+    result = just(finished, *command.words[1:])
+    assert result.code == 0, result.err
+    output = shlex.split(command.words[2])[-1]
+    assert len((finished / output).read_text().splitlines()) == FIRST_LINES
+    assert len(result.out.splitlines()) == FIRST_LINES
+    assert "WER" in result.err
+
+
+def test_a_run_in_the_background(workplace: Path) -> None:
+    documented = [command for command in JUST if command.words[1] != "transcribe"]
+    assert [command.words[1] for command in documented] == ["run-experiment", "poll", "status"]
+    start, poll, status = (command.words[1:] for command in documented)
+    assert just(workplace, *status).code == 2
+    started = just(workplace, start[0], f"{start[1]} --dry-run")
+    assert started.code == 0, started.err
+    assert started.out.startswith("started as process ")
+    process = int((workplace / "outputs" / "background" / "pid").read_text())
+    assert f"{process}" in started.out
+    # A second one is refused while it goes on, and the state is told; afterwards how it ended.
+    state = just(workplace, *status)
+    assert f"running as process {process}" in state.out
+    assert f"an experiment is running (process {process})" in just(workplace, *start).err
+    ended = workplace / "outputs" / "background" / "exit"
+    deadline = time.monotonic() + 300
+    while not (ended.exists() and ended.read_text()) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert just(workplace, *status).out.startswith("ended with exit code 0 (0 accepted")
+    assert re.search(r"^ready: \d+ layers to adapt, nothing was trained or written$", just(workplace, *poll).out, re.M)
+
+
+def test_commands_that_need_the_hub_say_so_without_one(tmp_path: Path) -> None:
+    """In one process, for `datasets` takes seconds to import."""
+    needed = [command for command in SCRIPTS if command.needs == "hub"]
+    assert needed
+    code = (
+        "import json, sys\nfrom lora.console import run\nfrom lora.corpora import commands\n"
+        "for name, *arguments in json.loads(sys.argv[1]):\n"
+        "    print(name, run(lambda: getattr(commands, name)(arguments)), flush=True)\n"
+    )
+    given = [[Path(command.words[1]).stem, *command.words[2:]] for command in needed]
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hub")}
+    done = subprocess.run(
+        [sys.executable, "-c", code, json.dumps(given)],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=300,
+    )
+    assert done.stdout.splitlines() == [f"{name} 2" for name, *_ in given]
+    lines = done.stderr.splitlines()
+    assert len(lines) == len(needed), done.stderr
+    assert all(re.match(r"error: .*the hub.*--dataset FOLDER", line) for line in lines), done.stderr
+    assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize("command", SCRIPTS, ids=str)
+def test_scripts_know_their_flags(command: Command) -> None:
+    assert (ROOT / command.words[1]).is_file()
+    shown = in_process(getattr(commands, Path(command.words[1]).stem), "--help")
+    assert all(word.split("=")[0] in shown for word in command.words[2:] if word.startswith("--"))
+
+
+@pytest.mark.parametrize("command", chosen("moonshine"), ids=str)
+def test_the_terminal_app(command: Command) -> None:
+    from lora_cli import main as app
+
+    assert "usage: moonshine" in in_process(app._main, *command.words[1:])
+
+
+@pytest.mark.parametrize("block", list(blocks("python")), ids=lambda block: block[0].name)
+def test_python_blocks(block: tuple[Path, str, str], finished: Path) -> None:
+    with chdir(finished):
+        exec(compile(block[2], str(block[0]), "exec"), {"__name__": "__main__"})  # fails by raising
+
+
+@pytest.mark.parametrize("block", list(blocks("json")), ids=lambda block: block[0].name)
+def test_manifest_lines(block: tuple[Path, str, str], workplace: Path) -> None:
+    for line in block[2].splitlines():
+        row = json.loads(line)
+        sound = next((workplace / "data" / "quickstart" / "telephone" / "audio").rglob("*.wav"))
+        (workplace / "line" / row["audio"]).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(sound, workplace / "line" / row["audio"])
+        (workplace / "line" / "line.jsonl").write_text(line + "\n")
+        (utterance,) = read(workplace / "line" / "line.jsonl", Rules())
+        assert (utterance.text, utterance.speaker_id) == (row["text"], row["speaker_id"])
+
+
+# --- names -----------------------------------------------------------------------------------------------------------------------------
+
+
+def makefile_targets() -> dict[str, str]:
+    return dict(re.findall(r"^([a-z-]+):.*?## (.+)$", (ROOT / "Makefile").read_text(), re.M))
+
+
+def test_every_make_target_is_described() -> None:
+    phony = re.search(r"^\.PHONY: (.+)$", (ROOT / "Makefile").read_text(), re.M)
+    assert phony is not None
+    assert set(phony[1].split()) == set(makefile_targets())
+    shown = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert all(re.search(rf"^{name}\s+\S", shown, re.M) for name in makefile_targets())
+
+
+def test_every_recipe_is_described_or_passes_on_to_a_target_that_is() -> None:
+    dumped = just(ROOT, "--dump", "--dump-format", "json")
+    assert dumped.code == 0, dumped.err
+    recipes = json.loads(dumped.out)["recipes"]
+    for name, recipe in recipes.items():
+        passed_on = recipe["body"] == [[f"@make {name}"]] and name in makefile_targets()
+        assert recipe["doc"] or passed_on, name
+    assert {"venv", "sync", "data", "run", "test", "lint", "type", "bench", "transcribe", "run-experiment"} <= recipes.keys()
+
+
+@pytest.mark.parametrize("doc", DOCS, ids=lambda doc: str(doc.relative_to(ROOT)))
+def test_targets_and_recipes_named_in_a_text_exist(doc: Path) -> None:
+    text = doc.read_text()
+    recipes = json.loads(just(ROOT, "--dump", "--dump-format", "json").out)["recipes"]
+    assert set(re.findall(r"(?:^|`)make ([a-z-]+)", text, re.M)) <= makefile_targets().keys()
+    assert set(re.findall(r"(?:^|`)just ([a-z-]+)", text, re.M)) <= recipes.keys()
+
+
+@pytest.fixture(scope="module")
+def known_flags() -> set[str]:
+    from lora_cli import main as app
+
+    texts = [moonshine_lora(name, "--help").out for name in ("experiment", "transcribe", "data", "cache")]
+    texts += [moonshine_lora("--help").out]
+    texts += [in_process(getattr(commands, script.stem), "--help") for script in (ROOT / "scripts").glob("*.py")]
+    texts += [in_process(main, "--help") for main in (experiment.main, real_small.main, app._main)]
+    return set(re.findall(r"--[a-z][\w-]*", " ".join(texts)))
+
+
+@pytest.mark.parametrize("doc", DOCS, ids=lambda doc: str(doc.relative_to(ROOT)))
+def test_every_flag_named_in_a_text_exists(doc: Path, known_flags: set[str]) -> None:
+    own = re.sub(r"(`|^)(uv (?!run)|pip |apt|git )[^`\n]*", "", doc.read_text(), flags=re.M)  # other programs have flags of their own
+    own = re.sub(r"\]\([^)]*\)", "", own)
+    assert set(re.findall(r"(?<![\w-])--[a-z][\w-]*", own)) <= known_flags
+
+
+@pytest.mark.parametrize("doc", DOCS, ids=lambda doc: str(doc.relative_to(ROOT)))
+def test_links_and_paths_resolve(doc: Path) -> None:
+    text = re.sub(r"^```.*?^```", "", doc.read_text(), flags=re.S | re.M)
+    for link in re.findall(r"\]\(([^)]+)\)", text):
+        if re.match(r"[a-z]+:", link):
+            continue
+        target, _, heading = link.partition("#")
+        file = (doc.parent / target) if target else doc
+        assert file.exists(), link
+        if heading:
+            titles = re.findall(r"^#+ (.*)$", file.read_text(), re.M)
+            anchors = {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
+            assert heading in anchors, link
+    own = r"(?<![\w/.*-])((?:configs|src|scripts|packages|tests|benchmarks|docs|\.ci)/[\w./-]*\w)"
+    for path in re.findall(own, text):
+        assert (ROOT / path).exists(), path
+
+
+@pytest.mark.parametrize("doc", DOCS, ids=lambda doc: str(doc.relative_to(ROOT)))
+def test_nothing_is_left_to_fill_in(doc: Path) -> None:
+    assert not re.findall(r"^[A-Z]+_[A-Z_]+$|\bTODO\b|\bTBD\b|\bFIXME\b", doc.read_text(), re.M)
+
+
+@pytest.mark.parametrize("file", CONFIGS, ids=lambda file: file.name)
+def test_configs_are_complete_and_pass_a_dry_run(file: Path, workplace: Path, tiny: Speech) -> None:
+    assert build({}, file).model.model_id == tiny.checkpoint.model_id
+    with chdir(workplace):
+        result = moonshine_lora("experiment", "--config", f"configs/{file.name}", "--output-dir", "outputs/check", "--dry-run")
+    assert result.code == 0, result.err
+
+
+def test_every_config_is_documented() -> None:
+    text = "".join(doc.read_text() for doc in DOCS)
+    assert CONFIGS
+    assert [file.name for file in CONFIGS if f"configs/{file.name}" not in text] == []
+
+
+def test_the_changelog_keeps_what_is_unreleased_on_top() -> None:
+    text = (ROOT / "CHANGELOG.md").read_text()
+    assert re.findall(r"^## (.*)$", text, re.M)[0] == "[Unreleased]"
+    assert set(re.findall(r"^### (.*)$", text, re.M)) <= {"Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"}
+    assert re.search(r"^## \[Unreleased\]\n\n### \w+\n\n- \S", text, re.M)
+
+
+HOSTS = (
+    r"pypi[.]org|pythonhosted[.]org|download[.]pytorch[.]org|registry[.]npmjs|proxy[.]golang|anaconda[.]org|(?<!\w)mirrors?[.][\w-]+[.]\w"
+)
+MACHINE_PATHS = r"(?<![\w.~<{*/-])/(?:home|root|work|Users)/\w"
+
+
+def test_no_file_names_a_package_host_or_a_machines_folder() -> None:
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    if listed.returncode != 0:
+        pytest.skip("not a git checkout")
+    found = []
+    for name in listed.stdout.splitlines():
+        file = ROOT / name
+        if file.is_file() and file != Path(__file__):
+            for number, line in enumerate(file.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
+                if re.search(f"{HOSTS}|{MACHINE_PATHS}", line):
+                    found.append(f"{name}:{number}: {line.strip()}")
+    assert found == []

@@ -1,0 +1,291 @@
+"""Whole runs through the command: small ones of the real model, and of random models where only the flow matters."""
+
+import json
+import subprocess
+import sys
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import torch
+from peft import PeftModel
+from running import ANY_VERDICT, QUICK, ROOT, Manifests, files_below, manifests, moonshine_lora, rows_of, write_rows
+from safetensors.torch import load_file
+from transformers import AutoProcessor, MoonshineForConditionalGeneration
+
+from lora.audio import AudioSettings, load
+from lora.checkpoint import resolve
+from lora.config import build
+from lora.decode import DecodeSettings
+from lora.files import sha256_file
+from lora.manifest import Rules, Utterance, read
+from lora.model_utils import Speech
+from lora.record import RunRecord
+from lora.record import read as read_record
+from lora.runners import real_small
+
+STAGES = {"read", "load", "encode", "baseline", "replay", "train", "tuned"}
+TIMES = ("runtime_seconds", "started_at", "finished_at", "train_audio_seconds_per_second", "command")
+
+ARTIFACTS = {
+    "config.toml",
+    "experiment_metrics.json",
+    "log.jsonl",
+    "lora_adapter",
+    "lora_adapter/adapter_config.json",
+    "lora_adapter/adapter_model.safetensors",
+    "lora_adapter/moonshine_lora.json",
+    "processor",
+    "processor/processor_config.json",
+    "processor/tokenizer.json",
+    "processor/tokenizer_config.json",
+    "record.json",
+    "report.md",
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder and how the command ended that made it."""
+
+    folder: Path
+    sets: Manifests
+    code: int
+    out: str
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        values: dict[str, Any] = json.loads((self.folder / "experiment_metrics.json").read_text())
+        return values
+
+    @property
+    def record(self) -> RunRecord:
+        return read_record(self.folder)
+
+    @property
+    def log(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in (self.folder / "log.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def sets(clips: Sequence[Utterance], tmp_path_factory: pytest.TempPathFactory) -> Manifests:
+    return manifests(tmp_path_factory.mktemp("sets"), clips)
+
+
+@pytest.fixture(scope="module")
+def run(tiny: Speech, sets: Manifests, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A few updates of the packaged model at a high rate, so that the adapter changes what the model says."""
+    folder = tmp_path_factory.mktemp("runs") / "real"
+    training = ("--max-steps", 4, "--epochs", 9, "--eval-interval", 2, "--learning-rate", "4e-3", "--warmup-steps", 0, "--seed", 3)
+    options = (*training, *ANY_VERDICT, "--split-by", "utterance", "--device", "cpu", "--output-dir", folder)
+    result = moonshine_lora("experiment", "--model-id", tiny.checkpoint.model_id, *sets.flags(), *options)
+    return Run(folder, sets, result.code, result.out)
+
+
+def quick(model: Speech, sets: Manifests, folder: Path, *options: object) -> Run:
+    """Two updates of a random model."""
+    arguments = ("--model-id", model.checkpoint.folder, *sets.flags(), *QUICK, "--output-dir", folder, *options)
+    result = moonshine_lora("experiment", *arguments)
+    return Run(folder, sets, result.code, result.out)
+
+
+def test_a_run_leaves_its_artifacts_and_nothing_else(run: Run) -> None:
+    assert run.code == 0
+    assert files_below(run.folder) == ARTIFACTS
+
+
+def test_the_metrics_hold_what_scripts_rely_on(run: Run) -> None:
+    metrics, record = run.metrics, run.record
+    assert record.domain is not None
+    assert record.heldout is not None
+    for prefix, result in (("", record.domain), ("heldout_", record.heldout)):
+        for when, evaluation, interval in (
+            ("baseline", result.baseline, result.baseline_interval),
+            ("tuned", result.tuned, result.tuned_interval),
+        ):
+            name = f"{prefix}{when}"
+            assert metrics[f"{name}_wer"] == evaluation.score.wer
+            assert metrics[f"{name}_cer"] == evaluation.score.cer
+            assert metrics[f"{name}_raw_wer"] == evaluation.score.raw_wer
+            assert metrics[f"{name}_eval_loss"] == evaluation.loss > 0
+            assert metrics[f"{name}_wer_interval"] == [interval.low, interval.high]
+            assert interval.low <= evaluation.score.wer <= interval.high
+        assert metrics[f"{prefix}wer_change"]["difference"] == metrics[f"{prefix}tuned_wer"] - metrics[f"{prefix}baseline_wer"]
+    assert metrics["status"] == "completed"
+    assert metrics["accepted"] is True
+    assert metrics["verdict"].startswith("accepted: domain WER")
+    assert metrics["runtime_seconds"].keys() == STAGES
+    assert all(seconds > 0 for seconds in metrics["runtime_seconds"].values())
+    assert metrics["device"] == "cpu"
+    assert metrics["settings"] == json.loads(msgspec.json.encode(record.config))
+    assert metrics["error"] is None
+    assert (metrics["steps"], metrics["best_step"]) == (4, record.training and record.training.best_step)
+
+
+def test_data_model_and_adapter_are_named_by_their_hashes(run: Run, tiny: Speech) -> None:
+    metrics = run.metrics
+    for name in ("train", "dev", "domain", "heldout", "replay"):
+        file = getattr(run.sets, name)
+        assert metrics["manifests"][name]["path"] == str(file)
+        assert metrics["manifests"][name]["sha256"] == sha256_file(file)
+    assert metrics["manifests"]["replay"]["utterances"] + metrics["manifests"]["guard"]["utterances"] == len(read(run.sets.replay, Rules()))
+    assert metrics["model_sha256"] == sha256_file(tiny.checkpoint.folder / "model.safetensors")
+    assert metrics["adapter"]["sha256"] == sha256_file(run.folder / "lora_adapter" / "adapter_model.safetensors")
+
+
+def test_the_log_tells_the_run_in_order(run: Run) -> None:
+    events = [entry["event"] for entry in run.log]
+    assert [event for index, event in enumerate(events) if events[index - 1 : index] != [event]] == [
+        "start",
+        "baseline",
+        "dev",
+        "update",
+        "dev",
+        "update",
+        "dev",
+        "tuned",
+        "completed",
+    ]
+    assert [entry["step"] for entry in run.log if entry["event"] == "update"] == [1, 2, 3, 4]
+    assert [entry["wer"] for entry in run.log if entry["event"] == "tuned"] == [run.metrics["tuned_wer"], run.metrics["heldout_tuned_wer"]]
+
+
+def test_the_saved_config_gives_the_same_settings(run: Run) -> None:
+    assert build({}, run.folder / "config.toml") == run.record.config
+    assert tomllib.loads((run.folder / "config.toml").read_text())["train"]["max_steps"] == 4
+
+
+def test_what_a_person_sees_is_the_table_the_verdict_and_where_things_are(run: Run) -> None:
+    metrics = run.metrics
+    assert f"{100 * metrics['baseline_wer']:.2f} %" in run.out
+    assert f"{100 * metrics['heldout_tuned_wer']:.2f} %" in run.out
+    *_, verdict, place = run.out.splitlines()
+    assert verdict == metrics["verdict"]
+    assert place == f"{run.folder}: report.md, experiment_metrics.json, lora_adapter/, processor/"
+    assert metrics["verdict"] in (run.folder / "report.md").read_text()
+
+
+def test_plain_peft_and_transformers_say_what_the_run_reports(run: Run, tiny: Speech) -> None:
+    base = MoonshineForConditionalGeneration.from_pretrained(resolve(tiny.checkpoint.model_id).folder)
+    model = PeftModel.from_pretrained(base, run.folder / "lora_adapter").eval()
+    processor = AutoProcessor.from_pretrained(run.folder / "processor")
+    record = run.record
+    assert record.domain is not None
+    said = []
+    for utterance in read(run.sets.domain, Rules()):
+        samples = load(utterance.audio, AudioSettings())
+        inputs = processor(samples, sampling_rate=16_000, return_tensors="pt")
+        cap = DecodeSettings(tokens_per_second=record.config.eval.tokens_per_second).cap(len(samples) / 16_000)
+        with torch.inference_mode():
+            tokens = model.generate(inputs.input_values, max_new_tokens=cap, do_sample=False)
+        said.append(processor.tokenizer.decode(tokens[0], skip_special_tokens=True).strip())
+    assert said == [row.hypothesis for row in record.domain.tuned.score.utterances]
+    weights = load_file(run.folder / "lora_adapter" / "adapter_model.safetensors")
+    assert any(weight.any() for name, weight in weights.items() if "lora_B" in name), "the run ended with an adapter that does nothing"
+
+
+def test_the_module_is_a_command_too(random_v1: Speech, sets: Manifests, tmp_path: Path) -> None:
+    arguments = ["--model-id", str(random_v1.checkpoint.folder), *sets.flags(), *map(str, QUICK), "--output-dir", str(tmp_path / "run")]
+    command = [sys.executable, "-m", "lora.runners.experiment", *arguments, *ANY_VERDICT]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert files_below(tmp_path / "run") == ARTIFACTS
+    assert read_record(tmp_path / "run").command == ("experiment.py", *command[3:])
+    assert "Warning" not in done.stderr
+
+
+def test_the_same_seed_gives_the_same_run_and_another_seed_another(random_speech: Speech, sets: Manifests, tmp_path: Path) -> None:
+    found = []
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        run = quick(random_speech, sets, tmp_path / name, "--seed", seed)
+        metrics = {key: value for key, value in run.metrics.items() if key not in TIMES}
+        del metrics["settings"]["output"]
+        found.append((metrics, run.record.domain))
+    assert found[0] == found[1]
+    assert found[0][0]["adapter"]["sha256"] != found[2][0]["adapter"]["sha256"]
+
+
+def test_a_rejected_adapter_is_kept_and_the_failed_check_named(random_v1: Speech, sets: Manifests, tmp_path: Path) -> None:
+    run = quick(random_v1, sets, tmp_path / "run", "--learning-rate", "1e-9")
+    assert run.code == 3
+    assert files_below(run.folder) == ARTIFACTS
+    verdict = run.record.verdict
+    assert verdict is not None
+    assert [(check.name, check.passed) for check in verdict.checks] == [("domain", False), ("held-out", True)]
+    assert run.metrics["accepted"] is False
+    assert run.metrics["status"] == "completed"
+    assert run.metrics["verdict"].startswith("rejected: domain WER")
+    assert run.metrics["verdict"].endswith("(+0.00 points, and the gain must be at least 1)")
+
+
+def test_a_run_without_replay_and_dev_manifests_takes_dev_from_training(random_v1: Speech, sets: Manifests, tmp_path: Path) -> None:
+    named = ("--train-manifest", sets.train, "--domain-manifest", sets.domain, "--heldout-manifest", sets.heldout)
+    options = ("--model-id", random_v1.checkpoint.folder, *named, *QUICK, *ANY_VERDICT, "--output-dir", tmp_path / "run")
+    assert moonshine_lora("experiment", *options).code == 0
+    record = read_record(tmp_path / "run")
+    assert {name: info.utterances for name, info in record.manifests.items()} == {"train": 4, "dev": 1, "domain": 3, "heldout": 4}
+    assert record.manifests["dev"].path == str(sets.train)
+    assert record.stages.keys() == STAGES - {"replay"}
+
+
+def test_replay_needs_no_transcripts(random_v1: Speech, sets: Manifests, clips: Sequence[Utterance], tmp_path: Path) -> None:
+    replay = write_rows(
+        tmp_path / "replay.jsonl", [{key: row[key] for key in ("audio", "id")} for row in rows_of(list(clips)[14:], tmp_path)]
+    )
+    run = quick(random_v1, sets, tmp_path / "run", "--replay-manifest", replay, *ANY_VERDICT)
+    assert run.code == 0
+    record = run.record
+    # Decoded for 6.5 tokens a second, a random model has not ended when it is cut off: it can label none of them.
+    assert len(record.replay_left_out) == record.manifests["replay"].utterances + record.manifests["guard"].utterances == 6
+
+
+def test_upper_case_transcripts_are_lower_cased_for_training_only(random_v1: Speech, sets: Manifests, tmp_path: Path) -> None:
+    rows = [json.loads(line) for line in sets.train.read_text().splitlines()]
+    shouted = write_rows(sets.train.parent / "shouted.jsonl", [row | {"text": row["text"].upper()} for row in rows])
+    run = quick(random_v1, sets, tmp_path / "run", "--train-manifest", shouted, *ANY_VERDICT)
+    record = run.record
+    assert record.domain is not None
+    assert record.text_style == "lower"
+    assert [row.reference for row in record.domain.tuned.score.utterances] == [u.text for u in read(sets.domain, Rules())]
+
+
+def test_a_dry_run_lists_the_sites_and_writes_nothing(random_v1: Speech, sets: Manifests, tmp_path: Path) -> None:
+    before = files_below(sets.train.parent)
+    options = (*sets.flags(), *QUICK, "--lora-targets", "cross", "--output-dir", tmp_path / "run", "--dry-run")
+    result = moonshine_lora("experiment", "--model-id", random_v1.checkpoint.folder, *options)
+    assert result.code == 0
+    *sites, ready = result.out.splitlines()
+    assert sites == [f"model.decoder.layers.{n}.encoder_attn.{p}_proj" for n in (0, 1) for p in ("q", "k", "v", "o")]
+    assert ready == "ready: 8 layers to adapt, nothing was trained or written"
+    assert list(tmp_path.iterdir()) == []
+    assert files_below(sets.train.parent) == before
+
+
+def test_a_finished_run_is_replaced_only_when_told(random_v1: Speech, sets: Manifests, tmp_path: Path) -> None:
+    assert quick(random_v1, sets, tmp_path / "run", *ANY_VERDICT).code == 0
+    (tmp_path / "run" / "lora_adapter" / "extra").touch()
+    assert quick(random_v1, sets, tmp_path / "run", "--overwrite", *ANY_VERDICT).code == 0
+    assert files_below(tmp_path / "run") == ARTIFACTS
+
+
+def test_the_small_preset_is_valid_up_to_its_manifests(sets: Manifests) -> None:
+    named = {f"data.{name}_manifest": str(getattr(sets, name)) for name in sets.__dataclass_fields__}
+    config = build(real_small.PRESET | named, None)
+    assert config.model.model_id == "packaged:moonshine-tiny"
+    assert config.train.max_steps == 30
+
+
+@pytest.mark.slow
+def test_the_small_preset_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    code = real_small.main(["--gradient-accumulation-steps", "2"])
+    metrics = json.loads((tmp_path / "outputs" / "real_small" / "real_metrics.json").read_text())
+    assert code == (0 if metrics["accepted"] else 3)
+    assert metrics["status"] == "completed"
+    assert metrics["tuned_wer"] < metrics["baseline_wer"]
+    assert metrics["settings"]["train"]["gradient_accumulation_steps"] == 2
+    assert files_below(tmp_path / "outputs" / "real_small") == ARTIFACTS - {"experiment_metrics.json"} | {"real_metrics.json"}
