@@ -127,8 +127,8 @@ def train(
 ) -> TrainOutcome:
     """Trains the adapter and leaves the best step's weights in it.
 
-    The best step has the lowest dev WER, to which a rise of the guard WER beyond what `GUARD_TOLERANCE` forgives is added; of equals,
-    the one with the lower dev loss. The base model, step 0, takes part: training that only does harm ends with an adapter that does
+    The best step is the one with the lowest dev loss among those that `eligible` lets through. The base model, step 0, takes
+    part: training that only does harm ends with an adapter that does
     nothing. Raises `TrainingError` when the loss is not finite.
     """
     set_seed(config.seed)
@@ -207,10 +207,9 @@ class _Selection:
     ) -> None:
         self._adapted, self._data, self._features = adapted, data, features
         self._decode, self._batch_size, self._patience, self._progress = decode, batch_size, patience, progress
-        self._cost: tuple[float, float] = (math.inf, math.inf)
-        self._weights: dict[str, Tensor] = {}
+        self._weights: dict[int, dict[str, Tensor]] = {}
         self._misses = 0
-        self._guard_word = 0.0
+        self._guard_words = 0
         self.best_step = 0
         self.history: list[Step] = []
 
@@ -224,7 +223,7 @@ class _Selection:
             dev = self._evaluate(speech, self._data.dev)
             guard = self._evaluate(speech, self._data.guard) if self._data.guard else None
         if guard is not None:
-            self._guard_word = 1 / guard.score.words.reference_length
+            self._guard_words = guard.score.words.reference_length
         step = Step(
             step=number,
             epoch=epoch,
@@ -237,25 +236,37 @@ class _Selection:
             seconds=Seconds(time.perf_counter() - started),
         )
         self.history.append(step)
-        cost = self._cost_of(step)
-        better = cost < self._cost
-        if better:
-            self._cost, self._weights, self.best_step, self._misses = cost, state(self._adapted), number, 0
-        else:
-            self._misses += 1
-        self._progress.evaluated(step, better)
+        self._weights[number] = state(self._adapted)
+        kept = eligible(self.history, dev.score.words.reference_length, self._guard_words)
+        self._weights = {other.step: self._weights[other.step] for other in kept}  # once out, a step never comes back
+        self.best_step = min(kept, key=lambda other: other.dev_loss).step
+        self._misses = 0 if self.best_step == number else self._misses + 1
+        self._progress.evaluated(step, self.best_step == number)
 
     def restore_best(self) -> None:
-        restore(self._adapted, self._weights)
+        restore(self._adapted, self._weights[self.best_step])
         self._adapted.peft.eval()
 
     def _evaluate(self, speech: Speech, examples: Sequence[Example]) -> Evaluation:
         return evaluate(speech, examples, self._features, self._decode, self._batch_size)
 
-    def _cost_of(self, step: Step) -> tuple[float, float]:
-        base = self.history[0].guard_wer
-        rise = step.guard_wer - base if step.guard_wer is not None and base is not None else 0.0
-        return step.dev_wer + max(0.0, rise - max(GUARD_TOLERANCE, self._guard_word)), step.dev_loss
+
+def eligible(history: Sequence[Step], dev_words: int, guard_words: int) -> list[Step]:
+    """The steps that dev and guard cannot tell from the best one; of these the lowest dev loss decides.
+
+    A step costs its dev WER, and what its guard WER has risen beyond `GUARD_TOLERANCE` or one word. The cheapest is eligible, and
+    so is every step that spares the guard and is within one standard error of it: on a few hundred words two more errors are
+    chance, and the loss, which every token takes part in, tells more.
+    """
+    base = history[0].guard_wer or 0.0
+    allowed = max(GUARD_TOLERANCE, 1 / guard_words) if guard_words else math.inf
+    excess = [max(0.0, (step.guard_wer or 0.0) - base - allowed) for step in history]
+    costs = [step.dev_wer + over for step, over in zip(history, excess, strict=True)]
+    least = min(costs)
+    margin = math.sqrt(least / dev_words)  # of a count of errors the standard error is its square root
+    return [
+        step for step, cost, over in zip(history, costs, excess, strict=True) if cost == least or (over == 0.0 and cost <= least + margin)
+    ]
 
 
 Update = list[list[Example]]
