@@ -48,9 +48,10 @@ class GeneralManifests:
 # How the cuts were made: frames of 10 ms under -48 dBFS (two_cities), -52 dBFS (beckett) or -60 dBFS (endgame, whose pauses are
 # digital silence) for at least 0.38 s are pauses, and a cut lies in the middle of one. Both the tiny and the base model
 # transcribed the pieces. The words of the first two are those of the works that are read (Dickens, A Tale of Two Cities, book 1,
-# chapter 1, in capitalisation of today; Beckett, Worstward Ho); those of the third are what both models hear, as the
-# dialogue differs from the printed Endgame. Left out: the chapter numbers around the Dickens ("One", "Two", cut off), and a word in
-# Endgame between 19.12 and 20.10 s that the models do not agree on.
+# chapter 1, in capitalisation of today; Beckett, Worstward Ho); those of the third are what the models hear, as the dialogue differs
+# from the printed Endgame: they disagree on "heartily" (base: "hotly") and "You thought" (base: "It thought"), where the tiny one's
+# word was taken. It is replay speech, which the base model labels itself by default. Left out: the chapter numbers around the Dickens
+# ("One", "Two", cut off), and a word in Endgame between 19.12 and 20.10 s on which the two disagree as well.
 HELDOUT: Final = (
     Recording(
         "two_cities",
