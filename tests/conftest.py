@@ -1,5 +1,6 @@
 """Shared speech and models. The models are never modified here: a test that adapts or trains one loads its checkpoint afresh."""
 
+import signal
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,6 +24,8 @@ from lora.corpora import general
 from lora.manifest import Rules, Utterance, read
 from lora.model_utils import Speech, load_speech
 
+# A background job inherits an ignored SIGINT, and so would the commands that tests interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 torch.set_num_threads(1)  # one clip at a time: a second thread on a busy machine costs more than it brings
 transformers_logging.disable_progress_bar()
 

@@ -232,15 +232,30 @@ def test_a_run_without_replay_and_dev_manifests_takes_dev_from_training(random_v
     assert record.stages.keys() == STAGES - {"replay"}
 
 
-def test_replay_needs_no_transcripts(random_v1: Speech, sets: Manifests, clips: Sequence[Utterance], tmp_path: Path) -> None:
-    replay = write_rows(
-        tmp_path / "replay.jsonl", [{key: row[key] for key in ("audio", "id")} for row in rows_of(list(clips)[14:], tmp_path)]
-    )
-    run = quick(random_v1, sets, tmp_path / "run", "--replay-manifest", replay, *ANY_VERDICT)
-    assert run.code == 0
-    record = run.record
-    # Decoded for 6.5 tokens a second, a random model has not ended when it is cut off: it can label none of them.
-    assert len(record.replay_left_out) == record.manifests["replay"].utterances + record.manifests["guard"].utterances == 6
+@pytest.fixture
+def untranscribed(clips: Sequence[Utterance], tmp_path: Path) -> Path:
+    rows = [{key: row[key] for key in ("audio", "id")} for row in rows_of(list(clips)[14:], tmp_path)]
+    return write_rows(tmp_path / "replay.jsonl", rows)
+
+
+def test_replay_needs_no_transcripts(tiny: Speech, sets: Manifests, untranscribed: Path, tmp_path: Path) -> None:
+    options = ("--replay-manifest", untranscribed, "--replay-targets", "base-model", *ANY_VERDICT)
+    done = quick(tiny, sets, tmp_path / "run", *options)
+    assert done.code == 0
+    assert done.record.replay_left_out == ()
+    assert done.record.training is not None
+    assert done.record.training.history[0].guard_wer == 0, "the base model agrees with its own transcripts"
+
+
+def test_a_base_model_that_loops_on_all_replay_speech_is_no_teacher(
+    random_v1: Speech, sets: Manifests, untranscribed: Path, tmp_path: Path
+) -> None:
+    """Decoded for 6.5 tokens a second, a random model has not ended when it is cut off: it can label nothing."""
+    options = ("--replay-manifest", untranscribed, "--replay-targets", "base-model", *ANY_VERDICT)
+    done = quick(random_v1, sets, tmp_path / "run", *options)
+    assert done.code == 2
+    assert done.record.status == "failed"
+    assert "can label too few of its clips; give --replay-targets transcript" in str(done.record.error)
 
 
 def test_upper_case_transcripts_are_lower_cased_for_training_only(random_v1: Speech, sets: Manifests, tmp_path: Path) -> None:

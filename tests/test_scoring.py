@@ -195,5 +195,5 @@ def test_scores_of_different_utterances_or_normalisers_are_not_compared() -> Non
     for other in (score(AFTER[:3]), score(AFTER[::-1]), score([("other words", "x"), *AFTER[1:]])):
         with pytest.raises(ScoringError, match="different utterances"):
             compare(found, other, 0)
-    with pytest.raises(ScoringError, match=r"normalised by whisper-english .* and another"):
+    with pytest.raises(ScoringError, match=r"normalised by whisper-english, .* and another"):
         compare(found, msgspec.structs.replace(score(AFTER), normaliser="another (1.0)"), 0)

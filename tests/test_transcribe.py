@@ -126,7 +126,18 @@ def loud(random_v1: Speech, clips: Sequence[Utterance], tmp_path_factory: pytest
     """A run whose audio and decode settings are not the defaults."""
     sets = manifests(tmp_path_factory.mktemp("sets"), clips)
     folder = tmp_path_factory.mktemp("runs") / "loud"
-    settings = ("--rms-dbfs", -12, "--tokens-per-second", 4, "--lora-targets", "all", "--split-by", "utterance")
+    settings = (
+        "--rms-dbfs",
+        -12,
+        "--tokens-per-second",
+        4,
+        "--lora-targets",
+        "all",
+        "--split-by",
+        "utterance",
+        "--replay-targets",
+        "transcript",
+    )
     training = ("--max-steps", 3, "--batch-size", 2, "--learning-rate", "1e-2", "--warmup-steps", 0, "--device", "cpu")
     model = ("--model-id", random_v1.checkpoint.folder)
     result = moonshine_lora("experiment", *model, *sets.flags(), *settings, *training, *ANY_VERDICT, "--output-dir", folder)

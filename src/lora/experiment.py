@@ -5,7 +5,7 @@ import platform
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
@@ -210,8 +210,15 @@ def _labelled_by_base(prepared: Prepared, part: SpeechSet, features: Features, d
             speech, unlabelled, features, prepared.decode, prepared.config.eval.eval_batch_size, lambda count: advance(count, "")
         )
     labelled = examples(speech, part, "none", [transcript.text for transcript in said])
-    sound = [example for example, transcript in zip(labelled, said, strict=True) if transcript.text and not transcript.capped]
-    return sound, tuple(e.utterance.id for e, t in zip(labelled, said, strict=True) if not t.text or t.capped)
+    sound, left_out = [], []
+    for example, transcript in zip(labelled, said, strict=True):
+        if not transcript.text or transcript.capped:
+            left_out.append(example.utterance.id)
+        elif example.utterance.text is None:  # the guard is then scored against what the base model says
+            sound.append(replace(example, utterance=replace(example.utterance, text=transcript.text)))
+        else:
+            sound.append(example)
+    return sound, tuple(left_out)
 
 
 def _train(prepared: Prepared, adapted: Adapted, data: TrainData, features: Features, log: RunLog, display: Display) -> TrainOutcome:
