@@ -39,7 +39,9 @@ class ModelConfig(Section, frozen=True, kw_only=True):
     model_id: Annotated[str, Meta(description="hub id (owner/name), local folder, or packaged:moonshine-tiny, packaged:moonshine-base")]
     revision: Annotated[str | None, Meta(description="commit, tag or branch of a hub checkpoint")] = None
     device: Annotated[Device, Meta(description="where to compute; auto takes cuda, then mps, then cpu, and records which")] = "auto"
-    precision: Annotated[Precision, Meta(description="arithmetic of training and evaluation")] = "float32"
+    precision: Annotated[
+        Precision, Meta(description="arithmetic of products with frozen weights; bfloat16 is faster where the processor has it")
+    ] = "float32"
 
 
 class DataConfig(Section, frozen=True, kw_only=True):
@@ -87,7 +89,7 @@ class AdapterConfig(Section, frozen=True, kw_only=True):
 
     lora_r: Annotated[Count, Meta(description="rank of the update")] = 8
     lora_alpha: Annotated[float, Meta(gt=0, description="scale: the update is multiplied by alpha / rank")] = 16.0
-    lora_dropout: Annotated[float, Meta(ge=0, lt=1, description="dropout on the update's input")] = 0.05
+    lora_dropout: Annotated[float, Meta(ge=0, lt=1, description="dropout on the update's input")] = 0.0
     lora_targets: Annotated[
         str, Meta(description="decoder, its parts self, cross, mlp; encoder; all; several joined by commas; or a pattern of module names")
     ] = "decoder"
@@ -123,7 +125,7 @@ class TrainConfig(Section, frozen=True, kw_only=True):
 class EvalConfig(Section, frozen=True, kw_only=True):
     """Greedy decoding, the same for baseline, dev, tuned, transcribe and live."""
 
-    eval_batch_size: Annotated[Count, Meta(description="utterances decoded together; results do not depend on it")] = 16
+    eval_batch_size: Annotated[Count, Meta(description="utterances decoded together at most; results do not depend on it")] = 32
     tokens_per_second: Annotated[
         float, Meta(gt=0, le=50, description="cap on tokens per second of audio; English 6.5, others about 13")
     ] = 6.5

@@ -5,16 +5,14 @@ from dataclasses import dataclass
 
 import msgspec
 import torch
-from torch import Tensor
+from torch import nn
 
-from lora.model_utils import Encoded, Speech, decode_hidden, new_cache
+from lora.decoder import Cache, Decoder, Memory
+from lora.model_utils import IGNORED_LABEL, Encoded, Speech, pad_labels
 from lora.units import Seconds
 
 EXTRA_TOKENS = 8
 """Head room of the token cap for very short clips."""
-
-SHRINK_AT = 0.75
-"""Finished clips leave the batch once this share of it is still running: leaving copies the cache, staying computes in vain."""
 
 
 class DecodeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -27,6 +25,16 @@ class DecodeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         return int(length_s * self.tokens_per_second) + EXTRA_TOKENS
 
 
+BATCH_SECONDS = 240.0
+"""Sound decoded together at most. Each second takes 0.6 MB of keys and values in tiny, 1.5 MB in base; more gains no speed."""
+
+MOST_AHEAD = 24
+"""Most tokens of a draft that are checked in one round."""
+
+NEAR = 5
+"""Tokens that a draft and what is said may be apart when single tokens are compared: more would often meet another such token."""
+
+
 @dataclass(frozen=True, slots=True)
 class Transcript:
     """Text and token ids, without start and end tokens. `capped` when the model had not ended by the cap."""
@@ -36,47 +44,134 @@ class Transcript:
     capped: bool
 
 
-def transcribe(speech: Speech, encoded: Encoded, lengths_s: Sequence[Seconds], settings: DecodeSettings) -> list[Transcript]:
+@torch.inference_mode()
+def transcribe(decoder: Decoder, encoded: Encoded, lengths_s: Sequence[Seconds], settings: DecodeSettings) -> list[Transcript]:
     """Transcripts of a batch of clips from their encoder output and durations, in their order. Each is what the clip gives alone."""
-    caps = [settings.cap(length_s) for length_s in lengths_s]
-    tokens = _greedy(speech, encoded, caps)
-    return [Transcript(speech.text(row), tuple(row), len(row) == cap) for row, cap in zip(tokens, caps, strict=True)]
-
-
-def batches(lengths_s: Sequence[Seconds], size: int) -> Iterator[list[int]]:
-    """Indices in batches of clips of similar length, longest first, so that a batch too big for the memory fails at once."""
-    order = sorted(range(len(lengths_s)), key=lambda i: -lengths_s[i])
-    for start in range(0, len(order), size):
-        yield order[start : start + size]
+    memory, cache = decoder.listen(encoded), Cache()
+    start = torch.full((len(lengths_s), 1), decoder.speech.start_id, device=decoder.speech.device)
+    first = decoder.best_tokens(decoder(start, memory, cache)[:, 0])
+    clips = [_Clip([token], settings.cap(length_s), ()) for token, length_s in zip(first.tolist(), lengths_s, strict=True)]
+    return _finish(decoder, clips, memory, cache)
 
 
 @torch.inference_mode()
-def _greedy(speech: Speech, encoded: Encoded, caps: Sequence[int]) -> list[list[int]]:
-    rows: list[list[int]] = [[] for _ in caps]
-    running = list(range(len(caps)))
-    alive = [True] * len(caps)
-    cache = new_cache(speech)
-    tokens = torch.full((len(caps), 1), speech.start_id, device=speech.device)
-    while True:
-        hidden = decode_hidden(speech, tokens, encoded, cache)
-        tokens = speech.head(hidden[:, -1:]).argmax(dim=-1)
-        for row, token in zip(running, tokens[:, 0].tolist(), strict=True):
-            if not alive[row]:
-                continue
-            if token == speech.end_id:
-                alive[row] = False
-            else:
-                rows[row].append(token)
-                alive[row] = len(rows[row]) < caps[row]
-        keep = [index for index, row in enumerate(running) if alive[row]]
-        if not keep:
-            return rows
-        if len(keep) <= SHRINK_AT * len(running):
-            chosen = torch.tensor(keep, device=speech.device)
-            cache.batch_select_indices(chosen)
-            encoded, tokens = _select(encoded, chosen), tokens[chosen]
-            running = [running[index] for index in keep]
+def transcribe_and_score(
+    decoder: Decoder,
+    encoded: Encoded,
+    lengths_s: Sequence[Seconds],
+    settings: DecodeSettings,
+    labels: Sequence[Sequence[int]],
+    drafts: Sequence[Sequence[int]],
+) -> tuple[float, list[Transcript]]:
+    """Summed loss of the labels in nats, and what `transcribe` gives, sooner where `drafts` resemble it.
+
+    The loss takes the decoder over all labels at once, which also shows what it would have said itself after each: up to the first
+    difference that is its own transcript, and decoding starts there. `drafts` may be anything; they cost time where they are wrong.
+    """
+    targets = pad_labels(labels, decoder.speech.device)
+    memory, cache = decoder.listen(encoded), Cache()
+    hidden = decoder(decoder.inputs(targets), memory, cache)
+    wanted = targets != IGNORED_LABEL
+    nats, best = decoder.judge(hidden[wanted], targets[wanted])
+    own = [part.tolist() for part in best.split([len(row) for row in labels])]
+    clips = [
+        _Clip(said[: _agreement(row, said) + 1], settings.cap(length_s), draft)
+        for row, said, length_s, draft in zip(labels, own, lengths_s, drafts, strict=True)
+    ]
+    return nats, _finish(decoder, clips, memory, cache)
 
 
-def _select(encoded: Encoded, chosen: Tensor) -> Encoded:
-    return Encoded(encoded.hidden[chosen], None if encoded.mask is None else encoded.mask[chosen])
+def _agreement(guess: Sequence[int], own: Sequence[int]) -> int:
+    """How many tokens of a guess the model says too, up to the first difference."""
+    return next((index for index, (guessed, token) in enumerate(zip(guess, own, strict=False)) if guessed != token), len(guess))
+
+
+def batches(lengths_s: Sequence[Seconds], size: int) -> Iterator[list[int]]:
+    """Indices in batches of clips of similar length, of at most `size` clips and `BATCH_SECONDS`.
+
+    The longest come first, so that a batch too big for the memory fails at once.
+    """
+    order = sorted(range(len(lengths_s)), key=lambda i: -lengths_s[i])
+    while order:
+        count = max(1, min(size, int(BATCH_SECONDS / max(lengths_s[order[0]], 0.1))))
+        yield order[:count]
+        order = order[count:]
+
+
+def _finish(decoder: Decoder, clips: list["_Clip"], memory: Memory, cache: Cache) -> list[Transcript]:
+    """Decodes to the end. Each round takes a clip's last token and what its draft says next; clips that have ended make room at once."""
+    end, device = decoder.speech.end_id, decoder.speech.device
+    for clip in clips:
+        clip.cut(end)
+    running = [clip for clip in clips if not clip.ended(end)]
+    if len(running) < len(clips):
+        chosen = torch.tensor([index for index, clip in enumerate(clips) if not clip.ended(end)], dtype=torch.long, device=device)
+        memory = memory.select(chosen)
+        cache.select(chosen)
+    while running:
+        guesses = [clip.guess() for clip in running]
+        tokens = nn.utils.rnn.pad_sequence(
+            [torch.tensor([clip.said[-1], *guess]) for clip, guess in zip(running, guesses, strict=True)],
+            batch_first=True,
+            padding_value=end,
+        ).to(device)
+        cache.set_lengths([len(clip.said) for clip in running], device)
+        hidden = decoder(tokens, memory.first(len(running)), cache)
+        best = decoder.best_tokens(hidden.flatten(0, 1)).view(tokens.shape).tolist()
+        for clip, guess, own in zip(running, guesses, best, strict=True):
+            clip.hear(own[: _agreement(guess, own) + 1], end)
+        for place in reversed(range(len(running))):
+            if running[place].ended(end):
+                last = running.pop()
+                if place < len(running):
+                    memory.move(len(running), place)
+                    cache.move(len(running), place)
+                    running[place] = last
+    return [clip.transcript(decoder.speech) for clip in clips]
+
+
+class _Clip:
+    """What a clip has said, and where its draft stands."""
+
+    def __init__(self, said: list[int], cap: int, draft: Sequence[int]) -> None:
+        self.said = said
+        self._cap = cap
+        self._draft = draft
+        self._next = 0
+        self._ahead = 2
+        self._place()
+
+    def ended(self, end: int) -> bool:
+        return self.said[-1] == end or len(self.said) == self._cap
+
+    def guess(self) -> list[int]:
+        """The draft's next tokens."""
+        count = min(self._ahead, self._cap - len(self.said) - 1)
+        return list(self._draft[self._next : self._next + count])
+
+    def hear(self, own: list[int], end: int) -> None:
+        """Takes the tokens of a round: those of the guess that were right, and one more."""
+        self.said += own
+        self._next += len(own) - 1
+        self._ahead = min(2 * len(own), MOST_AHEAD)
+        self._place()
+        self.cut(end)
+
+    def cut(self, end: int) -> None:
+        """Drops what lies behind the end token or the cap."""
+        if end in self.said:
+            del self.said[self.said.index(end) + 1 :]
+        del self.said[self._cap :]
+
+    def transcript(self, speech: Speech) -> Transcript:
+        row = self.said[:-1] if self.said[-1] == speech.end_id else self.said
+        return Transcript(speech.text(row), tuple(row), len(row) == self._cap)
+
+    def _place(self) -> None:
+        """Finds the draft's place behind the last token: the nearest that follows the last two, else the nearest close by."""
+        last = self.said[-1]
+        found = [i for i, token in enumerate(self._draft) if token == last]
+        pairs = [i for i in found if i and self._draft[i - 1 : i] == self.said[-2:-1]]
+        close = pairs or [i for i in found if -NEAR <= i - self._next < 2 * NEAR]
+        if close:
+            self._next = min(close, key=lambda i: abs(i - self._next)) + 1

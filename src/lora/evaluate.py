@@ -6,10 +6,11 @@ from dataclasses import dataclass
 import msgspec
 import torch
 
-from lora.decode import DecodeSettings, Transcript, batches, transcribe
+from lora.decode import DecodeSettings, Transcript, batches, transcribe, transcribe_and_score
+from lora.decoder import Decoder
 from lora.features import Features
 from lora.manifest import Utterance
-from lora.model_utils import Encoded, Speech, loss_sum, pad_labels
+from lora.model_utils import Encoded, Speech
 from lora.scoring import Score, score_utterance, total
 from lora.units import Seconds
 
@@ -37,15 +38,21 @@ def evaluate(
     settings: DecodeSettings,
     batch_size: int,
     advance: Callable[[int], None] = lambda _count: None,
+    expected: Sequence[str] | None = None,
 ) -> Evaluation:
-    """Transcribes and scores the examples, in batches of similar length."""
+    """Transcribes and scores the examples, in batches of similar length.
+
+    `expected` are texts that the transcripts may resemble, say those of another step: only the time that it takes depends on them.
+    """
+    decoder = Decoder(speech)
     transcripts: dict[int, Transcript] = {}
     nats = 0.0
     for indices, encoded in _encoded(speech, examples, features, batch_size):
         chosen = [examples[index] for index in indices]
-        with torch.inference_mode():
-            nats += loss_sum(speech, encoded, pad_labels([example.labels for example in chosen], speech.device)).item()
-        found = transcribe(speech, encoded, [example.length_s for example in chosen], settings)
+        lengths_s, labels = [example.length_s for example in chosen], [example.labels for example in chosen]
+        drafts = [()] * len(labels) if expected is None else [speech.labels(expected[index]) for index in indices]
+        loss, found = transcribe_and_score(decoder, encoded, lengths_s, settings, labels, drafts)
+        nats += loss
         transcripts.update(zip(indices, found, strict=True))
         advance(len(indices))
     score = score_transcripts(examples, [transcripts[index] for index in range(len(examples))])
@@ -61,9 +68,10 @@ def transcribe_all(
     advance: Callable[[int], None] = lambda _count: None,
 ) -> list[Transcript]:
     """Transcripts of any number of examples, in their order; their labels are not looked at."""
+    decoder = Decoder(speech)
     transcripts: dict[int, Transcript] = {}
     for indices, encoded in _encoded(speech, examples, features, batch_size):
-        found = transcribe(speech, encoded, [examples[index].length_s for index in indices], settings)
+        found = transcribe(decoder, encoded, [examples[index].length_s for index in indices], settings)
         transcripts.update(zip(indices, found, strict=True))
         advance(len(indices))
     return [transcripts[index] for index in range(len(examples))]

@@ -9,14 +9,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lora.audio import AudioSettings, AudioSource, fingerprint, load
+from lora.audio import AudioSettings, AudioSource, Waveform, fingerprint, load
+from lora.encoder import Encoder
 from lora.errors import CacheError
 from lora.files import atomic_file, cache_dir, sha256_bytes
 from lora.manifest import Utterance
-from lora.model_utils import Encoded, Speech, encode, join
+from lora.model_utils import Encoded, Speech, join
+from lora.units import SAMPLE_RATE_HZ, Samples
 
-LAYOUT = "1"
+LAYOUT = "2"
 """Part of every key; raised when what is stored, or how it is computed, changes."""
+
+BATCH_SAMPLES = Samples(20 * SAMPLE_RATE_HZ)
+"""Sound that is encoded together: short clips alone leave the processor idle between small products."""
 
 
 class Features(Protocol):
@@ -31,11 +36,11 @@ class LiveFeatures:
     """Runs the encoder in every call; gradients flow into it where they are asked for."""
 
     def __init__(self, speech: Speech, audio: AudioSettings) -> None:
-        self._speech = speech
+        self._encoder = Encoder(speech)
         self._audio = audio
 
     def batch(self, utterances: Sequence[Utterance]) -> Encoded:
-        return encode(self._speech, [load(utterance.audio, self._audio) for utterance in utterances])
+        return self._encoder([load(utterance.audio, self._audio) for utterance in utterances])
 
 
 class StoredFeatures:
@@ -47,19 +52,26 @@ class StoredFeatures:
 
     def __init__(self, speech: Speech, audio: AudioSettings, folder: Path | None = None) -> None:
         self._speech = speech
+        self._encoder = Encoder(speech)
         self._audio = audio
         self._folder = folder or features_dir()
         self._files: dict[AudioSource, Path] = {}
 
     def prepare(self, utterances: Iterable[Utterance], advance: Callable[[], None] = lambda: None) -> None:
         """Encodes those that are not stored yet; `advance` is called after each."""
+        waiting: list[tuple[Path, Waveform]] = []
         for utterance in utterances:
             file = self._file(utterance)
             if file.is_file():
                 os.utime(file)  # in use: the last to be pruned
-            else:
-                self._write(file, self._encode(utterance))
-            advance()
+                advance()
+                continue
+            waiting.append((file, load(utterance.audio, self._audio)))
+            if sum(len(samples) for _, samples in waiting) >= BATCH_SAMPLES:
+                self._encode(waiting, advance)
+                waiting = []
+        if waiting:
+            self._encode(waiting, advance)
 
     def batch(self, utterances: Sequence[Utterance]) -> Encoded:
         return join([self._read(utterance).to(self._speech.device, non_blocking=True) for utterance in utterances])
@@ -75,7 +87,7 @@ class StoredFeatures:
     def _read(self, utterance: Utterance) -> Tensor:
         file = self._file(utterance)
         if not file.is_file():
-            self._write(file, self._encode(utterance))
+            self._encode([(file, load(utterance.audio, self._audio))])
         try:
             stored = np.load(file)
         except (ValueError, EOFError) as error:
@@ -83,8 +95,10 @@ class StoredFeatures:
         return torch.from_numpy(stored).view(torch.bfloat16) if stored.dtype == np.int16 else torch.from_numpy(stored)
 
     @torch.inference_mode()
-    def _encode(self, utterance: Utterance) -> Tensor:
-        return encode(self._speech, [load(utterance.audio, self._audio)]).hidden[0].cpu()
+    def _encode(self, clips: Sequence[tuple[Path, Waveform]], advance: Callable[[], None] = lambda: None) -> None:
+        for (file, _), hidden in zip(clips, self._encoder.each([samples for _, samples in clips]), strict=True):
+            self._write(file, hidden.cpu())
+            advance()
 
     @staticmethod
     def _write(file: Path, hidden: Tensor) -> None:
@@ -100,7 +114,8 @@ def features_dir() -> Path:
 
 def prune(limit_bytes: int, folder: Path | None = None) -> int:
     """Removes the least recently used outputs until at most `limit_bytes` are kept; returns how many bytes went."""
-    files = sorted((folder or features_dir()).glob("*/*.npy"), key=lambda file: file.stat().st_mtime, reverse=True)
+    kept_files = [file for file in (folder or features_dir()).glob("*/*") if file.suffix in (".npy", ".json")]
+    files = sorted(kept_files, key=lambda file: file.stat().st_mtime, reverse=True)
     kept = removed = 0
     for file in files:
         size = file.stat().st_size

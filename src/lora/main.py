@@ -55,7 +55,9 @@ def _transcribe_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", type=Path, metavar="FILE", help="write everything as .json, or a row a line as .jsonl")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto")
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
-    parser.add_argument("--eval-batch-size", type=positive_int, default=16, metavar="N", help="utterances decoded together (default 16)")
+    parser.add_argument(
+        "--eval-batch-size", type=positive_int, default=32, metavar="N", help="most utterances decoded together (default 32)"
+    )
     parser.add_argument(
         "--tokens-per-second", type=positive_number, metavar="X", help="token cap, without an adapter (default 6.5; other languages 13)"
     )

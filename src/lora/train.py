@@ -17,13 +17,17 @@ from torch import Tensor, nn
 from lora.adapter import Adapted, merged, restore, state
 from lora.config import TrainConfig
 from lora.decode import DecodeSettings
+from lora.decoder import Decoder
 from lora.errors import TrainingError
 from lora.evaluate import Evaluation, Example, evaluate
 from lora.features import Features
-from lora.model_utils import Speech, loss_sum, pad_labels
+from lora.model_utils import Speech, pad_labels
 from lora.units import Seconds
 
 Status = Literal["finished", "stopped-early"]
+
+FUSED = ("cpu", "cuda")
+"""Devices whose AdamW updates all parameters in one kernel: an adapter has a hundred small ones."""
 
 LENGTH_POOL_BATCHES = 16
 """Batches whose utterances are sorted by length together: little padding, and the order still differs in each epoch."""
@@ -85,11 +89,11 @@ class _SummedLoss(nn.Module):
     def __init__(self, adapted: Adapted) -> None:
         super().__init__()
         self.network = adapted.peft
-        self._speech = adapted.speech
+        self._decoder = Decoder(adapted.speech)
 
     def forward(self, features: Features, examples: Sequence[Example]) -> Tensor:
         encoded = features.batch([example.utterance for example in examples])
-        return loss_sum(self._speech, encoded, pad_labels([example.labels for example in examples], self._speech.device))
+        return self._decoder.loss_sum(encoded, pad_labels([example.labels for example in examples], self._decoder.speech.device))
 
 
 @dataclass
@@ -135,7 +139,9 @@ def train(
     accelerator = Accelerator(cpu=adapted.speech.device.type == "cpu")
     per_epoch, steps = steps_per_epoch(config, len(data.domain)), planned_steps(config, len(data.domain))
     interval = config.eval_interval or math.ceil(per_epoch / 2)
-    optimizer = torch.optim.AdamW(adapted.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+    optimizer = torch.optim.AdamW(
+        adapted.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=adapted.speech.device.type in FUSED
+    )
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, config.warmup_steps, steps))
     network, optimizer, schedule = accelerator.prepare(_SummedLoss(adapted), optimizer, schedule)
     selection = _Selection(adapted, data, features, decode, eval_batch_size, config.patience, progress)
@@ -208,6 +214,7 @@ class _Selection:
         self._adapted, self._data, self._features = adapted, data, features
         self._decode, self._batch_size, self._patience, self._progress = decode, batch_size, patience, progress
         self._weights: dict[int, dict[str, Tensor]] = {}
+        self._said: dict[str, list[str]] = {}
         self._misses = 0
         self._guard_words = 0
         self.best_step = 0
@@ -220,8 +227,8 @@ class _Selection:
     def consider(self, number: int, epoch: float, window: _Window | None, learning_rate: float) -> None:
         started = time.perf_counter()
         with merged(self._adapted) as speech:
-            dev = self._evaluate(speech, self._data.dev)
-            guard = self._evaluate(speech, self._data.guard) if self._data.guard else None
+            dev = self._evaluate("dev", speech, self._data.dev)
+            guard = self._evaluate("guard", speech, self._data.guard) if self._data.guard else None
         if guard is not None:
             self._guard_words = guard.score.words.reference_length
         step = Step(
@@ -247,8 +254,11 @@ class _Selection:
         restore(self._adapted, self._weights[self.best_step])
         self._adapted.peft.eval()
 
-    def _evaluate(self, speech: Speech, examples: Sequence[Example]) -> Evaluation:
-        return evaluate(speech, examples, self._features, self._decode, self._batch_size)
+    def _evaluate(self, name: str, speech: Speech, examples: Sequence[Example]) -> Evaluation:
+        """The last step's transcripts are drafts for this one's."""
+        found = evaluate(speech, examples, self._features, self._decode, self._batch_size, expected=self._said.get(name))
+        self._said[name] = [row.hypothesis for row in found.score.utterances]
+        return found
 
 
 def eligible(history: Sequence[Step], dev_words: int, guard_words: int) -> list[Step]:

@@ -1,0 +1,59 @@
+"""What the base model says of a set of speech, kept for later runs: the same weights say the same of the same sound."""
+
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from lora.audio import AudioSettings, fingerprint
+from lora.decode import DecodeSettings
+from lora.errors import CacheError
+from lora.evaluate import Example
+from lora.features import LAYOUT, features_dir
+from lora.files import read_json, sha256_bytes, write_json
+from lora.model_utils import Speech
+from lora.text import normaliser_version
+
+Result = TypeVar("Result")
+
+VERSIONS = ("moonshine-lora", "torch", "transformers")
+"""Packages whose version is part of the key: another one may round differently."""
+
+
+def known(
+    kind: type[Result],
+    speech: Speech,
+    examples: Sequence[Example],
+    audio: AudioSettings,
+    settings: DecodeSettings,
+    compute: Callable[[], Result],
+    folder: Path | None = None,
+) -> tuple[Result, bool]:
+    """What `compute` gives for the base model in `speech` on these examples, and whether it was known.
+
+    The key is all that decides it: weights, precision, device, sound, references, labels, decode settings, versions.
+    Raises `CacheError` for a kept file that cannot be read.
+    """
+    key = sha256_bytes(
+        msgspec.json.encode(
+            [
+                str(kind),
+                LAYOUT,
+                [version(name) for name in VERSIONS],
+                normaliser_version(),
+                (speech.checkpoint.sha256, speech.precision, speech.device.type),
+                settings,
+                [(e.utterance.id, e.utterance.speaker_id, e.utterance.text, e.length_s, e.labels) for e in examples],
+                [fingerprint(e.utterance.audio, audio) for e in examples],
+            ]
+        )
+    )
+    file = (folder or features_dir()) / key[:2] / f"{key}.json"
+    if file.is_file():
+        result: Result = read_json(file, kind, CacheError)
+        return result, True
+    result = compute()
+    write_json(file, result)
+    return result, False

@@ -1,0 +1,104 @@
+"""What encoder and decoder are made of: products with LoRA updates and rotary positions, as plain tensor operations."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from lora.config import Precision
+
+PRODUCT_DTYPES: dict[Precision, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+"""What products with frozen weights compute in. What trains, sums, norms, attention and softmax are float32 in either precision."""
+
+
+class Projection:
+    """Linear layers with the same input as one product, each with its LoRA update where it has one that is not merged."""
+
+    def __init__(self, modules: Sequence[Any], dtype: torch.dtype) -> None:
+        layers = [getattr(module, "base_layer", module) for module in modules]
+        weights = [layer.weight.detach() for layer in layers]
+        self._weight = (torch.cat(weights) if len(weights) > 1 else weights[0]).to(dtype)
+        self._sizes = [layer.weight.shape[0] for layer in layers]
+        present = [layer.bias for layer in layers if layer.bias is not None]
+        self._bias = torch.cat([bias.detach() for bias in present]) if present else None
+        self._adapted = [(index, module) for index, module in enumerate(modules) if hasattr(module, "lora_A") and not module.merged]
+
+    def __call__(self, inputs: Tensor) -> list[Tensor]:
+        """Outputs `[..., size]` of the layers, in float32, for `inputs` `[..., width]`."""
+        flat = inputs.flatten(0, -2)
+        if self._weight.dtype == flat.dtype:
+            output = functional.linear(flat, self._weight, self._bias)
+        else:
+            output = functional.linear(flat.to(self._weight.dtype), self._weight).to(flat.dtype)
+            if self._bias is not None:
+                output += self._bias
+        parts = list(output.split(self._sizes, dim=-1)) if len(self._sizes) > 1 else [output]
+        for index, module in self._adapted:
+            parts[index] = _updated(parts[index], flat, module)
+        return [part.view(*inputs.shape[:-1], part.shape[-1]) for part in parts]
+
+    def laid_out(self, inputs: Tensor, width: int) -> list[Tensor]:
+        """Outputs as `[batch, heads, frames, width]` for `inputs` `[batch, frames, inner]`, each contiguous: read once a token."""
+        if self._adapted or self._bias is not None:
+            parts = self(inputs)
+        else:  # one layer after the other: all at once would be the largest tensor of a run
+            low = inputs.to(self._weight.dtype)
+            parts = [functional.linear(low, weight) for weight in self._weight.split(self._sizes)]
+        heads = [part.unflatten(-1, (-1, width)).transpose(1, 2) for part in parts]
+        return [part.to(inputs.dtype, memory_format=torch.contiguous_format).contiguous() for part in heads]
+
+
+def _updated(output: Tensor, inputs: Tensor, module: Any) -> Tensor:
+    """A PEFT layer's update on its base layer's output, as PEFT defines it (LoRA, rsLoRA, PiSSA; DoRA scales the sum)."""
+    name = module.active_adapters[0]
+    down, up, scale = module.lora_A[name].weight, module.lora_B[name].weight, module.scaling[name]
+    low = functional.linear(module.lora_dropout[name](inputs), down)
+    if not module.use_dora.get(name):
+        return torch.addmm(output, low, up.T, alpha=scale)
+    layer = module.base_layer
+    norm = (layer.weight + scale * (up @ down)).detach().norm(dim=1)  # a constant, by the paper's section 4.3
+    gain = module.lora_magnitude_vector[name].weight / norm
+    bare = output if layer.bias is None else output - layer.bias
+    total = torch.addmm(bare, low, up.T, alpha=scale) * gain
+    scaled: Tensor = total if layer.bias is None else total + layer.bias
+    return scaled
+
+
+class Rotation:
+    """Rotary positions: of each head the first entries turn in pairs of neighbours, the rest stay."""
+
+    def __init__(self, module: Any, device: torch.device) -> None:
+        self._module = module
+        self._device = device
+        self._table(64)
+
+    def _table(self, count: int) -> None:
+        like = torch.zeros((), device=self._device)
+        cos, sin = self._module(like, position_ids=torch.arange(count, device=self._device)[None])
+        turning = cos.shape[-1] // 2
+        self._turns = torch.complex(cos[0, :, :turning], sin[0, :, :turning])
+
+    def first(self, count: int) -> Callable[[Tensor], Tensor]:
+        """A function that turns heads `[batch, heads, count, width]` of a clip's first tokens."""
+        self._reach(count)
+        return self._turner(self._turns[:count])
+
+    def at(self, positions: Tensor, reach: int) -> Callable[[Tensor], Tensor]:
+        """A function that turns heads `[batch, heads, tokens, width]` at `positions` `[batch, tokens]`, all below `reach`."""
+        self._reach(reach)
+        return self._turner(self._turns[positions][:, None])
+
+    def _reach(self, count: int) -> None:
+        if count > len(self._turns):
+            self._table(2 * count)
+
+    def _turner(self, turns: Tensor) -> Callable[[Tensor], Tensor]:
+        turning = 2 * turns.shape[-1]
+
+        def turn(heads: Tensor) -> Tensor:
+            pairs = torch.view_as_complex(heads[..., :turning].unflatten(-1, (-1, 2)).contiguous())
+            return torch.cat([torch.view_as_real(pairs * turns).flatten(-2), heads[..., turning:]], dim=-1)
+
+        return turn
