@@ -63,7 +63,7 @@ status:
         echo "error: no experiment was started; see just run-experiment" >&2
         exit 2
     elif [ -f {{ run_dir }}/exit ]; then
-        echo "ended with exit code $(cat {{ run_dir }}/exit) (0 accepted, 3 rejected by the gate, 2 refused)"
+        echo "ended with exit code $(cat {{ run_dir }}/exit) (0 accepted, 3 rejected by the gate, 4 inconclusive, 2 refused)"
     elif kill -0 "$(cat {{ run_dir }}/pid)" 2>/dev/null; then
         echo "running as process $(cat {{ run_dir }}/pid)"
     else

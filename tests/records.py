@@ -9,7 +9,8 @@ from lora.config import build
 from lora.evaluate import Evaluation
 from lora.gate import judge
 from lora.record import AdapterInfo, CheckpointInfo, ManifestInfo, RunRecord, SetResult, environment
-from lora.scoring import compare, interval, score_utterance, total
+from lora.scoring import score_utterance, total
+from lora.significance import compare, drift, interval
 from lora.train import Step, TrainOutcome
 from lora.units import Seconds
 
@@ -22,6 +23,7 @@ REQUIRED = {
     "data.domain_manifest": "data/test.jsonl",
     "data.heldout_manifest": "data/heldout.jsonl",
     "output.output_dir": "outputs/run",
+    "gate.rule": "point",
 }
 
 DOMAIN: Sequence[Row] = (
@@ -29,14 +31,18 @@ DOMAIN: Sequence[Row] = (
     ("your call is important", "your call is important", "your call is import"),
     ("please hold the line", "please fold the lime", "please hold the line"),
 )
-HELDOUT: Sequence[Row] = (("it was the best of times", "it was the best of times", "it was the best of times"),)
+HELDOUT: Sequence[Row] = (
+    ("it was the best of times", "it was the best of times", "it was the best of times"),
+    ("it was the worst of times", "it was the worst of times", "it was the worst of times"),
+)
 
 
 def completed(domain: Sequence[Row] = DOMAIN, heldout: Sequence[Row] = HELDOUT, **changes: Any) -> RunRecord:
     """The record of a completed run with these transcripts; `changes` replaces fields."""
     results = {name: _result(part) for name, part in (("domain", domain), ("heldout", heldout))}
     config = build(REQUIRED, None)
-    pairs = {name: (result.baseline.score, result.tuned.score) for name, result in results.items()}
+    comparisons = {name: result.comparison for name, result in results.items()}
+    moved = drift(results["heldout"].baseline.score, results["heldout"].tuned.score, 0)
     manifest = ManifestInfo(path="data/train.jsonl", sha256="a" * 64, utterances=3, seconds=Seconds(90.0), speakers=1)
     step = Step(step=0, epoch=0.0, train_loss=None, dev_loss=1.5, dev_wer=0.25)
     record = RunRecord(
@@ -60,7 +66,8 @@ def completed(domain: Sequence[Row] = DOMAIN, heldout: Sequence[Row] = HELDOUT, 
         ),
         domain=results["domain"],
         heldout=results["heldout"],
-        verdict=judge(domain=pairs["domain"], heldout=pairs["heldout"], rules=config.gate),
+        heldout_drift=moved,
+        verdict=judge(**comparisons, drift=moved, rules=config.gate),
         stages={"read": Seconds(0.5), "train": Seconds(12.0)},
     )
     return msgspec.structs.replace(record, **changes)

@@ -16,7 +16,7 @@ from lora.manifest import Utterance
 
 ROOT = Path(__file__).parents[1]
 
-ANY_VERDICT = ("--min-domain-gain-points", "-10000", "--max-heldout-rise-points", "10000")
+ANY_VERDICT = ("--rule", "point", "--min-domain-gain-points", "-10000", "--max-heldout-rise-points", "10000")
 """Accepts whatever an adapter does: for tests of everything but the gate."""
 
 QUICK = (

@@ -55,7 +55,11 @@ def test_every_setting_has_a_flag_of_its_name(section: str, setting: msgspec.str
         "lora_dropout": "0.3",
         "rms_dbfs": "-26",
         "epochs": "2",
+        "rule": "point",
+        "guardrail": "drift",
+        "max_heldout_rise_points": "0.3",
     }
+    needed = {"guardrail": ("--max-drift-points", "1"), "max_drift_points": ("--guardrail", "drift")}
     name = flag(setting.name)
     base = [argument for key, value in REQUIRED_FLAGS.items() for argument in (flag(key.split(".")[1]), value)]
     if isinstance(setting.default, bool):
@@ -64,7 +68,7 @@ def test_every_setting_has_a_flag_of_its_name(section: str, setting: msgspec.str
         assert getattr(getattr(off, section), setting.name) is False
         return
     given = samples.get(setting.name, "3")
-    found = getattr(getattr(from_flags(parse(*base, name, given), None), section), setting.name)
+    found = getattr(getattr(from_flags(parse(*base, name, given, *needed.get(setting.name, ())), None), section), setting.name)
     assert found != setting.default
     assert str(found).removesuffix(".0") == given
 
@@ -121,6 +125,14 @@ def test_a_config_comes_back_from_toml_as_it_was(tmp_path: Path) -> None:
         (with_section("data", rms_dbfs=0.0), r"at `data\.rms_dbfs`"),
         (with_section("model", device="gpu"), r"at `model\.device`"),
         (with_section("gate", min_domain_gain_points=float("nan")), r"--min-domain-gain-points must be a finite number, not nan"),
+        (with_section("gate", guardrail="drift"), r"run\.toml: --guardrail drift needs a limit; give --max-drift-points"),
+        (with_section("gate", max_drift_points=2.0), r"--max-drift-points is for --guardrail drift; set that too, or leave it out"),
+        (
+            with_section("gate", rule="point", heldout_margin_points=1.0),
+            r"--heldout-margin-points is for --rule interval and --guardrail wer",
+        ),
+        (with_section("gate", max_heldout_rise_points=0.8), r"--heldout-margin-points 0\.5 is below --max-heldout-rise-points 0\.8"),
+        (with_section("gate", rule="interwal"), r"at `gate\.rule`"),
         (with_section("train", learning_rate=float("inf")), r"--learning-rate must be a finite number, not inf"),
         (REQUIRED | {"train": 3}, r"train must be a section, written \[train\]"),
         ("[train\nepochs = 1", r"run\.toml: not valid TOML"),

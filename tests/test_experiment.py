@@ -13,7 +13,7 @@ import msgspec
 import pytest
 import torch
 from peft import PeftModel
-from running import ANY_VERDICT, QUICK, ROOT, Manifests, files_below, manifests, moonshine_lora, rows_of, write_rows
+from running import ANY_VERDICT, QUICK, ROOT, Manifests, files_below, manifests, moonshine_lora, refusal, rows_of, write_rows
 from safetensors.torch import load_file
 from transformers import AutoProcessor, MoonshineForConditionalGeneration
 
@@ -36,6 +36,7 @@ ARTIFACTS = {
     "experiment_metrics.json",
     "log.jsonl",
     "lora_adapter",
+    "lora_adapter/README.md",
     "lora_adapter/adapter_config.json",
     "lora_adapter/adapter_model.safetensors",
     "lora_adapter/moonshine_lora.json",
@@ -44,6 +45,7 @@ ARTIFACTS = {
     "processor/tokenizer.json",
     "processor/tokenizer_config.json",
     "record.json",
+    "report.html",
     "report.md",
 }
 
@@ -210,16 +212,43 @@ def test_the_same_seed_gives_the_same_run_and_another_seed_another(random_speech
 
 
 def test_a_rejected_adapter_is_kept_and_the_failed_check_named(random_v1: Speech, sets: Manifests, tmp_path: Path) -> None:
-    run = quick(random_v1, sets, tmp_path / "run", "--learning-rate", "1e-9")
+    run = quick(random_v1, sets, tmp_path / "run", "--learning-rate", "1e-9", "--rule", "point")
     assert run.code == 3
     assert files_below(run.folder) == ARTIFACTS
     verdict = run.record.verdict
     assert verdict is not None
     assert [(check.name, check.passed) for check in verdict.checks] == [("domain", False), ("held-out", True)]
-    assert run.metrics["accepted"] is False
+    assert (run.metrics["accepted"], run.metrics["decision"]) == (False, "rejected")
     assert run.metrics["status"] == "completed"
     assert run.metrics["verdict"].startswith("rejected: domain WER")
     assert run.metrics["verdict"].endswith("(+0.00 points, and the gain must be at least 1)")
+
+
+def test_test_sets_that_are_too_small_to_tell_are_said_to_be(random_v1: Speech, sets: Manifests, tmp_path: Path) -> None:
+    run = quick(random_v1, sets, tmp_path / "run", "--learning-rate", "1e-9")
+    assert run.code == 4
+    assert files_below(run.folder) == ARTIFACTS
+    assert (run.metrics["accepted"], run.metrics["decision"]) == (False, "inconclusive")
+    assert "inconclusive: domain WER" in run.out
+    assert "too few to tell, about" in run.metrics["verdict"]
+
+
+def test_general_speech_without_transcripts_guards_by_drift(tiny: Speech, sets: Manifests, tmp_path: Path) -> None:
+    rows = [json.loads(line) for line in sets.heldout.read_text().splitlines()]
+    untold = write_rows(sets.heldout.parent / "untold.jsonl", [{key: value for key, value in row.items() if key != "text"} for row in rows])
+    heldout = ("--heldout-manifest", untold)
+    message = refusal("experiment", "--model-id", tiny.checkpoint.folder, *sets.flags(), *QUICK, "--output-dir", tmp_path / "no", *heldout)
+    assert "text: is missing; every utterance needs its transcript, unless --guardrail drift is set" in message
+    drift = ("--guardrail", "drift", "--max-drift-points", "100", "--rule", "point", "--min-domain-gain-points", "-10000")
+    run = quick(tiny, sets, tmp_path / "run", *heldout, *drift)
+    assert run.code == 0
+    found = run.record.heldout_drift
+    assert run.record.heldout is not None
+    assert found is not None
+    assert (run.record.heldout.baseline.score.wer, run.record.heldout.tuned.score.wer) == (0, found.rate)
+    assert run.metrics["heldout_drift"]["rate"] == found.rate
+    assert "held-out drift" in run.metrics["verdict"]
+    assert "The references of the held-out set are the base model's own transcripts" in (run.folder / "report.md").read_text()
 
 
 def test_a_run_without_replay_and_dev_manifests_takes_dev_from_training(random_v1: Speech, sets: Manifests, tmp_path: Path) -> None:

@@ -25,6 +25,8 @@ ORDER = (
     "corpora",
     "text",
     "scoring",
+    "analysis",
+    "significance",
     "model_utils",
     "layers",
     "encoder",
@@ -40,6 +42,7 @@ ORDER = (
     "record",
     "runfolder",
     "report",
+    "publish",
     "display",
     "export",
     "experiment",
@@ -49,7 +52,10 @@ ORDER = (
 )
 """A module imports from those above it only. Inside a folder its modules may use each other, without going round in circles."""
 
-TORCH_FREE = ("errors", "units", "files", "audio", "manifest", "config", "console", "wheels", "text", "scoring", "corpora", "main")
+TORCH_FREE = (
+    *("errors", "units", "files", "audio", "manifest", "config", "console", "wheels"),
+    *("text", "scoring", "analysis", "significance", "gate", "corpora", "main"),
+)
 """Modules that start without torch, transformers or peft, so that `--help`, manifests and settings answer at once."""
 
 FILES = sorted(SOURCE.rglob("*.py"))

@@ -1,6 +1,7 @@
 """The record of a run: what is written is what is read, and nothing else is taken for one."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -44,13 +45,16 @@ def test_the_file_can_be_read_without_this_package(tmp_path: Path) -> None:
     }
 
 
-@pytest.mark.parametrize("schema", [SCHEMA + 1, 0, "1", None])
+@pytest.mark.parametrize("schema", [SCHEMA + 1, SCHEMA - 1, 0, str(SCHEMA), None])
 def test_a_record_of_another_schema_is_refused(tmp_path: Path, schema: object) -> None:
     write(completed(), tmp_path)
     plain = json.loads((tmp_path / RECORD_FILE).read_text())
     (tmp_path / RECORD_FILE).write_text(json.dumps(plain | {"schema": schema}))
+    older = isinstance(schema, int) and schema < SCHEMA
+    advice = "make the run again with its config.toml and another --output-dir, or read" if older else "read"
+    found = re.escape(json.dumps(schema))
     with pytest.raises(
-        RunFolderError, match=rf"record\.json: has schema {json.dumps(schema)}, this version reads {SCHEMA}; use the version"
+        RunFolderError, match=rf"record\.json: has schema {found}, this version reads {SCHEMA}; {advice} it with the version"
     ):
         read(tmp_path)
 
@@ -61,7 +65,7 @@ def test_a_record_without_a_schema_is_refused(tmp_path: Path) -> None:
         read(tmp_path)
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"schema": 1}', '{"schema": 1, "status": "sleeping"}'])
+@pytest.mark.parametrize("content", ["", "{", "[]", f'{{"schema": {SCHEMA}}}', f'{{"schema": {SCHEMA}, "status": "sleeping"}}'])
 def test_a_damaged_record_is_named(tmp_path: Path, content: str) -> None:
     (tmp_path / RECORD_FILE).write_text(content)
     with pytest.raises(RunFolderError, match=r"record\.json: "):

@@ -14,7 +14,7 @@ from lora.report.markdown import render, write_report
 from lora.report.metrics import metrics, write_metrics
 from lora.units import Seconds
 
-HEADINGS = ["Data", "Training", "Utterances that changed most", "Reproduce"]
+HEADINGS = ["Data", "Training", "Utterances that changed most", "Where the domain's errors are", "Reproduce"]
 
 NASTY = (
     "a | b",
@@ -44,7 +44,7 @@ def test_the_numbers_are_the_records() -> None:
     report = render(completed())
     (_, _, domain, heldout) = next(tables(report))
     assert [cell.strip() for cell in domain][:4] == ["domain", "25.00 %", "8.33 %", "-16.67"]
-    assert [cell.strip() for cell in domain][5:] == ["1.250", "0.500"]
+    assert [cell.strip() for cell in domain][6:] == ["1.250", "0.500"]
     assert [cell.strip() for cell in heldout][:4] == ["held-out", "0.00 %", "0.00 %", "+0.00"]
     assert "best step 10 of 20 (finished); 20 seconds of audio a second" in report
     assert "| 10 (best) | 1.00 | 0.900 | 0.800 | 12.50 % | 5.00 % |" in report
@@ -54,7 +54,7 @@ def test_the_numbers_are_the_records() -> None:
 
 def test_utterances_that_did_not_change_are_left_out_and_worse_ones_are_told() -> None:
     report = render(completed(domain=(*DOMAIN, ("nothing new here", "nothing new here", "nothing new here"))))
-    *_, changed = (rows for rows in tables(report) if "reference" in rows[0][1])
+    (changed,) = (rows for rows in tables(report) if "reference" in rows[0][1])
     verdicts = {row[1].strip(): (row[0].strip(), row[4].strip()) for row in changed[2:]}
     assert verdicts == {
         "please hold the line": ("better", "2 to 0"),
@@ -63,11 +63,23 @@ def test_utterances_that_did_not_change_are_left_out_and_worse_ones_are_told() -
     }
 
 
+def test_the_errors_are_told_by_word_and_by_vocabulary() -> None:
+    report = render(completed(domain_unseen_words=("important", "pound")))
+    assert "| important heard as import | 1 |" in report
+    assert "| words seen in training | | 10 | 2 | 0 |" in report
+    assert "| words not seen in training | | 2 | 1 | 1 |" in report
+    assert "On the held-out speech 0.00 % of the base model's words changed (0.00 % to 30.74 %); 100 % of its transcripts" in report
+
+
+def test_clips_that_loop_are_named() -> None:
+    assert "and loops on u3." in render(completed(domain=(*DOMAIN, ("press one", "press one", "press one " * 4))))
+
+
 def test_many_better_utterances_do_not_hide_the_worst() -> None:
     better = [(f"number {n} please", "wrong", f"number {n} please") for n in range(30)]
     worse = [(f"the letter {n} comes next", f"the letter {n} comes next", "lost") for n in range(7)]
     report = render(completed(domain=(*better, *worse)))
-    *_, changed = (rows for rows in tables(report) if "reference" in rows[0][1])
+    (changed,) = (rows for rows in tables(report) if "reference" in rows[0][1])
     assert [row[0].strip() for row in changed[2:]] == ["better"] * 10 + ["worse"] * 5
 
 

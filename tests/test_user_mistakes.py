@@ -129,12 +129,21 @@ MANIFEST_MISTAKES: dict[str, tuple[Callable[[Rows], Rows], str]] = {
 def test_manifest_rows(arguments: list[object], sets: Manifests, output: Path, name: str, mistake: str) -> None:
     change, message = MANIFEST_MISTAKES[mistake]
     if name == "heldout":
-        message = message.replace("5 problems", "4 problems")
+        message = message.replace("5 problems", "4 problems").replace("transcript;", "transcript, unless --guardrail drift is set;")
     broken = write_rows(sets.train.parent / f"broken-{name}.jsonl", change(rows(getattr(sets, name))))
     error = refusal(*arguments, f"--{name}-manifest", broken)
     assert error.startswith(f"error: {broken}: ")
     assert message in error
     assert not output.parent.exists()
+
+
+@pytest.mark.parametrize("name", ["domain", "heldout"])
+def test_a_test_set_of_one_utterance(arguments: list[object], sets: Manifests, output: Path, name: str) -> None:
+    lone = write_rows(sets.train.parent / "lone.jsonl", rows(getattr(sets, name))[:1])
+    assert refusal(*arguments, f"--{name}-manifest", lone) == (
+        f"error: {lone}: one utterance cannot tell a change from chance; add more, better a hundred"
+    )
+    assert not output.exists()
 
 
 def test_unreadable_manifests(arguments: list[object], sets: Manifests, output: Path, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import tomllib
 import types
 import typing
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -27,6 +28,8 @@ Device = Literal["auto", "cpu", "cuda", "mps"]
 Precision = Literal["float32", "bfloat16"]
 TextStyle = Literal["auto", "none", "lower"]
 ReplayTargets = Literal["base-model", "transcript"]
+GateRule = Literal["interval", "point"]
+Guardrail = Literal["wer", "drift"]
 
 
 class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -79,6 +82,12 @@ class DataConfig(Section, frozen=True, kw_only=True):
 
     def test_rules(self) -> Rules:
         return Rules(max_s=self.max_seconds, allow_outside=self.allow_outside_paths, allow_empty_text=self.allow_empty_text)
+
+    def heldout_rules(self, guardrail: Guardrail) -> Rules:
+        rules = self.test_rules()
+        if guardrail == "drift":
+            return replace(rules, require_text=False)
+        return replace(rules, missing_text="is missing; every utterance needs its transcript, unless --guardrail drift is set")
 
     def replay_rules(self, targets: ReplayTargets) -> Rules:
         return Rules(max_s=self.max_seconds, allow_outside=self.allow_outside_paths, require_text=targets == "transcript")
@@ -134,8 +143,23 @@ class EvalConfig(Section, frozen=True, kw_only=True):
 class GateConfig(Section, frozen=True, kw_only=True):
     """What accepts an adapter. Points are percentage points of word error rate."""
 
-    min_domain_gain_points: Annotated[float, Meta(description="domain WER must fall by at least this")] = 1.0
-    max_heldout_rise_points: Annotated[float, Meta(description="held-out WER may rise by at most this")] = 0.2
+    rule: Annotated[
+        GateRule, Meta(description="interval: the 95 % intervals decide, or say that the sets are too small; point: the changes alone do")
+    ] = "interval"
+    guardrail: Annotated[
+        Guardrail, Meta(description="held-out speech is scored against its transcripts (wer), or against the base model's (drift)")
+    ] = "wer"
+    min_domain_gain_points: Annotated[
+        float, Meta(description="point: domain WER must fall by at least this; interval: less than this is no gain worth more test speech")
+    ] = 1.0
+    max_heldout_rise_points: Annotated[float, Meta(description="guardrail wer: held-out WER may rise by at most this")] = 0.2
+    heldout_margin_points: Annotated[
+        float, Meta(description="rule interval, guardrail wer: the upper end of the held-out change may be at most this")
+    ] = 0.5
+    max_drift_points: Annotated[
+        Annotated[float, Meta(ge=0)] | None,
+        Meta(description="guardrail drift: the tuned model may differ from the base model's transcripts by at most this WER"),
+    ] = None
 
 
 class OutputConfig(Section, frozen=True, kw_only=True):
@@ -268,7 +292,24 @@ def _checked(merged: dict[str, dict[str, Any]], origin: str) -> RunConfig:
         value = getattr(getattr(config, section.name), setting.name)
         if isinstance(value, float) and not math.isfinite(value):
             raise ConfigError(f"{origin}: {flag(setting.name)} must be a finite number, not {value}")
+    _require_consistent_gate(config.gate, origin)
     return config
+
+
+def _require_consistent_gate(gate: GateConfig, origin: str) -> None:
+    """Raises `ConfigError` for a limit that is missing, unused, or undone by another one: none is ever ignored in silence."""
+    if gate.guardrail == "drift" and gate.max_drift_points is None:
+        raise ConfigError(f"{origin}: --guardrail drift needs a limit; give --max-drift-points")
+    if gate.guardrail == "wer" and gate.max_drift_points is not None:
+        raise ConfigError(f"{origin}: --max-drift-points is for --guardrail drift; set that too, or leave it out")
+    margin_used = gate.rule == "interval" and gate.guardrail == "wer"
+    if not margin_used and gate.heldout_margin_points != GateConfig().heldout_margin_points:
+        raise ConfigError(f"{origin}: --heldout-margin-points is for --rule interval and --guardrail wer; leave it out")
+    if margin_used and gate.heldout_margin_points < gate.max_heldout_rise_points:
+        raise ConfigError(
+            f"{origin}: --heldout-margin-points {gate.heldout_margin_points:g} is below --max-heldout-rise-points "
+            f"{gate.max_heldout_rise_points:g}; the upper end of an interval is never below its middle, so raise it"
+        )
 
 
 def _kind_and_help(annotated: Any) -> tuple[Any, str]:

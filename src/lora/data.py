@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lora.config import DataConfig, ReplayTargets
+from lora.config import DataConfig, Guardrail, ReplayTargets
+from lora.errors import ManifestError
 from lora.evaluate import Example
 from lora.manifest import Manifest, Recording, Rules, read, require_disjoint, split, validate
 from lora.model_utils import Speech
@@ -61,15 +62,18 @@ def read_set(path: str, rules: Rules, config: DataConfig) -> SpeechSet:
     return SpeechSet(manifest, validate(manifest, rules, config.audio()))
 
 
-def read_sets(config: DataConfig, targets: ReplayTargets, seed: int) -> SpeechSets:
+def read_sets(config: DataConfig, targets: ReplayTargets, guardrail: Guardrail, seed: int) -> SpeechSets:
     """Reads all manifests, splits dev off where it is not given, and makes sure that no recording is in two sets.
 
-    Raises `ManifestError` with every problem of the first manifest that has one, when sets share recordings, and when training,
-    dev and domain share speakers although the split is by speaker.
+    Raises `ManifestError` with every problem of the first manifest that has one, when a test set holds a single utterance, when sets
+    share recordings, and when training, dev and domain share speakers although the split is by speaker.
     """
     train = read_set(config.train_manifest, config.train_rules(), config)
     domain = read_set(config.domain_manifest, config.test_rules(), config)
-    heldout = read_set(config.heldout_manifest, config.test_rules(), config)
+    heldout = read_set(config.heldout_manifest, config.heldout_rules(guardrail), config)
+    for test_set in (domain, heldout):
+        if len(test_set) < 2:
+            raise ManifestError(f"{test_set.manifest.path}: one utterance cannot tell a change from chance; add more, better a hundred")
     if config.dev_manifest is not None:
         dev = read_set(config.dev_manifest, config.train_rules(), config)
     else:

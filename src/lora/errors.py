@@ -54,6 +54,10 @@ class RunFolderError(LoraError):
     """The output folder holds another run, or cannot be written."""
 
 
+class PublishError(LoraError):
+    """A run may not be published, or the hub does not take it."""
+
+
 class TrainingError(LoraError):
     """Training cannot start or cannot go on: the loss is not finite, or the baseline loss shows a broken label path."""
 

@@ -14,6 +14,7 @@ import torch
 from lora import adapter as adapters
 from lora import record as records
 from lora.adapter import Adapted, Passport
+from lora.analysis import unseen_words
 from lora.checkpoint import Checkpoint, resolve
 from lora.config import RunConfig
 from lora.console import TerminatedError
@@ -21,7 +22,7 @@ from lora.data import SpeechSet, SpeechSets, examples, read_sets
 from lora.decode import DecodeSettings, Transcript
 from lora.decoder import Decoder
 from lora.display import Display
-from lora.errors import LoraError, TrainingError
+from lora.errors import LoraError, ScoringError, TrainingError
 from lora.evaluate import Evaluation, Example, evaluate, transcribe_all
 from lora.features import Features, LiveFeatures, StoredFeatures, prune
 from lora.files import atomic_folder, sha256_file
@@ -29,11 +30,13 @@ from lora.gate import judge
 from lora.known import known
 from lora.model_utils import Speech, choose_device, load_speech, pad_labels
 from lora.record import AdapterInfo, CheckpointInfo, ManifestInfo, RunRecord, SetResult
+from lora.report.card import CARD_FILE, write_card
+from lora.report.html import HTML_FILE, write_html
 from lora.report.markdown import write_report
 from lora.report.metrics import write_metrics
 from lora.runfolder import RunLog, check, take
-from lora.scoring import compare, interval
-from lora.text import normaliser_version
+from lora.significance import compare, drift, interval
+from lora.text import normalise, normaliser_version
 from lora.train import Progress, Step, TrainData, TrainOutcome, planned_steps, train
 
 ADAPTER_FOLDER = "lora_adapter"
@@ -71,7 +74,7 @@ def prepare(config: RunConfig, display: Display) -> Prepared:
     check(Path(config.output.output_dir), config.output.overwrite)
     device = choose_device(config.model.device)
     with display.stage("read", "Reading manifests and audio"):
-        sets = read_sets(config.data, config.train.replay_targets, config.train.seed)
+        sets = read_sets(config.data, config.train.replay_targets, config.gate.guardrail, config.train.seed)
         for name, part in sets.named().items():
             display.line(f"{name:8} {len(part):6} utterances {part.seconds / 60:7.1f} min   {part.manifest.path}")
     with display.stage("load", f"Loading {config.model.model_id} on {device.type}"):
@@ -102,7 +105,9 @@ def experiment(config: RunConfig, metrics_file: str, display: Display) -> RunRec
     prune(int(config.output.feature_cache_gb * 1e9))
     record = _close(record, prepared.folder, metrics_file, display, status="completed", error=None)
     write_report(record, prepared.folder / REPORT_FILE)
-    log.write("completed", accepted=record.verdict.accepted if record.verdict else None)
+    write_html(record, prepared.folder / HTML_FILE)
+    write_card(record, _adapter_folder(prepared) / CARD_FILE)
+    log.write("completed", decision=record.verdict.decision if record.verdict else None)
     return record
 
 
@@ -118,7 +123,7 @@ def _reason(error: BaseException) -> str:
 def _stages(prepared: Prepared, record: RunRecord, log: RunLog, display: Display) -> RunRecord:
     config, sets = prepared.config, prepared.sets
     features = _encoded(prepared, display)
-    test_sets = {name: examples(prepared.speech, sets.named()[name], sets.style) for name in ("domain", "heldout")}
+    test_sets = {"domain": examples(prepared.speech, sets.domain, sets.style), "heldout": _heldout_examples(prepared, features, display)}
     with display.stage("baseline", "Baseline"):
         baseline = {name: _baseline(prepared, part, features, display) for name, part in test_sets.items()}
         _log_scores(log, display, "baseline", baseline)
@@ -142,14 +147,45 @@ def _stages(prepared: Prepared, record: RunRecord, log: RunLog, display: Display
             tuned = {name: _evaluate(prepared, speech, part, after, display, drafts[name]) for name, part in test_sets.items()}
         _log_scores(log, display, "tuned", tuned)
     results = {name: _result(baseline[name], tuned[name], config.train.seed) for name in test_sets}
-    verdict = judge(
-        domain=(baseline["domain"].score, tuned["domain"].score),
-        heldout=(baseline["heldout"].score, tuned["heldout"].score),
-        rules=config.gate,
-    )
+    moved = drift(baseline["heldout"].score, tuned["heldout"].score, config.train.seed)
     return msgspec.structs.replace(
-        record, adapter=info, training=outcome, domain=results["domain"], heldout=results["heldout"], verdict=verdict
+        record,
+        adapter=info,
+        training=outcome,
+        domain=results["domain"],
+        domain_unseen_words=unseen_words(_texts(sets.train), _texts(sets.domain)),
+        heldout=results["heldout"],
+        heldout_drift=moved,
+        verdict=judge(domain=results["domain"].comparison, heldout=results["heldout"].comparison, drift=moved, rules=config.gate),
     )
+
+
+def _heldout_examples(prepared: Prepared, features: Features, display: Display) -> list[Example]:
+    """The held-out examples with the references that the guardrail asks for: the manifest's, or what the base model says.
+
+    Raises `ScoringError` where it says nothing.
+    """
+    part, speech = prepared.sets.heldout, prepared.speech
+    if prepared.config.gate.guardrail == "wer":
+        return examples(speech, part, prepared.sets.style)
+    with display.stage("drift", "Held-out references: the base model transcribes"), display.bar(len(part), "utterances") as advance:
+        said = transcribe_all(
+            speech,
+            examples(speech, part, "none"),
+            features,
+            prepared.decode,
+            prepared.config.eval.eval_batch_size,
+            lambda count: advance(count, ""),
+        )
+    texts = [transcript.text for transcript in said]
+    if not any(normalise(text) for text in texts):
+        raise ScoringError(f"{part.manifest.path}: the base model hears no word in it, so there is no drift to measure; check its audio")
+    labelled = examples(speech, part, "none", texts)
+    return [replace(one, utterance=replace(one.utterance, text=text)) for one, text in zip(labelled, texts, strict=True)]
+
+
+def _texts(part: SpeechSet) -> list[str]:
+    return [utterance.text or "" for utterance in part.manifest]
 
 
 def _encoded(prepared: Prepared, display: Display) -> Features:

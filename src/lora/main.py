@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lora import __version__
-from lora.console import ArgumentParser, positive_int, positive_number
+from lora.console import ArgumentParser, number_from_zero, positive_int, positive_number
 from lora.console import run as run_command
 
 # Modules that need torch are imported by the command that needs them, so that --help answers at once.
@@ -106,6 +106,72 @@ def _transcribe(options: argparse.Namespace) -> int:
     return 0
 
 
+def _report_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", type=Path, metavar="RUN", help="a run's folder: the --output-dir of an experiment")
+    parser.add_argument(
+        "--audio-mb",
+        type=number_from_zero,
+        default=20.0,
+        metavar="X",
+        help="embed recordings in the page until they take this much of it, in MB, and link the others (default 20)",
+    )
+
+
+def _report(options: argparse.Namespace) -> int:
+    from lora.process import prepare_process
+
+    prepare_process()
+    from lora.report.rebuild import rebuild
+
+    for path in rebuild(options.folder, options.audio_mb):
+        print(path)
+    return 0
+
+
+def _compare_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folders, such as outputs/*")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="write .md, .csv or .html instead of Markdown on standard output")
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from lora.process import prepare_process
+
+    prepare_process()
+    from lora.report.compare import markdown, overview, renderer, write_overview
+
+    if options.output is not None:
+        renderer(options.output)  # a wrong name is refused before the work
+    found = overview(options.runs)
+    if options.output is None:
+        print(markdown(found), end="")
+    else:
+        write_overview(found, options.output)
+        print(options.output)
+    return 0
+
+
+def _push_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", type=Path, metavar="RUN", help="a run's folder: the --output-dir of an experiment")
+    parser.add_argument("--repo-id", required=True, metavar="OWNER/NAME", help="the repository on the model hub; made where there is none")
+    parser.add_argument("--private", action="store_true", help="make the repository private, when it is made")
+    parser.add_argument("--dry-run", action="store_true", help="list what would be uploaded; ask the hub nothing")
+    parser.add_argument("--allow-rejected", action="store_true", help="publish a run that the gate did not accept")
+
+
+def _push(options: argparse.Namespace) -> int:
+    from lora.process import prepare_process
+
+    prepare_process()
+    from lora.publish import gathered, push
+
+    with gathered(options.folder, allow_rejected=options.allow_rejected) as uploads:
+        for upload in uploads:
+            print(f"{upload.size / 1e6:10.3f} MB  {upload.name}")
+        if not options.dry_run:
+            print(push(uploads, options.repo_id, private=options.private))
+    return 0
+
+
 def _data_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--output", type=Path, default=Path("data/quickstart"), metavar="DIR", help="folder to make (default data/quickstart)"
@@ -142,6 +208,9 @@ Execute = Callable[[argparse.Namespace], int]
 COMMANDS: dict[str, tuple[str, Arguments, Execute]] = {
     "experiment": ("measure, train, measure again, accept or reject", _experiment_arguments, _experiment),
     "transcribe": ("transcribe audio files or a manifest, with or without an adapter", _transcribe_arguments, _transcribe),
+    "report": ("write report.md and report.html of a finished run again", _report_arguments, _report),
+    "compare": ("put finished runs side by side", _compare_arguments, _compare),
+    "push": ("publish a finished run's adapter, processor, card and reports on the model hub", _push_arguments, _push),
     "data": ("fetch the quickstart's speech", _data_arguments, _data),
     "cache": ("show or clear checkpoints, downloads and encoder outputs that can be made again", _cache_arguments, _cache),
 }

@@ -105,6 +105,8 @@ class Rules:
 
     max_s: float = 30.0
     require_text: bool = True
+    missing_text: str = "is missing; every utterance needs its transcript"
+    """What to say of an utterance without a text where one is required."""
     allow_empty_text: bool = False
     """An empty transcript is right for silence in a test set: whatever the model says there counts as insertions."""
     allow_outside: bool = False
@@ -302,7 +304,7 @@ def _parse(path: Path, number: int, offset: int, raw: bytes, rules: Rules, probl
 def _check_text(row: _RawRow, number: int, rules: Rules, problems: _Problems) -> None:
     if row.text is None:
         if rules.require_text:
-            problems.add(number, "text", "is missing; every utterance needs its transcript")
+            problems.add(number, "text", rules.missing_text)
     elif not row.text.strip() and not rules.allow_empty_text and rules.require_text:
         problems.add(number, "text", "is empty; write the transcript or drop the line (silence in a test set: --allow-empty-text)")
 

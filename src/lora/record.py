@@ -16,11 +16,11 @@ from lora.errors import RunFolderError
 from lora.evaluate import Evaluation
 from lora.files import read_json, write_json
 from lora.gate import Verdict
-from lora.scoring import Comparison, Interval
+from lora.significance import Comparison, Drift, Interval
 from lora.train import TrainOutcome
 from lora.units import Seconds
 
-SCHEMA = 1
+SCHEMA = 2
 """Raised when a field changes its meaning; a reader refuses a number it does not know."""
 
 RECORD_FILE = "record.json"
@@ -100,7 +100,12 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
     replay_left_out: tuple[str, ...] = ()
     """Ids of replay clips on which the base model looped, so that it could not label them."""
     domain: SetResult | None = None
+    domain_unseen_words: tuple[str, ...] = ()
+    """Normalised words of the domain's references that no training transcript holds."""
     heldout: SetResult | None = None
+    """Under the guardrail `drift` its references are the base model's transcripts, so that the baseline has no errors."""
+    heldout_drift: Drift | None = None
+    """None where the base model says nothing on the held-out speech."""
     verdict: Verdict | None = None
     stages: dict[str, Seconds] = {}
 
@@ -140,9 +145,15 @@ def read(folder: Path) -> RunRecord:
     schema = read_json(file, dict[str, msgspec.Raw], RunFolderError).get("schema")
     if schema is None or bytes(schema) != str(SCHEMA).encode():
         found = bytes(schema).decode() if schema is not None else "none"
-        raise RunFolderError(f"{file}: has schema {found}, this version reads {SCHEMA}; use the version that wrote it")
+        raise RunFolderError(f"{file}: has schema {found}, this version reads {SCHEMA}; {_advice(found)}")
     record: RunRecord = read_json(file, RunRecord, RunFolderError)
     return record
+
+
+def _advice(schema: str) -> str:
+    if schema.isdecimal() and int(schema) < SCHEMA:
+        return "make the run again with its config.toml and another --output-dir, or read it with the version that wrote it"
+    return "read it with the version that wrote it"
 
 
 def _commit() -> str | None:

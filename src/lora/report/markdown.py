@@ -4,11 +4,16 @@ import html
 from importlib.resources import files
 from pathlib import Path
 
+from lora.analysis import by_duration, by_speaker, by_vocabulary, error_tables, looped
 from lora.files import write_text
 from lora.record import RunRecord
+from lora.scoring import Score, UtteranceScore
 
 MOST_BETTER, MOST_WORSE = 10, 5
 """How many utterances that changed are shown."""
+
+MOST_COMMON = 5
+"""How many errors of a kind are shown."""
 
 
 def write_report(record: RunRecord, file: Path) -> None:
@@ -22,24 +27,37 @@ def render(record: RunRecord) -> str:
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False)
     environment.filters["percent"] = lambda ratio: f"{100 * ratio:.2f} %"
     environment.filters["points"] = lambda ratio: f"{100 * ratio:+.2f}"
-    environment.filters["cell"] = _cell
+    environment.filters["cell"] = cell
     template = environment.from_string(files("lora.report").joinpath("report.md.j2").read_text(encoding="utf-8"))
-    changed = (
-        [
-            (before, after)
-            for before, after in zip(record.domain.baseline.score.utterances, record.domain.tuned.score.utterances, strict=True)
-            if before.words.errors != after.words.errors
-        ]
-        if record.domain
-        else []
+    assert record.domain is not None  # a completed run has its results
+    before, after = record.domain.baseline.score, record.domain.tuned.score
+    seen = [by_vocabulary(score, record.domain_unseen_words) for score in (before, after)]
+    return template.render(
+        run=record,
+        settings=_settings(record),
+        changed=_changed(before, after),
+        looped=looped(after),
+        groups=[
+            pair
+            for groups in (by_speaker, by_duration)
+            for pair in zip(groups(before), groups(after), strict=True)
+            if len(groups(after)) > 1
+        ],
+        vocabulary=[("seen", *(side.seen for side in seen)), ("not seen", *(side.unseen for side in seen))],
+        tables=error_tables(after, MOST_COMMON),
     )
-    changed.sort(key=lambda pair: pair[1].words.errors - pair[0].words.errors)
-    better = [pair for pair in changed if pair[1].words.errors < pair[0].words.errors]
-    worse = [pair for pair in changed if pair[1].words.errors > pair[0].words.errors]
-    return template.render(run=record, settings=_settings(record), changed=better[:MOST_BETTER] + worse[-MOST_WORSE:])
 
 
-def _cell(text: object) -> str:
+def _changed(before: Score, after: Score) -> list[tuple[UtteranceScore, UtteranceScore]]:
+    """Utterances before and after: those that gained most, then those that lost most."""
+    pairs = [(one, other) for one, other in zip(before.utterances, after.utterances, strict=True) if one.words.errors != other.words.errors]
+    pairs.sort(key=lambda pair: pair[1].words.errors - pair[0].words.errors)
+    better = [pair for pair in pairs if pair[1].words.errors < pair[0].words.errors]
+    worse = [pair for pair in pairs if pair[1].words.errors > pair[0].words.errors]
+    return better[:MOST_BETTER] + worse[-MOST_WORSE:]
+
+
+def cell(text: object) -> str:
     """Text for a table's cell: on one line, no border and no HTML, which Markdown would pass on."""
     return html.escape(" ".join(str(text).split()), quote=False).replace("|", "\\|")
 

@@ -6,9 +6,11 @@ from pathlib import Path
 
 from lora.config import RunConfig, add_flags, from_flags
 from lora.console import ArgumentParser, run
+from lora.gate import Decision
 
 METRICS_FILE = "experiment_metrics.json"
-EXIT_REJECTED = 3
+EXIT_CODES: dict[Decision, int] = {"accepted": 0, "rejected": 3, "inconclusive": 4}
+"""How a completed run ends; 2 is a refusal."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -28,7 +30,7 @@ def execute(arguments: argparse.Namespace) -> int:
 
 
 def start(config: RunConfig, metrics_file: str, *, dry_run: bool) -> int:
-    """Runs, shows the result, and returns 0 when the adapter was accepted, `EXIT_REJECTED` when the gate rejected it."""
+    """Runs, shows the result, and returns the verdict's code of `EXIT_CODES`; 0 for a dry run."""
     from lora.process import prepare_process  # heavy imports wait until the settings are known to be good
 
     prepare_process()
@@ -47,7 +49,7 @@ def start(config: RunConfig, metrics_file: str, *, dry_run: bool) -> int:
     display.result(result_table(record))
     print(f"{record.verdict.sentence}")
     print(f"{config.output.output_dir}: report.md, {metrics_file}, lora_adapter/, processor/")
-    return 0 if record.verdict.accepted else EXIT_REJECTED
+    return EXIT_CODES[record.verdict.decision]
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ PRESET = {
     "train.epochs": 1.0,
     "train.max_steps": 30,
     "train.eval_interval": 15,
+    "gate.rule": "point",
     "gate.max_heldout_rise_points": 1.0,
 }
 """Enough to see the pipeline work on real speech in about two minutes; configs/quickstart.toml trains to the end."""

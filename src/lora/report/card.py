@@ -1,0 +1,63 @@
+"""The model card of an adapter: what the hub reads, and what a person reads there, from the run's record alone."""
+
+from importlib.resources import files
+from pathlib import Path
+
+from lora.files import write_text
+from lora.record import RunRecord, SetResult
+
+CARD_FILE = "README.md"
+
+
+def write_card(record: RunRecord, file: Path) -> None:
+    """Writes the card of a completed run."""
+    write_text(file, render_card(record))
+
+
+def render_card(record: RunRecord) -> str:
+    """The card as Markdown with its YAML head.
+
+    Nothing is claimed that the record does not know: the base model is named to the hub where it is from there, and no licence is given.
+    """
+    import jinja2
+    from huggingface_hub import ModelCardData
+
+    from lora.report.markdown import cell
+
+    data = ModelCardData(
+        base_model=record.checkpoint.model_id if record.checkpoint.kind == "hub" else None,
+        language="en",
+        library_name="peft",
+        pipeline_tag="automatic-speech-recognition",
+        tags=["lora", "moonshine", "moonshine-lora"],
+        metrics=["wer"],
+        model_name=Path(record.config.output.output_dir).name,
+        eval_results=[
+            result
+            for name, part in (("domain", record.domain), ("heldout", record.heldout))
+            if part is not None
+            for result in _results(record, name, part)
+        ],
+    )
+    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False)
+    environment.filters |= {"percent": lambda ratio: f"{100 * ratio:.2f} %", "cell": cell}
+    template = environment.from_string(files("lora.report").joinpath("card.md.j2").read_text(encoding="utf-8"))
+    return f"---\n{data.to_yaml()}\n---\n\n{template.render(run=record)}"
+
+
+def _results(record: RunRecord, name: str, part: SetResult):  # type: ignore[no-untyped-def]  # huggingface_hub is imported when it is needed
+    """Word and character error rate of the tuned model in percent, as the hub's tables have them."""
+    from huggingface_hub import EvalResult
+
+    info = record.manifests.get(name)
+    for metric, rate in (("wer", part.tuned.score.wer), ("cer", part.tuned.score.cer)):
+        yield EvalResult(
+            task_type="automatic-speech-recognition",
+            dataset_type="manifest",
+            dataset_name=name,
+            dataset_config=name,  # without it the hub's library takes results of different sets for those of one
+            dataset_revision=info.sha256 if info else None,
+            metric_type=metric,
+            metric_name=f"{metric.upper()}, normalised",
+            metric_value=round(100 * rate, 2),
+        )

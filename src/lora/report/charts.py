@@ -1,0 +1,180 @@
+"""Where the marks of a chart lie. Coordinates are those of an SVG, x to the right and y down; the template draws them."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+WIDTH = 360
+"""Every chart is as wide as a phone, so that its text is never scaled down below what can be read."""
+
+Label = Callable[[float], str]
+"""How a value is written at an axis."""
+
+_LEFT, _RIGHT, _TOP, _BOTTOM = 44, 14, 10, 40
+_TICKS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    at: float
+    label: str
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """A point with what it says when it is pointed at."""
+
+    x: float
+    y: float
+    title: str
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A series; `style` is the CSS class that decides colour, dashes and the shape of its marks."""
+
+    name: str
+    style: str
+    marks: tuple[Mark, ...]
+
+    @property
+    def path(self) -> str:
+        return " ".join(f"{mark.x:g},{mark.y:g}" for mark in self.marks)
+
+
+@dataclass(frozen=True, slots=True)
+class Plot:
+    """A frame with its axes and what is in it. `summary` says in words what the chart shows."""
+
+    height: int
+    left: float
+    right: float
+    top: float
+    bottom: float
+    x_title: str
+    y_title: str
+    x_ticks: tuple[Tick, ...]
+    y_ticks: tuple[Tick, ...]
+    summary: str
+    lines: tuple[Line, ...] = ()
+    highlight: Tick | None = None
+    """A vertical rule."""
+
+
+@dataclass(frozen=True, slots=True)
+class Whisker:
+    """A rate with its interval, on a row of its own."""
+
+    name: str
+    style: str
+    y: float
+    low: float
+    at: float
+    high: float
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Whiskers:
+    height: int
+    bottom: float
+    ticks: tuple[Tick, ...]
+    headings: tuple[Tick, ...]
+    rows: tuple[Whisker, ...]
+    summary: str
+
+
+def steps_to(high: float) -> tuple[float, ...]:
+    """Round numbers from 0 to the first at or above `high`, at most six of them."""
+    rough = max(high, 1e-6) / _TICKS
+    unit = 10.0 ** math.floor(math.log10(rough))
+    step = next(unit * factor for factor in (1, 2, 5, 10) if unit * factor >= rough * (1 - 1e-9))
+    return tuple(round(step * number, 10) for number in range(math.ceil(high / step - 1e-9) + 1 if high > 0 else 2))
+
+
+def curves(series: Sequence[tuple[str, str, Sequence[tuple[int, float]]]], *, y_title: str, label: Label, best: int) -> Plot:
+    """Series of (name, style, points of step and value) over the steps of training, with a rule at the best step."""
+    height, bottom = 240, 240 - _BOTTOM
+    x_steps = steps_to(max(step for _, _, points in series for step, _ in points))
+    y_steps = steps_to(max(value for _, _, points in series for _, value in points))
+    x, y = _scale(x_steps[-1], _LEFT, WIDTH - _RIGHT), _scale(y_steps[-1], bottom, _TOP)
+    lines = tuple(
+        Line(name, style, tuple(Mark(x(step), y(value), f"{name}, step {step}: {label(value)}") for step, value in points))
+        for name, style, points in series
+    )
+    told = "; ".join(
+        f"{name} from {label(points[0][1])} at step {points[0][0]} to {label(points[-1][1])} at step {points[-1][0]}"
+        for name, _, points in series
+    )
+    return Plot(
+        height=height,
+        left=_LEFT,
+        right=WIDTH - _RIGHT,
+        top=_TOP,
+        bottom=bottom,
+        x_title="step",
+        y_title=y_title,
+        x_ticks=tuple(Tick(x(value), f"{value:g}") for value in x_steps),
+        y_ticks=tuple(Tick(y(value), label(value)) for value in y_steps),
+        lines=lines,
+        highlight=Tick(x(best), f"best step {best}"),
+        summary=f"{y_title} over the steps of training: {told}. The best step is {best}.",
+    )
+
+
+def before_after(points: Sequence[tuple[str, str, str, float, float]], *, x_title: str, y_title: str, label: Label) -> Plot:
+    """Rates (name, style, group, before, after) as points; those below the diagonal got better."""
+    height, bottom = 340, 340 - _BOTTOM
+    steps = steps_to(max(max(before, after) for *_, before, after in points))
+    x, y = _scale(steps[-1], _LEFT, WIDTH - _RIGHT), _scale(steps[-1], bottom, _TOP)
+    groups = list(dict.fromkeys((group, style) for _, style, group, _, _ in points))
+    lines = tuple(
+        Line(
+            group,
+            style,
+            tuple(Mark(x(b), y(a), f"{name} ({group}): {label(b)} to {label(a)}") for name, _, of, b, a in points if of == group),
+        )
+        for group, style in groups
+    )
+    better, worse = (sum(1 for *_, b, a in points if sign * (a - b) > 0) for sign in (-1, 1))
+    return Plot(
+        height=height,
+        left=_LEFT,
+        right=WIDTH - _RIGHT,
+        top=_TOP,
+        bottom=bottom,
+        x_title=x_title,
+        y_title=y_title,
+        x_ticks=tuple(Tick(x(value), label(value)) for value in steps),
+        y_ticks=tuple(Tick(y(value), label(value)) for value in steps),
+        lines=lines,
+        summary=f"{y_title} against {x_title} of {len(points)} speakers: {better} got better, {worse} got worse.",
+    )
+
+
+def whiskers(
+    groups: Sequence[tuple[str, Sequence[tuple[str, str, float, float, float]]]], *, label: Label, exact: Label, summary: str
+) -> Whiskers:
+    """Groups of rows (name, style, low, rate, high) over one axis that starts at 0."""
+    steps = steps_to(max(high for _, rows in groups for *_, high in rows))
+    x = _scale(steps[-1], 14, WIDTH - _RIGHT)
+    y, headings, drawn = 0.0, [], []
+    for heading, rows in groups:
+        y += 20
+        headings.append(Tick(y, heading))
+        for name, style, low, rate, high in rows:
+            y += 36
+            drawn.append(Whisker(name, style, y, x(low), x(rate), x(high), f"{name} {exact(rate)} ({exact(low)} to {exact(high)})"))
+        y += 16
+    return Whiskers(
+        height=round(y) + _BOTTOM,
+        bottom=y,
+        ticks=tuple(Tick(x(value), label(value)) for value in steps),
+        headings=tuple(headings),
+        rows=tuple(drawn),
+        summary=summary,
+    )
+
+
+def _scale(high: float, start: float, end: float) -> Callable[[float], float]:
+    return lambda value: round(start + (end - start) * value / high, 1)

@@ -1,0 +1,24 @@
+"""Makes the reports of a finished run again, from its folder alone."""
+
+from pathlib import Path
+
+from lora.errors import RunFolderError
+from lora.record import read
+from lora.report.html import HTML_FILE, write_html
+from lora.report.markdown import write_report
+
+MARKDOWN_FILE = "report.md"
+
+
+def rebuild(folder: Path, audio_mb: float) -> tuple[Path, ...]:
+    """Writes `report.md` and `report.html` into a run's folder and returns their paths.
+
+    Raises `RunFolderError` when the folder holds no run, or one that did not complete and so has nothing to compare.
+    """
+    record = read(folder)
+    if record.status != "completed":
+        reason = f": {record.error}" if record.error else ""
+        raise RunFolderError(f"{folder}: the run is not complete ({record.status}{reason}), so there is nothing to report; run it again")
+    write_report(record, folder / MARKDOWN_FILE)
+    write_html(record, folder / HTML_FILE, audio_mb)
+    return folder / MARKDOWN_FILE, folder / HTML_FILE

@@ -1,0 +1,173 @@
+"""The model card, and the real hub client against a server on this machine."""
+
+import base64
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from huggingface_hub import ModelCard, constants
+from records import completed
+from running import Result, moonshine_lora, the_error
+
+from lora.record import CheckpointInfo, write
+from lora.report.card import render_card
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+ADAPTER = b"weights \x00\x01"
+NAMES = ["README.md", "adapter_model.safetensors", "report.html", "report.md", "tokenizer.json"]
+WORSE = (("press the pound key", "press the pound key", "press a town key"), ("please hold the line",) * 3)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A run's folder with the least that is published."""
+    folder = tmp_path / "run"
+    (folder / "lora_adapter").mkdir(parents=True)
+    (folder / "lora_adapter" / "adapter_model.safetensors").write_bytes(ADAPTER)
+    (folder / "lora_adapter" / "README.md").write_text("an older card")
+    (folder / "processor").mkdir()
+    (folder / "processor" / "tokenizer.json").write_text("{}")
+    write(completed(), folder)
+    return folder
+
+
+class Hub(BaseHTTPRequestHandler):
+    """Takes what the client uploads; repositories of `nobody` may not be written."""
+
+    asked: list[str]
+    created: list[dict[str, object]]
+    files: dict[str, bytes]
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        self.asked.append(self.path)
+        if self.path == "/api/repos/create":
+            self.created.append(json.loads(body))
+            if json.loads(body).get("organization") == "nobody":
+                return self.answer(403, {"error": "You do not have the rights"})
+            return self.answer(200, {"url": self.endpoint("/owner/name")})
+        if self.path == "/api/models/owner/name/preupload/main":
+            files = json.loads(body)["files"]
+            return self.answer(200, {"files": [{"path": f["path"], "uploadMode": "regular", "shouldIgnore": False} for f in files]})
+        if self.path == "/api/models/owner/name/commit/main":
+            for line in map(json.loads, body.splitlines()):
+                if line["key"] == "file":
+                    self.files[line["value"]["path"]] = base64.b64decode(line["value"]["content"])
+            return self.answer(200, {"commitUrl": self.endpoint(f"/owner/name/commit/{COMMIT}"), "commitOid": COMMIT})
+        return self.answer(200, {"errors": [], "warnings": []})
+
+    def endpoint(self, path: str) -> str:
+        return f"http://127.0.0.1:{self.server.server_address[1]}{path}"
+
+    def answer(self, status: int, value: object) -> None:
+        body = json.dumps(value).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Keeps the test's output to itself."""
+
+
+@pytest.fixture
+def hub() -> Iterator[ThreadingHTTPServer]:
+    handler = type("ThisHub", (Hub,), {"asked": [], "created": [], "files": {}})
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server
+        server.shutdown()
+
+
+@pytest.fixture
+def push(hub: ThreadingHTTPServer, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+    """The command with the hub library set to that server: it reads its settings at import, which was long ago."""
+    monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{hub.server_address[1]}")
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    return lambda *arguments: moonshine_lora("push", *arguments)
+
+
+def test_the_card_holds_what_the_hub_reads() -> None:
+    data = ModelCard(render_card(completed())).data
+    assert (data.library_name, data.pipeline_tag, data.metrics) == ("peft", "automatic-speech-recognition", ["wer"])
+    assert (data.base_model, data.license) == (None, None), "a packaged model has no page there, and its licence is not known"
+    found = [(result.dataset_name, result.metric_type, result.metric_value) for result in data.eval_results or []]
+    assert found[0] == ("domain", "wer", 8.33)
+    assert [name for name, metric, _ in found if metric == "wer"] == ["domain", "heldout"]
+
+
+def test_the_card_names_a_base_model_that_is_on_the_hub() -> None:
+    base = CheckpointInfo(model_id="UsefulSensors/moonshine-tiny", kind="hub", revision=COMMIT, sha256="b" * 64)
+    card = render_card(completed(checkpoint=base))
+    assert ModelCard(card).data.base_model == "UsefulSensors/moonshine-tiny"
+    assert "This card states no licence" in card
+
+
+def test_a_dry_run_lists_and_asks_nothing(run: Path, hub: ThreadingHTTPServer, push: Callable[..., Result]) -> None:
+    done = push(run, "--repo-id", "owner/name", "--dry-run")
+    assert done.code == 0, done.err
+    assert sorted(line.split()[-1] for line in done.out.splitlines()) == NAMES
+    assert hub.RequestHandlerClass.asked == []  # type: ignore[attr-defined]
+
+
+def test_a_run_is_uploaded_in_one_commit(run: Path, hub: ThreadingHTTPServer, push: Callable[..., Result]) -> None:
+    done = push(run, "--repo-id", "owner/name", "--private")
+    assert done.code == 0, done.err
+    assert done.out.splitlines()[-1].endswith(f"/owner/name/commit/{COMMIT}")
+    seen: Any = hub.RequestHandlerClass
+    assert sorted(seen.files) == NAMES
+    assert seen.files["adapter_model.safetensors"] == ADAPTER
+    assert seen.files["README.md"].decode() == render_card(completed())
+    assert b"<audio" not in seen.files["report.html"]
+    (created,) = seen.created
+    assert created.get("visibility") == "private" or created["private"]  # the client's versions differ
+    assert sum("/commit/" in path for path in seen.asked) == 1
+
+
+@pytest.mark.parametrize(
+    ("repo_id", "endpoint", "message"),
+    [
+        ("nobody/name", None, "set HF_TOKEN to a token that may write there"),
+        ("owner/na me", None, "give --repo-id owner/name"),
+        ("owner/name", "http://127.0.0.1:9", "cannot be reached"),
+    ],
+)
+def test_each_refusal_is_one_line(
+    run: Path, push: Callable[..., Result], monkeypatch: pytest.MonkeyPatch, repo_id: str, endpoint: str | None, message: str
+) -> None:
+    if endpoint is not None:
+        monkeypatch.setattr(constants, "ENDPOINT", endpoint)
+    done = push(run, "--repo-id", repo_id)
+    assert done.code == 2, done
+    (line,) = done.err.splitlines()
+    assert line.startswith("error: ")
+    assert message in line
+    assert "hf_secret" not in line
+
+
+def test_offline_is_told(run: Path) -> None:
+    """In a process of its own: the hub library is offline from its import on."""
+    command = [sys.executable, "-m", "lora.main", "push", str(run), "--repo-id", "owner/name"]
+    done = subprocess.run(command, env=os.environ | {"HF_HUB_OFFLINE": "1"}, capture_output=True, text=True, check=False, timeout=120)
+    assert (done.returncode, done.stderr) == (2, "error: owner/name: HF_HUB_OFFLINE is set; unset it to upload, or pass --dry-run\n")
+
+
+def test_a_run_that_was_not_accepted_needs_a_word_more(run: Path) -> None:
+    write(completed(domain=WORSE), run)
+    assert "pass --allow-rejected" in the_error(moonshine_lora("push", run, "--repo-id", "owner/name", "--dry-run"))
+    result = moonshine_lora("push", run, "--repo-id", "owner/name", "--dry-run", "--allow-rejected")
+    assert result.code == 0, result.err
+
+
+def test_a_run_that_is_not_complete_is_refused(run: Path) -> None:
+    write(completed(status="failed", verdict=None), run)
+    assert "not complete (failed)" in the_error(moonshine_lora("push", run, "--repo-id", "owner/name", "--dry-run"))
