@@ -38,6 +38,7 @@ ORDER = (
     "data",
     "adapter",
     "train",
+    "strength",
     "gate",
     "record",
     "runfolder",

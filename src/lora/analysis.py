@@ -19,6 +19,9 @@ LOOP_WORDS = 8
 """A loop is a phrase said at least 4 times in a row and over at least 8 words. People say "no, no, no", spell "0 0 0 0" and thank
 twice; a decoder that has lost the audio repeats itself until it is stopped."""
 
+LOOP_PHRASE_WORDS = 24
+"""Longest phrase that is looked for, in words: what a decoder repeats is a clause at most."""
+
 BANDS_S = (2.0, 5.0, 10.0, 20.0)
 """Edges of the duration bands, in seconds."""
 
@@ -165,7 +168,7 @@ def by_vocabulary(score: Score, unseen: Collection[str]) -> Vocabulary:
 def is_loop(text: str) -> bool:
     """Whether normalised words hold a phrase that is repeated as `LOOP_REPEATS` and `LOOP_WORDS` say."""
     words = normalise(text).split()
-    for size in range(1, len(words) // LOOP_REPEATS + 1):
+    for size in range(1, min(len(words) // LOOP_REPEATS, LOOP_PHRASE_WORDS) + 1):
         run = size  # words up to here that continue a repetition of the last `size` ones
         for index in range(size, len(words)):
             run = run + 1 if words[index] == words[index - size] else size

@@ -122,6 +122,9 @@ class TrainConfig(Section, frozen=True, kw_only=True):
     gradient_accumulation_steps: Annotated[
         Count, Meta(description="batches in an optimizer update; a trailing partial update is stepped")
     ] = 1
+    strength_sweep: Annotated[
+        bool, Meta(description="after training keep the largest share of the update that spares the guard; needs a replay manifest")
+    ] = False
     replay_ratio: Annotated[float, Meta(ge=0, le=4, description="replay utterances for each domain utterance")] = 0.25
     replay_targets: Annotated[
         ReplayTargets, Meta(description="what replay teaches: the base model's own transcripts (keeps its style), or those given")

@@ -13,6 +13,7 @@ import torch
 
 from lora import adapter as adapters
 from lora import record as records
+from lora import strength as strengths
 from lora.adapter import Adapted, Passport
 from lora.analysis import unseen_words
 from lora.checkpoint import Checkpoint, resolve
@@ -36,6 +37,7 @@ from lora.report.markdown import write_report
 from lora.report.metrics import write_metrics
 from lora.runfolder import RunLog, check, take
 from lora.significance import compare, drift, interval
+from lora.strength import Strength
 from lora.text import normalise, normaliser_version
 from lora.train import Progress, Step, TrainData, TrainOutcome, planned_steps, train
 
@@ -73,6 +75,12 @@ def prepare(config: RunConfig, display: Display) -> Prepared:
     """
     check(Path(config.output.output_dir), config.output.overwrite)
     device = choose_device(config.model.device)
+    if config.train.strength_sweep:
+        strengths.check(
+            use_dora=config.adapter.use_dora,
+            init_lora_weights=config.adapter.init_lora_weights,
+            has_guard=config.data.replay_manifest is not None,
+        )
     with display.stage("read", "Reading manifests and audio"):
         sets = read_sets(config.data, config.train.replay_targets, config.gate.guardrail, config.train.seed)
         for name, part in sets.named().items():
@@ -135,6 +143,7 @@ def _stages(prepared: Prepared, record: RunRecord, log: RunLog, display: Display
         features = LiveFeatures(prepared.speech, config.data.audio())
     with display.stage("train", f"Training {sum(p.numel() for p in adapted.parameters())} parameters"):
         outcome = _train(prepared, adapted, data, features, log, display)
+    strength, tried = _sweep(prepared, adapted, data, outcome, features, display) if config.train.strength_sweep else (None, ())
     info = _save(prepared, adapted)
     with display.stage("tuned", "Tuned, from the saved adapter"):
         reloaded = adapters.load(
@@ -152,6 +161,8 @@ def _stages(prepared: Prepared, record: RunRecord, log: RunLog, display: Display
         record,
         adapter=info,
         training=outcome,
+        strength=strength,
+        strengths=tried,
         domain=results["domain"],
         domain_unseen_words=unseen_words(_texts(sets.train), _texts(sets.domain)),
         heldout=results["heldout"],
@@ -296,6 +307,29 @@ def _train(prepared: Prepared, adapted: Adapted, data: TrainData, features: Feat
             log.write("dev", best=best, **msgspec.structs.asdict(step))
 
         return train(adapted, data, features, config.train, prepared.decode, config.eval.eval_batch_size, Progress(update, evaluated))
+
+
+def _sweep(
+    prepared: Prepared, adapted: Adapted, data: TrainData, outcome: TrainOutcome, features: Features, display: Display
+) -> tuple[float, tuple[Strength, ...]]:
+    """Leaves the largest share of the update in the adapter that spares the guard."""
+    base = outcome.history[0].guard_wer
+    assert base is not None  # strength.check() wants a guard before anything starts
+    size = prepared.config.eval.eval_batch_size
+
+    def score() -> tuple[Evaluation, Evaluation]:
+        with adapters.merged(adapted) as speech:
+            dev = evaluate(speech, data.dev, features, prepared.decode, size)
+            return dev, evaluate(speech, data.guard, features, prepared.decode, size)
+
+    with display.stage("sweep", "Strength of the update"):
+        chosen, tried = strengths.sweep(adapted, base, score)
+        for one in tried:
+            mark = " *" if one.strength == chosen else ""
+            display.line(f"strength {one.strength:.1f} dev WER {100 * one.dev_wer:.2f} %, guard WER {100 * one.guard_wer:.2f} %{mark}")
+        if chosen == 0.0:
+            display.line("no share of the update spares the guard: the adapter does nothing")
+    return chosen, tried
 
 
 def _save(prepared: Prepared, adapted: Adapted) -> AdapterInfo:

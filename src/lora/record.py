@@ -17,6 +17,7 @@ from lora.evaluate import Evaluation
 from lora.files import read_json, write_json
 from lora.gate import Verdict
 from lora.significance import Comparison, Drift, Interval
+from lora.strength import Strength
 from lora.train import TrainOutcome
 from lora.units import Seconds
 
@@ -97,6 +98,10 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
     error: str | None = None
     adapter: AdapterInfo | None = None
     training: TrainOutcome | None = None
+    strength: float | None = None
+    """Share of the trained update that was saved; None when no sweep chose it, and all of it was."""
+    strengths: tuple[Strength, ...] = ()
+    """What the sweep measured, strongest first."""
     replay_left_out: tuple[str, ...] = ()
     """Ids of replay clips on which the base model looped, so that it could not label them."""
     domain: SetResult | None = None

@@ -261,6 +261,11 @@ class _Selection:
         return found
 
 
+def allowed_rise(guard_words: int) -> float:
+    """Rise of the guard WER, as a ratio, that counts as none."""
+    return max(GUARD_TOLERANCE, 1 / guard_words)
+
+
 def eligible(history: Sequence[Step], dev_words: int, guard_words: int) -> list[Step]:
     """The steps that dev and guard cannot tell from the best one; of these the lowest dev loss decides.
 
@@ -269,7 +274,7 @@ def eligible(history: Sequence[Step], dev_words: int, guard_words: int) -> list[
     chance, and the loss, which every token takes part in, tells more.
     """
     base = history[0].guard_wer or 0.0
-    allowed = max(GUARD_TOLERANCE, 1 / guard_words) if guard_words else math.inf
+    allowed = allowed_rise(guard_words) if guard_words else math.inf
     excess = [max(0.0, (step.guard_wer or 0.0) - base - allowed) for step in history]
     costs = [step.dev_wer + over for step, over in zip(history, excess, strict=True)]
     least = min(costs)

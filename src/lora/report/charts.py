@@ -92,18 +92,25 @@ def steps_to(high: float) -> tuple[float, ...]:
     return tuple(round(step * number, 10) for number in range(math.ceil(high / step - 1e-9) + 1 if high > 0 else 2))
 
 
-def curves(series: Sequence[tuple[str, str, Sequence[tuple[int, float]]]], *, y_title: str, label: Label, best: int) -> Plot:
-    """Series of (name, style, points of step and value) over the steps of training, with a rule at the best step."""
+def curves(
+    series: Sequence[tuple[str, str, Sequence[tuple[float, float]]]],
+    *,
+    x_title: str,
+    y_title: str,
+    label: Label,
+    highlight: tuple[float, str],
+) -> Plot:
+    """Series of (name, style, points of x and value), with a named rule at one x."""
     height, bottom = 240, 240 - _BOTTOM
-    x_steps = steps_to(max(step for _, _, points in series for step, _ in points))
+    x_steps = steps_to(max(at for _, _, points in series for at, _ in points))
     y_steps = steps_to(max(value for _, _, points in series for _, value in points))
     x, y = _scale(x_steps[-1], _LEFT, WIDTH - _RIGHT), _scale(y_steps[-1], bottom, _TOP)
     lines = tuple(
-        Line(name, style, tuple(Mark(x(step), y(value), f"{name}, step {step}: {label(value)}") for step, value in points))
+        Line(name, style, tuple(Mark(x(at), y(value), f"{name}, {x_title} {at:g}: {label(value)}") for at, value in points))
         for name, style, points in series
     )
     told = "; ".join(
-        f"{name} from {label(points[0][1])} at step {points[0][0]} to {label(points[-1][1])} at step {points[-1][0]}"
+        f"{name} from {label(points[0][1])} at {x_title} {points[0][0]:g} to {label(points[-1][1])} at {x_title} {points[-1][0]:g}"
         for name, _, points in series
     )
     return Plot(
@@ -112,13 +119,13 @@ def curves(series: Sequence[tuple[str, str, Sequence[tuple[int, float]]]], *, y_
         right=WIDTH - _RIGHT,
         top=_TOP,
         bottom=bottom,
-        x_title="step",
+        x_title=x_title,
         y_title=y_title,
         x_ticks=tuple(Tick(x(value), f"{value:g}") for value in x_steps),
         y_ticks=tuple(Tick(y(value), label(value)) for value in y_steps),
         lines=lines,
-        highlight=Tick(x(best), f"best step {best}"),
-        summary=f"{y_title} over the steps of training: {told}. The best step is {best}.",
+        highlight=Tick(x(highlight[0]), highlight[1]),
+        summary=f"{y_title} by {x_title}: {told}; {highlight[1]}.",
     )
 
 

@@ -113,6 +113,7 @@ def render(record: RunRecord, page: Path, audio_mb: float | None = AUDIO_MB) -> 
         intervals=_intervals(record),
         losses=_losses(record),
         rates=_rates(record),
+        sweep=_sweep(record),
         speakers=(speakers := list(_speakers(record))),
         speaker_chart=_speaker_chart(speakers),
         errors=_errors(record),
@@ -268,12 +269,24 @@ def _rates(record: RunRecord) -> charts.Plot | None:
 
 
 def _curves(
-    record: RunRecord, series: tuple[tuple[str, str, list[tuple[int, float]]], ...], y_title: str, label: charts.Label
+    record: RunRecord, series: tuple[tuple[str, str, Sequence[tuple[float, float]]], ...], y_title: str, label: charts.Label
 ) -> charts.Plot | None:
     given = [one for one in series if one[2]]
     if record.training is None or not given:
         return None
-    return charts.curves(given, y_title=y_title, label=label, best=record.training.best_step)
+    best = record.training.best_step
+    return charts.curves(given, x_title="step", y_title=y_title, label=label, highlight=(best, f"best step {best}"))
+
+
+def _sweep(record: RunRecord) -> charts.Plot | None:
+    if record.strength is None:
+        return None
+    series = (
+        ("dev (domain)", "series-dev", [(one.strength, one.dev_wer) for one in record.strengths]),
+        ("guard (general)", "series-guard", [(one.strength, one.guard_wer) for one in record.strengths]),
+    )
+    saved = (record.strength, f"saved {record.strength:g}")
+    return charts.curves(series, x_title="strength", y_title="word error rate", label=_short_percent, highlight=saved)
 
 
 def _settings(record: RunRecord) -> list[tuple[str, str]]:
