@@ -1,7 +1,9 @@
 """Alignments against jiwer's counts, error tables by hand, and what counts as a loop or as a disagreement of formats."""
 
+import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from types import FrameType
 
 import msgspec
 import pytest
@@ -9,6 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lora.analysis import (
+    LOOP_PHRASE_WORDS,
+    LOOP_REPEATS,
     Confusion,
     Remaining,
     WordCount,
@@ -124,6 +128,35 @@ def test_what_is_a_loop(text: str, loops: bool) -> None:
 @given(phrase=st.lists(st.sampled_from(["a", "b", "go"]), min_size=1, max_size=4), before=WORDS, after=WORDS)
 def test_a_phrase_said_eight_times_is_a_loop_wherever_it_stands(phrase: list[str], before: list[str], after: list[str]) -> None:
     assert is_loop(" ".join([*before, *phrase * 8, *after]))
+
+
+def test_the_longest_phrase_that_counts_is_a_clause() -> None:
+    """A text that is read out four times is no loop of the decoder, and looking for longer phrases would take quadratic time."""
+    words = [f"{first}{second}ird" for first in "bdlmn" for second in "aeiou"][: LOOP_PHRASE_WORDS + 1]
+    assert len(words) == LOOP_PHRASE_WORDS + 1
+    assert is_loop(" ".join(words[:LOOP_PHRASE_WORDS] * LOOP_REPEATS))
+    assert not is_loop(" ".join(words[:LOOP_PHRASE_WORDS] * (LOOP_REPEATS - 1)))
+    assert not is_loop(" ".join(words * LOOP_REPEATS))
+
+
+def test_a_long_transcript_is_looked_through_in_linear_time() -> None:
+    def steps(words: int) -> int:
+        """Lines that run: time itself depends on the machine."""
+        text, count = " ".join(f"word{n}" for n in range(words)), 0
+
+        def trace(_frame: FrameType, event: str, _argument: object) -> Callable[..., object]:
+            nonlocal count
+            count += event == "line"
+            return trace
+
+        sys.settrace(lambda frame, event, argument: trace(frame, event, argument) if frame.f_code is is_loop.__code__ else None)
+        try:
+            assert not is_loop(text)
+        finally:
+            sys.settrace(None)
+        return count
+
+    assert steps(2_000) < 2.1 * steps(1_000)
 
 
 def test_a_reference_that_repeats_itself_is_no_loop() -> None:

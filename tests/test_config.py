@@ -58,6 +58,7 @@ def test_every_setting_has_a_flag_of_its_name(section: str, setting: msgspec.str
         "rule": "point",
         "guardrail": "drift",
         "max_heldout_rise_points": "0.3",
+        "trackers": "wandb",
     }
     needed = {"guardrail": ("--max-drift-points", "1"), "max_drift_points": ("--guardrail", "drift")}
     name = flag(setting.name)
@@ -155,11 +156,18 @@ def test_a_mistake_in_the_file_is_refused_and_named(tmp_path: Path, content: str
         (["--max-steps", "0"], r"--max-steps 0: "),
         (["--learning-rate", "inf"], r"--learning-rate must be a finite number, not inf"),
         (["--learning-rate", "nan"], r"--learning-rate nan: "),
+        (["--trackers", "tensorbord"], r"no tracker is named 'tensorbord'; did you mean 'tensorboard'\?; known are tensorboard, wandb, "),
+        (["--trackers", "wandb,"], r"no tracker is named ''; known are"),
     ],
 )
 def test_a_mistake_on_the_command_line_is_refused_and_named(tmp_path: Path, arguments: list[str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         from_flags(parse(*arguments), toml(tmp_path, REQUIRED))
+
+
+def test_trackers_are_named_in_one_setting_and_each_once() -> None:
+    assert build(REQUIRED_FLAGS, None).output.tracker_names() == ()
+    assert build(REQUIRED_FLAGS | {"output.trackers": "wandb, tensorboard,wandb"}, None).output.tracker_names() == ("tensorboard", "wandb")
 
 
 @pytest.mark.parametrize("missing", REQUIRED_FLAGS)

@@ -1,24 +1,33 @@
-"""The greedy loop gives what `generate` gives, and each clip what it gives alone."""
+"""The greedy loop gives what `generate` gives, each clip what it gives alone, and the same whatever is drafted."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import Tensor
 
 from lora.audio import Waveform, duration
 from lora.corpora import general
-from lora.decode import EXTRA_TOKENS, DecodeSettings, Transcript, batches, transcribe
+from lora.decode import BATCH_SECONDS, EXTRA_TOKENS, DecodeSettings, Transcript, batches, transcribe, transcribe_and_score
+from lora.decoder import Cache, Decoder, Memory
+from lora.encoder import Encoder
 from lora.manifest import Utterance
-from lora.model_utils import Speech, encode
+from lora.model_utils import Encoded, Speech, join, pad_labels
 from lora.units import Seconds
 
 SETTINGS = DecodeSettings(tokens_per_second=6.5)
 
 
 def decoded(speech: Speech, waveforms: Sequence[Waveform], settings: DecodeSettings = SETTINGS) -> list[Transcript]:
-    with torch.inference_mode():
-        encoded = encode(speech, waveforms)
-    return transcribe(speech, encoded, [duration(samples) for samples in waveforms], settings)
+    return transcribe(Decoder(speech), heard(speech, waveforms), [duration(samples) for samples in waveforms], settings)
+
+
+@torch.inference_mode()
+def heard(speech: Speech, waveforms: Sequence[Waveform]) -> Encoded:
+    return Encoder(speech)(waveforms)
 
 
 def generated(speech: Speech, samples: Waveform, most: int) -> tuple[int, ...]:
@@ -96,6 +105,149 @@ def test_the_cap_grows_with_duration() -> None:
     assert [SETTINGS.cap(Seconds(length_s)) for length_s in (0.0, 1.0, 10.0, 30.0)] == [8, 14, 73, 203]
 
 
+# --- with labels and drafts ---------------------------------------------------------------------------------------------------------------
+
+
+DRAFTED = (17, 10, 15)
+"""Clips of three lengths."""
+
+
+class Rounds(Decoder):
+    """Counts how often the decoder runs."""
+
+    rounds = 0
+
+    def __call__(self, tokens: Tensor, memory: Memory, cache: Cache | None = None) -> Tensor:
+        self.rounds += 1
+        return super().__call__(tokens, memory, cache)
+
+
+def scored(
+    decoder: Decoder,
+    waveforms: Sequence[Waveform],
+    labels: Sequence[Sequence[int]],
+    drafts: Sequence[Sequence[int]],
+    settings: DecodeSettings = SETTINGS,
+) -> tuple[float, list[Transcript]]:
+    lengths_s = [duration(samples) for samples in waveforms]
+    return transcribe_and_score(decoder, heard(decoder.speech, waveforms), lengths_s, settings, labels, drafts)
+
+
+def kinds_of_drafts(labels: Sequence[list[int]], own: Sequence[Sequence[int]], end: int) -> Mapping[str, Sequence[Sequence[int]]]:
+    strange = torch.randint(3, 30_000, (len(labels), 25), generator=torch.Generator().manual_seed(4)).tolist()
+    return {
+        "nothing": [()] * len(labels),
+        "the labels": labels,
+        "what is said": own,
+        "what is said and the end": [[*row, end] for row in own],
+        "what is said without its third token": [[*row[:2], *row[3:]] for row in own],
+        "what is said with another third token": [[*row[:2], 77, *row[3:]] for row in own],
+        "the end too early": [[*row[:3], end, *row[3:]] for row in own],
+        "the end alone": [[end]] * len(labels),
+        "any tokens": strange,
+        "one token again and again": [row[:1] * 40 for row in own],
+        "what another clip says": [*own[1:], own[0]],
+        "more than the cap": [[*row, *row, *other] * 9 for row, other in zip(own, strange, strict=True)],
+    }
+
+
+@pytest.mark.parametrize("tokens_per_second", [SETTINGS.tokens_per_second, 0.5], ids=["usual-cap", "low-cap"])
+def test_neither_labels_nor_drafts_change_a_transcript(
+    any_speech: Speech, clips: Sequence[Utterance], waveforms: Sequence[Waveform], tokens_per_second: float
+) -> None:
+    settings, decoder = DecodeSettings(tokens_per_second=tokens_per_second), Decoder(any_speech)
+    batch = [waveforms[index] for index in DRAFTED]
+    encoded, lengths_s = heard(any_speech, batch), [duration(samples) for samples in batch]
+    labels = [any_speech.labels(clips[index].text or "") for index in DRAFTED]
+    expected = transcribe(decoder, encoded, lengths_s, settings)
+    with torch.inference_mode():
+        nats = decoder.loss_sum(encoded, pad_labels(labels, any_speech.device)).item()
+    for kind, drafts in kinds_of_drafts(labels, [found.tokens for found in expected], any_speech.end_id).items():
+        loss, found = transcribe_and_score(decoder, encoded, lengths_s, settings, labels, drafts)
+        assert found == expected, kind
+        assert loss == pytest.approx(nats, rel=1e-5), kind
+
+
+@settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_any_labels_and_any_drafts_give_the_same_transcripts(
+    random_speech: Speech, waveforms: Sequence[Waveform], data: st.DataObject
+) -> None:
+    """Labels and drafts mix what is said with other tokens, the end among them."""
+    batch = [waveforms[17], waveforms[0][:24_000], waveforms[15]]
+    expected = decoded(random_speech, batch)
+
+    def mixed(said: Sequence[int], least: int) -> list[int]:
+        token = st.sampled_from([*said, random_speech.end_id, 5])
+        piece = st.slices(len(said)).map(lambda part: list(said[part])) | st.lists(token, max_size=3)
+        return sum(data.draw(st.lists(piece, max_size=4)), data.draw(st.lists(token, min_size=least, max_size=least)))
+
+    labels, drafts = ([mixed(found.tokens, least) for found in expected] for least in (1, 0))
+    nats, found = scored(Decoder(random_speech), batch, labels, drafts)
+    assert found == expected
+    with torch.inference_mode():
+        loss = Decoder(random_speech).loss_sum(heard(random_speech, batch), pad_labels(labels, random_speech.device))
+    assert nats == pytest.approx(loss.item(), rel=1e-5)
+
+
+def test_labels_that_the_model_says_itself_need_no_further_step(tiny: Speech, waveforms: Sequence[Waveform]) -> None:
+    batch = [waveforms[index] for index in DRAFTED]
+    expected, decoder = decoded(tiny, batch), Rounds(tiny)
+    _, found = scored(decoder, batch, [[*one.tokens, tiny.end_id] for one in expected], [()] * len(batch))
+    assert found == expected
+    assert decoder.rounds == 1
+
+
+def test_a_good_draft_saves_rounds_and_a_wrong_one_costs_none(tiny: Speech, waveforms: Sequence[Waveform]) -> None:
+    batch = [waveforms[index] for index in DRAFTED]
+    own = [one.tokens for one in decoded(tiny, batch)]
+    useless, rounds = [[tiny.end_id]] * len(batch), {}
+    kinds = kinds_of_drafts(useless, own, tiny.end_id)
+    for kind in ("nothing", "what is said", "what is said with another third token", "any tokens", "one token again and again"):
+        decoder = Rounds(tiny)
+        scored(decoder, batch, useless, kinds[kind])
+        rounds[kind] = decoder.rounds
+    assert rounds["what is said"] < rounds["nothing"] / 2
+    assert rounds["what is said with another third token"] < rounds["nothing"] / 2
+    assert max(rounds.values()) == rounds["nothing"] == max(len(row) for row in own) + 1
+
+
+@pytest.mark.parametrize("long", [False, True], ids=["labels-below-the-cap", "labels-beyond-the-cap"])
+def test_caps_hold_for_labels_and_drafts_of_any_length(random_speech: Speech, waveforms: Sequence[Waveform], long: bool) -> None:
+    """Random weights never end: what they say beyond the cap is drafted, and is not heard."""
+    batch = [waveforms[0][:samples] for samples in (8_000, 56_000, 24_000)]
+    beyond = [one.tokens for one in decoded(random_speech, batch, DecodeSettings(tokens_per_second=30))]
+    labels = [[*row, random_speech.end_id] if long else [*row[:2], random_speech.end_id] for row in beyond]
+    _, found = scored(Decoder(random_speech), batch, labels, beyond)
+    assert [found.tokens for found in found] == [row[:count] for row, count in zip(beyond, (11, 30, 17), strict=True)]
+    assert all(one.capped for one in found)
+
+
+# --- bfloat16 -----------------------------------------------------------------------------------------------------------------------------
+
+
+def test_bfloat16_transcripts_of_real_speech_do_not_depend_on_batch_size_order_or_drafts(
+    tiny: Speech, clips: Sequence[Utterance], waveforms: Sequence[Waveform]
+) -> None:
+    speech, chosen = replace(tiny, precision="bfloat16"), range(10, 20)
+    decoder = Decoder(speech)
+    with torch.inference_mode():
+        features = dict(zip(chosen, Encoder(speech).each([waveforms[index] for index in chosen]), strict=True))
+
+    def of(batch: Sequence[int]) -> tuple[Encoded, list[Seconds]]:
+        return join([features[index] for index in batch]), [duration(waveforms[index]) for index in batch]
+
+    alone = {index: transcribe(decoder, *of([index]), SETTINGS)[0] for index in chosen}
+    for batch in ([10, 11, 12, 13, 14], [15, 16, 17, 18, 19], [18, 10, 15, 19, 12], [13, 11, 17]):
+        expected = [alone[index] for index in batch]
+        assert transcribe(decoder, *of(batch), SETTINGS) == expected
+        labels = [speech.labels(clips[index].text or "") for index in batch]
+        assert transcribe_and_score(decoder, *of(batch), SETTINGS, labels, labels)[1] == expected
+
+
+# --- batches ------------------------------------------------------------------------------------------------------------------------------
+
+
 @pytest.mark.parametrize("size", [1, 2, 3, 10])
 def test_batches_hold_every_clip_once_longest_first(size: int) -> None:
     lengths = [Seconds(length_s) for length_s in (2.0, 9.0, 1.0, 4.0, 4.0)]
@@ -104,3 +256,18 @@ def test_batches_hold_every_clip_once_longest_first(size: int) -> None:
     assert sorted(flat) == [0, 1, 2, 3, 4]
     assert [lengths[index] for index in flat] == sorted(lengths, reverse=True)
     assert all(len(batch) == size for batch in found[:-1])
+
+
+@settings(max_examples=50, deadline=None)
+@given(lengths=st.lists(st.floats(0, 2 * BATCH_SECONDS), max_size=40), size=st.integers(1, 16))
+def test_a_batch_holds_at_most_so_many_clips_and_seconds(lengths: list[float], size: int) -> None:
+    found = list(batches([Seconds(length_s) for length_s in lengths], size))
+    assert sorted(index for batch in found for index in batch) == list(range(len(lengths)))
+    for batch in found:
+        assert 1 <= len(batch) <= size
+        assert len(batch) == 1 or sum(lengths[index] for index in batch) <= BATCH_SECONDS
+
+
+def test_a_clip_longer_than_a_batch_goes_alone() -> None:
+    lengths = [Seconds(1.0), Seconds(BATCH_SECONDS + 1), Seconds(2.0), Seconds(BATCH_SECONDS + 2)]
+    assert list(batches(lengths, 4)) == [[3], [1], [2, 0]]

@@ -25,7 +25,7 @@ from lora.runners import experiment, real_small
 
 DOCS = sorted([ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("packages/*/README.md")])
 CONFIGS = sorted(ROOT.glob("configs/*.toml"))
-NEEDS = {"", "hub", "quickstart", "own-manifests", "recordings", "slow"}
+NEEDS = {"", "hub", "quickstart", "own-manifests", "recordings", "slow", "peers"}
 """What a comment `<!-- needs: X -->` before a block says; the empty one is a block that runs as it stands."""
 
 FIRST_LINES = 6
@@ -75,6 +75,7 @@ MAKE, JUST = chosen("make"), chosen("just")
 LORA = chosen("moonshine-lora")
 SCRIPTS = [command for command in chosen("python") if command.words[1].startswith("scripts/")]
 MODULES = [command for command in chosen("python") if command.words[1] == "-m"]
+BENCHMARKS = [command for command in chosen("python") if command.words[1].startswith("benchmarks/")]
 OTHERS = chosen("moonshine", "uv")
 
 
@@ -136,7 +137,7 @@ def just(place: Path, *arguments: str) -> Result:
 
 def test_every_documented_command_is_looked_at_by_a_test_below() -> None:
     assert {command.needs for command in COMMANDS} <= NEEDS
-    known = {tuple(command.words) for command in (*MAKE, *JUST, *LORA, *SCRIPTS, *MODULES, *OTHERS)}
+    known = {tuple(command.words) for command in (*MAKE, *JUST, *LORA, *SCRIPTS, *MODULES, *BENCHMARKS, *OTHERS)}
     assert {tuple(command.words) for command in COMMANDS} == known
     assert {command.needs for command in SCRIPTS} <= {"hub", "recordings"}, "test_scripts.py runs those that need recordings"
     assert len(COMMANDS) > 15
@@ -239,6 +240,13 @@ def test_scripts_know_their_flags(command: Command) -> None:
     assert all(word.split("=")[0] in shown for word in command.words[2:] if word.startswith("--"))
 
 
+@pytest.mark.parametrize("command", BENCHMARKS, ids=str)
+def test_benchmarks_know_their_flags(command: Command) -> None:
+    """They take minutes, other people's programs and a machine to themselves: none of which a test has."""
+    done = subprocess.run([sys.executable, ROOT / command.words[1], "--help"], capture_output=True, text=True, check=True, timeout=300)
+    assert all(word.split("=")[0] in done.stdout for word in command.words[2:] if word.startswith("--"))
+
+
 @pytest.mark.parametrize("command", chosen("moonshine"), ids=str)
 def test_the_terminal_app(command: Command) -> None:
     from lora_cli import main as app
@@ -310,7 +318,8 @@ def known_flags() -> set[str]:
 
 @pytest.mark.parametrize("doc", DOCS, ids=lambda doc: str(doc.relative_to(ROOT)))
 def test_every_flag_named_in_a_text_exists(doc: Path, known_flags: set[str]) -> None:
-    own = re.sub(r"(`|^)(uv (?!run)|pip |apt|git )[^`\n]*", "", doc.read_text(), flags=re.M)  # other programs have flags of their own
+    # Other programs have flags of their own.
+    own = re.sub(r"(`|^)(uv (?!run)|pip |apt|git |tensorboard )[^`\n]*", "", doc.read_text(), flags=re.M)
     own = re.sub(r"\]\([^)]*\)", "", own)
     assert set(re.findall(r"(?<![\w-])--[a-z][\w-]*", own)) <= known_flags
 

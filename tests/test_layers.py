@@ -42,6 +42,7 @@ ORDER = (
     "gate",
     "record",
     "runfolder",
+    "tracking",
     "report",
     "publish",
     "display",
@@ -55,7 +56,7 @@ ORDER = (
 
 TORCH_FREE = (
     *("errors", "units", "files", "audio", "manifest", "config", "console", "wheels"),
-    *("text", "scoring", "analysis", "significance", "gate", "corpora", "main"),
+    *("text", "scoring", "analysis", "significance", "gate", "corpora", "tracking", "main"),
 )
 """Modules that start without torch, transformers or peft, so that `--help`, manifests and settings answer at once."""
 

@@ -204,10 +204,10 @@ def test_style_and_script_cannot_end_their_element(name: str) -> None:
 
 
 def test_long_texts_are_folded_away_and_take_no_time(tmp_path: Path) -> None:
-    long = " ".join(f"word{n % 977}" for n in range(2_000))
+    long = " ".join(f"word{n % 977}" for n in range(10_000))
     html = render(completed(domain=((long, long.replace("word7 ", "lord "), long), *DOMAIN)), tmp_path / HTML_FILE)
     assert html.count('<details class="long">') == 1
-    assert "2000 words, beginning" in html
+    assert "10000 words, beginning" in html
 
 
 # --- sound -----------------------------------------------------------------------------------------------------------------------------

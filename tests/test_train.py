@@ -14,11 +14,12 @@ from lora.adapter import Adapted, attach, merged, state
 from lora.audio import AudioSettings, Waveform, duration
 from lora.config import AdapterConfig, TrainConfig
 from lora.decode import DecodeSettings
+from lora.encoder import Encoder
 from lora.errors import AudioError, TrainingError
 from lora.evaluate import Evaluation, Example, evaluate, transcribe_all
 from lora.features import LiveFeatures, StoredFeatures
 from lora.manifest import Utterance
-from lora.model_utils import Encoded, Speech, encode
+from lora.model_utils import Encoded, Speech
 from lora.train import Progress, Step, TrainData, TrainOutcome, eligible, planned_steps, steps_per_epoch, train
 
 DECODE = DecodeSettings(tokens_per_second=6.5)
@@ -311,11 +312,11 @@ def test_training_that_does_harm_ends_with_an_adapter_that_does_nothing(
     assert outcome.history[-1].dev_loss > outcome.history[0].dev_loss + 1
     assert outcome.best_step == 0
     with torch.inference_mode():
-        encoded = encode(tiny, [waveforms[0]])
+        encoded = Encoder(tiny)([waveforms[0]])
     chosen = examples(tiny, clips, waveforms, [0])
     adapted_text = transcribe_all(adapted.speech, chosen, live(adapted), DECODE, 1)
     assert adapted_text == transcribe_all(tiny, chosen, LiveFeatures(tiny, AudioSettings()), DECODE, 1)
-    assert torch.equal(encode(adapted.speech, [waveforms[0]]).hidden, encoded.hidden)
+    assert torch.equal(Encoder(adapted.speech)([waveforms[0]]).hidden, encoded.hidden)
     assert all(weight.abs().max() == 0 for name, weight in state(adapted).items() if "lora_B" in name)
 
 

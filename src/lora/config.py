@@ -30,6 +30,9 @@ TextStyle = Literal["auto", "none", "lower"]
 ReplayTargets = Literal["base-model", "transcript"]
 GateRule = Literal["interval", "point"]
 Guardrail = Literal["wer", "drift"]
+Tracker = Literal["tensorboard", "wandb", "mlflow", "trackio"]
+
+TRACKERS: tuple[Tracker, ...] = typing.get_args(Tracker)
 
 
 class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -171,6 +174,20 @@ class OutputConfig(Section, frozen=True, kw_only=True):
     output_dir: Annotated[str, Meta(description="run folder; must be new or empty")]
     overwrite: Annotated[bool, Meta(description="replace the run that the folder holds")] = False
     feature_cache_gb: Annotated[float, Meta(ge=0, description="GB of encoder outputs kept for later runs; oldest go first")] = 10.0
+    trackers: Annotated[
+        str | None, Meta(description=f"also log to {', '.join(TRACKERS)}; several joined by commas. The run's own files are always written")
+    ] = None
+
+    def tracker_names(self) -> tuple[Tracker, ...]:
+        """The trackers that are asked for, each once. Raises `ConfigError` for one that does not exist."""
+        if self.trackers is None:
+            return ()
+        names = [name.strip() for name in self.trackers.split(",")]
+        for name in names:
+            if name not in TRACKERS:
+                known = ", ".join(TRACKERS)
+                raise ConfigError(f"--trackers {self.trackers}: no tracker is named {name!r}{_near(name, TRACKERS)}; known are {known}")
+        return tuple(name for name in TRACKERS if name in names)
 
 
 class RunConfig(Section, frozen=True, kw_only=True):
@@ -296,6 +313,7 @@ def _checked(merged: dict[str, dict[str, Any]], origin: str) -> RunConfig:
         if isinstance(value, float) and not math.isfinite(value):
             raise ConfigError(f"{origin}: {flag(setting.name)} must be a finite number, not {value}")
     _require_consistent_gate(config.gate, origin)
+    config.output.tracker_names()
     return config
 
 

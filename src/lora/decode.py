@@ -136,7 +136,7 @@ class _Clip:
     def __init__(self, said: list[int], cap: int, draft: Sequence[int]) -> None:
         self.said = said
         self._cap = cap
-        self._draft = draft
+        self._draft = list(draft)
         self._next = 0
         self._ahead = 2
         self._place()

@@ -118,7 +118,8 @@ class Decoder:
         attention = [layer.encoder_attn for layer in decoder.layers]
         self._cross = Projection([projection for module in attention for projection in (module.k_proj, module.v_proj)], dtype)
         self._norm = decoder.norm
-        self._head = speech.head.weight.detach().to(dtype)
+        self._exact_head = speech.head.weight.detach()
+        self._head = self._exact_head.to(dtype)
         self._width = attention[0].head_dim
         self._dropout = attention[0].attention_dropout
         self._scale = attention[0].scaling
@@ -210,7 +211,7 @@ class Decoder:
             return logits.argmax(dim=-1)
         highest = logits.amax(dim=-1, keepdim=True)
         rows, tokens = (logits >= highest - CLOSE * highest.abs()).nonzero(as_tuple=True)
-        exact = (hidden[rows] * self._embedding[tokens]).sum(dim=-1)
+        exact = (hidden[rows] * self._exact_head[tokens]).sum(dim=-1)
         top = exact.new_full((len(hidden),), -math.inf).scatter_reduce_(0, rows, exact, "amax")
         first = exact == top[rows]
         best: Tensor = tokens.new_empty(len(hidden)).scatter_(0, rows[first], tokens[first])

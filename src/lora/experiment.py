@@ -4,7 +4,7 @@ import os
 import platform
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -39,7 +39,9 @@ from lora.runfolder import RunLog, check, take
 from lora.significance import compare, drift, interval
 from lora.strength import Strength
 from lora.text import normalise, normaliser_version
-from lora.train import Progress, Step, TrainData, TrainOutcome, planned_steps, train
+from lora.tracking import Trackers
+from lora.tracking import require as require_trackers
+from lora.train import Progress, Step, TrainData, TrainOutcome, learning_rate, planned_steps, train
 
 ADAPTER_FOLDER = "lora_adapter"
 PROCESSOR_FOLDER = "processor"
@@ -74,6 +76,7 @@ def prepare(config: RunConfig, display: Display) -> Prepared:
     Raises the `LoraError` that says what to mend.
     """
     check(Path(config.output.output_dir), config.output.overwrite)
+    require_trackers(config.output.tracker_names())
     device = choose_device(config.model.device)
     if config.train.strength_sweep:
         strengths.check(
@@ -99,11 +102,17 @@ def experiment(config: RunConfig, metrics_file: str, display: Display) -> RunRec
     `metrics_file` is the name of the flat metrics file. A failure or an interruption is written into the record and raised again.
     """
     prepared = prepare(config, display)
-    record = _opening_record(prepared)
+    with closing(Trackers(config.output.tracker_names(), prepared.folder, display.line)) as trackers:
+        return _experiment(prepared, metrics_file, trackers, display)
+
+
+def _experiment(prepared: Prepared, metrics_file: str, trackers: Trackers, display: Display) -> RunRecord:
+    config, record = prepared.config, _opening_record(prepared)
     log = take(prepared.folder, config.output.overwrite, record)
     try:
         log.write("start", command=record.command, device=record.environment.device)
-        record = _stages(prepared, record, log, display)
+        trackers.start(config, on_cpu=prepared.speech.device.type == "cpu")
+        record = _stages(prepared, record, log, trackers, display)
     except BaseException as error:
         status: records.Status = "failed" if isinstance(error, Exception) else "interrupted"
         message = _reason(error)
@@ -128,13 +137,13 @@ def _reason(error: BaseException) -> str:
     return repr(error)
 
 
-def _stages(prepared: Prepared, record: RunRecord, log: RunLog, display: Display) -> RunRecord:
+def _stages(prepared: Prepared, record: RunRecord, log: RunLog, trackers: Trackers, display: Display) -> RunRecord:
     config, sets = prepared.config, prepared.sets
     features = _encoded(prepared, display)
     test_sets = {"domain": examples(prepared.speech, sets.domain, sets.style), "heldout": _heldout_examples(prepared, features, display)}
     with display.stage("baseline", "Baseline"):
         baseline = {name: _baseline(prepared, part, features, display) for name, part in test_sets.items()}
-        _log_scores(log, display, "baseline", baseline)
+        _log_scores(log, trackers, display, "baseline", baseline, step=0)
         _require_sound_labels(prepared, test_sets["heldout"], baseline["heldout"], features)
     data, left_out = _train_data(prepared, features, display)
     record = msgspec.structs.replace(record, replay_left_out=left_out)
@@ -142,7 +151,7 @@ def _stages(prepared: Prepared, record: RunRecord, log: RunLog, display: Display
     if adapted.trains_encoder:  # the encoder that was made before it had an adapter knows nothing of it
         features = LiveFeatures(prepared.speech, config.data.audio())
     with display.stage("train", f"Training {sum(p.numel() for p in adapted.parameters())} parameters"):
-        outcome = _train(prepared, adapted, data, features, log, display)
+        outcome = _train(prepared, adapted, data, features, log, trackers, display)
     strength, tried = _sweep(prepared, adapted, data, outcome, features, display) if config.train.strength_sweep else (None, ())
     info = _save(prepared, adapted)
     with display.stage("tuned", "Tuned, from the saved adapter"):
@@ -154,9 +163,11 @@ def _stages(prepared: Prepared, record: RunRecord, log: RunLog, display: Display
             said = [row.hypothesis for row in baseline["heldout"].score.utterances]  # general speech should sound as before
             drafts = {"domain": None, "heldout": said}
             tuned = {name: _evaluate(prepared, speech, part, after, display, drafts[name]) for name, part in test_sets.items()}
-        _log_scores(log, display, "tuned", tuned)
+        _log_scores(log, trackers, display, "tuned", tuned, step=outcome.steps)
     results = {name: _result(baseline[name], tuned[name], config.train.seed) for name in test_sets}
     moved = drift(baseline["heldout"].score, tuned["heldout"].score, config.train.seed)
+    verdict = judge(domain=results["domain"].comparison, heldout=results["heldout"].comparison, drift=moved, rules=config.gate)
+    trackers.log({"verdict/accepted": int(verdict.accepted), "verdict": verdict.sentence}, outcome.steps)
     return msgspec.structs.replace(
         record,
         adapter=info,
@@ -167,7 +178,7 @@ def _stages(prepared: Prepared, record: RunRecord, log: RunLog, display: Display
         domain_unseen_words=unseen_words(_texts(sets.train), _texts(sets.domain)),
         heldout=results["heldout"],
         heldout_drift=moved,
-        verdict=judge(domain=results["domain"].comparison, heldout=results["heldout"].comparison, drift=moved, rules=config.gate),
+        verdict=verdict,
     )
 
 
@@ -293,18 +304,24 @@ def _labelled_by_base(prepared: Prepared, part: SpeechSet, features: Features, d
     return sound, tuple(left_out)
 
 
-def _train(prepared: Prepared, adapted: Adapted, data: TrainData, features: Features, log: RunLog, display: Display) -> TrainOutcome:
+def _train(
+    prepared: Prepared, adapted: Adapted, data: TrainData, features: Features, log: RunLog, trackers: Trackers, display: Display
+) -> TrainOutcome:
     config = prepared.config
     with display.bar(planned_steps(config.train, len(data.domain)), "updates") as advance:
 
-        def update(step: int, _steps: int, loss: float, speed: float) -> None:
+        def update(step: int, steps: int, loss: float, speed: float) -> None:
             advance(1, f"loss {loss:.3f}, {speed:.0f} s of audio a second")
-            log.write("update", step=step, loss=loss, audio_seconds_per_second=speed)
+            values = {"loss": loss, "learning_rate": learning_rate(config.train, step, steps), "audio_seconds_per_second": speed}
+            log.write("update", step=step, **values)
+            trackers.log({f"train/{name}": value for name, value in values.items()}, step)
 
         def evaluated(step: Step, best: bool) -> None:
             guard = f", guard WER {100 * step.guard_wer:.2f} %" if step.guard_wer is not None else ""
             display.line(f"step {step.step:5} dev WER {100 * step.dev_wer:.2f} %, loss {step.dev_loss:.3f}{guard}{' *' if best else ''}")
             log.write("dev", best=best, **msgspec.structs.asdict(step))
+            values = {"dev/wer": step.dev_wer, "dev/loss": step.dev_loss, "guard/wer": step.guard_wer, "guard/loss": step.guard_loss}
+            trackers.log(values, step.step)
 
         return train(adapted, data, features, config.train, prepared.decode, config.eval.eval_batch_size, Progress(update, evaluated))
 
@@ -379,12 +396,13 @@ def _result(baseline: Evaluation, tuned: Evaluation, seed: int) -> SetResult:
     )
 
 
-def _log_scores(log: RunLog, display: Display, when: str, evaluations: dict[str, Evaluation]) -> None:
+def _log_scores(log: RunLog, trackers: Trackers, display: Display, when: str, evaluations: dict[str, Evaluation], *, step: int) -> None:
     for name, evaluation in evaluations.items():
         score = evaluation.score
         looped = f", {len(score.capped)} clips at the token cap" if score.capped else ""
         display.line(f"{name:8} WER {100 * score.wer:.2f} %, loss {evaluation.loss:.3f}{looped}")
         log.write(when, set=name, wer=score.wer, cer=score.cer, raw_wer=score.raw_wer, loss=evaluation.loss, capped=score.capped)
+        trackers.log({f"{name}/{when}_wer": score.wer, f"{name}/{when}_loss": evaluation.loss}, step)
 
 
 def _opening_record(prepared: Prepared) -> RunRecord:

@@ -92,7 +92,7 @@ class StoredFeatures:
             stored = np.load(file)
         except (ValueError, EOFError) as error:
             raise CacheError(f"{file}: is not a stored encoder output ({error}); remove it with `moonshine-lora cache clear`") from error
-        return torch.from_numpy(stored).view(torch.bfloat16) if stored.dtype == np.int16 else torch.from_numpy(stored)
+        return torch.from_numpy(stored)
 
     @torch.inference_mode()
     def _encode(self, clips: Sequence[tuple[Path, Waveform]], advance: Callable[[], None] = lambda: None) -> None:
@@ -102,9 +102,8 @@ class StoredFeatures:
 
     @staticmethod
     def _write(file: Path, hidden: Tensor) -> None:
-        array = hidden.view(torch.int16).numpy() if hidden.dtype == torch.bfloat16 else hidden.numpy()  # numpy has no bfloat16
         with atomic_file(file) as stream:
-            np.save(stream, array)
+            np.save(stream, hidden.numpy())
 
 
 def features_dir() -> Path:

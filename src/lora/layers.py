@@ -19,11 +19,16 @@ class Projection:
     def __init__(self, modules: Sequence[Any], dtype: torch.dtype) -> None:
         layers = [getattr(module, "base_layer", module) for module in modules]
         weights = [layer.weight.detach() for layer in layers]
+        for index, module in enumerate(modules):
+            if hasattr(module, "lora_A"):
+                weights[index] = weights[index].clone()  # merging changes it in place
         self._weight = (torch.cat(weights) if len(weights) > 1 else weights[0]).to(dtype)
         self._sizes = [layer.weight.shape[0] for layer in layers]
         present = [layer.bias for layer in layers if layer.bias is not None]
         self._bias = torch.cat([bias.detach() for bias in present]) if present else None
-        self._adapted = [(index, module) for index, module in enumerate(modules) if hasattr(module, "lora_A") and not module.merged]
+        self._adapted = [
+            (index, module, weights[index]) for index, module in enumerate(modules) if hasattr(module, "lora_A") and not module.merged
+        ]
 
     def __call__(self, inputs: Tensor) -> list[Tensor]:
         """Outputs `[..., size]` of the layers, in float32, for `inputs` `[..., width]`."""
@@ -35,8 +40,8 @@ class Projection:
             if self._bias is not None:
                 output += self._bias
         parts = list(output.split(self._sizes, dim=-1)) if len(self._sizes) > 1 else [output]
-        for index, module in self._adapted:
-            parts[index] = _updated(parts[index], flat, module)
+        for index, module, weight in self._adapted:
+            parts[index] = _updated(parts[index], flat, module, weight)
         return [part.view(*inputs.shape[:-1], part.shape[-1]) for part in parts]
 
     def laid_out(self, inputs: Tensor, width: int) -> list[Tensor]:
@@ -50,15 +55,15 @@ class Projection:
         return [part.to(inputs.dtype, memory_format=torch.contiguous_format).contiguous() for part in heads]
 
 
-def _updated(output: Tensor, inputs: Tensor, module: Any) -> Tensor:
-    """A PEFT layer's update on its base layer's output, as PEFT defines it (LoRA, rsLoRA, PiSSA; DoRA scales the sum)."""
+def _updated(output: Tensor, inputs: Tensor, module: Any, weight: Tensor) -> Tensor:
+    """A PEFT layer's update on the output of its frozen `weight`, as PEFT defines it (LoRA, rsLoRA, PiSSA; DoRA scales the sum)."""
     name = module.active_adapters[0]
     down, up, scale = module.lora_A[name].weight, module.lora_B[name].weight, module.scaling[name]
     low = functional.linear(module.lora_dropout[name](inputs), down)
     if not module.use_dora.get(name):
         return torch.addmm(output, low, up.T, alpha=scale)
     layer = module.base_layer
-    norm = (layer.weight + scale * (up @ down)).detach().norm(dim=1)  # a constant, by the paper's section 4.3
+    norm = (weight + scale * (up @ down)).detach().norm(dim=1)  # a constant, by the paper's section 4.3
     gain = module.lora_magnitude_vector[name].weight / norm
     bare = output if layer.bias is None else output - layer.bias
     total = torch.addmm(bare, low, up.T, alpha=scale) * gain
@@ -74,6 +79,7 @@ class Rotation:
         self._device = device
         self._table(64)
 
+    @torch.inference_mode(False)  # autograd refuses tensors that were made in inference mode, and training may use this one later
     def _table(self, count: int) -> None:
         like = torch.zeros((), device=self._device)
         cos, sin = self._module(like, position_ids=torch.arange(count, device=self._device)[None])

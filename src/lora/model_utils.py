@@ -1,9 +1,4 @@
-"""The only module that names Moonshine's classes: model, processor, device, precision, encoder, decoder and loss.
-
-Two generations are handled here and nowhere else. v1 (`moonshine`) normalises over time, so its encoder runs on clips without
-padding up to the last convolution; v2 (`moonshine_streaming`) works on 80-sample frames with sliding windows and must always be
-given a mask.
-"""
+"""The only module that names Moonshine's classes: loads model and processor; batches of encoder outputs and of labels."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -144,10 +139,3 @@ def pad_labels(rows: Sequence[Sequence[int]], device: torch.device) -> Tensor:
     """`[batch, longest]` of token ids, padded with `IGNORED_LABEL`."""
     tensors = [torch.tensor(row, dtype=torch.long) for row in rows]
     return nn.utils.rnn.pad_sequence(tensors, batch_first=True, padding_value=IGNORED_LABEL).to(device, non_blocking=True)
-
-
-def split(encoded: Encoded) -> list[Tensor]:
-    """Single clips' encoder outputs `[frames, width]`, padding cut off."""
-    if encoded.mask is None:
-        return list(encoded.hidden)
-    return [hidden[:frames] for hidden, frames in zip(encoded.hidden, encoded.mask.sum(dim=1).tolist(), strict=True)]

@@ -326,6 +326,11 @@ def _cycle(examples: Sequence[Example], seed: int) -> Iterator[Example]:
         yield from shuffled
 
 
+def learning_rate(config: TrainConfig, step: int, steps: int) -> float:
+    """The rate of update `step` of `steps`, counted from one."""
+    return config.learning_rate * _rate(step - 1, config.warmup_steps, steps)
+
+
 def _rate(step: int, warmup: int, steps: int) -> float:
     """Linear warm-up to the peak, then linear decay towards zero, as a factor of the peak; no update has a rate of zero."""
     warmup = min(warmup, steps // 2)  # a run shorter than twice the warm-up would never train at its rate
