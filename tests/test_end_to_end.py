@@ -107,8 +107,9 @@ def test_spelled_names_by_unknown_speakers(tmp_path: Path) -> None:
     sets = ("--train-manifest", SPEECH / "an4" / "train.jsonl", "--domain-manifest", SPEECH / "an4" / "test.jsonl")
     general = ("--heldout-manifest", SPEECH / "librispeech" / "heldout.jsonl", "--replay-manifest", SPEECH / "librispeech" / "replay.jsonl")
     run = experiment(tmp_path, "--model-id", "packaged:moonshine-tiny", *sets, *general)
-    assert run.code == 0, run.err
+    assert run.code in (0, 4), run.err  # LibriSpeech's 5 speakers may be too few for the default rule to tell
     metrics = run.metrics
+    assert [check["decision"] for check in metrics["checks"] if check["name"] == "domain"] == ["accepted"]
     assert metrics["tuned_wer"] <= 0.025
     assert 100 * (metrics["heldout_tuned_wer"] - metrics["heldout_baseline_wer"]) <= 0.2
     assert run.record.manifests["dev"].speakers > 1
