@@ -167,7 +167,7 @@ def test_what_a_person_sees_is_the_table_the_verdict_and_where_things_are(run: R
     assert f"{100 * metrics['heldout_tuned_wer']:.2f} %" in run.out
     *_, verdict, place = run.out.splitlines()
     assert verdict == metrics["verdict"]
-    assert place == f"{run.folder}: report.md, experiment_metrics.json, lora_adapter/, processor/"
+    assert place == f"{run.folder}: report.html, report.md, experiment_metrics.json, lora_adapter/, processor/"
     assert metrics["verdict"] in (run.folder / "report.md").read_text()
 
 

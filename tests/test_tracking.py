@@ -1,27 +1,25 @@
 """Trackers beside a run's own files: what TensorBoard reads is what the log says, and one that is not there is refused at once."""
 
-import signal
 import sqlite3
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
 import pytest
+from accelerate.tracking import TensorBoardTracker
 from running import ANY_VERDICT, QUICK, Manifests, manifests, moonshine_lora, refusal
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from lora import experiment
-from lora.config import RunConfig, build
+from lora.config import RunConfig, build, flat
 from lora.errors import ConfigError
 from lora.files import read_json
 from lora.manifest import Utterance
 from lora.model_utils import Speech
-from lora.record import RunRecord, read
-from lora.tracking import Trackers, flat, require
+from lora.record import read
+from lora.tracking import Trackers, require
 
 CONFIG = build(
     {
@@ -156,53 +154,42 @@ def test_a_tracker_that_is_not_there_is_refused_and_nothing_is_written(
     assert not (tmp_path / "run").exists()
 
 
-def test_what_is_installed_is_not_refused() -> None:
-    require(())
-    require(("tensorboard",))
+def test_what_is_installed_is_not_refused(random_v1: Speech, sets: Manifests, tmp_path: Path) -> None:
+    found = moonshine_lora(*arguments(random_v1, sets, tmp_path / "run", "--trackers", "tensorboard", "--dry-run"))
+    assert found.code == 0, found.err
 
 
 # --- how a run ends -----------------------------------------------------------------------------------------------------------------------
 
-
-@dataclass
-class Fake:
-    """A tracker that notes what happens to it, and breaks where told."""
-
-    name: str = "wandb"
-    breaks: str = ""
-    calls: list[tuple[str, Any]] = field(default_factory=list)
-
-    def _note(self, what: str, value: Any = None) -> None:
-        self.calls.append((what, value))
-        if what == self.breaks:
-            raise ConnectionError("no route")
-
-    def start(self) -> None:
-        self._note("start")
-
-    def store_init_configuration(self, values: dict[str, Any]) -> None:
-        self._note("store", values)
-
-    def log(self, values: Mapping[str, Any], step: int) -> None:
-        self._note("log", (dict(values), step))
-
-    def finish(self) -> None:
-        self._note("finish")
+Breaks = Callable[..., None]
 
 
 @pytest.fixture
-def started(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., tuple[Trackers, list[str]]]:
-    """Trackers in place of the real ones, started, and what is told of them."""
+def breaks(monkeypatch: pytest.MonkeyPatch) -> Breaks:
+    """Makes a method of accelerate's own TensorBoard tracker fail, as a client does whose server is away: always, or in the first only."""
 
-    def start(*fakes: Fake) -> tuple[Trackers, list[str]]:
-        waiting: Iterator[Fake] = iter(fakes)
-        monkeypatch.setattr("lora.tracking._make", lambda *_: next(waiting))
-        told: list[str] = []
-        trackers = Trackers(["wandb"] * len(fakes), tmp_path, told.append)
-        trackers.start(CONFIG, on_cpu=True)
-        return trackers, told
+    def fail(method: str, *, first_only: bool = False) -> None:
+        real = getattr(TensorBoardTracker, method)
+        broken: list[object] = []
 
-    return start
+        def failing(self: TensorBoardTracker, *arguments: Any, **options: Any) -> Any:
+            if not broken:
+                broken.append(self)
+            if first_only and self is not broken[0]:
+                return real(self, *arguments, **options)
+            raise ConnectionError("no route")
+
+        monkeypatch.setattr(TensorBoardTracker, method, failing)
+
+    return fail
+
+
+def started(folder: Path, count: int = 1) -> tuple[Trackers, list[str]]:
+    """Real TensorBoard trackers, started, and what is told of them."""
+    told: list[str] = []
+    trackers = Trackers(["tensorboard"] * count, folder, told.append)
+    trackers.start(CONFIG, on_cpu=True)
+    return trackers, told
 
 
 def test_without_trackers_nothing_is_made(tmp_path: Path) -> None:
@@ -213,94 +200,65 @@ def test_without_trackers_nothing_is_made(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_each_tracker_gets_settings_values_and_an_end(started: Callable[..., tuple[Trackers, list[str]]]) -> None:
-    fakes = (Fake(), Fake())
-    trackers, told = started(*fakes)
+def test_values_that_are_none_are_left_out_and_closing_twice_is_closing_once(tmp_path: Path) -> None:
+    trackers, told = started(tmp_path)
     trackers.log({"dev/wer": 0.25, "guard/wer": None}, 3)
     trackers.close()
     trackers.close()
-    assert fakes[0].calls == [("start", None), ("store", flat(CONFIG)), ("log", ({"dev/wer": 0.25}, 3)), ("finish", None)]
-    assert fakes[0].calls == fakes[1].calls
-    assert (told, trackers.failed) == ([], [])
+    found = events(tmp_path)
+    assert [(event.step, event.value) for event in found.Scalars("dev/wer")] == [(3, 0.25)]
+    assert "guard/wer" not in found.Tags()["scalars"]
+    assert told == []
 
 
-@pytest.mark.parametrize("breaks", ["log", "finish"])
-def test_one_that_fails_is_told_once_and_the_others_go_on(started: Callable[..., tuple[Trackers, list[str]]], breaks: str) -> None:
-    broken, sound = Fake(breaks=breaks), Fake(name="trackio")
-    trackers, told = started(broken, sound)
+@pytest.mark.parametrize("method", ["log", "finish"])
+def test_one_that_fails_is_told_once_and_the_others_go_on(tmp_path: Path, breaks: Breaks, method: str) -> None:
+    breaks(method, first_only=True)
+    trackers, told = started(tmp_path, 2)
     for step in (1, 2):
         trackers.log({"train/loss": 1.0}, step)
     trackers.close()
-    assert [what for what, _ in sound.calls] == ["start", "store", "log", "log", "finish"]
-    assert told == ["tracker wandb failed and is left out from here on: ConnectionError('no route')"]
-    assert trackers.failed == ["wandb"]
+    assert {event.step for event in events(tmp_path).Scalars("train/loss")} == {1, 2}
+    assert told == ["tracker tensorboard failed and is left out from here on: ConnectionError('no route')"]
 
 
-@pytest.mark.parametrize("breaks", ["start", "store"])
-def test_one_that_cannot_start_refuses_the_run(started: Callable[..., tuple[Trackers, list[str]]], breaks: str) -> None:
-    with pytest.raises(ConfigError, match="--trackers wandb: cannot start: no route"):
-        started(Fake(), Fake(breaks=breaks))
+@pytest.mark.parametrize("method", ["start", "store_init_configuration"])
+def test_one_that_cannot_start_refuses_the_run(tmp_path: Path, breaks: Breaks, method: str) -> None:
+    breaks(method)
+    with pytest.raises(ConfigError, match="--trackers tensorboard: cannot start: no route"):
+        started(tmp_path)
 
 
-class Closed(Fake):
-    """Looks, when it is closed, at what the record says."""
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__()
-        self.folder = folder
-
-    def finish(self) -> None:
-        super().finish()
-        self.calls.append(("status", read(self.folder).status))
-
-
-def _fail(*_: object, **__: object) -> RunRecord:
-    raise RuntimeError("a bug")
-
-
-def _interrupt(*_: object, **__: object) -> RunRecord:
-    signal.raise_signal(signal.SIGINT)
-    raise AssertionError("not interrupted")
-
-
-@pytest.mark.parametrize(("ending", "status"), [(_fail, "failed"), (_interrupt, "interrupted"), (None, "completed")])
-def test_trackers_are_closed_when_the_record_is_written_however_a_run_ends(
-    random_v1: Speech,
-    sets: Manifests,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    ending: Callable[..., RunRecord] | None,
-    status: str,
-) -> None:
-    fake = Closed(tmp_path / "run")
-    monkeypatch.setattr("lora.tracking._make", lambda *_: fake)
-    if ending:
-        monkeypatch.setattr(experiment, "_train", ending)
-    command = arguments(random_v1, sets, tmp_path / "run", "--trackers", "tensorboard")
-    if ending is _fail:
-        with pytest.raises(RuntimeError, match="a bug"):
-            moonshine_lora(*command)
-    else:
-        assert moonshine_lora(*command).code == (130 if ending else 0)
-    assert fake.calls[-2:] == [("finish", None), ("status", status)]
-
-
-def test_a_run_goes_on_without_a_tracker_that_broke(
-    random_v1: Speech, sets: Manifests, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("lora.tracking._make", lambda *_: Fake(breaks="log"))
+def test_a_run_goes_on_without_a_tracker_that_broke(random_v1: Speech, sets: Manifests, tmp_path: Path, breaks: Breaks) -> None:
+    breaks("log")
     result = moonshine_lora(*arguments(random_v1, sets, tmp_path / "run", "--trackers", "tensorboard"))
     assert result.code == 0
-    assert result.err.count("tracker wandb failed and is left out from here on") == 1
+    assert result.err.count("tracker tensorboard failed and is left out from here on") == 1
 
 
-def test_a_tracker_that_cannot_start_ends_the_run_in_one_line(
-    random_v1: Speech, sets: Manifests, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("lora.tracking._make", lambda *_: Fake(breaks="start"))
+def test_a_tracker_that_cannot_start_ends_the_run_in_one_line(random_v1: Speech, sets: Manifests, tmp_path: Path, breaks: Breaks) -> None:
+    breaks("start")
     message = refusal(*arguments(random_v1, sets, tmp_path / "run", "--trackers", "tensorboard"))
     assert message == "error: --trackers tensorboard: cannot start: no route"
     assert read(tmp_path / "run").status == "failed"
+
+
+def test_trackers_are_closed_when_the_record_is_written_also_of_a_run_that_failed(
+    random_v1: Speech, sets: Manifests, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A learning rate that no number bears ends the training in earnest."""
+    seen: list[str] = []
+    real = TensorBoardTracker.finish
+
+    def finish(self: TensorBoardTracker) -> None:
+        seen.append(read(tmp_path / "run").status)
+        real(self)
+
+    monkeypatch.setattr(TensorBoardTracker, "finish", finish)
+    command = arguments(random_v1, sets, tmp_path / "run", "--trackers", "tensorboard")
+    assert moonshine_lora(*command).code == 0
+    assert moonshine_lora(*command, "--overwrite", "--learning-rate", "1e38", "--warmup-steps", 0, "--max-steps", 5).code == 2
+    assert seen == ["completed", "failed"]
 
 
 # --- the trackers that are not installed here ---------------------------------------------------------------------------------------------

@@ -222,6 +222,12 @@ def add_flags(parser: argparse.ArgumentParser, schema: type[msgspec.Struct] = Ru
             group.add_argument(flag(setting.name), **options, **form)
 
 
+def flat(config: RunConfig) -> dict[str, Any]:
+    """All settings by their dotted names."""
+    sections: dict[str, dict[str, Any]] = msgspec.to_builtins(config)
+    return {f"{section}.{name}": value for section, values in sections.items() for name, value in values.items()}
+
+
 def flag(setting: str) -> str:
     return "--" + setting.replace("_", "-")
 

@@ -35,6 +35,7 @@ class _Layer:
         self.activation = module.mlp.activation_fn
         self.width = own.head_dim
         self.scale = own.scaling
+        self.dropout = own.attention_dropout
 
 
 class Encoder:
@@ -86,8 +87,9 @@ class Encoder:
         else:
             turn, within = self._rotation.first(query.shape[2]), None
             query, key = turn(query), turn(key)
+        dropout = layer.dropout if self.speech.model.training else 0.0
         grouped = key.shape[1] != query.shape[1]
-        mixed = functional.scaled_dot_product_attention(query, key, value, within, scale=layer.scale, enable_gqa=grouped)
+        mixed = functional.scaled_dot_product_attention(query, key, value, within, dropout, scale=layer.scale, enable_gqa=grouped)
         return mixed[0].transpose(0, 1).flatten(1)
 
     def _input_values(self, samples: Waveform) -> Tensor:

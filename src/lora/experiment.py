@@ -33,7 +33,7 @@ from lora.model_utils import Speech, choose_device, load_speech, pad_labels
 from lora.record import AdapterInfo, CheckpointInfo, ManifestInfo, RunRecord, SetResult
 from lora.report.card import CARD_FILE, write_card
 from lora.report.html import HTML_FILE, write_html
-from lora.report.markdown import write_report
+from lora.report.markdown import MARKDOWN_FILE, write_report
 from lora.report.metrics import write_metrics
 from lora.runfolder import RunLog, check, take
 from lora.significance import compare, drift, interval
@@ -45,7 +45,6 @@ from lora.train import Progress, Step, TrainData, TrainOutcome, learning_rate, p
 
 ADAPTER_FOLDER = "lora_adapter"
 PROCESSOR_FOLDER = "processor"
-REPORT_FILE = "report.md"
 
 OWN_TRANSCRIPT_LOSS = 1.0
 """Nats per token above which the label path must be broken: a model finds its own greedy transcript likely (0.1 measured); labels
@@ -121,7 +120,7 @@ def _experiment(prepared: Prepared, metrics_file: str, trackers: Trackers, displ
         raise
     prune(int(config.output.feature_cache_gb * 1e9))
     record = _close(record, prepared.folder, metrics_file, display, status="completed", error=None)
-    write_report(record, prepared.folder / REPORT_FILE)
+    write_report(record, prepared.folder / MARKDOWN_FILE)
     write_html(record, prepared.folder / HTML_FILE)
     write_card(record, _adapter_folder(prepared) / CARD_FILE)
     log.write("completed", decision=record.verdict.decision if record.verdict else None)
@@ -142,7 +141,9 @@ def _stages(prepared: Prepared, record: RunRecord, log: RunLog, trackers: Tracke
     features = _encoded(prepared, display)
     test_sets = {"domain": examples(prepared.speech, sets.domain, sets.style), "heldout": _heldout_examples(prepared, features, display)}
     with display.stage("baseline", "Baseline"):
-        baseline = {name: _baseline(prepared, part, features, display) for name, part in test_sets.items()}
+        scored = {name: _baseline(prepared, part, features, display) for name, part in test_sets.items()}
+        baseline = {name: evaluation for name, (evaluation, _) in scored.items()}
+        record = msgspec.structs.replace(record, baseline_known=tuple(name for name, (_, again) in scored.items() if again))
         _log_scores(log, trackers, display, "baseline", baseline, step=0)
         _require_sound_labels(prepared, test_sets["heldout"], baseline["heldout"], features)
     data, left_out = _train_data(prepared, features, display)
@@ -152,7 +153,7 @@ def _stages(prepared: Prepared, record: RunRecord, log: RunLog, trackers: Tracke
         features = LiveFeatures(prepared.speech, config.data.audio())
     with display.stage("train", f"Training {sum(p.numel() for p in adapted.parameters())} parameters"):
         outcome = _train(prepared, adapted, data, features, log, trackers, display)
-    strength, tried = _sweep(prepared, adapted, data, outcome, features, display) if config.train.strength_sweep else (None, ())
+    strength, tried = _sweep(prepared, adapted, data, outcome, features, log, display) if config.train.strength_sweep else (None, ())
     info = _save(prepared, adapted)
     with display.stage("tuned", "Tuned, from the saved adapter"):
         reloaded = adapters.load(
@@ -190,15 +191,8 @@ def _heldout_examples(prepared: Prepared, features: Features, display: Display) 
     part, speech = prepared.sets.heldout, prepared.speech
     if prepared.config.gate.guardrail == "wer":
         return examples(speech, part, prepared.sets.style)
-    with display.stage("drift", "Held-out references: the base model transcribes"), display.bar(len(part), "utterances") as advance:
-        said = transcribe_all(
-            speech,
-            examples(speech, part, "none"),
-            features,
-            prepared.decode,
-            prepared.config.eval.eval_batch_size,
-            lambda count: advance(count, ""),
-        )
+    with display.stage("drift", "Held-out references: the base model transcribes"):
+        said = _said_by_base(prepared, examples(speech, part, "none"), features, display)
     texts = [transcript.text for transcript in said]
     if not any(normalise(text) for text in texts):
         raise ScoringError(f"{part.manifest.path}: the base model hears no word in it, so there is no drift to measure; check its audio")
@@ -230,14 +224,15 @@ def _evaluate(
         return evaluate(speech, part, features, prepared.decode, size, lambda count: advance(count, ""), expected)
 
 
-def _baseline(prepared: Prepared, part: list[Example], features: Features, display: Display) -> Evaluation:
+def _baseline(prepared: Prepared, part: list[Example], features: Features, display: Display) -> tuple[Evaluation, bool]:
+    """The base model's scores, and whether they are those of an earlier run."""
     audio = prepared.config.data.audio()
     found, again = known(
         Evaluation, prepared.speech, part, audio, prepared.decode, lambda: _evaluate(prepared, prepared.speech, part, features, display)
     )
     if again:
         display.line("the base model's scores are known from an earlier run")
-    return found
+    return found, again
 
 
 def _require_sound_labels(prepared: Prepared, part: list[Example], baseline: Evaluation, features: Features) -> None:
@@ -279,19 +274,23 @@ def _train_data(prepared: Prepared, features: Features, display: Display) -> tup
     return TrainData(domain, dev, replay, guard), left_out
 
 
+def _said_by_base(prepared: Prepared, part: list[Example], features: Features, display: Display) -> list[Transcript]:
+    """The base model's transcripts, or those of an earlier run: the adapter must not be attached yet."""
+    speech, settings = prepared.speech, prepared.decode
+
+    def transcribe() -> list[Transcript]:
+        with display.bar(len(part), "utterances") as advance:
+            size = prepared.config.eval.eval_batch_size
+            return transcribe_all(speech, part, features, settings, size, lambda count: advance(count, ""))
+
+    said, _ = known(list[Transcript], speech, part, prepared.config.data.audio(), settings, transcribe)
+    return said
+
+
 def _labelled_by_base(prepared: Prepared, part: SpeechSet, features: Features, display: Display) -> tuple[list[Example], tuple[str, ...]]:
     """Examples that teach what the base model says, in its own style."""
-    speech, unlabelled = prepared.speech, examples(prepared.speech, part, "none")
-    batch_size = prepared.config.eval.eval_batch_size
-    with display.bar(len(unlabelled), "utterances") as advance:
-        said, _ = known(
-            list[Transcript],
-            speech,
-            unlabelled,
-            prepared.config.data.audio(),
-            prepared.decode,
-            lambda: transcribe_all(speech, unlabelled, features, prepared.decode, batch_size, lambda count: advance(count, "")),
-        )
+    speech = prepared.speech
+    said = _said_by_base(prepared, examples(speech, part, "none"), features, display)
     labelled = examples(speech, part, "none", [transcript.text for transcript in said])
     sound, left_out = [], []
     for example, transcript in zip(labelled, said, strict=True):
@@ -327,7 +326,7 @@ def _train(
 
 
 def _sweep(
-    prepared: Prepared, adapted: Adapted, data: TrainData, outcome: TrainOutcome, features: Features, display: Display
+    prepared: Prepared, adapted: Adapted, data: TrainData, outcome: TrainOutcome, features: Features, log: RunLog, display: Display
 ) -> tuple[float, tuple[Strength, ...]]:
     """Leaves the largest share of the update in the adapter that spares the guard."""
     base = outcome.history[0].guard_wer
@@ -342,6 +341,7 @@ def _sweep(
     with display.stage("sweep", "Strength of the update"):
         chosen, tried = strengths.sweep(adapted, base, score)
         for one in tried:
+            log.write("strength", **msgspec.structs.asdict(one))
             mark = " *" if one.strength == chosen else ""
             display.line(f"strength {one.strength:.1f} dev WER {100 * one.dev_wer:.2f} %, guard WER {100 * one.guard_wer:.2f} %{mark}")
         if chosen == 0.0:

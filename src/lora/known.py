@@ -1,5 +1,6 @@
 """What the base model says of a set of speech, kept for later runs: the same weights say the same of the same sound."""
 
+import os
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -52,7 +53,11 @@ def known(
     )
     file = (folder or features_dir()) / key[:2] / f"{key}.json"
     if file.is_file():
-        result: Result = read_json(file, kind, CacheError)
+        os.utime(file)  # in use: the last to be pruned
+        try:
+            result: Result = read_json(file, kind, CacheError)
+        except CacheError as error:
+            raise CacheError(f"{error}; remove it with `moonshine-lora cache clear`") from error
         return result, True
     result = compute()
     write_json(file, result)

@@ -10,7 +10,7 @@ from lora.errors import PublishError
 from lora.record import RunRecord, read
 from lora.report.card import CARD_FILE, write_card
 from lora.report.html import HTML_FILE, write_html
-from lora.report.markdown import write_report
+from lora.report.markdown import MARKDOWN_FILE, write_report
 
 FOLDERS = ("lora_adapter", "processor")
 """Their files lie side by side on the hub, so that peft and transformers find them by the repository's name."""
@@ -36,7 +36,7 @@ def gathered(folder: Path, *, allow_rejected: bool) -> Iterator[tuple[Upload, ..
     with tempfile.TemporaryDirectory(prefix="moonshine-lora-push-") as name:
         made = Path(name)
         write_card(record, made / CARD_FILE)
-        write_report(record, made / "report.md")
+        write_report(record, made / MARKDOWN_FILE)
         write_html(record, made / HTML_FILE, None)
         own = [file for part in FOLDERS for file in sorted((folder / part).iterdir()) if file.is_file() and file.name != CARD_FILE]
         yield tuple(Upload(file.name, file, file.stat().st_size) for file in (*own, *sorted(made.iterdir())))

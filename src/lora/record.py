@@ -104,6 +104,8 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
     """What the sweep measured, strongest first."""
     replay_left_out: tuple[str, ...] = ()
     """Ids of replay clips on which the base model looped, so that it could not label them."""
+    baseline_known: tuple[str, ...] = ()
+    """Test sets whose baseline scores were read from the cache, where an earlier run of the same weights on the same speech left them."""
     domain: SetResult | None = None
     domain_unseen_words: tuple[str, ...] = ()
     """Normalised words of the domain's references that no training transcript holds."""

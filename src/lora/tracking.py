@@ -4,13 +4,11 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout
-from importlib.metadata import PackageNotFoundError, distribution
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
-from lora.config import RunConfig, Tracker
+from lora.config import RunConfig, Tracker, flat
 from lora.errors import ConfigError
 from lora.files import writing_errors
 
@@ -30,13 +28,8 @@ def require(names: Sequence[Tracker]) -> None:
 
 def _installed(name: Tracker) -> bool:
     """By what is installed, not by what can be imported: a folder `wandb/` of earlier runs could be imported too."""
-    for package in (name, "mlflow-skinny") if name == "mlflow" else (name,):
-        try:
-            distribution(package)
-        except PackageNotFoundError:
-            continue
-        return True
-    return False
+    packages = ("mlflow", "mlflow-skinny") if name == "mlflow" else (name,)
+    return any(True for package in packages for _ in distributions(name=package))
 
 
 class Trackers:
@@ -49,8 +42,6 @@ class Trackers:
     def __init__(self, names: Sequence[Tracker], run_folder: Path, tell: Callable[[str], None]) -> None:
         self._names, self._folder, self._run, self._tell = names, run_folder / TRACKERS_FOLDER, run_folder.resolve().name, tell
         self._open: list[Any] = []
-        self.failed: list[str] = []
-        """Those that were left out."""
 
     def start(self, config: RunConfig, *, on_cpu: bool) -> None:
         """Opens each with the settings of the run. Raises `ConfigError` where one refuses, for want of a login for example."""
@@ -93,14 +84,7 @@ class Trackers:
                 self._lost(tracker, error)
 
     def _lost(self, tracker: Any, error: Exception) -> None:
-        self.failed.append(tracker.name)
         self._tell(f"tracker {tracker.name} failed and is left out from here on: {error!r}")
-
-
-def flat(config: RunConfig) -> dict[str, Any]:
-    """All settings by their dotted names."""
-    sections: dict[str, dict[str, Any]] = msgspec.to_builtins(config)
-    return {f"{section}.{name}": value for section, values in sections.items() for name, value in values.items()}
 
 
 def _make(name: Tracker, folder: Path, run: str) -> Any:

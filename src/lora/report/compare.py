@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from lora.analysis import Remaining, remaining
+from lora.config import flat
 from lora.errors import ConfigError, RunFolderError
 from lora.files import write_text
 from lora.record import RECORD_FILE, RunRecord, SetResult, read
@@ -22,7 +23,7 @@ FORMATS = (".md", ".csv", ".html")
 TEST_SETS = ("domain", "heldout")
 """Sets that runs must share to be compared. Those that they learnt from may differ: that is a setting like any other."""
 
-_NOT_COMPARED = {"output.output_dir", "output.overwrite", "output.feature_cache_gb", "eval.eval_batch_size"}
+_NOT_COMPARED = {"output.output_dir", "output.overwrite", "output.feature_cache_gb", "output.trackers", "eval.eval_batch_size"}
 """Settings that change no result."""
 
 _MANIFEST = "_manifest"
@@ -210,13 +211,8 @@ def _differing(runs: Sequence[Completed]) -> dict[str, tuple[str, ...]]:
 
 def _settings(record: RunRecord) -> dict[str, str]:
     """What decides a run's result: settings, and instead of the paths of manifests and model the hashes of what they held."""
-    values = {
-        f"{section}.{name}": str(value)
-        for section, settings in msgspec.to_builtins(record.config).items()
-        for name, value in settings.items()
-        if not name.endswith(_MANIFEST)
-    }
-    values = {name: value for name, value in values.items() if name not in _NOT_COMPARED}
+    settings = flat(record.config).items()
+    values = {name: str(value) for name, value in settings if not name.endswith(_MANIFEST) and name not in _NOT_COMPARED}
     hashes = {f"{name} set": f"{info.utterances} utterances, {info.sha256[:12]}" for name, info in record.manifests.items()}
     return values | hashes | {"model": record.checkpoint.sha256[:12], "commit": (record.environment.commit or "unknown")[:12]}
 

@@ -20,6 +20,7 @@ from lora.analysis import (
     looped,
     remaining,
 )
+from lora.config import flat
 from lora.files import write_text
 from lora.record import RunRecord, SetResult
 from lora.report import charts
@@ -123,7 +124,7 @@ def render(record: RunRecord, page: Path, audio_mb: float | None = AUDIO_MB) -> 
         embedded=megabytes(row.clip.source for row in rows),
         linked=sum(1 for row in rows if row.clip.source and not row.clip.source.startswith("data:")),
         long_words=LONG_WORDS,
-        settings=_settings(record),
+        settings=flat(record.config).items(),
     )
 
 
@@ -287,11 +288,3 @@ def _sweep(record: RunRecord) -> charts.Plot | None:
     )
     saved = (record.strength, f"saved {record.strength:g}")
     return charts.curves(series, x_title="strength", y_title="word error rate", label=_short_percent, highlight=saved)
-
-
-def _settings(record: RunRecord) -> list[tuple[str, str]]:
-    return [
-        (f"{section}.{name}", str(getattr(getattr(record.config, section), name)))
-        for section in record.config.__struct_fields__
-        for name in getattr(record.config, section).__struct_fields__
-    ]

@@ -5,9 +5,12 @@ from importlib.resources import files
 from pathlib import Path
 
 from lora.analysis import by_duration, by_speaker, by_vocabulary, error_tables, looped
+from lora.config import flat
 from lora.files import write_text
 from lora.record import RunRecord
 from lora.scoring import Score, UtteranceScore
+
+MARKDOWN_FILE = "report.md"
 
 MOST_BETTER, MOST_WORSE = 10, 5
 """How many utterances that changed are shown."""
@@ -34,7 +37,7 @@ def render(record: RunRecord) -> str:
     seen = [by_vocabulary(score, record.domain_unseen_words) for score in (before, after)]
     return template.render(
         run=record,
-        settings=_settings(record),
+        settings=flat(record.config).items(),
         changed=_changed(before, after),
         looped=looped(after),
         groups=[
@@ -60,11 +63,3 @@ def _changed(before: Score, after: Score) -> list[tuple[UtteranceScore, Utteranc
 def cell(text: object) -> str:
     """Text for a table's cell: on one line, no border and no HTML, which Markdown would pass on."""
     return html.escape(" ".join(str(text).split()), quote=False).replace("|", "\\|")
-
-
-def _settings(record: RunRecord) -> list[tuple[str, str]]:
-    return [
-        (f"{section}.{name}", str(getattr(getattr(record.config, section), name)))
-        for section in record.config.__struct_fields__
-        for name in getattr(record.config, section).__struct_fields__
-    ]

@@ -5,9 +5,7 @@ from pathlib import Path
 from lora.errors import RunFolderError
 from lora.record import read
 from lora.report.html import HTML_FILE, write_html
-from lora.report.markdown import write_report
-
-MARKDOWN_FILE = "report.md"
+from lora.report.markdown import MARKDOWN_FILE, write_report
 
 
 def rebuild(folder: Path, audio_mb: float) -> tuple[Path, ...]:

@@ -48,7 +48,7 @@ def start(config: RunConfig, metrics_file: str, *, dry_run: bool) -> int:
     assert record.verdict is not None  # a completed run has one
     display.result(result_table(record))
     print(f"{record.verdict.sentence}")
-    print(f"{config.output.output_dir}: report.md, {metrics_file}, lora_adapter/, processor/")
+    print(f"{config.output.output_dir}: report.html, report.md, {metrics_file}, lora_adapter/, processor/")
     return EXIT_CODES[record.verdict.decision]
 
 

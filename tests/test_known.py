@@ -1,0 +1,79 @@
+"""What the base model says is asked once, and again whenever anything that decides it is another."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from lora.audio import AudioSettings
+from lora.decode import DecodeSettings, Transcript
+from lora.errors import CacheError
+from lora.evaluate import Evaluation, Example, evaluate, transcribe_all
+from lora.features import LiveFeatures, prune
+from lora.known import known
+from lora.manifest import Utterance
+from lora.model_utils import Speech
+from lora.units import Seconds
+
+AUDIO = AudioSettings()
+SETTINGS = DecodeSettings(tokens_per_second=1.0)
+
+
+@pytest.fixture
+def part(random_v1: Speech, clips: Sequence[Utterance]) -> list[Example]:
+    return [Example(clip, Seconds(2.0), tuple(random_v1.labels(clip.text or ""))) for clip in clips[:2]]
+
+
+def scores(
+    speech: Speech, part: Sequence[Example], folder: Path, settings: DecodeSettings = SETTINGS, audio: AudioSettings = AUDIO
+) -> tuple[Evaluation, bool]:
+    return known(
+        Evaluation, speech, part, audio, settings, lambda: evaluate(speech, part, LiveFeatures(speech, audio), settings, 2), folder
+    )
+
+
+def test_the_second_time_gives_the_same_without_computing(random_v1: Speech, part: list[Example], tmp_path: Path) -> None:
+    first = scores(random_v1, part, tmp_path)
+    assert scores(random_v1, part, tmp_path) == (first[0], True)
+    assert not first[1]
+    assert len(list(tmp_path.glob("*/*.json"))) == 1
+
+
+def test_anything_that_decides_it_is_part_of_the_key(random_v1: Speech, random_v2: Speech, part: list[Example], tmp_path: Path) -> None:
+    scores(random_v1, part, tmp_path)
+    other_text = [replace(part[0], utterance=replace(part[0].utterance, text="something else")), part[1]]
+    assert not scores(random_v2, part, tmp_path)[1]
+    assert not scores(replace(random_v1, precision="bfloat16"), part, tmp_path)[1]
+    assert not scores(random_v1, part[:1], tmp_path)[1]
+    assert not scores(random_v1, part[::-1], tmp_path)[1]
+    assert not scores(random_v1, other_text, tmp_path)[1]
+    assert not scores(random_v1, part, tmp_path, DecodeSettings(tokens_per_second=2.0))[1]
+    assert not scores(random_v1, part, tmp_path, audio=AudioSettings(rms_dbfs=-20.0))[1]
+    assert scores(random_v1, part, tmp_path)[1]
+
+
+def test_transcripts_are_kept_apart_from_scores(random_v1: Speech, part: list[Example], tmp_path: Path) -> None:
+    scores(random_v1, part, tmp_path)
+
+    def transcribe() -> list[Transcript]:
+        return transcribe_all(random_v1, part, LiveFeatures(random_v1, AUDIO), SETTINGS, 2)
+
+    first, again = (known(list[Transcript], random_v1, part, AUDIO, SETTINGS, transcribe, tmp_path) for _ in range(2))
+    assert (first[1], again[1]) == (False, True)
+    assert first[0] == again[0] == transcribe()
+
+
+def test_a_file_that_cannot_be_read_is_refused_with_the_way_out(random_v1: Speech, part: list[Example], tmp_path: Path) -> None:
+    scores(random_v1, part, tmp_path)
+    (file,) = tmp_path.glob("*/*.json")
+    file.write_bytes(msgspec.json.encode({"loss": 1}))
+    with pytest.raises(CacheError, match="moonshine-lora cache clear"):
+        scores(random_v1, part, tmp_path)
+
+
+def test_what_is_kept_counts_and_goes_with_the_encoder_outputs(random_v1: Speech, part: list[Example], tmp_path: Path) -> None:
+    scores(random_v1, part, tmp_path)
+    assert prune(0, tmp_path) > 0
+    assert not list(tmp_path.glob("*/*"))
