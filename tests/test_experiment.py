@@ -113,6 +113,7 @@ def test_the_metrics_hold_what_scripts_rely_on(run: Run) -> None:
             assert metrics[f"{name}_wer"] == evaluation.score.wer
             assert metrics[f"{name}_cer"] == evaluation.score.cer
             assert metrics[f"{name}_raw_wer"] == evaluation.score.raw_wer
+            assert metrics[f"{name}_raw_cer"] == evaluation.score.raw_cer
             assert metrics[f"{name}_eval_loss"] == evaluation.loss > 0
             assert metrics[f"{name}_wer_interval"] == [interval.low, interval.high]
             assert interval.low <= evaluation.score.wer <= interval.high
@@ -314,6 +315,19 @@ def test_a_finished_run_is_replaced_only_when_told(random_v1: Speech, sets: Mani
     (tmp_path / "run" / "lora_adapter" / "extra").touch()
     assert quick(random_v1, sets, tmp_path / "run", "--overwrite", *ANY_VERDICT).code == 0
     assert files_below(tmp_path / "run") == ARTIFACTS
+
+
+def test_scores_of_the_base_model_that_are_known_are_said_to_be(
+    random_v1: Speech, sets: Manifests, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MOONSHINE_LORA_CACHE", str(tmp_path / "cache"))
+    first, second = (quick(random_v1, sets, tmp_path / name).record for name in ("first", "second"))
+    assert (first.baseline_known, second.baseline_known) == ((), ("domain", "heldout"))
+    assert first.domain is not None
+    assert second.domain is not None
+    assert second.domain.baseline == first.domain.baseline
+    assert "are those of an earlier run" in (tmp_path / "second/report.md").read_text()
+    assert "are those of an earlier run" not in (tmp_path / "first/report.md").read_text()
 
 
 def test_the_small_preset_is_valid_up_to_its_manifests(sets: Manifests) -> None:

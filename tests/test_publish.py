@@ -6,16 +6,19 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from huggingface_hub import ModelCard, constants
 from records import completed
-from running import Result, moonshine_lora, the_error
+from running import ANY_VERDICT, QUICK, Result, manifests, moonshine_lora, refusal, the_error
 
+from lora.manifest import Utterance
+from lora.model_utils import Speech
 from lora.record import CheckpointInfo, write
 from lora.report.card import render_card
 
@@ -62,6 +65,11 @@ class Hub(BaseHTTPRequestHandler):
                     self.files[line["value"]["path"]] = base64.b64decode(line["value"]["content"])
             return self.answer(200, {"commitUrl": self.endpoint(f"/owner/name/commit/{COMMIT}"), "commitOid": COMMIT})
         return self.answer(200, {"errors": [], "warnings": []})
+
+    def do_GET(self) -> None:
+        self.asked.append(self.path)
+        known = self.path == "/api/whoami-v2" and self.headers["Authorization"] == "Bearer hf_secret"
+        self.answer(200, {"name": "owner"}) if known else self.answer(401, {"error": "Invalid user token."})
 
     def endpoint(self, path: str) -> str:
         return f"http://127.0.0.1:{self.server.server_address[1]}{path}"
@@ -110,6 +118,14 @@ def test_the_card_names_a_base_model_that_is_on_the_hub() -> None:
     card = render_card(completed(checkpoint=base))
     assert ModelCard(card).data.base_model == "UsefulSensors/moonshine-tiny"
     assert "This card states no licence" in card
+
+
+def test_the_card_states_licence_and_datasets_that_the_settings_name() -> None:
+    record = completed()
+    output = msgspec.structs.replace(record.config.output, card_license="cc-by-4.0", card_datasets="owner/one, owner/two")
+    card = ModelCard(render_card(msgspec.structs.replace(record, config=msgspec.structs.replace(record.config, output=output))))
+    assert (card.data.license, card.data.datasets) == ("cc-by-4.0", ["owner/one", "owner/two"])
+    assert "This card states no licence" not in card.text
 
 
 def test_a_dry_run_lists_and_asks_nothing(run: Path, hub: ThreadingHTTPServer, push: Callable[..., Result]) -> None:
@@ -171,3 +187,43 @@ def test_a_run_that_was_not_accepted_needs_a_word_more(run: Path) -> None:
 def test_a_run_that_is_not_complete_is_refused(run: Path) -> None:
     write(completed(status="failed", verdict=None), run)
     assert "not complete (failed)" in the_error(moonshine_lora("push", run, "--repo-id", "owner/name", "--dry-run"))
+
+
+def test_an_accepted_run_is_published_when_its_settings_say_so(
+    random_v1: Speech, clips: Sequence[Utterance], tmp_path: Path, hub: ThreadingHTTPServer, push: Callable[..., Result]
+) -> None:
+    del push  # only its settings are needed
+    model, sets = random_v1.checkpoint.folder, manifests(tmp_path / "sets", clips)
+    options = ("--model-id", model, *sets.flags(), *QUICK, *ANY_VERDICT, "--push-to-hub", "owner/name")
+    done = moonshine_lora("experiment", *options, "--output-dir", tmp_path / "run")
+    assert done.code == 0, done.err
+    seen: Any = hub.RequestHandlerClass
+    assert seen.asked[0] == "/api/whoami-v2", "access is checked before the work"
+    assert seen.files["adapter_model.safetensors"] == (tmp_path / "run/lora_adapter/adapter_model.safetensors").read_bytes()
+    log = (tmp_path / "run/log.jsonl").read_text()
+    assert json.loads(log.splitlines()[-1])["address"].endswith(COMMIT)
+
+
+def test_a_rejected_run_is_not_published(
+    random_v1: Speech, clips: Sequence[Utterance], tmp_path: Path, hub: ThreadingHTTPServer, push: Callable[..., Result]
+) -> None:
+    del push
+    model, sets = random_v1.checkpoint.folder, manifests(tmp_path / "sets", clips)
+    options = ("--model-id", model, *sets.flags(), *QUICK, "--rule", "point", "--min-domain-gain-points", 10000)
+    done = moonshine_lora("experiment", *options, "--push-to-hub", "owner/name", "--output-dir", tmp_path / "run")
+    assert done.code == 3, done.err
+    assert "not published in owner/name" in done.err
+    seen: Any = hub.RequestHandlerClass
+    assert seen.asked == ["/api/whoami-v2"]
+
+
+def test_access_to_the_hub_is_checked_before_anything_else(
+    tmp_path: Path, push: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    del push
+    absent = [part for flag in ("train", "domain", "heldout") for part in (f"--{flag}-manifest", tmp_path / "absent.jsonl")]
+    options = ("--model-id", tmp_path, *absent, "--output-dir", tmp_path / "run")
+    monkeypatch.setenv("HF_TOKEN", "hf_wrong")
+    assert "set HF_TOKEN to a token that may write there" in refusal("experiment", *options, "--push-to-hub", "owner/name")
+    assert "owner/name" in refusal("experiment", *options, "--push-to-hub", "owner/na me")
+    assert not (tmp_path / "run").exists()

@@ -80,6 +80,8 @@ def test_words_are_scored_normalised_and_raw_words_as_written() -> None:
     assert found.words.errors == 0
     assert found.characters.errors == 0
     assert found.raw_words == Counts(hits=1, substitutions=4, deletions=1)
+    assert found.raw_characters.reference_length == len("Mr. Smith's COLOUR is twenty five")
+    assert found.raw_characters.errors > found.raw_words.errors
 
 
 def test_rates_are_over_all_words_and_not_a_mean_of_rates() -> None:

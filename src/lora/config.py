@@ -178,6 +178,19 @@ class OutputConfig(Section, frozen=True, kw_only=True):
         str | None, Meta(description=f"also log to {', '.join(TRACKERS)}; several joined by commas. The run's own files are always written")
     ] = None
 
+    push_to_hub: Annotated[
+        str | None, Meta(description="publish an accepted run in this model repository (owner/name); access is checked before training")
+    ] = None
+    hub_private: Annotated[bool, Meta(description="the model repository is private, when --push-to-hub makes it")] = True
+    card_license: Annotated[str | None, Meta(description="licence in the model card's head, as the hub names it: mit, cc-by-4.0")] = None
+    card_datasets: Annotated[
+        str | None, Meta(description="hub names of the speech trained on, in the model card's head; several joined by commas")
+    ] = None
+
+    def datasets(self) -> list[str]:
+        """The names for the card."""
+        return [name.strip() for name in self.card_datasets.split(",")] if self.card_datasets is not None else []
+
     def tracker_names(self) -> tuple[Tracker, ...]:
         """The trackers that are asked for, each once. Raises `ConfigError` for one that does not exist."""
         if self.trackers is None:

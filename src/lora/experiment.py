@@ -12,6 +12,7 @@ import msgspec
 import torch
 
 from lora import adapter as adapters
+from lora import publish
 from lora import record as records
 from lora import strength as strengths
 from lora.adapter import Adapted, Passport
@@ -76,6 +77,8 @@ def prepare(config: RunConfig, display: Display) -> Prepared:
     """
     check(Path(config.output.output_dir), config.output.overwrite)
     require_trackers(config.output.tracker_names())
+    if config.output.push_to_hub is not None:
+        publish.require_access(config.output.push_to_hub)
     device = choose_device(config.model.device)
     if config.train.strength_sweep:
         strengths.check(
@@ -124,7 +127,22 @@ def _experiment(prepared: Prepared, metrics_file: str, trackers: Trackers, displ
     write_html(record, prepared.folder / HTML_FILE)
     write_card(record, _adapter_folder(prepared) / CARD_FILE)
     log.write("completed", decision=record.verdict.decision if record.verdict else None)
+    _publish(record, prepared.folder, log, display)
     return record
+
+
+def _publish(record: RunRecord, folder: Path, log: RunLog, display: Display) -> None:
+    """Puts an accepted run on the hub when the settings say so."""
+    repo_id = record.config.output.push_to_hub
+    if repo_id is None:
+        return
+    if record.verdict is None or not record.verdict.accepted:
+        display.line(f"not published in {repo_id}: the run was not accepted; moonshine-lora push --allow-rejected does it all the same")
+        return
+    with display.stage("push", f"Publishing in {repo_id}"), publish.gathered(folder, allow_rejected=False) as uploads:
+        address = publish.push(uploads, repo_id, private=record.config.output.hub_private)
+    display.line(address)
+    log.write("published", address=address)
 
 
 def _reason(error: BaseException) -> str:
@@ -401,7 +419,16 @@ def _log_scores(log: RunLog, trackers: Trackers, display: Display, when: str, ev
         score = evaluation.score
         looped = f", {len(score.capped)} clips at the token cap" if score.capped else ""
         display.line(f"{name:8} WER {100 * score.wer:.2f} %, loss {evaluation.loss:.3f}{looped}")
-        log.write(when, set=name, wer=score.wer, cer=score.cer, raw_wer=score.raw_wer, loss=evaluation.loss, capped=score.capped)
+        log.write(
+            when,
+            set=name,
+            wer=score.wer,
+            cer=score.cer,
+            raw_wer=score.raw_wer,
+            raw_cer=score.raw_cer,
+            loss=evaluation.loss,
+            capped=score.capped,
+        )
         trackers.log({f"{name}/{when}_wer": score.wer, f"{name}/{when}_loss": evaluation.loss}, step)
 
 

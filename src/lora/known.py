@@ -40,7 +40,7 @@ def known(
     key = sha256_bytes(
         msgspec.json.encode(
             [
-                str(kind),
+                msgspec.json.schema(kind),  # results of another form are other results
                 LAYOUT,
                 [version(name) for name in VERSIONS],
                 normaliser_version(),

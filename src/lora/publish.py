@@ -42,6 +42,16 @@ def gathered(folder: Path, *, allow_rejected: bool) -> Iterator[tuple[Upload, ..
         yield tuple(Upload(file.name, file, file.stat().st_size) for file in (*own, *sorted(made.iterdir())))
 
 
+def require_access(repo_id: str) -> None:
+    """Raises `PublishError` unless the hub can be reached, knows the user's token and allows the name: before the work, not after it."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
+
+    with _hub_errors(repo_id):
+        validate_repo_id(repo_id)
+        HfApi().whoami()
+
+
 def push(uploads: tuple[Upload, ...], repo_id: str, *, private: bool) -> str:
     """Makes the repository where there is none, uploads in one commit, and returns the commit's address.
 
@@ -74,6 +84,10 @@ def _hub_errors(repo_id: str) -> Iterator[None]:
         yield
     except errors.OfflineModeIsEnabled as error:
         raise PublishError(f"{repo_id}: HF_HUB_OFFLINE is set; unset it to upload, or pass --dry-run") from error
+    except errors.LocalTokenNotFoundError as error:
+        raise PublishError(
+            f"{repo_id}: there is no token for the hub; set HF_TOKEN to one that may write there, or run hf auth login"
+        ) from error
     except errors.HFValidationError as error:
         raise PublishError(f"{repo_id}: not a name the model hub allows; give --repo-id owner/name") from error
     except errors.HfHubHTTPError as error:

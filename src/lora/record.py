@@ -21,7 +21,7 @@ from lora.strength import Strength
 from lora.train import TrainOutcome
 from lora.units import Seconds
 
-SCHEMA = 2
+SCHEMA = 3
 """Raised when a field changes its meaning; a reader refuses a number it does not know."""
 
 RECORD_FILE = "record.json"

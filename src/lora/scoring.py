@@ -46,7 +46,7 @@ class Counts(msgspec.Struct, frozen=True):
 
 
 class UtteranceScore(msgspec.Struct, frozen=True, kw_only=True):
-    """One utterance's reference, hypothesis and counts: normalised words, normalised characters, words as written."""
+    """One utterance's reference, hypothesis and counts: words and characters, normalised and (raw) as written."""
 
     id: str
     speaker_id: str | None
@@ -56,6 +56,7 @@ class UtteranceScore(msgspec.Struct, frozen=True, kw_only=True):
     words: Counts
     characters: Counts
     raw_words: Counts
+    raw_characters: Counts
     capped: bool = False
     """Whether decoding stopped at the token cap: usually a loop, a hallucination."""
 
@@ -66,6 +67,7 @@ class Score(msgspec.Struct, frozen=True, kw_only=True):
     words: Counts
     characters: Counts
     raw_words: Counts
+    raw_characters: Counts
     normaliser: str
     utterances: tuple[UtteranceScore, ...]
 
@@ -81,6 +83,11 @@ class Score(msgspec.Struct, frozen=True, kw_only=True):
     def raw_wer(self) -> float:
         """Word error rate of the text as written: case and punctuation count."""
         return self.raw_words.rate
+
+    @property
+    def raw_cer(self) -> float:
+        """Character error rate of the text as written."""
+        return self.raw_characters.rate
 
     @property
     def capped(self) -> tuple[str, ...]:
@@ -102,6 +109,7 @@ def score_utterance(
         words=count_edits(clean_reference.split(), clean_hypothesis.split()),
         characters=count_edits(list(clean_reference), list(clean_hypothesis)),
         raw_words=count_edits(reference.split(), hypothesis.split()),
+        raw_characters=count_edits(list(reference), list(hypothesis)),
         capped=capped,
     )
 
@@ -114,6 +122,7 @@ def total(rows: Sequence[UtteranceScore]) -> Score:
         words=sum((row.words for row in rows), Counts()),
         characters=sum((row.characters for row in rows), Counts()),
         raw_words=sum((row.raw_words for row in rows), Counts()),
+        raw_characters=sum((row.raw_characters for row in rows), Counts()),
         normaliser=normaliser_version(),
         utterances=tuple(rows),
     )

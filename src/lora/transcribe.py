@@ -63,6 +63,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     wer: float | None = None
     cer: float | None = None
     raw_wer: float | None = None
+    raw_cer: float | None = None
     normaliser: str | None = None
 
 
@@ -96,6 +97,7 @@ class Transcriber:
             wer=score.wer if score and spoken else None,
             cer=score.cer if score and spoken else None,
             raw_wer=score.raw_wer if score and spoken else None,
+            raw_cer=score.raw_cer if score and spoken else None,
             normaliser=score.normaliser if score else None,
         )
 

@@ -17,7 +17,8 @@ def write_card(record: RunRecord, file: Path) -> None:
 def render_card(record: RunRecord) -> str:
     """The card as Markdown with its YAML head.
 
-    Nothing is claimed that the record does not know: the base model is named to the hub where it is from there, and no licence is given.
+    Nothing is claimed that the record does not know: the base model is named to the hub where it is from there, licence and datasets
+    where the settings name them.
     """
     import jinja2
     from huggingface_hub import ModelCardData
@@ -26,6 +27,8 @@ def render_card(record: RunRecord) -> str:
 
     data = ModelCardData(
         base_model=record.checkpoint.model_id if record.checkpoint.kind == "hub" else None,
+        license=record.config.output.card_license,
+        datasets=record.config.output.datasets() or None,
         language="en",
         library_name="peft",
         pipeline_tag="automatic-speech-recognition",

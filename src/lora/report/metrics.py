@@ -46,7 +46,7 @@ def metrics(record: RunRecord) -> dict[str, Any]:
 
 
 def _set(prefix: str, result: SetResult | None) -> dict[str, Any]:
-    names = ("wer", "cer", "raw_wer", "eval_loss", "wer_interval", "words", "capped")
+    names = ("wer", "cer", "raw_wer", "raw_cer", "eval_loss", "wer_interval", "words", "capped")
     if result is None:
         return {f"{prefix}{when}_{name}": None for when in ("baseline", "tuned") for name in names} | {f"{prefix}wer_change": None}
     sides = {"baseline": (result.baseline, result.baseline_interval), "tuned": (result.tuned, result.tuned_interval)}
@@ -56,6 +56,7 @@ def _set(prefix: str, result: SetResult | None) -> dict[str, Any]:
         values[f"{prefix}{when}_wer"] = score.wer
         values[f"{prefix}{when}_cer"] = score.cer
         values[f"{prefix}{when}_raw_wer"] = score.raw_wer
+        values[f"{prefix}{when}_raw_cer"] = score.raw_cer
         values[f"{prefix}{when}_eval_loss"] = evaluation.loss
         values[f"{prefix}{when}_wer_interval"] = [interval.low, interval.high]
         values[f"{prefix}{when}_words"] = score.words
