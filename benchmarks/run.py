@@ -31,6 +31,9 @@ ROOT = Path(__file__).parents[1]
 HOUR_S = 3600.0
 
 
+VERDICTS = (0, 3, 4)
+"""Exit codes of a run that went to its end."""
+
 OURS = "--precision bfloat16 --batch-size 16 --learning-rate 1.5e-3 --epochs 1.5"
 
 
@@ -82,7 +85,7 @@ def _peer(options: argparse.Namespace) -> Measured:
     model = resolve("packaged:moonshine-tiny").folder
     command = [sys.executable, str(options.peer), "--model", str(model), "--lower", "--epochs", str(options.epochs)]
     command += ["--targets", options.targets, *_flags(options.data, "--train", "--test", "--heldout")]
-    wall_s, peak_mb, output = _timed(command, os.environ)
+    wall_s, peak_mb, output = timed(command)
     said: dict[str, Any] = json.loads(output.strip().splitlines()[-1])
     evaluated_s = said["baseline_eval_s"] + said["heldout_eval_s"]
     return Measured(
@@ -90,8 +93,8 @@ def _peer(options: argparse.Namespace) -> Measured:
         peak_mb=peak_mb,
         train_rate=said["train_audio_s_per_s"],
         train_3_epochs_rate=said["train_audio_s_per_s"],
-        eval_cold_rate=_seconds(options.data, TEST) / evaluated_s,
-        eval_warm_rate=_seconds(options.data, TEST) / evaluated_s,
+        eval_cold_rate=_seconds_in(options.data, TEST) / evaluated_s,
+        eval_warm_rate=_seconds_in(options.data, TEST) / evaluated_s,
         first_step_s=None,
         wer=said["tuned_wer"],
         heldout_wer=said["heldout_tuned_wer"],
@@ -109,10 +112,10 @@ def _ours(options: argparse.Namespace, *, cold: bool, replay: bool) -> Measured:
         if replay:
             command += ["--replay-manifest", str(options.data / "librispeech/replay.jsonl")]
         started = time.time()
-        wall_s, peak_mb, _ = _timed(command, os.environ, accepted=(0, 3, 4))
+        wall_s, peak_mb, _ = timed(command, accepted=VERDICTS)
         said = json.loads(Path(folder, "run/experiment_metrics.json").read_text(encoding="utf-8"))
         stages: dict[str, float] = said["runtime_seconds"]
-        train_s, test_s = _seconds(options.data, TRAIN), _seconds(options.data, TEST)
+        train_s, test_s = _seconds_in(options.data, TRAIN), _seconds_in(options.data, TEST)
         rate = said["train_audio_seconds_per_second"]
         encode_rate = (train_s + test_s) / stages["encode"]
         evaluated_s = stages["baseline"]
@@ -134,11 +137,11 @@ def _flags(data: Path, *names: str) -> list[str]:
     return [part for name, file in zip(names, files, strict=True) for part in (name, str(file))]
 
 
-def _timed(command: Sequence[str], environment: Any, accepted: Sequence[int] = (0,)) -> tuple[float, float, str]:
+def timed(command: Sequence[str], accepted: Sequence[int] = (0,)) -> tuple[float, float, str]:
     """Wall seconds, peak resident megabytes and standard output of a process. Raises `LoraError` when it fails."""
     with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
         started = time.perf_counter()
-        process = subprocess.Popen(command, stdout=output, stderr=errors, env=environment)
+        process = subprocess.Popen(command, stdout=output, stderr=errors)
         _, status, usage = os.wait4(process.pid, 0)
         wall_s = time.perf_counter() - started
         output.seek(0)
@@ -153,9 +156,13 @@ TRAIN = ("an4/train.jsonl",)
 TEST = ("an4/test.jsonl", "librispeech/heldout.jsonl")
 
 
-def _seconds(data: Path, files: Sequence[str]) -> float:
-    lines = [line for file in files for line in (data / file).read_text(encoding="utf-8").splitlines()]
-    return float(sum(json.loads(line)["duration"] for line in lines))
+def _seconds_in(data: Path, files: Sequence[str]) -> float:
+    return sum(seconds_of(data / file) for file in files)
+
+
+def seconds_of(manifest: Path) -> float:
+    """Seconds of speech that the rows of a manifest say they have."""
+    return float(sum(json.loads(line)["duration"] for line in manifest.read_text(encoding="utf-8").splitlines()))
 
 
 def _first_step(log: Path, started: float) -> float:
@@ -173,7 +180,7 @@ def _print(results: dict[str, list[Measured]]) -> None:
     medians = {name: {field: _median(rows, field) for field in Measured.__dataclass_fields__} for name, rows in results.items()}
     peer = medians["peer"]
     rounds = len(results["peer"])
-    print(f"{_machine()}; {rounds} rounds, interleaved; medians, and in brackets the ratio to the peer (above 1 is better)\n")
+    print(f"{machine()}; {rounds} rounds, interleaved; medians, and in brackets the ratio to the peer (above 1 is better)\n")
     rows: list[tuple[str, str, bool, str]] = [
         ("whole run, s", "wall_s", False, "{:.0f}"),
         ("training, audio s/s", "train_rate", True, "{:.0f}"),
@@ -207,7 +214,7 @@ def _median(rows: Sequence[Measured], field: str) -> float:
     return statistics.median(values) if None not in values else float("nan")
 
 
-def _machine() -> str:
+def machine() -> str:
     import torch
 
     return f"{os.cpu_count()} cores, {platform.processor() or platform.machine()}, {platform.system()}, PyTorch {torch.__version__}"
