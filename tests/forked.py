@@ -55,7 +55,7 @@ def fork(*arguments: object, output: Path, environment: dict[str, str] | None = 
         result = moonshine_lora(*arguments)
         output.write_text(result.out + result.err)
         code = result.code
-    except BaseException:
+    except BaseException:  # noqa: BLE001 - told to the parent, whatever it is
         output.write_text(traceback.format_exc())
     finally:
         os._exit(code)  # nothing of pytest may run here

@@ -99,9 +99,7 @@ def events(folder: Path) -> list[dict[str, Any]]:
 
 
 @pytest.mark.slow
-def test_wherever_it_is_killed_a_resumed_run_ends_the_same_bit_for_bit(
-    command: tuple[object, ...], whole: Path, tmp_path: Path
-) -> None:
+def test_wherever_it_is_killed_a_resumed_run_ends_the_same_bit_for_bit(command: tuple[object, ...], whole: Path, tmp_path: Path) -> None:
     """Real kills of real processes, at moments drawn over the length of a run; `RESUME_KILLS` sets their number."""
     started = time.monotonic()
     assert fork(*command, "--output-dir", tmp_path / "timed", output=tmp_path / "timed.txt").wait() == 0

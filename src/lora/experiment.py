@@ -1,11 +1,8 @@
 """One run from settings to verdict. The only module that knows the order of the stages."""
 
-import os
 import platform
-import re
 import shutil
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -28,7 +25,7 @@ from lora.display import Display
 from lora.errors import LoraError, ScoringError, StoppedError, TrainingError
 from lora.evaluate import Evaluation, Example, evaluate, transcribe_all
 from lora.features import Features, LiveFeatures, StoredFeatures, prune
-from lora.files import atomic_folder, sha256_file
+from lora.files import atomic_folder, sha256_file, system_errors
 from lora.gate import judge
 from lora.known import known
 from lora.model_utils import Speech, choose_device, load_speech, pad_labels
@@ -443,26 +440,15 @@ def _save(prepared: Prepared, adapted: Adapted) -> AdapterInfo:
         text_style=prepared.sets.style,
         normaliser=normaliser_version(),
     )
-    with atomic_folder(_adapter_folder(prepared)) as folder, _system_errors():
+    with atomic_folder(_adapter_folder(prepared)) as folder, system_errors():
         adapters.save(adapted, folder, passport)
-    with atomic_folder(prepared.folder / PROCESSOR_FOLDER) as folder, _system_errors():
+    with atomic_folder(prepared.folder / PROCESSOR_FOLDER) as folder, system_errors():
         prepared.speech.processor.save_pretrained(folder)
     return AdapterInfo(
         sites=adapted.sites,
         parameters=sum(parameter.numel() for parameter in adapted.parameters()),
         sha256=sha256_file(_adapter_folder(prepared) / "adapter_model.safetensors"),
     )
-
-
-@contextmanager
-def _system_errors() -> Iterator[None]:
-    """Turns what safetensors and tokenizers raise when the system refuses to write into the `OSError` that it is."""
-    try:
-        yield
-    except Exception as error:
-        if refused := re.search(r"\(os error (\d+)\)$", str(error)):
-            raise OSError(int(refused[1]), os.strerror(int(refused[1]))) from error
-        raise
 
 
 def _adapter_folder(prepared: Prepared) -> Path:

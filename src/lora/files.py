@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -32,6 +33,17 @@ def writing_errors(path: Path) -> Iterator[None]:
             raise RunFolderError(f"{path}: no space left on the disk; free some or choose another place") from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST):
             raise RunFolderError(f"{path}: cannot be written ({error.strerror}); choose another place or mend its permissions") from error
+        raise
+
+
+@contextmanager
+def system_errors() -> Iterator[None]:
+    """Turns what safetensors and tokenizers raise when the system refuses to write into the `OSError` that it is."""
+    try:
+        yield
+    except Exception as error:
+        if refused := re.search(r"\(os error (\d+)\)$", str(error)):
+            raise OSError(int(refused[1]), os.strerror(int(refused[1]))) from error
         raise
 
 

@@ -24,6 +24,8 @@ def check(folder: Path, overwrite: bool) -> None:
     """Raises `RunFolderError` when the folder holds another run, or anything else that a run would mix with."""
     if folder.exists() and not folder.is_dir():
         raise RunFolderError(f"{folder}: is a file; choose another --output-dir")
+    if any(parent.is_file() for parent in folder.parents):
+        raise RunFolderError(f"{folder}: cannot be written (Not a directory); choose another place")
     if not folder.is_dir() or not any(folder.iterdir()):
         return
     if not (folder / RECORD_FILE).is_file():

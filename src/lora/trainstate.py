@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lora.errors import CheckpointError
-from lora.files import atomic_folder, read_json, remove_leftovers, sha256_file, write_json, writing_errors
+from lora.files import atomic_folder, read_json, remove_leftovers, sha256_file, system_errors, write_json, writing_errors
 from lora.units import Seconds
 
 KEPT = 2
@@ -94,7 +94,7 @@ def write(state: TrainState, folder: Path) -> Path:
     tensors = {f"weights/{name}": tensor for name, tensor in state.weights.items()}
     tensors |= {f"optimizer/{name}": tensor for name, tensor in state.optimizer.items()}
     tensors |= {f"kept/{step}/{name}": tensor for step, weights in state.kept.items() for name, tensor in weights.items()}
-    with atomic_folder(path, durable=True) as temporary:
+    with atomic_folder(path, durable=True) as temporary, system_errors():
         file = temporary / TENSORS_FILE
         save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, file)
         write_json(temporary / STATE_FILE, _Stored(tensors_sha256=sha256_file(file), numbers=state.numbers))
