@@ -14,7 +14,7 @@ from running import ROOT
 from lora.config import RunConfig, build
 from lora.errors import RunFolderError
 from lora.record import RECORD_FILE, SCHEMA, command, environment, now, read, write
-from lora.runfolder import CONFIG_FILE, LOG_FILE, take
+from lora.runfolder import CONFIG_FILE, LOG_FILE, RunLog, take
 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
@@ -80,7 +80,8 @@ def test_a_folder_without_a_record_holds_no_run(tmp_path: Path) -> None:
 
 def test_a_taken_folder_is_a_run_at_once(tmp_path: Path) -> None:
     opening = completed(status="running")
-    log = take(tmp_path / "a" / "run", overwrite=False, record=opening)
+    take(tmp_path / "a" / "run", overwrite=False, record=opening)
+    log = RunLog(tmp_path / "a" / "run" / LOG_FILE)
     assert {path.name for path in (tmp_path / "a" / "run").iterdir()} == {RECORD_FILE, CONFIG_FILE}
     assert read(tmp_path / "a" / "run").status == "running"
     assert build({}, tmp_path / "a" / "run" / CONFIG_FILE) == opening.config

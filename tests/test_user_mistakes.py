@@ -286,6 +286,11 @@ def test_a_damaged_record_does_not_make_a_folder_free(arguments: list[object], t
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["record.json"]
 
 
+def without_checkpoints(folder: Path) -> set[str]:
+    """What lies in a run folder beside the checkpoints of the training."""
+    return {name for name in files_below(folder) if Path(name).parts[0] != "checkpoints"}
+
+
 def test_a_folder_that_cannot_be(arguments: list[object], tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     assert "file: is a file; choose another --output-dir" in refusal(*arguments, "--output-dir", tmp_path / "file")
@@ -345,7 +350,7 @@ def test_a_rate_that_is_far_too_high(arguments: list[object], output: Path) -> N
     record = read_record(output)
     assert (record.status, f"error: {record.error}") == ("failed", error)
     assert json.loads((output / "experiment_metrics.json").read_text())["error"] == record.error
-    assert files_below(output) == {"config.toml", "experiment_metrics.json", "log.jsonl", "record.json"}
+    assert without_checkpoints(output) == {"config.toml", "experiment_metrics.json", "log.jsonl", "record.json"}
 
 
 def test_references_without_a_word(arguments: list[object], sets: Manifests, output: Path) -> None:
@@ -371,7 +376,7 @@ def test_stopped_in_the_middle(arguments: list[object], output: Path, number: si
     assert (child.returncode, out) == (code, "")
     assert err.splitlines()[-1] == line
     assert "Traceback" not in err
-    assert files_below(output) == {"config.toml", "experiment_metrics.json", "log.jsonl", "record.json"}
+    assert without_checkpoints(output) == {"config.toml", "experiment_metrics.json", "log.jsonl", "record.json"}
     record = read_record(output)
     assert (record.status, record.error) == ("interrupted", line)
     assert json.loads((output / "experiment_metrics.json").read_text())["status"] == "interrupted"

@@ -133,6 +133,9 @@ class TrainConfig(Section, frozen=True, kw_only=True):
         ReplayTargets, Meta(description="what replay teaches: the base model's own transcripts (keeps its style), or those given")
     ] = "base-model"
     eval_interval: Annotated[Count | None, Meta(description="optimizer updates between dev evaluations; else half an epoch")] = None
+    checkpoint_interval: Annotated[
+        Count | None, Meta(description="optimizer updates between checkpoints for --resume; else at every dev evaluation")
+    ] = None
     patience: Annotated[Count, Meta(description="dev evaluations without a better one before training stops")] = 4
     seed: Annotated[int, Meta(ge=0, description="seeds splits, order, initialisation and dropout")] = 0
 

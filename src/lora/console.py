@@ -57,6 +57,43 @@ def _on_terminate(_signal: int, _frame: FrameType | None) -> NoReturn:
     raise TerminatedError
 
 
+class HeldSignals:
+    """For the block, the first SIGINT or SIGTERM is kept until the work is at a place where it can stop; a second one ends it at once.
+
+    `patient` lets further signals be: a launcher passes on what the terminal has already sent to every process.
+    """
+
+    def __init__(self, *, patient: bool = False) -> None:
+        self._patient = patient
+        self._received: int | None = None
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> "HeldSignals":
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._receive) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    @property
+    def received(self) -> bool:
+        return self._received is not None
+
+    def end(self) -> NoReturn:
+        """Ends as the signal would have; as SIGTERM does where it was another process that got one."""
+        if self._received == signal.SIGINT:
+            raise KeyboardInterrupt
+        raise TerminatedError
+
+    def _receive(self, number: int, _frame: FrameType | None) -> None:
+        if self._received is not None and not self._patient:
+            self._received = number
+            self.end()
+        self._received = self._received or number
+
+
 def _one_line(message: str) -> str:
     return " ".join(message.split())
 

@@ -16,17 +16,26 @@ from lora.units import Seconds
 class Display:
     """Stages and progress on stderr. Where that is no terminal, bars are left out and each stage is a line."""
 
-    def __init__(self, console: Console | None = None) -> None:
-        self.console = console or Console(stderr=True, highlight=False)
+    def __init__(self, console: Console | None = None, *, quiet: bool = False) -> None:
+        self.console = console or Console(stderr=True, highlight=False, quiet=quiet)
         self.seconds: dict[str, Seconds] = {}
+        self._open: tuple[str, float] | None = None
+
+    def seconds_so_far(self) -> dict[str, Seconds]:
+        """Wall time by stage, the one that goes on included."""
+        if self._open is None:
+            return dict(self.seconds)
+        name, started = self._open
+        return self.seconds | {name: Seconds(self.seconds.get(name, 0.0) + time.perf_counter() - started)}
 
     @contextmanager
     def stage(self, name: str, title: str) -> Iterator[None]:
         """Announces a stage and books its wall time under `name`."""
         self.console.print(title, style="bold", markup=False, soft_wrap=True)
-        started = time.perf_counter()
+        self._open = (name, time.perf_counter())
         yield
-        self.seconds[name] = Seconds(self.seconds.get(name, 0.0) + time.perf_counter() - started)
+        self.seconds = self.seconds_so_far()
+        self._open = None
 
     @contextmanager
     def bar(self, total: int, unit: str) -> Iterator[Callable[[int, str], None]]:

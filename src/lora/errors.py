@@ -62,5 +62,13 @@ class TrainingError(LoraError):
     """Training cannot start or cannot go on: the loss is not finite, or the baseline loss shows a broken label path."""
 
 
+class StoppedError(LoraError):
+    """Training was asked to stop and has written a checkpoint."""
+
+
+class PeerError(LoraError):
+    """Another process of the same run has ended or does not answer."""
+
+
 class CacheError(LoraError):
     """Something in the cache folder is damaged."""

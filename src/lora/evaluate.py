@@ -1,11 +1,13 @@
 """Scores a model on a set of examples: word error rate and loss from one pass, the same way for baseline, dev and tuned."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import msgspec
 import torch
 
+from lora import shards
 from lora.decode import DecodeSettings, Transcript, batches, transcribe, transcribe_and_score
 from lora.decoder import Decoder
 from lora.features import Features
@@ -40,23 +42,20 @@ def evaluate(
     advance: Callable[[int], None] = lambda _count: None,
     expected: Sequence[str] | None = None,
 ) -> Evaluation:
-    """Transcribes and scores the examples, in batches of similar length.
+    """Transcribes and scores the examples, in batches of similar length. Several processes share the batches; all get the whole.
 
     `expected` are texts that the transcripts may resemble, say those of another step: only the time that it takes depends on them.
     """
     decoder = Decoder(speech)
-    transcripts: dict[int, Transcript] = {}
-    nats = 0.0
-    for indices, encoded in _encoded(speech, examples, features, batch_size):
+
+    def batch(indices: Sequence[int], encoded: Encoded) -> tuple[float, list[Transcript]]:
         chosen = [examples[index] for index in indices]
         lengths_s, labels = [example.length_s for example in chosen], [example.labels for example in chosen]
         drafts = [()] * len(labels) if expected is None else [speech.labels(expected[index]) for index in indices]
-        loss, found = transcribe_and_score(decoder, encoded, lengths_s, settings, labels, drafts)
-        nats += loss
-        transcripts.update(zip(indices, found, strict=True))
-        advance(len(indices))
-    score = score_transcripts(examples, [transcripts[index] for index in range(len(examples))])
-    return Evaluation(score=score, loss=nats / sum(len(example.labels) for example in examples))
+        return transcribe_and_score(decoder, encoded, lengths_s, settings, labels, drafts)
+
+    losses, transcripts = _shared(speech, examples, features, batch_size, advance, batch)
+    return Evaluation(score=score_transcripts(examples, transcripts), loss=sum(losses) / sum(len(example.labels) for example in examples))
 
 
 def transcribe_all(
@@ -67,14 +66,14 @@ def transcribe_all(
     batch_size: int,
     advance: Callable[[int], None] = lambda _count: None,
 ) -> list[Transcript]:
-    """Transcripts of any number of examples, in their order; their labels are not looked at."""
+    """Transcripts of any number of examples, in their order; their labels are not looked at. Several processes share the batches."""
     decoder = Decoder(speech)
-    transcripts: dict[int, Transcript] = {}
-    for indices, encoded in _encoded(speech, examples, features, batch_size):
-        found = transcribe(decoder, encoded, [examples[index].length_s for index in indices], settings)
-        transcripts.update(zip(indices, found, strict=True))
-        advance(len(indices))
-    return [transcripts[index] for index in range(len(examples))]
+
+    def batch(indices: Sequence[int], encoded: Encoded) -> tuple[float, list[Transcript]]:
+        return 0.0, transcribe(decoder, encoded, [examples[index].length_s for index in indices], settings)
+
+    _, transcripts = _shared(speech, examples, features, batch_size, advance, batch)
+    return transcripts
 
 
 def score_transcripts(examples: Sequence[Example], transcripts: Sequence[Transcript]) -> Score:
@@ -94,14 +93,39 @@ def score_transcripts(examples: Sequence[Example], transcripts: Sequence[Transcr
     )
 
 
-def _encoded(speech: Speech, examples: Sequence[Example], features: Features, batch_size: int) -> Iterator[tuple[list[int], Encoded]]:
-    """Encoder outputs batch by batch, with the model in evaluation mode until the last one is used."""
+class _Batch(NamedTuple):
+    """What came of a batch: its place among all, its examples, their summed loss and transcripts."""
+
+    number: int
+    indices: list[int]
+    nats: float
+    transcripts: list[Transcript]
+
+
+def _shared(
+    speech: Speech,
+    examples: Sequence[Example],
+    features: Features,
+    batch_size: int,
+    advance: Callable[[int], None],
+    compute: Callable[[Sequence[int], Encoded], tuple[float, list[Transcript]]],
+) -> tuple[list[float], list[Transcript]]:
+    """Losses by batch and transcripts by example. Each process takes whole batches, so that every number is that of one process."""
+
+    def own() -> list[_Batch]:
+        done = []
+        for number, indices in shards.part(list(enumerate(batches([example.length_s for example in examples], batch_size)))):
+            with torch.inference_mode():
+                encoded = features.batch([examples[index].utterance for index in indices])
+            done.append(_Batch(number, indices, *compute(indices, encoded)))
+            advance(len(indices))
+        return done
+
     training = speech.model.training
     speech.model.eval()
     try:
-        for indices in batches([example.length_s for example in examples], batch_size):
-            with torch.inference_mode():
-                encoded = features.batch([examples[index].utterance for index in indices])
-            yield indices, encoded
+        everything = sorted((batch for part in shards.gathered(own) for batch in part), key=lambda batch: batch.number)
     finally:
         speech.model.train(training)
+    transcripts = {index: found for batch in everything for index, found in zip(batch.indices, batch.transcripts, strict=True)}
+    return [batch.nats for batch in everything], [transcripts[index] for index in range(len(examples))]

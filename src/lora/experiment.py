@@ -1,10 +1,8 @@
 """One run from settings to verdict. The only module that knows the order of the stages."""
 
-import os
 import platform
-import re
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+import shutil
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,35 +12,38 @@ import torch
 from lora import adapter as adapters
 from lora import publish
 from lora import record as records
+from lora import shards, trainstate
 from lora import strength as strengths
 from lora.adapter import Adapted, Passport
 from lora.analysis import unseen_words
 from lora.checkpoint import Checkpoint, resolve
 from lora.config import RunConfig
-from lora.console import TerminatedError
+from lora.console import HeldSignals, TerminatedError
 from lora.data import SpeechSet, SpeechSets, examples, read_sets
 from lora.decode import DecodeSettings, Transcript
 from lora.decoder import Decoder
 from lora.display import Display
-from lora.errors import LoraError, ScoringError, TrainingError
+from lora.errors import LoraError, ScoringError, StoppedError, TrainingError
 from lora.evaluate import Evaluation, Example, evaluate, transcribe_all
 from lora.features import Features, LiveFeatures, StoredFeatures, prune
-from lora.files import atomic_folder, sha256_file
+from lora.files import atomic_folder, sha256_file, system_errors
 from lora.gate import judge
 from lora.known import known
 from lora.model_utils import Speech, choose_device, load_speech, pad_labels
-from lora.record import AdapterInfo, CheckpointInfo, ManifestInfo, RunRecord, SetResult
+from lora.record import AdapterInfo, CheckpointInfo, ManifestInfo, Resumption, RunRecord, SetResult
 from lora.report.card import CARD_FILE, write_card
 from lora.report.html import HTML_FILE, write_html
 from lora.report.markdown import MARKDOWN_FILE, write_report
 from lora.report.metrics import write_metrics
-from lora.runfolder import RunLog, check, take
+from lora.runfolder import CHECKPOINTS_FOLDER, LOG_FILE, RunLog, check, continue_in, require_same, resumable, take
 from lora.significance import compare, drift, interval
 from lora.strength import Strength
 from lora.text import normalise, normaliser_version
 from lora.tracking import Trackers
 from lora.tracking import require as require_trackers
-from lora.train import Progress, Step, TrainData, TrainOutcome, learning_rate, planned_steps, train
+from lora.train import Progress, TrainData, TrainOutcome, learning_rate, planned_steps, train
+from lora.trainstate import Step, TrainState
+from lora.units import Seconds
 
 ADAPTER_FOLDER = "lora_adapter"
 PROCESSOR_FOLDER = "processor"
@@ -64,18 +65,25 @@ class Prepared:
     speech: Speech
     sites: tuple[str, ...]
     decode: DecodeSettings
+    unfinished: RunRecord | None = None
+    """The run that goes on, where one does."""
 
     @property
     def folder(self) -> Path:
         return Path(self.config.output.output_dir)
 
+    @property
+    def checkpoints(self) -> Path:
+        return self.folder / CHECKPOINTS_FOLDER
 
-def prepare(config: RunConfig, display: Display) -> Prepared:
+
+def prepare(config: RunConfig, display: Display, *, resume: bool = False) -> Prepared:
     """Reads and checks everything: run folder, device, manifests with their audio, checkpoint, adapter sites. Writes nothing.
 
     Raises the `LoraError` that says what to mend.
     """
-    check(Path(config.output.output_dir), config.output.overwrite)
+    folder = Path(config.output.output_dir)
+    unfinished = shards.from_main(lambda: resumable(folder, config) if resume else check(folder, config.output.overwrite))
     require_trackers(config.output.tracker_names())
     if config.output.push_to_hub is not None:
         publish.require_access(config.output.push_to_hub)
@@ -95,40 +103,92 @@ def prepare(config: RunConfig, display: Display) -> Prepared:
         speech = load_speech(checkpoint, device, config.model.precision)
         sites = adapters.plan(speech, config.adapter)
         display.line(f"adapter: {len(sites)} layers, {sites[0]} to {sites[-1]}")
-    return Prepared(config, sets, checkpoint, speech, sites, DecodeSettings(tokens_per_second=config.eval.tokens_per_second))
+    decode = DecodeSettings(tokens_per_second=config.eval.tokens_per_second)
+    prepared = Prepared(config, sets, checkpoint, speech, sites, decode, unfinished)
+    if unfinished is not None:
+        require_same(unfinished, _opening_record(prepared))
+    return prepared
 
 
-def experiment(config: RunConfig, metrics_file: str, display: Display) -> RunRecord:
+def experiment(config: RunConfig, metrics_file: str, display: Display, *, resume: bool = False) -> RunRecord:
     """Baseline, training, tuned scores, verdict; the artifacts are in the run folder when it returns.
 
     `metrics_file` is the name of the flat metrics file. A failure or an interruption is written into the record and raised again.
+    With `resume` the folder's unfinished run goes on from its last checkpoint, or from the start where there is none: what comes before
+    the training is made again, for the most part read from the cache, and is the same. Of several processes the main one writes.
     """
-    prepared = prepare(config, display)
-    with closing(Trackers(config.output.tracker_names(), prepared.folder, display.line)) as trackers:
+    prepared = prepare(config, display, resume=resume)
+    names = config.output.tracker_names() if shards.is_main() else ()
+    with closing(Trackers(names, prepared.folder, display.line)) as trackers:
         return _experiment(prepared, metrics_file, trackers, display)
 
 
 def _experiment(prepared: Prepared, metrics_file: str, trackers: Trackers, display: Display) -> RunRecord:
-    config, record = prepared.config, _opening_record(prepared)
-    log = take(prepared.folder, config.output.overwrite, record)
+    config = prepared.config
+    record, log, state = _opened(prepared, display)
     try:
         log.write("start", command=record.command, device=record.environment.device)
         trackers.start(config, on_cpu=prepared.speech.device.type == "cpu")
-        record = _stages(prepared, record, log, trackers, display)
+        record = _stages(prepared, record, state, log, trackers, display)
+        record = _closed(record, display, status="completed", error=None)
+        if shards.is_main():
+            _finish(prepared, record, metrics_file, log)
     except BaseException as error:
         status: records.Status = "failed" if isinstance(error, Exception) else "interrupted"
         message = _reason(error)
-        log.write(status, error=message)
-        _close(record, prepared.folder, metrics_file, display, status=status, error=message)
+        if shards.is_main():
+            log.write(status, error=message)
+            record = _closed(record, display, status=status, error=message)
+            records.write(record, prepared.folder)
+            write_metrics(record, prepared.folder / metrics_file)
+            if status == "interrupted":
+                display.line(f"go on with the same command and --resume: {_whence(trainstate.newest(prepared.checkpoints))}")
         raise
-    prune(int(config.output.feature_cache_gb * 1e9))
-    record = _close(record, prepared.folder, metrics_file, display, status="completed", error=None)
+    return record
+
+
+def _opened(prepared: Prepared, display: Display) -> tuple[RunRecord, RunLog, TrainState | None]:
+    """The opening record and the log in the run folder, and the state of training that the run goes on from."""
+    record, before = _opening_record(prepared), prepared.unfinished
+    file = prepared.folder / LOG_FILE if shards.is_main() else None
+    if before is None:
+        shards.from_main(lambda: take(prepared.folder, prepared.config.output.overwrite, record))
+        return record, RunLog(file), None
+    state = shards.from_main(lambda: trainstate.read(path) if (path := trainstate.newest(prepared.checkpoints)) else None)
+    step = state.numbers.step if state else 0
+    if state:
+        display.seconds = {
+            name: Seconds(display.seconds.get(name, 0.0) + state.numbers.stages.get(name, 0.0))
+            for name in state.numbers.stages | display.seconds
+        }
+    goes_on = Resumption(at=records.now(), step=step)
+    record = msgspec.structs.replace(record, started_at=before.started_at, resumed=(*before.resumed, goes_on))
+    shards.from_main(lambda: continue_in(prepared.folder, record))
+    log = RunLog(file)
+    log.write("resumed", step=step)
+    display.line(f"resumed {_whence(trainstate.newest(prepared.checkpoints))}")
+    for name, version in record.environment.versions.items():
+        if (was := before.environment.versions.get(name)) != version:
+            display.line(f"{name} was {was}, is {version}: the last digits of the result may differ")
+    return record, log, state
+
+
+def _whence(checkpoint: Path | None) -> str:
+    return f"from step {trainstate.step_of(checkpoint)}" if checkpoint else "from the start, for there is no checkpoint yet"
+
+
+def _finish(prepared: Prepared, record: RunRecord, metrics_file: str, log: RunLog) -> None:
+    """Writes the reports, and the record last: a completed run is whole."""
+    prune(int(prepared.config.output.feature_cache_gb * 1e9))
     write_report(record, prepared.folder / MARKDOWN_FILE)
     write_html(record, prepared.folder / HTML_FILE)
     write_card(record, _adapter_folder(prepared) / CARD_FILE)
+    write_metrics(record, prepared.folder / metrics_file)
     log.write("completed", decision=record.verdict.decision if record.verdict else None)
+    records.write(record, prepared.folder)
+    if prepared.checkpoints.is_dir():
+        shutil.rmtree(prepared.checkpoints)
     _publish(record, prepared.folder, log, display)
-    return record
 
 
 def _publish(record: RunRecord, folder: Path, log: RunLog, display: Display) -> None:
@@ -154,7 +214,9 @@ def _reason(error: BaseException) -> str:
     return repr(error)
 
 
-def _stages(prepared: Prepared, record: RunRecord, log: RunLog, trackers: Trackers, display: Display) -> RunRecord:
+def _stages(
+    prepared: Prepared, record: RunRecord, state: TrainState | None, log: RunLog, trackers: Trackers, display: Display
+) -> RunRecord:
     config, sets = prepared.config, prepared.sets
     features = _encoded(prepared, display)
     test_sets = {"domain": examples(prepared.speech, sets.domain, sets.style), "heldout": _heldout_examples(prepared, features, display)}
@@ -170,9 +232,9 @@ def _stages(prepared: Prepared, record: RunRecord, log: RunLog, trackers: Tracke
     if adapted.trains_encoder:  # the encoder that was made before it had an adapter knows nothing of it
         features = LiveFeatures(prepared.speech, config.data.audio())
     with display.stage("train", f"Training {sum(p.numel() for p in adapted.parameters())} parameters"):
-        outcome = _train(prepared, adapted, data, features, log, trackers, display)
+        outcome = _train(prepared, adapted, data, features, state, log, trackers, display)
     strength, tried = _sweep(prepared, adapted, data, outcome, features, log, display) if config.train.strength_sweep else (None, ())
-    info = _save(prepared, adapted)
+    info = shards.from_main(lambda: _save(prepared, adapted))
     with display.stage("tuned", "Tuned, from the saved adapter"):
         reloaded = adapters.load(
             load_speech(prepared.checkpoint, prepared.speech.device, config.model.precision), _adapter_folder(prepared)
@@ -230,7 +292,7 @@ def _encoded(prepared: Prepared, display: Display) -> Features:
     stored = StoredFeatures(prepared.speech, audio)
     utterances = [utterance for part in prepared.sets.named().values() for utterance in part.manifest]
     with display.stage("encode", "Encoding speech, once for all stages"), display.bar(len(utterances), "utterances") as advance:
-        stored.prepare(utterances, lambda: advance(1, ""))
+        stored.prepare(utterances, lambda: advance(shards.count(), ""))
     return stored
 
 
@@ -239,7 +301,7 @@ def _evaluate(
 ) -> Evaluation:
     with display.bar(len(part), "utterances") as advance:
         size = prepared.config.eval.eval_batch_size
-        return evaluate(speech, part, features, prepared.decode, size, lambda count: advance(count, ""), expected)
+        return evaluate(speech, part, features, prepared.decode, size, lambda count: advance(count * shards.count(), ""), expected)
 
 
 def _baseline(prepared: Prepared, part: list[Example], features: Features, display: Display) -> tuple[Evaluation, bool]:
@@ -299,7 +361,7 @@ def _said_by_base(prepared: Prepared, part: list[Example], features: Features, d
     def transcribe() -> list[Transcript]:
         with display.bar(len(part), "utterances") as advance:
             size = prepared.config.eval.eval_batch_size
-            return transcribe_all(speech, part, features, settings, size, lambda count: advance(count, ""))
+            return transcribe_all(speech, part, features, settings, size, lambda count: advance(count * shards.count(), ""))
 
     said, _ = known(list[Transcript], speech, part, prepared.config.data.audio(), settings, transcribe)
     return said
@@ -322,10 +384,20 @@ def _labelled_by_base(prepared: Prepared, part: SpeechSet, features: Features, d
 
 
 def _train(
-    prepared: Prepared, adapted: Adapted, data: TrainData, features: Features, log: RunLog, trackers: Trackers, display: Display
+    prepared: Prepared,
+    adapted: Adapted,
+    data: TrainData,
+    features: Features,
+    state: TrainState | None,
+    log: RunLog,
+    trackers: Trackers,
+    display: Display,
 ) -> TrainOutcome:
     config = prepared.config
-    with display.bar(planned_steps(config.train, len(data.domain)), "updates") as advance:
+    signals = HeldSignals(patient=shards.count() > 1)
+    with signals, display.bar(planned_steps(config.train, len(data.domain)), "updates") as advance:
+        if state is not None:
+            advance(state.numbers.step, "")
 
         def update(step: int, steps: int, loss: float, speed: float) -> None:
             advance(1, f"loss {loss:.3f}, {speed:.0f} s of audio a second")
@@ -340,7 +412,15 @@ def _train(
             values = {"dev/wer": step.dev_wer, "dev/loss": step.dev_loss, "guard/wer": step.guard_wer, "guard/loss": step.guard_loss}
             trackers.log(values, step.step)
 
-        return train(adapted, data, features, config.train, prepared.decode, config.eval.eval_batch_size, Progress(update, evaluated))
+        def save(reached: TrainState) -> None:
+            numbers = msgspec.structs.replace(reached.numbers, stages=display.seconds_so_far())
+            trainstate.write(replace(reached, numbers=numbers), prepared.checkpoints)
+
+        progress, size = Progress(update, evaluated, save, lambda: signals.received), config.eval.eval_batch_size
+        try:
+            return train(adapted, data, features, config.train, prepared.decode, size, progress, state)
+        except StoppedError:
+            signals.end()
 
 
 def _sweep(
@@ -378,26 +458,15 @@ def _save(prepared: Prepared, adapted: Adapted) -> AdapterInfo:
         text_style=prepared.sets.style,
         normaliser=normaliser_version(),
     )
-    with atomic_folder(_adapter_folder(prepared)) as folder, _system_errors():
+    with atomic_folder(_adapter_folder(prepared)) as folder, system_errors():
         adapters.save(adapted, folder, passport)
-    with atomic_folder(prepared.folder / PROCESSOR_FOLDER) as folder, _system_errors():
+    with atomic_folder(prepared.folder / PROCESSOR_FOLDER) as folder, system_errors():
         prepared.speech.processor.save_pretrained(folder)
     return AdapterInfo(
         sites=adapted.sites,
         parameters=sum(parameter.numel() for parameter in adapted.parameters()),
         sha256=sha256_file(_adapter_folder(prepared) / "adapter_model.safetensors"),
     )
-
-
-@contextmanager
-def _system_errors() -> Iterator[None]:
-    """Turns what safetensors and tokenizers raise when the system refuses to write into the `OSError` that it is."""
-    try:
-        yield
-    except Exception as error:
-        if refused := re.search(r"\(os error (\d+)\)$", str(error)):
-            raise OSError(int(refused[1]), os.strerror(int(refused[1]))) from error
-        raise
 
 
 def _adapter_folder(prepared: Prepared) -> Path:
@@ -460,8 +529,6 @@ def _opening_record(prepared: Prepared) -> RunRecord:
     )
 
 
-def _close(record: RunRecord, folder: Path, metrics_file: str, display: Display, *, status: records.Status, error: str | None) -> RunRecord:
-    closed = msgspec.structs.replace(record, status=status, error=error, finished_at=records.now(), stages=dict(display.seconds))
-    records.write(closed, folder)
-    write_metrics(closed, folder / metrics_file)
-    return closed
+def _closed(record: RunRecord, display: Display, *, status: records.Status, error: str | None) -> RunRecord:
+    stages = display.seconds_so_far()
+    return msgspec.structs.replace(record, status=status, error=error, finished_at=records.now(), stages=stages)

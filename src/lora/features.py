@@ -1,6 +1,7 @@
 """Encoder outputs of utterances: computed once and kept on disk while the encoder is frozen, or anew where it trains."""
 
 import os
+import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -9,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lora import shards
 from lora.audio import AudioSettings, AudioSource, Waveform, fingerprint, load
 from lora.encoder import Encoder
 from lora.errors import CacheError
@@ -58,7 +60,11 @@ class StoredFeatures:
         self._files: dict[AudioSource, Path] = {}
 
     def prepare(self, utterances: Iterable[Utterance], advance: Callable[[], None] = lambda: None) -> None:
-        """Encodes those that are not stored yet; `advance` is called after each."""
+        """Encodes those that are not stored yet; `advance` is called after each. Of several processes each encodes a part."""
+        own = shards.part(list(utterances))
+        shards.gathered(lambda: self._prepare(own, advance))
+
+    def _prepare(self, utterances: Iterable[Utterance], advance: Callable[[], None]) -> None:
         waiting: list[tuple[Path, Waveform]] = []
         for utterance in utterances:
             file = self._file(utterance)
@@ -111,8 +117,15 @@ def features_dir() -> Path:
     return cache_dir() / "features"
 
 
+ABANDONED_S = 24 * 3600.0
+"""Age of a half-written file, in seconds, at which its process is surely gone."""
+
+
 def prune(limit_bytes: int, folder: Path | None = None) -> int:
     """Removes the least recently used outputs until at most `limit_bytes` are kept; returns how many bytes went."""
+    for file in (folder or features_dir()).glob("*/.*.part"):
+        if time.time() - file.stat().st_mtime > ABANDONED_S:
+            file.unlink(missing_ok=True)
     kept_files = [file for file in (folder or features_dir()).glob("*/*") if file.suffix in (".npy", ".json")]
     files = sorted(kept_files, key=lambda file: file.stat().st_mtime, reverse=True)
     kept = removed = 0

@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -36,6 +37,17 @@ def writing_errors(path: Path) -> Iterator[None]:
 
 
 @contextmanager
+def system_errors() -> Iterator[None]:
+    """Turns what safetensors and tokenizers raise when the system refuses to write into the `OSError` that it is."""
+    try:
+        yield
+    except Exception as error:
+        if refused := re.search(r"\(os error (\d+)\)$", str(error)):
+            raise OSError(int(refused[1]), os.strerror(int(refused[1]))) from error
+        raise
+
+
+@contextmanager
 def atomic_file(path: Path) -> Iterator[BinaryIO]:
     """A binary stream whose content appears under `path` whole, when the block ends well, or not at all."""
     with writing_errors(path):
@@ -52,14 +64,20 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
 
 
 @contextmanager
-def atomic_folder(path: Path) -> Iterator[Path]:
-    """A temporary folder that becomes `path` when the block ends well, replacing what was there; else nothing changes."""
+def atomic_folder(path: Path, *, durable: bool = False) -> Iterator[Path]:
+    """A temporary folder that becomes `path` when the block ends well, replacing what was there; else nothing changes.
+
+    `durable` waits until the disk holds it, so that it outlives a power failure too.
+    """
     with writing_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part"))
         try:
             yield temporary
             temporary.chmod(0o777 & ~_umask())
+            if durable:
+                for file in (*temporary.iterdir(), temporary):
+                    _sync(file)
             if path.exists():
                 retired = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".old"))
                 path.rename(retired / path.name)
@@ -67,8 +85,28 @@ def atomic_folder(path: Path) -> Iterator[Path]:
                 shutil.rmtree(retired)
             else:
                 temporary.rename(path)
+            if durable:
+                _sync(path.parent)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Removes what `atomic_file` and `atomic_folder` leave in a folder when their process is killed."""
+    with writing_errors(folder):
+        for path in (*folder.glob(".*.part"), *folder.glob(".*.old")):
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
 
 
 def require_writable(path: Path) -> None:

@@ -8,6 +8,7 @@ from typing import TypeVar
 
 import msgspec
 
+from lora import shards
 from lora.audio import AudioSettings, fingerprint
 from lora.decode import DecodeSettings
 from lora.errors import CacheError
@@ -52,13 +53,21 @@ def known(
         )
     )
     file = (folder or features_dir()) / key[:2] / f"{key}.json"
-    if file.is_file():
-        os.utime(file)  # in use: the last to be pruned
-        try:
-            result: Result = read_json(file, kind, CacheError)
-        except CacheError as error:
-            raise CacheError(f"{error}; remove it with `moonshine-lora cache clear`") from error
-        return result, True
+    found = shards.from_main(lambda: _read(file, kind))  # the others may see another disk, and must not compute alone
+    if found is not None:
+        return found, True
     result = compute()
-    write_json(file, result)
+    if shards.is_main():
+        write_json(file, result)
     return result, False
+
+
+def _read(file: Path, kind: type[Result]) -> Result | None:
+    if not file.is_file():
+        return None
+    os.utime(file)  # in use: the last to be pruned
+    try:
+        result: Result = read_json(file, kind, CacheError)
+    except CacheError as error:
+        raise CacheError(f"{error}; remove it with `moonshine-lora cache clear`") from error
+    return result

@@ -76,6 +76,17 @@ def _transcribe(options: argparse.Namespace) -> int:
     from lora.process import prepare_process
 
     prepare_process()
+    from lora import shards
+    from lora.model_utils import choose_device
+
+    with shards.joined(choose_device(options.device)):
+        _transcribe_shared(options)
+    return 0
+
+
+def _transcribe_shared(options: argparse.Namespace) -> None:
+    """All processes transcribe, the main one tells."""
+    from lora import shards
     from lora.manifest import Rules
     from lora.transcribe import Request, from_files, from_manifest, open_transcriber, write_result
 
@@ -97,13 +108,14 @@ def _transcribe(options: argparse.Namespace) -> int:
     else:
         utterances, lengths_s = from_files(options.audio, options.max_seconds, transcriber.audio)
     result = transcriber(utterances, lengths_s)
+    if not shards.is_main():
+        return
     if options.output is not None:
         write_result(result, options.output)
     for row in result.utterances:
         print(f"{row.id}\t{row.text}" + (f"\tWER {100 * row.wer:.1f} %" if row.wer is not None else ""))
     if result.wer is not None and result.cer is not None:
         print(f"WER {100 * result.wer:.2f} %, CER {100 * result.cer:.2f} % over {result.scored} utterances", file=sys.stderr)
-    return 0
 
 
 def _report_arguments(parser: argparse.ArgumentParser) -> None:

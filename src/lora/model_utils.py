@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoProcessor, MoonshineForConditionalGeneration, MoonshineStreamingForConditionalGeneration, PreTrainedModel
 
+from lora import shards
 from lora.checkpoint import Checkpoint
 from lora.config import Device, Precision
 from lora.errors import CheckpointError, ConfigError
@@ -79,11 +80,23 @@ def choose_device(device: Device) -> torch.device:
     """The device of that name; `auto` takes CUDA, then MPS, then the CPU. Raises `ConfigError` for one that is absent."""
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if device == "auto":
-        return torch.device(next(name for name, there in available.items() if there))
+        return _own(next(name for name, there in available.items() if there))
     if not available[device]:
         there = ", ".join(name for name, present in available.items() if present)
         raise ConfigError(f"--device {device}: this machine has none that PyTorch {torch.__version__} can use; available: {there}")
-    return torch.device(device)
+    return _own(device)
+
+
+def _own(kind: str) -> torch.device:
+    """Of several GPUs each process of a machine takes its own."""
+    if kind != "cuda" or not shards.launched():
+        return torch.device(kind)
+    if shards.local_rank() >= torch.cuda.device_count():
+        raise ConfigError(
+            f"process {shards.local_rank()} of this machine has no GPU of its own, there are {torch.cuda.device_count()}; "
+            "start as many processes as there are GPUs, or give --device cpu"
+        )
+    return torch.device("cuda", shards.local_rank())
 
 
 def load_speech(checkpoint: Checkpoint, device: torch.device, precision: Precision) -> Speech:

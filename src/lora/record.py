@@ -82,6 +82,13 @@ class SetResult(msgspec.Struct, frozen=True, kw_only=True):
     comparison: Comparison
 
 
+class Resumption(msgspec.Struct, frozen=True, kw_only=True):
+    """When a run went on, and after which update; 0 is from the start."""
+
+    at: str
+    step: int
+
+
 class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
     """Everything known about a run. Fields that a stage fills in are None until it has run."""
 
@@ -115,6 +122,7 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
     """None where the base model says nothing on the held-out speech."""
     verdict: Verdict | None = None
     stages: dict[str, Seconds] = {}
+    resumed: tuple[Resumption, ...] = ()
 
 
 def now() -> str:

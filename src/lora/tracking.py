@@ -2,6 +2,7 @@
 
 import os
 import sys
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout
 from importlib.metadata import distributions
@@ -14,6 +15,8 @@ from lora.files import writing_errors
 
 PROJECT = "moonshine-lora"
 TRACKERS_FOLDER = "trackers"
+ID_FILE = "run_id"
+"""By what Weights & Biases and MLflow know the run, so that a resumed one goes on there too."""
 
 Value = float | int | str
 """What a tracker takes; text is for what is no number, such as the verdict."""
@@ -44,22 +47,29 @@ class Trackers:
         self._open: list[Any] = []
 
     def start(self, config: RunConfig, *, on_cpu: bool) -> None:
-        """Opens each with the settings of the run. Raises `ConfigError` where one refuses, for want of a login for example."""
+        """Opens each with the settings of the run, or again where a resumed run has its tracks already.
+
+        Raises `ConfigError` where one refuses, for want of a login for example.
+        """
         if not self._names:
             return
         from accelerate import PartialState
 
         PartialState(cpu=on_cpu)  # the first state of a process decides its device, and a tracker's own would take the GPU
         with writing_errors(self._folder):
-            self._folder.mkdir()
+            self._folder.mkdir(exist_ok=True)
         settings = flat(config)
         for name in self._names:
             try:
                 with redirect_stdout(sys.stderr):  # trackio greets; standard output is for the result
+                    again = (self._folder / name).is_dir()
                     tracker = _make(name, self._folder / name, self._run)
                     tracker.start()
                     self._open.append(tracker)
-                    tracker.store_init_configuration(settings)
+                    if name == "mlflow":
+                        (self._folder / name / ID_FILE).write_text(tracker.active_run.info.run_id)
+                    if not again:
+                        tracker.store_init_configuration(settings)
             except Exception as error:
                 raise ConfigError(f"--trackers {name}: cannot start: {error}") from error
 
@@ -92,18 +102,22 @@ def _make(name: Tracker, folder: Path, run: str) -> Any:
 
     if name == "tensorboard":
         return tracking.TensorBoardTracker(run, folder)
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
+    file = folder / ID_FILE
+    known = file.read_text() if file.is_file() else None
     if name == "wandb":
-        return tracking.WandBTracker(PROJECT, name=run, dir=str(folder))
+        chosen = known or uuid.uuid4().hex
+        file.write_text(chosen)
+        return tracking.WandBTracker(PROJECT, name=run, dir=str(folder), id=chosen, resume="allow")
     if name == "mlflow":
         if "MLFLOW_TRACKING_URI" in os.environ:  # a server, which has a place of its own for artifacts
-            return tracking.MLflowTracker(PROJECT, run_name=run)
+            return tracking.MLflowTracker(PROJECT, run_id=known, run_name=run)
         import mlflow
 
         mlflow.set_tracking_uri(f"sqlite:///{folder.resolve() / 'mlflow.db'}")
-        return tracking.MLflowTracker(PROJECT, (folder / "artifacts").resolve().as_uri(), run_name=run)
+        return tracking.MLflowTracker(PROJECT, (folder / "artifacts").resolve().as_uri(), run_id=known, run_name=run)
     os.environ.setdefault("TRACKIO_DIR", str(folder.resolve()))  # it is read when trackio is imported
-    return tracking.TrackioTracker(PROJECT, name=run)
+    return tracking.TrackioTracker(PROJECT, name=run, resume="allow")
 
 
 def _log(tracker: Any, values: Mapping[str, Value], step: int) -> None:

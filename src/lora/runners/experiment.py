@@ -22,33 +22,41 @@ def main(arguments: list[str] | None = None) -> int:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", type=Path, metavar="FILE", help="TOML file with any of the settings below; flags win over it")
     parser.add_argument("--dry-run", action="store_true", help="check settings, manifests, audio, checkpoint and sites; train nothing")
+    parser.add_argument(
+        "--resume", action="store_true", help="go on with the unfinished run in --output-dir; give the same settings as for its start"
+    )
     add_flags(parser)
 
 
 def execute(arguments: argparse.Namespace) -> int:
-    return start(from_flags(arguments, arguments.config), METRICS_FILE, dry_run=arguments.dry_run)
+    return start(from_flags(arguments, arguments.config), METRICS_FILE, dry_run=arguments.dry_run, resume=arguments.resume)
 
 
-def start(config: RunConfig, metrics_file: str, *, dry_run: bool) -> int:
+def start(config: RunConfig, metrics_file: str, *, dry_run: bool, resume: bool) -> int:
     """Runs, shows the result, and returns the verdict's code of `EXIT_CODES`; 0 for a dry run."""
     from lora.process import prepare_process  # heavy imports wait until the settings are known to be good
 
     prepare_process()
+    from lora import shards
     from lora.display import Display, result_table
     from lora.experiment import experiment, prepare
+    from lora.model_utils import choose_device
 
-    display = Display()
-    if dry_run:
-        prepared = prepare(config, display)
-        for site in prepared.sites:
-            print(site)
-        print(f"ready: {len(prepared.sites)} layers to adapt, nothing was trained or written")
-        return 0
-    record = experiment(config, metrics_file, display)
-    assert record.verdict is not None  # a completed run has one
-    display.result(result_table(record))
-    print(f"{record.verdict.sentence}")
-    print(f"{config.output.output_dir}: report.html, report.md, {metrics_file}, lora_adapter/, processor/")
+    with shards.joined(choose_device(config.model.device)):
+        display = Display(quiet=not shards.is_main())
+        if dry_run:
+            prepared = prepare(config, display, resume=resume)
+            if shards.is_main():
+                for site in prepared.sites:
+                    print(site)
+                print(f"ready: {len(prepared.sites)} layers to adapt, nothing was trained or written")
+            return 0
+        record = experiment(config, metrics_file, display, resume=resume)
+        assert record.verdict is not None  # a completed run has one
+        if shards.is_main():
+            display.result(result_table(record))
+            print(f"{record.verdict.sentence}")
+            print(f"{config.output.output_dir}: report.html, report.md, {metrics_file}, lora_adapter/, processor/")
     return EXIT_CODES[record.verdict.decision]
 
 

@@ -25,10 +25,11 @@ PRESET = {
 def main(arguments: list[str] | None = None) -> int:
     parser = ArgumentParser(prog="python -m lora.runners.real_small", description=__doc__)
     parser.add_argument("--dry-run", action="store_true", help="check everything; train nothing")
+    parser.add_argument("--resume", action="store_true", help="go on with the unfinished run")
     add_flags(parser)
     options = parser.parse_args(arguments)
     flags = {name: value for name, value in vars(options).items() if "." in name}
-    return start(build(PRESET | _manifests() | flags, None), METRICS_FILE, dry_run=options.dry_run)
+    return start(build(PRESET | _manifests() | flags, None), METRICS_FILE, dry_run=options.dry_run, resume=options.resume)
 
 
 def _manifests() -> dict[str, str]:
