@@ -144,6 +144,8 @@ def _experiment(prepared: Prepared, metrics_file: str, trackers: Trackers, displ
             if status == "interrupted":
                 display.line(f"go on with the same command and --resume: {_whence(trainstate.newest(prepared.checkpoints))}")
         raise
+    if shards.is_main():
+        _publish(record, prepared.folder, log, display)  # the run is complete, whatever the hub says
     return record
 
 
@@ -188,7 +190,6 @@ def _finish(prepared: Prepared, record: RunRecord, metrics_file: str, log: RunLo
     records.write(record, prepared.folder)
     if prepared.checkpoints.is_dir():
         shutil.rmtree(prepared.checkpoints)
-    _publish(record, prepared.folder, log, display)
 
 
 def _publish(record: RunRecord, folder: Path, log: RunLog, display: Display) -> None:
