@@ -25,7 +25,7 @@ from lora.runners import experiment, real_small
 
 DOCS = sorted([ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("packages/*/README.md")])
 CONFIGS = sorted(ROOT.glob("configs/*.toml"))
-NEEDS = {"", "hub", "quickstart", "own-manifests", "recordings", "slow", "peers"}
+NEEDS = {"", "hub", "quickstart", "own-manifests", "recordings", "slow", "peers", "launcher", "unfinished-run"}
 """What a comment `<!-- needs: X -->` before a block says; the empty one is a block that runs as it stands."""
 
 FIRST_LINES = 6
@@ -72,10 +72,12 @@ def chosen(*programs: str, needs: str | None = None) -> list[Command]:
 
 
 MAKE, JUST = chosen("make"), chosen("just")
-LORA = chosen("moonshine-lora")
+LORA = [command for command in chosen("moonshine-lora") if command.needs != "unfinished-run"]
+RESUMED = chosen("moonshine-lora", needs="unfinished-run")
 SCRIPTS = [command for command in chosen("python") if command.words[1].startswith("scripts/")]
 MODULES = [command for command in chosen("python") if command.words[1] == "-m"]
 BENCHMARKS = [command for command in chosen("python") if command.words[1].startswith("benchmarks/")]
+LAUNCHERS = chosen("torchrun", "accelerate")
 OTHERS = chosen("moonshine", "uv")
 
 
@@ -137,7 +139,7 @@ def just(place: Path, *arguments: str) -> Result:
 
 def test_every_documented_command_is_looked_at_by_a_test_below() -> None:
     assert {command.needs for command in COMMANDS} <= NEEDS
-    known = {tuple(command.words) for command in (*MAKE, *JUST, *LORA, *SCRIPTS, *MODULES, *BENCHMARKS, *OTHERS)}
+    known = {tuple(command.words) for command in (*MAKE, *JUST, *LORA, *RESUMED, *SCRIPTS, *MODULES, *BENCHMARKS, *LAUNCHERS, *OTHERS)}
     assert {tuple(command.words) for command in COMMANDS} == known
     assert {command.needs for command in SCRIPTS} <= {"hub", "recordings"}, "test_scripts.py runs those that need recordings"
     assert len(COMMANDS) > 15
@@ -163,6 +165,30 @@ def test_moonshine_lora_commands(command: Command, finished: Path) -> None:
         result = moonshine_lora(name, *arguments, *check_only)
     assert result.code == 0, result.err
     assert result.out
+
+
+@pytest.mark.parametrize("command", RESUMED, ids=str)
+def test_commands_that_go_on_with_a_run_say_so_where_there_is_none(command: Command, workplace: Path) -> None:
+    """With a run they are in test_resume.py."""
+    with chdir(workplace):
+        result = moonshine_lora(*command.words[1:])
+    assert result.code == 2
+    assert "holds no run that could be resumed" in result.err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", LAUNCHERS, ids=str)
+def test_launchers_start_one_run_of_several_processes(command: Command, workplace: Path, tmp_path: Path) -> None:
+    program, *arguments = command.words
+    short = ("--max-steps", "2", "--eval-interval", "1", "--device", "cpu", "--output-dir", str(tmp_path / "run"), *ANY_VERDICT)
+    done = subprocess.run(
+        [Path(sys.prefix) / "bin" / program, *arguments, *short], cwd=workplace, capture_output=True, text=True, check=False, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) == len(set(done.stdout.splitlines())), "only one process talks"
+    assert "accepted" in done.stdout
+    steps = [json.loads(line).get("step") for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines() if '"update"' in line]
+    assert steps == [1, 2]
 
 
 @pytest.mark.parametrize("command", MODULES, ids=str)

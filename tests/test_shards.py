@@ -88,7 +88,7 @@ def assert_alike(folder: Path, alone: Path) -> None:
     assert files_below(folder) == files_below(alone)
 
 
-@pytest.mark.parametrize("count", [2, 3])
+@pytest.mark.parametrize("count", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_several_processes_are_one(command: tuple[object, ...], alone: Path, sets: Manifests, tmp_path: Path, count: int) -> None:
     said = together(count, *command, "--output-dir", tmp_path / "run", folder=tmp_path)
     assert_alike(tmp_path / "run", alone)
@@ -104,6 +104,7 @@ def test_several_processes_are_one(command: tuple[object, ...], alone: Path, set
     assert said[1:] == [""] * (count - 1), "only one process talks"
 
 
+@pytest.mark.slow
 def test_when_one_process_is_killed_the_others_end_and_the_run_goes_on(command: tuple[object, ...], alone: Path, tmp_path: Path) -> None:
     """Whatever number of processes goes on."""
     arguments = (*command, "--output-dir", tmp_path / "run")
@@ -123,6 +124,7 @@ def test_when_one_process_is_killed_the_others_end_and_the_run_goes_on(command: 
     assert_alike(tmp_path / "run", alone)
 
 
+@pytest.mark.slow
 def test_a_signal_to_one_process_stops_all_at_the_same_update(command: tuple[object, ...], tmp_path: Path) -> None:
     """With dropout, of which every process draws its own."""
     command = (*command, "--lora-dropout", 0.1)

@@ -1,16 +1,20 @@
 """The sets of a run: read, checked, split and kept apart, then turned into examples. Test sets never mix with the others."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from lora import shards
 from lora.config import DataConfig, Guardrail, ReplayTargets
 from lora.errors import ManifestError
 from lora.evaluate import Example
+from lora.files import sha256_bytes
 from lora.manifest import Manifest, Recording, Rules, read, require_disjoint, split, validate
 from lora.model_utils import Speech
 from lora.text import ResolvedStyle, apply_style, resolve_style
 from lora.units import Seconds
+
+WILDCARDS = "*?["
 
 GUARD_FRACTION = 0.2
 """Share of the replay speech kept out of training to watch for forgetting while it goes on."""
@@ -57,9 +61,30 @@ class SpeechSets:
 
 
 def read_set(path: str, rules: Rules, config: DataConfig) -> SpeechSet:
-    """Reads and checks one manifest with all its audio."""
-    manifest = read(Path(path), rules)
-    return SpeechSet(manifest, validate(manifest, rules, config.audio()))
+    """Reads and checks a manifest with all its audio: a file, or a pattern such as `data/train-*.jsonl` that names its parts.
+
+    Ids of parts begin with their file's name. Several processes share the decoding and get the whole; an error names the lines of one.
+    """
+    if Path(path).is_file() or not any(mark in path for mark in WILDCARDS):
+        manifest = read(Path(path), rules)
+        return SpeechSet(manifest, _checked(manifest, rules, config))
+    pattern = Path(path)
+    files = sorted(Path(pattern.anchor).glob(str(pattern.relative_to(pattern.anchor))))
+    if not files:
+        raise ManifestError(f"{path}: no file matches; a pattern names the parts of one manifest")
+    if len({file.stem for file in files}) < len(files):
+        raise ManifestError(f"{path}: two of the parts have the same name; their ids would be the same too, rename one")
+    parts = [read(file, rules) for file in files]
+    recordings = [recording for part in parts for recording in _checked(part, rules, config)]
+    utterances = [replace(one, id=f"{part.path.stem}/{one.id}") for part in parts for one in part]
+    sha256 = sha256_bytes(*(f"{part.path.name} {part.sha256}\n".encode() for part in parts))
+    return SpeechSet(Manifest(pattern, sha256, tuple(utterances)), tuple(recordings))
+
+
+def _checked(manifest: Manifest, rules: Rules, config: DataConfig) -> tuple[Recording, ...]:
+    own = manifest.subset(shards.part(manifest.utterances))
+    found = [iter(part) for part in shards.gathered(lambda: validate(own, rules, config.audio()))]
+    return tuple(next(found[place % len(found)]) for place in range(len(manifest)))
 
 
 def read_sets(config: DataConfig, targets: ReplayTargets, guardrail: Guardrail, seed: int) -> SpeechSets:

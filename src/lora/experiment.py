@@ -1,7 +1,6 @@
 """One run from settings to verdict. The only module that knows the order of the stages."""
 
 import platform
-import shutil
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,7 +25,7 @@ from lora.display import Display
 from lora.errors import LoraError, ScoringError, StoppedError, TrainingError
 from lora.evaluate import Evaluation, Example, evaluate, transcribe_all
 from lora.features import Features, LiveFeatures, StoredFeatures, prune
-from lora.files import atomic_folder, sha256_file, system_errors
+from lora.files import atomic_folder, remove_at_once, sha256_file, system_errors
 from lora.gate import judge
 from lora.known import known
 from lora.model_utils import Speech, choose_device, load_speech, pad_labels
@@ -189,7 +188,7 @@ def _finish(prepared: Prepared, record: RunRecord, metrics_file: str, log: RunLo
     log.write("completed", decision=record.verdict.decision if record.verdict else None)
     records.write(record, prepared.folder)
     if prepared.checkpoints.is_dir():
-        shutil.rmtree(prepared.checkpoints)
+        remove_at_once(prepared.checkpoints)
 
 
 def _publish(record: RunRecord, folder: Path, log: RunLog, display: Display) -> None:

@@ -99,8 +99,16 @@ def _sync(path: Path) -> None:
         os.close(handle)
 
 
+def remove_at_once(folder: Path) -> None:
+    """Removes a folder that nobody ever sees in part: a kill meanwhile leaves something for `remove_leftovers`."""
+    with writing_errors(folder):
+        retired = folder.with_name(f".{folder.name}.old")
+        folder.rename(retired)
+        shutil.rmtree(retired)
+
+
 def remove_leftovers(folder: Path) -> None:
-    """Removes what `atomic_file` and `atomic_folder` leave in a folder when their process is killed."""
+    """Removes what `atomic_file`, `atomic_folder` and `remove_at_once` leave in a folder when their process is killed."""
     with writing_errors(folder):
         for path in (*folder.glob(".*.part"), *folder.glob(".*.old")):
             if path.is_dir():

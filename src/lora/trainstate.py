@@ -4,7 +4,6 @@ Order and random draws of an update follow from the seed and its number, and its
 """
 
 import re
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lora.errors import CheckpointError
-from lora.files import atomic_folder, read_json, remove_leftovers, sha256_file, system_errors, write_json, writing_errors
+from lora.files import atomic_folder, read_json, remove_at_once, remove_leftovers, sha256_file, system_errors, write_json
 from lora.units import Seconds
 
 KEPT = 2
@@ -98,9 +97,8 @@ def write(state: TrainState, folder: Path) -> Path:
         file = temporary / TENSORS_FILE
         save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, file)
         write_json(temporary / STATE_FILE, _Stored(tensors_sha256=sha256_file(file), numbers=state.numbers))
-    with writing_errors(folder):
-        for old in _all(folder)[:-KEPT]:
-            shutil.rmtree(old)
+    for old in _all(folder)[:-KEPT]:
+        remove_at_once(old)
     return path
 
 

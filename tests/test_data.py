@@ -1,0 +1,70 @@
+"""The sets of a run: a manifest may come in parts."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from running import rows_of, write_rows
+
+from lora.config import DataConfig
+from lora.data import SpeechSet, read_set
+from lora.errors import ManifestError
+from lora.manifest import Rules, Utterance
+
+CONFIG = DataConfig(train_manifest="t", domain_manifest="d", heldout_manifest="h")
+
+
+@pytest.fixture
+def rows(clips: Sequence[Utterance], tmp_path: Path) -> list[dict[str, object]]:
+    return rows_of(list(clips)[:5], tmp_path)
+
+
+def read(path: Path | str) -> SpeechSet:
+    return read_set(str(path), Rules(), CONFIG)
+
+
+def test_parts_of_a_manifest_are_one_set_in_the_order_of_their_names(rows: list[dict[str, object]], tmp_path: Path) -> None:
+    whole = read(write_rows(tmp_path / "all.jsonl", rows))
+    write_rows(tmp_path / "part-b.jsonl", rows[3:])
+    write_rows(tmp_path / "part-a.jsonl", rows[:3])
+    parts = read(tmp_path / "part-*.jsonl")
+    assert parts.recordings == whole.recordings
+    assert [one.audio for one in parts.manifest] == [one.audio for one in whole.manifest]
+    names = [f"part-a/{row['id']}" for row in rows[:3]] + [f"part-b/{row['id']}" for row in rows[3:]]
+    assert [one.id for one in parts.manifest] == names
+    assert parts.manifest.sha256 == read(tmp_path / "part-?.jsonl").manifest.sha256
+    write_rows(tmp_path / "part-b.jsonl", [*rows[3:], rows[0] | {"id": "more"}])
+    assert parts.manifest.sha256 != read(tmp_path / "part-*.jsonl").manifest.sha256
+
+
+def test_lines_without_an_id_do_not_collide(rows: list[dict[str, object]], tmp_path: Path) -> None:
+    for name, part in (("a", rows[:2]), ("b", rows[2:4])):
+        write_rows(tmp_path / f"part-{name}.jsonl", [{key: value for key, value in row.items() if key != "id"} for row in part])
+    assert [one.id for one in read(tmp_path / "part-*.jsonl").manifest] == [
+        "part-a/line-1",
+        "part-a/line-2",
+        "part-b/line-1",
+        "part-b/line-2",
+    ]
+
+
+def test_a_bad_line_is_named_in_its_part(rows: list[dict[str, object]], tmp_path: Path) -> None:
+    write_rows(tmp_path / "part-a.jsonl", rows[:2])
+    write_rows(tmp_path / "part-b.jsonl", [rows[2], rows[3] | {"audio": "absent.flac"}])
+    with pytest.raises(ManifestError, match=r"part-b\.jsonl: 1 problem: line 2: audio: absent\.flac: no such file"):
+        read(tmp_path / "part-*.jsonl")
+
+
+def test_a_pattern_that_matches_nothing_or_two_of_a_name_is_refused(rows: list[dict[str, object]], tmp_path: Path) -> None:
+    with pytest.raises(ManifestError, match=r"part-\*\.jsonl: no file matches; a pattern names the parts"):
+        read(tmp_path / "part-*.jsonl")
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "part.jsonl").write_text(json.dumps(rows[0]))
+    with pytest.raises(ManifestError, match=r"two of the parts have the same name"):
+        read(tmp_path / "*" / "part.jsonl")
+
+
+def test_a_name_with_a_bracket_is_a_file_where_there_is_one(rows: list[dict[str, object]], tmp_path: Path) -> None:
+    assert len(read(write_rows(tmp_path / "take[1].jsonl", rows))) == 5
