@@ -181,7 +181,7 @@ def test_plain_peft_and_transformers_say_what_the_run_reports(run: Run, tiny: Sp
     for utterance in read(run.sets.domain, Rules()):
         samples = load(utterance.audio, AudioSettings())
         inputs = processor(samples, sampling_rate=16_000, return_tensors="pt")
-        cap = DecodeSettings(tokens_per_second=record.config.eval.tokens_per_second).cap(len(samples) / 16_000)
+        cap = DecodeSettings(tokens_per_second=record.config.tokens_per_second).cap(len(samples) / 16_000)
         with torch.inference_mode():
             tokens = model.generate(inputs.input_values, max_new_tokens=cap, do_sample=False)
         said.append(processor.tokenizer.decode(tokens[0], skip_special_tokens=True).strip())

@@ -18,6 +18,7 @@ from lora.config import AdapterConfig
 from lora.decode import DecodeSettings
 from lora.errors import CheckpointError, ConfigError
 from lora.files import read_json, write_json
+from lora.language import Language
 from lora.model_utils import Speech
 from lora.text import ResolvedStyle
 
@@ -38,7 +39,7 @@ SITES["all"] = f"{SITES['decoder']}|{SITES['encoder']}"
 """Named sites as patterns over full module names. None touches the head or the embedding: v1 ties the two."""
 
 
-class Passport(msgspec.Struct, frozen=True, kw_only=True):
+class Passport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What an adapter belongs to and how it was scored, saved beside it so that every later use is the same."""
 
     base_model_id: str
@@ -48,6 +49,7 @@ class Passport(msgspec.Struct, frozen=True, kw_only=True):
     decode: DecodeSettings
     text_style: ResolvedStyle
     normaliser: str
+    language: Language = "en"
 
 
 @dataclass(frozen=True)

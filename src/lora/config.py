@@ -20,6 +20,7 @@ from msgspec import Meta
 
 from lora.audio import AudioSettings
 from lora.errors import ConfigError
+from lora.language import LANGUAGES, Language
 from lora.manifest import Rules, SplitBy
 
 Ratio = Annotated[float, Meta(ge=0.0, le=1.0)]
@@ -44,6 +45,7 @@ class ModelConfig(Section, frozen=True, kw_only=True):
 
     model_id: Annotated[str, Meta(description="hub id (owner/name), local folder, or packaged:moonshine-tiny, packaged:moonshine-base")]
     revision: Annotated[str | None, Meta(description="commit, tag or branch of a hub checkpoint")] = None
+    language: Annotated[Language, Meta(description="language of all speech: decides normaliser, token cap, and CER for ja and zh")] = "en"
     device: Annotated[Device, Meta(description="where to compute; auto takes cuda, then mps, then cpu, and records which")] = "auto"
     precision: Annotated[
         Precision, Meta(description="arithmetic of products with frozen weights; bfloat16 is faster where the processor has it")
@@ -80,20 +82,20 @@ class DataConfig(Section, frozen=True, kw_only=True):
     def audio(self) -> AudioSettings:
         return AudioSettings(rms_dbfs=self.rms_dbfs)
 
-    def train_rules(self) -> Rules:
-        return Rules(max_s=self.max_seconds, allow_outside=self.allow_outside_paths)
+    def train_rules(self, language: Language) -> Rules:
+        return Rules(max_s=self.max_seconds, allow_outside=self.allow_outside_paths, language=language)
 
-    def test_rules(self) -> Rules:
-        return Rules(max_s=self.max_seconds, allow_outside=self.allow_outside_paths, allow_empty_text=self.allow_empty_text)
+    def test_rules(self, language: Language) -> Rules:
+        return replace(self.train_rules(language), allow_empty_text=self.allow_empty_text)
 
-    def heldout_rules(self, guardrail: Guardrail) -> Rules:
-        rules = self.test_rules()
+    def heldout_rules(self, language: Language, guardrail: Guardrail) -> Rules:
+        rules = self.test_rules(language)
         if guardrail == "drift":
             return replace(rules, require_text=False)
         return replace(rules, missing_text="is missing; every utterance needs its transcript, unless --guardrail drift is set")
 
-    def replay_rules(self, targets: ReplayTargets) -> Rules:
-        return Rules(max_s=self.max_seconds, allow_outside=self.allow_outside_paths, require_text=targets == "transcript")
+    def replay_rules(self, language: Language, targets: ReplayTargets) -> Rules:
+        return replace(self.train_rules(language), require_text=targets == "transcript")
 
 
 class AdapterConfig(Section, frozen=True, kw_only=True):
@@ -142,8 +144,9 @@ class EvalConfig(Section, frozen=True, kw_only=True):
 
     eval_batch_size: Annotated[Count, Meta(description="utterances decoded together at most; results do not depend on it")] = 32
     tokens_per_second: Annotated[
-        float, Meta(gt=0, le=50, description="cap on tokens per second of audio; English 6.5, others about 13")
-    ] = 6.5
+        Annotated[float, Meta(gt=0, le=50)] | None,
+        Meta(description="cap on tokens per second of audio; else 6.5 for English, 13 for other languages"),
+    ] = None
 
 
 class GateConfig(Section, frozen=True, kw_only=True):
@@ -200,6 +203,12 @@ class RunConfig(Section, frozen=True, kw_only=True):
     train: TrainConfig = TrainConfig()
     eval: EvalConfig = EvalConfig()
     gate: GateConfig = GateConfig()
+
+    @property
+    def tokens_per_second(self) -> float:
+        """The cap that is set, or the language's."""
+        given = self.eval.tokens_per_second
+        return given if given is not None else LANGUAGES[self.model.language].tokens_per_second
 
 
 SectionType = TypeVar("SectionType", bound=msgspec.Struct)

@@ -9,6 +9,7 @@ import torch
 from lora.decode import DecodeSettings, Transcript, batches, transcribe, transcribe_and_score
 from lora.decoder import Decoder
 from lora.features import Features
+from lora.language import Language
 from lora.manifest import Utterance
 from lora.model_utils import Encoded, Speech
 from lora.scoring import Score, score_utterance, total
@@ -55,7 +56,7 @@ def evaluate(
         nats += loss
         transcripts.update(zip(indices, found, strict=True))
         advance(len(indices))
-    score = score_transcripts(examples, [transcripts[index] for index in range(len(examples))])
+    score = score_transcripts(examples, [transcripts[index] for index in range(len(examples))], speech.language)
     return Evaluation(score=score, loss=nats / sum(len(example.labels) for example in examples))
 
 
@@ -77,7 +78,7 @@ def transcribe_all(
     return [transcripts[index] for index in range(len(examples))]
 
 
-def score_transcripts(examples: Sequence[Example], transcripts: Sequence[Transcript]) -> Score:
+def score_transcripts(examples: Sequence[Example], transcripts: Sequence[Transcript], language: Language) -> Score:
     """The score of transcripts against the examples' references."""
     return total(
         [
@@ -88,9 +89,11 @@ def score_transcripts(examples: Sequence[Example], transcripts: Sequence[Transcr
                 reference=example.utterance.text or "",
                 hypothesis=transcript.text,
                 capped=transcript.capped,
+                language=language,
             )
             for example, transcript in zip(examples, transcripts, strict=True)
-        ]
+        ],
+        language,
     )
 
 

@@ -29,6 +29,7 @@ from lora.features import Features, LiveFeatures, StoredFeatures, prune
 from lora.files import atomic_folder, sha256_file
 from lora.gate import judge
 from lora.known import known
+from lora.language import metric
 from lora.model_utils import Speech, choose_device, load_speech, pad_labels
 from lora.record import AdapterInfo, CheckpointInfo, ManifestInfo, RunRecord, SetResult
 from lora.report.card import CARD_FILE, write_card
@@ -84,15 +85,15 @@ def prepare(config: RunConfig, display: Display) -> Prepared:
             has_guard=config.data.replay_manifest is not None,
         )
     with display.stage("read", "Reading manifests and audio"):
-        sets = read_sets(config.data, config.train.replay_targets, config.gate.guardrail, config.train.seed)
+        sets = read_sets(config.data, config.train.replay_targets, config.gate.guardrail, config.train.seed, config.model.language)
         for name, part in sets.named().items():
             display.line(f"{name:8} {len(part):6} utterances {part.seconds / 60:7.1f} min   {part.manifest.path}")
     with display.stage("load", f"Loading {config.model.model_id} on {device.type}"):
         checkpoint = resolve(config.model.model_id, config.model.revision)
-        speech = load_speech(checkpoint, device, config.model.precision)
+        speech = load_speech(checkpoint, device, config.model.precision, config.model.language)
         sites = adapters.plan(speech, config.adapter)
         display.line(f"adapter: {len(sites)} layers, {sites[0]} to {sites[-1]}")
-    return Prepared(config, sets, checkpoint, speech, sites, DecodeSettings(tokens_per_second=config.eval.tokens_per_second))
+    return Prepared(config, sets, checkpoint, speech, sites, DecodeSettings(tokens_per_second=config.tokens_per_second))
 
 
 def experiment(config: RunConfig, metrics_file: str, display: Display) -> RunRecord:
@@ -157,7 +158,8 @@ def _stages(prepared: Prepared, record: RunRecord, log: RunLog, trackers: Tracke
     info = _save(prepared, adapted)
     with display.stage("tuned", "Tuned, from the saved adapter"):
         reloaded = adapters.load(
-            load_speech(prepared.checkpoint, prepared.speech.device, config.model.precision), _adapter_folder(prepared)
+            load_speech(prepared.checkpoint, prepared.speech.device, config.model.precision, config.model.language),
+            _adapter_folder(prepared),
         )
         with adapters.merged(reloaded) as speech:
             after = features if isinstance(features, StoredFeatures) else LiveFeatures(speech, config.data.audio())
@@ -176,7 +178,7 @@ def _stages(prepared: Prepared, record: RunRecord, log: RunLog, trackers: Tracke
         strength=strength,
         strengths=tried,
         domain=results["domain"],
-        domain_unseen_words=unseen_words(_texts(sets.train), _texts(sets.domain)),
+        domain_unseen_words=unseen_words(_texts(sets.train), _texts(sets.domain), config.model.language),
         heldout=results["heldout"],
         heldout_drift=moved,
         verdict=verdict,
@@ -194,7 +196,7 @@ def _heldout_examples(prepared: Prepared, features: Features, display: Display) 
     with display.stage("drift", "Held-out references: the base model transcribes"):
         said = _said_by_base(prepared, examples(speech, part, "none"), features, display)
     texts = [transcript.text for transcript in said]
-    if not any(normalise(text) for text in texts):
+    if not any(normalise(text, speech.language) for text in texts):
         raise ScoringError(f"{part.manifest.path}: the base model hears no word in it, so there is no drift to measure; check its audio")
     labelled = examples(speech, part, "none", texts)
     return [replace(one, utterance=replace(one.utterance, text=text)) for one, text in zip(labelled, texts, strict=True)]
@@ -306,7 +308,7 @@ def _labelled_by_base(prepared: Prepared, part: SpeechSet, features: Features, d
 def _train(
     prepared: Prepared, adapted: Adapted, data: TrainData, features: Features, log: RunLog, trackers: Trackers, display: Display
 ) -> TrainOutcome:
-    config = prepared.config
+    config, rate = prepared.config, metric(prepared.speech.language)
     with display.bar(planned_steps(config.train, len(data.domain)), "updates") as advance:
 
         def update(step: int, steps: int, loss: float, speed: float) -> None:
@@ -316,8 +318,8 @@ def _train(
             trackers.log({f"train/{name}": value for name, value in values.items()}, step)
 
         def evaluated(step: Step, best: bool) -> None:
-            guard = f", guard WER {100 * step.guard_wer:.2f} %" if step.guard_wer is not None else ""
-            display.line(f"step {step.step:5} dev WER {100 * step.dev_wer:.2f} %, loss {step.dev_loss:.3f}{guard}{' *' if best else ''}")
+            guard = f", guard {rate} {100 * step.guard_wer:.2f} %" if step.guard_wer is not None else ""
+            display.line(f"step {step.step:5} dev {rate} {100 * step.dev_wer:.2f} %, loss {step.dev_loss:.3f}{guard}{' *' if best else ''}")
             log.write("dev", best=best, **msgspec.structs.asdict(step))
             values = {"dev/wer": step.dev_wer, "dev/loss": step.dev_loss, "guard/wer": step.guard_wer, "guard/loss": step.guard_loss}
             trackers.log(values, step.step)
@@ -331,7 +333,7 @@ def _sweep(
     """Leaves the largest share of the update in the adapter that spares the guard."""
     base = outcome.history[0].guard_wer
     assert base is not None  # strength.check() wants a guard before anything starts
-    size = prepared.config.eval.eval_batch_size
+    size, rate = prepared.config.eval.eval_batch_size, metric(prepared.speech.language)
 
     def score() -> tuple[Evaluation, Evaluation]:
         with adapters.merged(adapted) as speech:
@@ -343,7 +345,9 @@ def _sweep(
         for one in tried:
             log.write("strength", **msgspec.structs.asdict(one))
             mark = " *" if one.strength == chosen else ""
-            display.line(f"strength {one.strength:.1f} dev WER {100 * one.dev_wer:.2f} %, guard WER {100 * one.guard_wer:.2f} %{mark}")
+            display.line(
+                f"strength {one.strength:.1f} dev {rate} {100 * one.dev_wer:.2f} %, guard {rate} {100 * one.guard_wer:.2f} %{mark}"
+            )
         if chosen == 0.0:
             display.line("no share of the update spares the guard: the adapter does nothing")
     return chosen, tried
@@ -358,7 +362,8 @@ def _save(prepared: Prepared, adapted: Adapted) -> AdapterInfo:
         audio=prepared.config.data.audio(),
         decode=prepared.decode,
         text_style=prepared.sets.style,
-        normaliser=normaliser_version(),
+        normaliser=normaliser_version(prepared.speech.language),
+        language=prepared.speech.language,
     )
     with atomic_folder(_adapter_folder(prepared)) as folder, _system_errors():
         adapters.save(adapted, folder, passport)
@@ -400,7 +405,7 @@ def _log_scores(log: RunLog, trackers: Trackers, display: Display, when: str, ev
     for name, evaluation in evaluations.items():
         score = evaluation.score
         looped = f", {len(score.capped)} clips at the token cap" if score.capped else ""
-        display.line(f"{name:8} WER {100 * score.wer:.2f} %, loss {evaluation.loss:.3f}{looped}")
+        display.line(f"{name:8} {score.metric} {100 * score.wer:.2f} %, loss {evaluation.loss:.3f}{looped}")
         log.write(when, set=name, wer=score.wer, cer=score.cer, raw_wer=score.raw_wer, loss=evaluation.loss, capped=score.capped)
         trackers.log({f"{name}/{when}_wer": score.wer, f"{name}/{when}_loss": evaluation.loss}, step)
 

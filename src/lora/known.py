@@ -43,7 +43,7 @@ def known(
                 str(kind),
                 LAYOUT,
                 [version(name) for name in VERSIONS],
-                normaliser_version(),
+                normaliser_version(speech.language),
                 (speech.checkpoint.sha256, speech.precision, speech.device.type),
                 settings,
                 [(e.utterance.id, e.utterance.speaker_id, e.utterance.text, e.length_s, e.labels) for e in examples],
