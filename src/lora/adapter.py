@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,7 +35,7 @@ SITES = {
     "mlp": rf"{_DECODER}\.mlp\.fc[12]",
     "encoder": rf"{_ENCODER}\.(self_attn\.{_ATTENTION}|mlp\.fc[12])",
 }
-SITES["all"] = f"{SITES['decoder']}|{SITES['encoder']}"
+SITES["both"] = SITES["all"] = f"{SITES['decoder']}|{SITES['encoder']}"
 """Named sites as patterns over full module names. None touches the head or the embedding: v1 ties the two."""
 
 
@@ -50,6 +50,25 @@ class Passport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     text_style: ResolvedStyle
     normaliser: str
     language: Language = "en"
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """A layer that an adapter changes, by its full name."""
+
+    name: str
+    rank: int
+    parameters: int
+    """How many of its weights train."""
+
+    @property
+    def in_encoder(self) -> bool:
+        return in_encoder(self.name)
+
+
+def in_encoder(name: str) -> bool:
+    """Whether a module or parameter of that full name is in a layer of the encoder."""
+    return ".encoder.layers." in f".{name}"
 
 
 @dataclass(frozen=True)
@@ -69,7 +88,7 @@ class Adapted:
 
     @property
     def trains_encoder(self) -> bool:
-        return any(".encoder.layers." in f".{site}" for site in self.sites)
+        return any(in_encoder(site) for site in self.sites)
 
 
 def find_sites(speech: Speech, targets: str) -> tuple[str, ...]:
@@ -79,10 +98,7 @@ def find_sites(speech: Speech, targets: str) -> tuple[str, ...]:
     """
     words = targets.split(",")
     pattern = "|".join(f"({SITES[word]})" for word in words) if all(word in SITES for word in words) else targets
-    try:
-        wanted = re.compile(pattern)
-    except re.error as error:
-        raise ConfigError(f"--lora-targets {targets}: neither one of {', '.join(SITES)} nor a regular expression ({error})") from error
+    wanted = _compiled(pattern, f"--lora-targets {targets}")
     named = {name: module for name, module in speech.model.named_modules() if isinstance(module, (nn.Linear, nn.Embedding))}
     found = tuple(name for name in named if wanted.fullmatch(name))
     if not found:
@@ -94,19 +110,47 @@ def find_sites(speech: Speech, targets: str) -> tuple[str, ...]:
     return found
 
 
-def plan(speech: Speech, config: AdapterConfig) -> tuple[str, ...]:
+def plan(speech: Speech, config: AdapterConfig) -> tuple[Site, ...]:
     """The sites of an adapter that can be made.
 
-    Raises `ConfigError` for sites that `find_sites` refuses, and for a rank that the sites or the initialisation do not allow.
+    Raises `ConfigError` for sites that `find_sites` refuses, and for a rank that a site or the initialisation does not allow.
     """
-    sites = find_sites(speech, config.lora_targets)
+    names = find_sites(speech, config.lora_targets)
+    ranks = dict.fromkeys(names, config.lora_r) | _other_ranks(names, config)
     modules = dict(speech.model.named_modules())
-    smallest = min(min(modules[site].weight.shape) for site in sites)
-    if config.lora_r > smallest:
-        raise ConfigError(f"--lora-r {config.lora_r}: is above {smallest}, the smallest side of the adapted layers")
-    if config.init_lora_weights == "orthogonal" and config.lora_r % 2:
-        raise ConfigError(f"--lora-r {config.lora_r}: must be even for --init-lora-weights orthogonal")
-    return sites
+    sites = []
+    for name, rank in ranks.items():
+        setting = "--lora-r" if rank == config.lora_r else "--lora-ranks"
+        outputs, inputs = modules[name].weight.shape
+        if rank > min(outputs, inputs):
+            raise ConfigError(f"{setting} {rank}: is above {min(outputs, inputs)}, the smaller side of {name}; lower it")
+        if config.init_lora_weights == "orthogonal" and rank % 2:
+            raise ConfigError(f"{setting} {rank}: must be even for --init-lora-weights orthogonal")
+        sites.append(Site(name, rank, rank * (outputs + inputs) + (outputs if config.use_dora else 0)))
+    return tuple(sites)
+
+
+def _other_ranks(names: Sequence[str], config: AdapterConfig) -> dict[str, int]:
+    """Ranks by `lora_ranks`, such as `encoder=4,mlp=16`; of several parts that name a site the last counts."""
+    ranks: dict[str, int] = {}
+    for part in config.lora_ranks.split(",") if config.lora_ranks is not None else ():
+        said = f"--lora-ranks {config.lora_ranks}: {part!r}"
+        word, _, rank = part.rpartition("=")
+        if not word or not rank.isascii() or not rank.isdecimal() or int(rank) < 1:
+            raise ConfigError(f"{said} is no SITE=RANK, such as encoder=4; several are joined by commas")
+        wanted = _compiled(SITES.get(word, word), said)
+        chosen = [name for name in names if wanted.fullmatch(name)]
+        if not chosen:
+            raise ConfigError(f"{said} matches none of the adapted layers; take {', '.join(SITES)}, a full name, or widen --lora-targets")
+        ranks |= dict.fromkeys(chosen, int(rank))
+    return ranks
+
+
+def _compiled(pattern: str, said: str) -> re.Pattern[str]:
+    try:
+        return re.compile(pattern)
+    except re.error as error:
+        raise ConfigError(f"{said}: neither one of {', '.join(SITES)} nor a regular expression ({error})") from error
 
 
 def attach(speech: Speech, config: AdapterConfig, seed: int = 0) -> Adapted:
@@ -119,11 +163,18 @@ def attach(speech: Speech, config: AdapterConfig, seed: int = 0) -> Adapted:
     sites = plan(speech, config)
     starts: dict[str, Any] = {"default": True}
     torch.manual_seed(seed)
+    names = tuple(site.name for site in sites)
+    others = {site.name: site.rank for site in sites if site.rank != config.lora_r}
     settings = peft.LoraConfig(
         r=config.lora_r,
         lora_alpha=config.lora_alpha,  # type: ignore[arg-type]  # a float does as well
+        rank_pattern=others,
+        # The same scale everywhere, so that one learning rate suits all ranks.
+        alpha_pattern={
+            name: config.lora_alpha * _scale_of(config, rank) / _scale_of(config, config.lora_r) for name, rank in others.items()
+        },
         lora_dropout=config.lora_dropout,
-        target_modules=list(sites),
+        target_modules=list(names),
         use_dora=config.use_dora,
         use_rslora=config.use_rslora,
         init_lora_weights=starts.get(config.init_lora_weights, config.init_lora_weights),
@@ -131,9 +182,14 @@ def attach(speech: Speech, config: AdapterConfig, seed: int = 0) -> Adapted:
     )
     wrapped = peft.get_peft_model(speech.model, settings)
     if config.init_lora_weights != "pissa":
-        return Adapted(speech, wrapped, sites)
+        return Adapted(speech, wrapped, names)
     first = peft.get_peft_model_state_dict(wrapped, save_embedding_layers=False)
-    return Adapted(speech, wrapped, sites, {name: weight.detach().cpu().clone() for name, weight in first.items() if _FACTOR.search(name)})
+    return Adapted(speech, wrapped, names, {name: weight.detach().cpu().clone() for name, weight in first.items() if _FACTOR.search(name)})
+
+
+def _scale_of(config: AdapterConfig, rank: int) -> float:
+    """What alpha is divided by."""
+    return math.sqrt(rank) if config.use_rslora else rank
 
 
 def save(adapted: Adapted, folder: Path, passport: Passport) -> None:
@@ -165,7 +221,13 @@ def _write_as_plain_lora(folder: Path, split_off: Mapping[str, Tensor]) -> None:
     save_file(weights, file, metadata={"format": "pt"})
     settings = read_json(folder / "adapter_config.json", dict[str, Any], CheckpointError)
     grown = math.sqrt(2) if settings["use_rslora"] else 2  # keeps alpha / rank, or alpha / sqrt(rank)
-    changed = {"init_lora_weights": True, "r": 2 * settings["r"], "lora_alpha": grown * settings["lora_alpha"]}
+    changed = {
+        "init_lora_weights": True,
+        "r": 2 * settings["r"],
+        "lora_alpha": grown * settings["lora_alpha"],
+        "rank_pattern": {name: 2 * rank for name, rank in settings["rank_pattern"].items()},
+        "alpha_pattern": {name: grown * alpha for name, alpha in settings["alpha_pattern"].items()},
+    }
     write_json(folder / "adapter_config.json", settings | changed)
 
 

@@ -102,10 +102,16 @@ class AdapterConfig(Section, frozen=True, kw_only=True):
     """The LoRA adapter, in PEFT's terms."""
 
     lora_r: Annotated[Count, Meta(description="rank of the update")] = 8
+    lora_ranks: Annotated[
+        str | None, Meta(description="other ranks for some sites, such as encoder=4,mlp=16; of several that name a layer the last counts")
+    ] = None
     lora_alpha: Annotated[float, Meta(gt=0, description="scale: the update is multiplied by alpha / rank")] = 16.0
     lora_dropout: Annotated[float, Meta(ge=0, lt=1, description="dropout on the update's input")] = 0.0
     lora_targets: Annotated[
-        str, Meta(description="decoder, its parts self, cross, mlp; encoder; all; several joined by commas; or a pattern of module names")
+        str,
+        Meta(
+            description="decoder, its parts self, cross, mlp; encoder; both or all; several joined by commas; or a pattern of module names"
+        ),
     ] = "decoder"
     use_dora: Annotated[bool, Meta(description="weight-decomposed LoRA (DoRA)")] = False
     use_rslora: Annotated[bool, Meta(description="rank-stabilised scale, alpha / sqrt(rank)")] = False
@@ -119,7 +125,11 @@ class TrainConfig(Section, frozen=True, kw_only=True):
 
     epochs: Annotated[float, Meta(gt=0, description="passes over the training set")] = 3.0
     max_steps: Annotated[Count | None, Meta(description="stop after so many optimizer updates, whatever the epochs say")] = None
-    learning_rate: Annotated[float, Meta(gt=0, description="peak, reached after the warm-up")] = 1e-3
+    learning_rate: Annotated[float, Meta(gt=0, description="peak for decoder sites, reached after the warm-up")] = 1e-3
+    encoder_learning_rate: Annotated[float, Meta(gt=0, description="peak for encoder sites")] = 1e-4
+    gradient_checkpointing: Annotated[
+        bool, Meta(description="encoder sites: compute activations again for the gradient; less memory, more time")
+    ] = False
     warmup_steps: Annotated[int, Meta(ge=0, description="optimizer updates of linear warm-up")] = 20
     weight_decay: Annotated[float, Meta(ge=0)] = 0.0
     max_grad_norm: Annotated[float, Meta(gt=0, description="clip the gradient's norm")] = 1.0

@@ -14,7 +14,7 @@ import torch
 from lora import adapter as adapters
 from lora import record as records
 from lora import strength as strengths
-from lora.adapter import Adapted, Passport
+from lora.adapter import Adapted, Passport, Site
 from lora.analysis import unseen_words
 from lora.checkpoint import Checkpoint, resolve
 from lora.config import RunConfig
@@ -23,7 +23,7 @@ from lora.data import SpeechSet, SpeechSets, examples, read_sets
 from lora.decode import DecodeSettings, Transcript
 from lora.decoder import Decoder
 from lora.display import Display
-from lora.errors import LoraError, ScoringError, TrainingError
+from lora.errors import ConfigError, LoraError, ScoringError, TrainingError
 from lora.evaluate import Evaluation, Example, evaluate, transcribe_all
 from lora.features import Features, LiveFeatures, StoredFeatures, prune
 from lora.files import atomic_folder, sha256_file
@@ -62,7 +62,7 @@ class Prepared:
     sets: SpeechSets
     checkpoint: Checkpoint
     speech: Speech
-    sites: tuple[str, ...]
+    sites: tuple[Site, ...]
     decode: DecodeSettings
 
     @property
@@ -92,7 +92,12 @@ def prepare(config: RunConfig, display: Display) -> Prepared:
         checkpoint = resolve(config.model.model_id, config.model.revision)
         speech = load_speech(checkpoint, device, config.model.precision, config.model.language)
         sites = adapters.plan(speech, config.adapter)
-        display.line(f"adapter: {len(sites)} layers, {sites[0]} to {sites[-1]}")
+        if config.train.gradient_checkpointing and not any(site.in_encoder for site in sites):
+            raise ConfigError(
+                f"--gradient-checkpointing: --lora-targets {config.adapter.lora_targets} has no encoder sites, whose memory it saves; "
+                "leave it out"
+            )
+        display.line(f"adapter: {len(sites)} layers, {sites[0].name} to {sites[-1].name}")
     return Prepared(config, sets, checkpoint, speech, sites, DecodeSettings(tokens_per_second=config.tokens_per_second))
 
 
@@ -151,7 +156,7 @@ def _stages(prepared: Prepared, record: RunRecord, log: RunLog, trackers: Tracke
     record = msgspec.structs.replace(record, replay_left_out=left_out)
     adapted = adapters.attach(prepared.speech, config.adapter, config.train.seed)
     if adapted.trains_encoder:  # the encoder that was made before it had an adapter knows nothing of it
-        features = LiveFeatures(prepared.speech, config.data.audio())
+        features = LiveFeatures(prepared.speech, config.data.audio(), gradient_checkpointing=config.train.gradient_checkpointing)
     with display.stage("train", f"Training {sum(p.numel() for p in adapted.parameters())} parameters"):
         outcome = _train(prepared, adapted, data, features, log, trackers, display)
     strength, tried = _sweep(prepared, adapted, data, outcome, features, log, display) if config.train.strength_sweep else (None, ())
@@ -209,7 +214,7 @@ def _texts(part: SpeechSet) -> list[str]:
 def _encoded(prepared: Prepared, display: Display) -> Features:
     """Encoder outputs: all computed now when the encoder is frozen, else on demand."""
     audio = prepared.config.data.audio()
-    if any(".encoder." in site for site in prepared.sites):
+    if any(site.in_encoder for site in prepared.sites):
         return LiveFeatures(prepared.speech, audio)
     stored = StoredFeatures(prepared.speech, audio)
     utterances = [utterance for part in prepared.sets.named().values() for utterance in part.manifest]
@@ -313,7 +318,7 @@ def _train(
 
         def update(step: int, steps: int, loss: float, speed: float) -> None:
             advance(1, f"loss {loss:.3f}, {speed:.0f} s of audio a second")
-            values = {"loss": loss, "learning_rate": learning_rate(config.train, step, steps), "audio_seconds_per_second": speed}
+            values = {"loss": loss, "learning_rate": learning_rate(adapted, config.train, step, steps), "audio_seconds_per_second": speed}
             log.write("update", step=step, **values)
             trackers.log({f"train/{name}": value for name, value in values.items()}, step)
 

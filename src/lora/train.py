@@ -14,7 +14,7 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 from torch import Tensor, nn
 
-from lora.adapter import Adapted, merged, restore, state
+from lora.adapter import Adapted, in_encoder, merged, restore, state
 from lora.config import TrainConfig
 from lora.decode import DecodeSettings
 from lora.decoder import Decoder
@@ -140,7 +140,7 @@ def train(
     per_epoch, steps = steps_per_epoch(config, len(data.domain)), planned_steps(config, len(data.domain))
     interval = config.eval_interval or math.ceil(per_epoch / 2)
     optimizer = torch.optim.AdamW(
-        adapted.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=adapted.speech.device.type in FUSED
+        parameter_groups(adapted, config), weight_decay=config.weight_decay, fused=adapted.speech.device.type in FUSED
     )
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, config.warmup_steps, steps))
     network, optimizer, schedule = accelerator.prepare(_SummedLoss(adapted), optimizer, schedule)
@@ -326,9 +326,22 @@ def _cycle(examples: Sequence[Example], seed: int) -> Iterator[Example]:
         yield from shuffled
 
 
-def learning_rate(config: TrainConfig, step: int, steps: int) -> float:
-    """The rate of update `step` of `steps`, counted from one."""
-    return config.learning_rate * _rate(step - 1, config.warmup_steps, steps)
+def parameter_groups(adapted: Adapted, config: TrainConfig) -> list[dict[str, Any]]:
+    """The optimizer's groups, each with its peak rate: the decoder's parameters, then the encoder's; one where the rates are equal."""
+    if config.learning_rate == config.encoder_learning_rate:
+        return [{"params": adapted.parameters(), "lr": config.learning_rate}]
+    named = [(name, parameter) for name, parameter in adapted.peft.named_parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [parameter for name, parameter in named if in_encoder(name) == encoder], "lr": peak}
+        for encoder, peak in ((False, config.learning_rate), (True, config.encoder_learning_rate))
+    ]
+    return [group for group in groups if group["params"]]
+
+
+def learning_rate(adapted: Adapted, config: TrainConfig, step: int, steps: int) -> float:
+    """The rate of update `step` of `steps`, counted from one: the decoder's, or the encoder's where it alone trains."""
+    peak: float = parameter_groups(adapted, config)[0]["lr"]
+    return peak * _rate(step - 1, config.warmup_steps, steps)
 
 
 def _rate(step: int, warmup: int, steps: int) -> float:

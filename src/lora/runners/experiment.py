@@ -41,7 +41,8 @@ def start(config: RunConfig, metrics_file: str, *, dry_run: bool) -> int:
     if dry_run:
         prepared = prepare(config, display)
         for site in prepared.sites:
-            print(site)
+            print(f"{site.name}\trank {site.rank}\t{site.parameters} parameters")
+        print(f"{sum(site.parameters for site in prepared.sites)} parameters train")
         print(f"ready: {len(prepared.sites)} layers to adapt, nothing was trained or written")
         return 0
     record = experiment(config, metrics_file, display)
