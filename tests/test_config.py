@@ -52,6 +52,7 @@ def test_every_setting_has_a_flag_of_its_name(section: str, setting: msgspec.str
         "text_style": "lower",
         "init_lora_weights": "pissa",
         "replay_targets": "transcript",
+        "method": "full",
         "dev_fraction": "0.3",
         "lora_dropout": "0.3",
         "rms_dbfs": "-26",

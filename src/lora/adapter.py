@@ -1,4 +1,7 @@
-"""LoRA adapters through PEFT: attach, save, load, merge. What is saved loads with plain `peft` too."""
+"""LoRA adapters through PEFT: attach, save, load, merge. What is saved loads with plain `peft` too.
+
+With the method `full` there is no adapter: the sites' own weights train, and the whole model is saved as a checkpoint.
+"""
 
 import math
 import re
@@ -14,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from lora.audio import AudioSettings
+from lora.checkpoint import Checkpoint
 from lora.config import AdapterConfig
 from lora.decode import DecodeSettings
 from lora.errors import CheckpointError, ConfigError
@@ -54,10 +58,11 @@ class Passport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """A layer that an adapter changes, by its full name."""
+    """A layer that is adapted, by its full name."""
 
     name: str
-    rank: int
+    rank: int | None
+    """None where its own weights train."""
     parameters: int
     """How many of its weights train."""
 
@@ -73,7 +78,10 @@ def in_encoder(name: str) -> bool:
 
 @dataclass(frozen=True)
 class Adapted:
-    """A checkpoint with an adapter in place: `speech.model` holds the adapter's layers, `peft` saves and merges them."""
+    """A checkpoint with an adapter in place: `speech.model` holds the adapter's layers, `peft` saves and merges them.
+
+    Where the weights themselves train, `peft` is the model.
+    """
 
     speech: Speech
     peft: Any
@@ -81,6 +89,8 @@ class Adapted:
     """Full names of the adapted modules."""
     split_off: Mapping[str, Tensor] = field(default_factory=dict)
     """PiSSA only: the adapter's first weights, by their names in the saved file. The base weights lack their product."""
+    full: bool = False
+    """Whether the sites' own weights train."""
 
     def parameters(self) -> list[nn.Parameter]:
         """Those that train, in a fixed order."""
@@ -111,11 +121,13 @@ def find_sites(speech: Speech, targets: str) -> tuple[str, ...]:
 
 
 def plan(speech: Speech, config: AdapterConfig) -> tuple[Site, ...]:
-    """The sites of an adapter that can be made.
+    """The sites of an adapter that can be made, or of weights that can be trained.
 
     Raises `ConfigError` for sites that `find_sites` refuses, and for a rank that a site or the initialisation does not allow.
     """
     names = find_sites(speech, config.lora_targets)
+    if config.method == "full":
+        return tuple(Site(name, None, sum(p.numel() for p in speech.model.get_submodule(name).parameters())) for name in names)
     ranks = dict.fromkeys(names, config.lora_r) | _other_ranks(names, config)
     modules = dict(speech.model.named_modules())
     sites = []
@@ -154,17 +166,21 @@ def _compiled(pattern: str, said: str) -> re.Pattern[str]:
 
 
 def attach(speech: Speech, config: AdapterConfig, seed: int = 0) -> Adapted:
-    """Puts a fresh adapter, drawn by `seed`, into the model. Until it is trained the outputs are the base model's.
+    """Puts a fresh adapter, drawn by `seed`, into the model, or makes the weights trainable. At first the outputs are the base model's.
 
     Raises `ConfigError` for an adapter that `plan` refuses.
     """
     import peft
 
     sites = plan(speech, config)
+    if config.method == "full":
+        for site in sites:
+            speech.model.get_submodule(site.name).requires_grad_(True)
+        return Adapted(speech, speech.model, tuple(site.name for site in sites), full=True)
     starts: dict[str, Any] = {"default": True}
     torch.manual_seed(seed)
     names = tuple(site.name for site in sites)
-    others = {site.name: site.rank for site in sites if site.rank != config.lora_r}
+    others = {site.name: site.rank for site in sites if site.rank is not None and site.rank != config.lora_r}
     settings = peft.LoraConfig(
         r=config.lora_r,
         lora_alpha=config.lora_alpha,  # type: ignore[arg-type]  # a float does as well
@@ -208,6 +224,18 @@ def save(adapted: Adapted, folder: Path, passport: Passport) -> None:
     write_json(folder / PASSPORT_FILE, passport)
 
 
+def save_checkpoint(adapted: Adapted, folder: Path, passport: Passport) -> None:
+    """Writes a model whose weights were trained, and its processor, as a checkpoint that plain transformers loads, with its passport.
+
+    `folder` must exist; making it appear whole is the caller's part.
+    """
+    if passport.language != "en":
+        adapted.speech.model.config.language = passport.language
+    adapted.speech.model.save_pretrained(folder)
+    adapted.speech.processor.save_pretrained(folder)
+    write_json(folder / PASSPORT_FILE, passport)
+
+
 def _write_as_plain_lora(folder: Path, split_off: Mapping[str, Tensor]) -> None:
     """Turns a saved PiSSA adapter, B A over W - s B0 A0, into its equal over W: s (B A - B0 A0), two factors of twice the rank.
 
@@ -244,6 +272,12 @@ def read_passport(folder: Path) -> Passport:
     return passport
 
 
+def passport_of(checkpoint: Checkpoint) -> Passport | None:
+    """The passport of a checkpoint that a run has saved; None for any other one."""
+    file = checkpoint.folder / PASSPORT_FILE
+    return read_json(file, Passport, CheckpointError) if file.is_file() else None
+
+
 def load(speech: Speech, folder: Path) -> Adapted:
     """Puts a saved adapter into its base model. Raises `CheckpointError` when it was trained on another one."""
     import peft
@@ -265,6 +299,14 @@ def merged(adapted: Adapted) -> Iterator[Speech]:
 
     The weights are put back from a copy, for subtracting what was added would leave rounding errors behind.
     """
+    if adapted.full:
+        training = adapted.peft.training
+        adapted.peft.eval()
+        try:
+            yield adapted.speech
+        finally:
+            adapted.peft.train(training)
+        return
     layers = [layer for layer in adapted.peft.modules() if hasattr(layer, "base_layer") and hasattr(layer, "lora_A")]
     before: list[Tensor] = [layer.base_layer.weight.detach().clone() for layer in layers]
     training = adapted.peft.training

@@ -99,8 +99,11 @@ class DataConfig(Section, frozen=True, kw_only=True):
 
 
 class AdapterConfig(Section, frozen=True, kw_only=True):
-    """The LoRA adapter, in PEFT's terms."""
+    """What is trained: a LoRA adapter, in PEFT's terms, or the weights themselves."""
 
+    method: Annotated[
+        Literal["lora", "full"], Meta(description="lora trains an adapter; full the sites' own weights, and saves a checkpoint")
+    ] = "lora"
     lora_r: Annotated[Count, Meta(description="rank of the update")] = 8
     lora_ranks: Annotated[
         str | None, Meta(description="other ranks for some sites, such as encoder=4,mlp=16; of several that name a layer the last counts")
@@ -127,6 +130,7 @@ class TrainConfig(Section, frozen=True, kw_only=True):
     max_steps: Annotated[Count | None, Meta(description="stop after so many optimizer updates, whatever the epochs say")] = None
     learning_rate: Annotated[float, Meta(gt=0, description="peak for decoder sites, reached after the warm-up")] = 1e-3
     encoder_learning_rate: Annotated[float, Meta(gt=0, description="peak for encoder sites")] = 1e-4
+    full_learning_rate: Annotated[float, Meta(gt=0, description="peak for all sites with --method full")] = 1e-5
     gradient_checkpointing: Annotated[
         bool, Meta(description="encoder sites: compute activations again for the gradient; less memory, more time")
     ] = False
@@ -338,6 +342,7 @@ def _checked(merged: dict[str, dict[str, Any]], origin: str) -> RunConfig:
         if isinstance(value, float) and not math.isfinite(value):
             raise ConfigError(f"{origin}: {flag(setting.name)} must be a finite number, not {value}")
     _require_consistent_gate(config.gate, origin)
+    _require_consistent_adapter(config.adapter, origin)
     config.output.tracker_names()
     return config
 
@@ -356,6 +361,14 @@ def _require_consistent_gate(gate: GateConfig, origin: str) -> None:
             f"{origin}: --heldout-margin-points {gate.heldout_margin_points:g} is below --max-heldout-rise-points "
             f"{gate.max_heldout_rise_points:g}; the upper end of an interval is never below its middle, so raise it"
         )
+
+
+def _require_consistent_adapter(adapter: AdapterConfig, origin: str) -> None:
+    """Raises `ConfigError` for a setting of LoRA where there is none."""
+    usual = AdapterConfig(method=adapter.method, lora_targets=adapter.lora_targets)
+    for name in adapter.__struct_fields__:
+        if adapter.method == "full" and getattr(adapter, name) != getattr(usual, name):
+            raise ConfigError(f"{origin}: {flag(name)} is for --method lora; leave it out with --method full")
 
 
 def _kind_and_help(annotated: Any) -> tuple[Any, str]:

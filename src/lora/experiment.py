@@ -31,7 +31,7 @@ from lora.gate import judge
 from lora.known import known
 from lora.language import metric
 from lora.model_utils import Speech, choose_device, load_speech, pad_labels
-from lora.record import AdapterInfo, CheckpointInfo, ManifestInfo, RunRecord, SetResult
+from lora.record import AdapterInfo, CheckpointInfo, ManifestInfo, RunRecord, SetResult, result_folder
 from lora.report.card import CARD_FILE, write_card
 from lora.report.html import HTML_FILE, write_html
 from lora.report.markdown import MARKDOWN_FILE, write_report
@@ -44,7 +44,6 @@ from lora.tracking import Trackers
 from lora.tracking import require as require_trackers
 from lora.train import Progress, Step, TrainData, TrainOutcome, learning_rate, planned_steps, train
 
-ADAPTER_FOLDER = "lora_adapter"
 PROCESSOR_FOLDER = "processor"
 
 OWN_TRANSCRIPT_LOSS = 1.0
@@ -80,6 +79,7 @@ def prepare(config: RunConfig, display: Display) -> Prepared:
     device = choose_device(config.model.device)
     if config.train.strength_sweep:
         strengths.check(
+            method=config.adapter.method,
             use_dora=config.adapter.use_dora,
             init_lora_weights=config.adapter.init_lora_weights,
             has_guard=config.data.replay_manifest is not None,
@@ -128,7 +128,7 @@ def _experiment(prepared: Prepared, metrics_file: str, trackers: Trackers, displ
     record = _close(record, prepared.folder, metrics_file, display, status="completed", error=None)
     write_report(record, prepared.folder / MARKDOWN_FILE)
     write_html(record, prepared.folder / HTML_FILE)
-    write_card(record, _adapter_folder(prepared) / CARD_FILE)
+    write_card(record, prepared.folder / result_folder(config.adapter) / CARD_FILE)
     log.write("completed", decision=record.verdict.decision if record.verdict else None)
     return record
 
@@ -161,12 +161,8 @@ def _stages(prepared: Prepared, record: RunRecord, log: RunLog, trackers: Tracke
         outcome = _train(prepared, adapted, data, features, log, trackers, display)
     strength, tried = _sweep(prepared, adapted, data, outcome, features, log, display) if config.train.strength_sweep else (None, ())
     info = _save(prepared, adapted)
-    with display.stage("tuned", "Tuned, from the saved adapter"):
-        reloaded = adapters.load(
-            load_speech(prepared.checkpoint, prepared.speech.device, config.model.precision, config.model.language),
-            _adapter_folder(prepared),
-        )
-        with adapters.merged(reloaded) as speech:
+    with display.stage("tuned", f"Tuned, from the saved {'checkpoint' if adapted.full else 'adapter'}"):
+        with _reloaded(prepared) as speech:
             after = features if isinstance(features, StoredFeatures) else LiveFeatures(speech, config.data.audio())
             said = [row.hypothesis for row in baseline["heldout"].score.utterances]  # general speech should sound as before
             drafts = {"domain": None, "heldout": said}
@@ -370,15 +366,33 @@ def _save(prepared: Prepared, adapted: Adapted) -> AdapterInfo:
         normaliser=normaliser_version(prepared.speech.language),
         language=prepared.speech.language,
     )
-    with atomic_folder(_adapter_folder(prepared)) as folder, _system_errors():
-        adapters.save(adapted, folder, passport)
+    made = prepared.folder / result_folder(prepared.config.adapter)
+    with atomic_folder(made) as folder, _system_errors():
+        if adapted.full:
+            adapters.save_checkpoint(adapted, folder, passport)
+        else:
+            adapters.save(adapted, folder, passport)
     with atomic_folder(prepared.folder / PROCESSOR_FOLDER) as folder, _system_errors():
         prepared.speech.processor.save_pretrained(folder)
     return AdapterInfo(
         sites=adapted.sites,
         parameters=sum(parameter.numel() for parameter in adapted.parameters()),
-        sha256=sha256_file(_adapter_folder(prepared) / "adapter_model.safetensors"),
+        sha256=sha256_file(made / ("model.safetensors" if adapted.full else "adapter_model.safetensors")),
     )
+
+
+@contextmanager
+def _reloaded(prepared: Prepared) -> Iterator[Speech]:
+    """The tuned model as it is on disk."""
+    config, made = prepared.config, prepared.folder / result_folder(prepared.config.adapter)
+    full = config.adapter.method == "full"
+    checkpoint = resolve(str(made.resolve())) if full else prepared.checkpoint
+    speech = load_speech(checkpoint, prepared.speech.device, config.model.precision, config.model.language)
+    if full:
+        yield speech
+    else:
+        with adapters.merged(adapters.load(speech, made)) as merged:
+            yield merged
 
 
 @contextmanager
@@ -390,10 +404,6 @@ def _system_errors() -> Iterator[None]:
         if refused := re.search(r"\(os error (\d+)\)$", str(error)):
             raise OSError(int(refused[1]), os.strerror(int(refused[1]))) from error
         raise
-
-
-def _adapter_folder(prepared: Prepared) -> Path:
-    return prepared.folder / ADAPTER_FOLDER
 
 
 def _result(baseline: Evaluation, tuned: Evaluation, seed: int) -> SetResult:

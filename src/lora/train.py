@@ -328,8 +328,8 @@ def _cycle(examples: Sequence[Example], seed: int) -> Iterator[Example]:
 
 def parameter_groups(adapted: Adapted, config: TrainConfig) -> list[dict[str, Any]]:
     """The optimizer's groups, each with its peak rate: the decoder's parameters, then the encoder's; one where the rates are equal."""
-    if config.learning_rate == config.encoder_learning_rate:
-        return [{"params": adapted.parameters(), "lr": config.learning_rate}]
+    if adapted.full or config.learning_rate == config.encoder_learning_rate:
+        return [{"params": adapted.parameters(), "lr": config.full_learning_rate if adapted.full else config.learning_rate}]
     named = [(name, parameter) for name, parameter in adapted.peft.named_parameters() if parameter.requires_grad]
     groups = [
         {"params": [parameter for name, parameter in named if in_encoder(name) == encoder], "lr": peak}

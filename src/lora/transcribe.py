@@ -34,9 +34,9 @@ class Request:
     precision: Precision
     batch_size: int
     tokens_per_second: float | None
-    """Only for a model without adapter; an adapter is decoded as its run was."""
+    """Only for a model that no run has made; what a run has made is decoded as it was scored."""
     language: Language | None = None
-    """Else the adapter's; without one English."""
+    """Else that of the run that made adapter or checkpoint; without one English."""
 
 
 class Transcription(msgspec.Struct, frozen=True, kw_only=True):
@@ -111,21 +111,24 @@ def open_transcriber(request: Request) -> Transcriber:
     if request.processor_folder is not None and not any(request.processor_folder.glob("*processor_config.json")):
         raise CheckpointError(f"{request.processor_folder}: holds no processor; give a run's processor/ folder")
     device = choose_device(request.device)
+    checkpoint = resolve(request.model_id, request.revision)
+    if request.adapter_folder is None:
+        passport = adapters.passport_of(checkpoint)
+    made = request.adapter_folder or checkpoint.folder
     language = request.language or (passport.language if passport else "en")
     if passport is not None and language != passport.language:
         spelled = LANGUAGES[passport.language].name
-        raise ConfigError(f"--language {language}: {request.adapter_folder} was trained for {spelled}; leave the flag out")
-    speech = load_speech(resolve(request.model_id, request.revision), device, request.precision, language)
+        raise ConfigError(f"--language {language}: {made} was trained for {spelled}; leave the flag out")
+    speech = load_speech(checkpoint, device, request.precision, language)
     if request.processor_folder is not None:
         speech = replace(speech, processor=load_processor(request.processor_folder))
-    if passport is None or request.adapter_folder is None:
+    if passport is None:
         cap = request.tokens_per_second or LANGUAGES[language].tokens_per_second
         return Transcriber(speech, DecodeSettings(tokens_per_second=cap), AudioSettings(), request)
     if request.tokens_per_second not in (None, passport.decode.tokens_per_second):
-        raise CheckpointError(
-            f"{request.adapter_folder}: was scored with --tokens-per-second {passport.decode.tokens_per_second:g}; leave the flag out"
-        )
-    adapters.fold_in(adapters.load(speech, request.adapter_folder))
+        raise CheckpointError(f"{made}: was scored with --tokens-per-second {passport.decode.tokens_per_second:g}; leave the flag out")
+    if request.adapter_folder is not None:
+        adapters.fold_in(adapters.load(speech, request.adapter_folder))
     return Transcriber(speech, passport.decode, passport.audio, request)
 
 

@@ -25,12 +25,13 @@ def render_card(record: RunRecord) -> str:
 
     from lora.report.markdown import cell
 
+    full = record.config.adapter.method == "full"
     data = ModelCardData(
         base_model=record.checkpoint.model_id if record.checkpoint.kind == "hub" else None,
         language=record.config.model.language,
-        library_name="peft",
+        library_name="transformers" if full else "peft",
         pipeline_tag="automatic-speech-recognition",
-        tags=["lora", "moonshine", "moonshine-lora"],
+        tags=[*([] if full else ["lora"]), "moonshine", "moonshine-lora"],
         metrics=[metric(record.config.model.language).lower()],
         model_name=Path(record.config.output.output_dir).name,
         eval_results=[
@@ -43,7 +44,7 @@ def render_card(record: RunRecord) -> str:
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False)
     environment.filters |= {"percent": lambda ratio: f"{100 * ratio:.2f} %", "cell": cell}
     template = environment.from_string(files("lora.report").joinpath("card.md.j2").read_text(encoding="utf-8"))
-    return f"---\n{data.to_yaml()}\n---\n\n{template.render(run=record, spoken=LANGUAGES[record.config.model.language])}"
+    return f"---\n{data.to_yaml()}\n---\n\n{template.render(run=record, spoken=LANGUAGES[record.config.model.language], full=full)}"
 
 
 def _results(record: RunRecord, name: str, part: SetResult):  # type: ignore[no-untyped-def]  # huggingface_hub is imported when it is needed

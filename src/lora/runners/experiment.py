@@ -36,12 +36,14 @@ def start(config: RunConfig, metrics_file: str, *, dry_run: bool) -> int:
     prepare_process()
     from lora.display import Display, result_table
     from lora.experiment import experiment, prepare
+    from lora.record import result_folder
 
     display = Display()
     if dry_run:
         prepared = prepare(config, display)
         for site in prepared.sites:
-            print(f"{site.name}\trank {site.rank}\t{site.parameters} parameters")
+            rank = f"rank {site.rank}" if site.rank is not None else "all weights"
+            print(f"{site.name}\t{rank}\t{site.parameters} parameters")
         print(f"{sum(site.parameters for site in prepared.sites)} parameters train")
         print(f"ready: {len(prepared.sites)} layers to adapt, nothing was trained or written")
         return 0
@@ -49,7 +51,7 @@ def start(config: RunConfig, metrics_file: str, *, dry_run: bool) -> int:
     assert record.verdict is not None  # a completed run has one
     display.result(result_table(record))
     print(f"{record.verdict.sentence}")
-    print(f"{config.output.output_dir}: report.html, report.md, {metrics_file}, lora_adapter/, processor/")
+    print(f"{config.output.output_dir}: report.html, report.md, {metrics_file}, {result_folder(config.adapter)}/, processor/")
     return EXIT_CODES[record.verdict.decision]
 
 
