@@ -31,7 +31,7 @@ ROOT = Path(__file__).parents[1]
 HOUR_S = 3600.0
 
 
-OURS = "--precision bfloat16 --batch-size 16 --learning-rate 1.5e-3 --epochs 1.5"
+OURS = "--precision bfloat16 --batch-size 16 --learning-rate 1.5e-3 --encoder-learning-rate 1.5e-3 --epochs 1.5"
 
 
 @dataclass(frozen=True)
