@@ -1,10 +1,13 @@
 """What a language decides: scripts that fit it, its normaliser and metric, its token cap, and the checkpoints that are for it."""
 
 import json
+import re
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from running import moonshine_lora, refusal, write_rows
+from running import ANY_VERDICT, QUICK, manifests, moonshine_lora, refusal, write_rows
 
 from lora.checkpoint import resolve
 from lora.config import DataConfig as Data
@@ -12,8 +15,9 @@ from lora.config import ModelConfig, OutputConfig, RunConfig, build
 from lora.errors import ConfigError, ManifestError
 from lora.gate import judge
 from lora.language import LANGUAGES, Language, foreign_script, lacks_own_script, metric
-from lora.manifest import Rules, read
+from lora.manifest import Rules, Utterance, read
 from lora.model_utils import Speech, load_speech
+from lora.record import read as read_record
 from lora.scoring import Score, score_utterance, total
 from lora.significance import compare, drift
 from lora.text import normalise, normaliser_version, resolve_style
@@ -256,6 +260,45 @@ def test_any_other_name_says_nothing(random_v1: Speech) -> None:
 def test_a_language_that_is_not_known_is_refused(tmp_path: Path) -> None:
     line = refusal("experiment", "--model-id", "x", "--language", "fr", "--output-dir", tmp_path / "run")
     assert "--language fr: must be one of en, ar, es, ja, ko, uk, vi, zh" in line
+
+
+def test_a_run_in_japanese_is_judged_by_characters_from_end_to_end(random_v1: Speech, clips: Sequence[Utterance], tmp_path: Path) -> None:
+    """Random weights, and texts that nobody said: what counts is which rate every stage computes and names."""
+    model = tmp_path / "moonshine-tiny-ja"
+    model.symlink_to(random_v1.checkpoint.folder)
+    texts = ["電話を切らずにお待ちください", "ガス、NHKです。", "二番を押してください", "ありがとう"]
+    spoken = [replace(clip, text=texts[index % 4]) for index, clip in enumerate(clips)]
+    sets = manifests(tmp_path / "sets", spoken)
+    run = tmp_path / "run"
+    options = ("--model-id", model, *sets.flags(), *QUICK, *ANY_VERDICT, "--tokens-per-second", 1, "--output-dir", run)
+    assert "line 1: text: is in Hiragana letters, which English does not use" in refusal("experiment", *options)
+    assert "line 1: text: is in Hiragana letters, which Mandarin does not use" in refusal("experiment", *options, "--language", "zh")
+    assert not run.exists()
+    found = moonshine_lora("experiment", *options, "--language", "ja")
+    assert found.code == 0, found.err
+    assert "character error rate" in found.out
+    record = read_record(run)
+    assert record.domain is not None
+    assert record.verdict is not None
+    score = record.domain.tuned.score
+    expected = [len(normalise(utterance.text or "", "ja").split()) for utterance in spoken[7:10]]
+    assert [row.words.reference_length for row in score.utterances] == expected
+    assert score.words == score.characters
+    assert "domain CER" in record.verdict.sentence
+    assert record.text_style == "none"
+    for name in ("report.md", "report.html", "lora_adapter/README.md"):
+        text = (run / name).read_text()
+        assert "CER" in text, name
+        assert not re.search(r"\bWER\b|\bword error", text), name
+    assert not re.search(r"\bWER\b", found.out + found.err)
+    command = ("transcribe", "--model-id", model, "--manifest", sets.domain, "--adapter-dir", run / "lora_adapter", "--device", "cpu")
+    said = moonshine_lora(*command)
+    assert said.code == 0, said.err
+    assert said.err.splitlines()[-1] == f"CER {100 * score.wer:.2f} % over 3 utterances"
+    assert "was trained for Japanese; leave the flag out" in refusal(*command, "--language", "en")
+    compared = moonshine_lora("compare", run)
+    assert "domain CER" in compared.out
+    assert "WER" not in compared.out
 
 
 def test_transcribing_names_the_metric_of_the_language(random_v1: Speech, clips: list, tmp_path: Path) -> None:  # type: ignore[type-arg]

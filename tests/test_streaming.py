@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from published import STREAMING, load, write_streaming
+from running import ANY_VERDICT, QUICK, manifests, moonshine_lora
 from torch import Tensor, nn
 from transformers import MoonshineStreamingForConditionalGeneration
 
@@ -22,7 +24,9 @@ from lora.config import AdapterConfig
 from lora.decode import DecodeSettings, transcribe
 from lora.decoder import Decoder
 from lora.encoder import FRAME_SAMPLES, Encoder, _window
+from lora.manifest import Utterance
 from lora.model_utils import Speech, pad_labels
+from lora.record import read
 
 ROUNDING = 1e-4
 """Sums in another order, in up to 14 layers; a frame too many or too few in a window changes features by 0.1 and more."""
@@ -228,6 +232,24 @@ def test_clips_are_transcribed_as_generate_does(streaming: Speech, waveforms: Se
             )[0].tolist()[1:]
         expected = row[:-1] if row[-1] == streaming.end_id else row
         assert list(transcript.tokens) == expected
+
+
+@pytest.mark.slow
+def test_a_local_checkpoint_goes_through_every_command(streaming: Speech, clips: Sequence[Utterance], tmp_path: Path) -> None:
+    """Baseline, replay, cache, training in encoder and decoder, merge, tuned scores, report; then transcription with the adapter."""
+    sets, run = manifests(tmp_path / "sets", clips), tmp_path / "run"
+    model = ("--model-id", streaming.checkpoint.folder)
+    options = (*QUICK, *ANY_VERDICT, "--lora-targets", "both", "--gradient-checkpointing", "--tokens-per-second", 1)
+    found = moonshine_lora("experiment", *model, *sets.flags(), *options, "--output-dir", run)
+    assert found.code == 0, found.err
+    record = read(run)
+    assert record.domain is not None
+    assert record.adapter is not None
+    assert len(record.adapter.sites) == 6 * streaming.encoder.config.num_hidden_layers + 10 * len(streaming.decoder.layers)
+    said = moonshine_lora("transcribe", *model, "--adapter-dir", run / "lora_adapter", "--manifest", sets.domain, "--device", "cpu")
+    assert said.code == 0, said.err
+    rows = record.domain.tuned.score.utterances
+    assert [line.split("\t")[1] for line in said.out.splitlines()] == [row.hypothesis for row in rows]
 
 
 def test_precision_bfloat16_stays_near_float32(streaming: Speech, waveforms: Sequence[Waveform]) -> None:
