@@ -34,7 +34,7 @@ HOUR_S = 3600.0
 VERDICTS = (0, 3, 4)
 """Exit codes of a run that went to its end."""
 
-OURS = "--precision bfloat16 --batch-size 16 --learning-rate 1.5e-3 --epochs 1.5"
+OURS = "--precision bfloat16 --batch-size 16 --learning-rate 1.5e-3 --encoder-learning-rate 1.5e-3 --epochs 1.5"
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from lora.adapter import (
     find_sites,
     load,
     merged,
+    plan,
     read_passport,
     restore,
     save,
@@ -53,12 +54,14 @@ VARIANTS = [
     AdapterConfig(init_lora_weights="pissa", use_dora=True),
     AdapterConfig(init_lora_weights="pissa", lora_targets="all"),
     AdapterConfig(lora_targets="all", use_dora=True),
+    AdapterConfig(lora_targets="both", lora_ranks="encoder=4,mlp=2"),
+    AdapterConfig(lora_targets="both", lora_ranks="encoder=4,mlp=2", init_lora_weights="pissa", use_rslora=True),
 ]
 
 
 def variant_name(config: AdapterConfig) -> str:
     words = [name for name in ("use_dora", "use_rslora") if getattr(config, name)]
-    return "-".join([config.init_lora_weights, *words, config.lora_targets])
+    return "-".join([config.init_lora_weights, *words, config.lora_targets, *([config.lora_ranks] if config.lora_ranks else [])])
 
 
 def fresh(speech: Speech) -> Speech:
@@ -262,6 +265,7 @@ def test_merging_evaluates_and_puts_the_mode_back(random_v1: Speech, training: b
         ("mlp", 2 * 2, 2 * 2),
         ("encoder", 2 * (4 + 2), 3 * (4 + 2)),
         ("all", 2 * (4 + 2) + 2 * (8 + 2), 3 * (4 + 2) + 2 * (8 + 2)),
+        ("both", 2 * (4 + 2) + 2 * (8 + 2), 3 * (4 + 2) + 2 * (8 + 2)),
         ("self,cross", 2 * 8, 2 * 8),
         (r"model\.decoder\.layers\.1\..*v_proj", 2, 2),
     ],
@@ -299,7 +303,9 @@ def test_head_and_embedding_are_refused(random_speech: Speech, targets: str) -> 
 
 
 def test_a_rank_above_the_layers_is_refused(random_v1: Speech) -> None:
-    with pytest.raises(ConfigError, match="--lora-r 33: is above 32"):
+    with pytest.raises(
+        ConfigError, match=r"--lora-r 33: is above 32, the smaller side of model\.decoder\.layers\.0\.self_attn\.q_proj; lower it"
+    ):
         attach(fresh(random_v1), AdapterConfig(lora_r=33))
     assert attach(fresh(random_v1), AdapterConfig(lora_r=32)).sites
 
@@ -307,6 +313,59 @@ def test_a_rank_above_the_layers_is_refused(random_v1: Speech) -> None:
 def test_an_odd_rank_is_refused_for_an_orthogonal_start(random_v1: Speech) -> None:
     with pytest.raises(ConfigError, match="--lora-r 3: must be even for --init-lora-weights orthogonal"):
         attach(fresh(random_v1), AdapterConfig(lora_r=3, init_lora_weights="orthogonal"))
+
+
+def test_a_rank_is_that_of_the_last_part_that_names_the_site(random_speech: Speech) -> None:
+    config = AdapterConfig(lora_targets="both", lora_r=8, lora_ranks=r"encoder=4,mlp=16,model\.decoder\.layers\.1\.mlp\.fc1=2")
+    ranks = {site.name: site.rank for site in plan(random_speech, config)}
+    assert ranks.keys() == set(find_sites(random_speech, "both"))
+    assert {rank for name, rank in ranks.items() if ".encoder." in name} == {4}
+    assert {rank for name, rank in ranks.items() if "decoder.layers" in name and "_attn" in name} == {8}
+    assert {name: rank for name, rank in ranks.items() if "decoder.layers" in name and ".mlp." in name} == {
+        "model.decoder.layers.0.mlp.fc1": 16,
+        "model.decoder.layers.0.mlp.fc2": 16,
+        "model.decoder.layers.1.mlp.fc1": 2,
+        "model.decoder.layers.1.mlp.fc2": 16,
+    }
+
+
+@pytest.mark.parametrize("config", VARIANTS, ids=variant_name)
+def test_planned_ranks_and_parameters_are_those_of_the_adapter(random_speech: Speech, config: AdapterConfig) -> None:
+    adapted, sites = attach(fresh(random_speech), config), plan(random_speech, config)
+    modules = dict(adapted.speech.model.named_modules())
+    for site in sites:
+        layer = modules[site.name]
+        assert layer.lora_A["default"].weight.shape[0] == site.rank  # type: ignore[index,union-attr]
+        assert sum(parameter.numel() for parameter in layer.parameters() if parameter.requires_grad) == site.parameters
+    assert sum(site.parameters for site in sites) == sum(parameter.numel() for parameter in adapted.parameters())
+
+
+@pytest.mark.parametrize("use_rslora", [False, True])
+def test_the_scale_of_an_update_does_not_depend_on_its_rank(random_v1: Speech, use_rslora: bool) -> None:
+    config = AdapterConfig(lora_targets="both", lora_ranks="encoder=4,mlp=16", use_rslora=use_rslora)
+    layers = [module for module in attach(fresh(random_v1), config).peft.modules() if hasattr(module, "lora_A")]
+    assert {module.lora_A["default"].weight.shape[0] for module in layers} == {4, 8, 16}
+    assert [module.scaling["default"] for module in layers] == pytest.approx([16 / (8**0.5 if use_rslora else 8)] * len(layers))
+
+
+@pytest.mark.parametrize(
+    ("ranks", "message"),
+    [
+        ("encoder=4", r"'encoder=4' matches none of the adapted layers; take decoder, .*, or widen --lora-targets"),
+        ("mlp", r"'mlp' is no SITE=RANK, such as encoder=4"),
+        ("mlp=", r"'mlp=' is no SITE=RANK"),
+        ("=4", r"'=4' is no SITE=RANK"),
+        ("mlp=0", r"'mlp=0' is no SITE=RANK"),
+        ("mlp=-1", r"'mlp=-1' is no SITE=RANK"),
+        ("mlp=2.5", r"'mlp=2.5' is no SITE=RANK"),
+        ("mlp=4,", r"'' is no SITE=RANK"),
+        ("(=4", r"'\(=4': neither one of decoder, .* nor a regular expression"),
+        ("mlp=33", r"--lora-ranks 33: is above 32, the smaller side of model\.decoder\.layers\.0\.mlp\.fc1; lower it"),
+    ],
+)
+def test_ranks_that_cannot_be_are_refused(random_v1: Speech, ranks: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        plan(random_v1, AdapterConfig(lora_ranks=ranks))
 
 
 # --- saving and loading -------------------------------------------------------------------------------------------------------------------

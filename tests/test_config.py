@@ -46,11 +46,13 @@ def with_section(name: str, **values: Any) -> dict[str, Any]:
 def test_every_setting_has_a_flag_of_its_name(section: str, setting: msgspec.structs.FieldInfo) -> None:
     samples: dict[str, str] = {
         "device": "cpu",
+        "language": "ja",
         "precision": "bfloat16",
         "split_by": "utterance",
         "text_style": "lower",
         "init_lora_weights": "pissa",
         "replay_targets": "transcript",
+        "method": "full",
         "dev_fraction": "0.3",
         "lora_dropout": "0.3",
         "rms_dbfs": "-26",

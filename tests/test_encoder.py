@@ -1,6 +1,7 @@
 """The encoder gives what transformers' gives for each clip alone, whatever the clip is batched with."""
 
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import replace
 
 import numpy as np
@@ -11,8 +12,9 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from lora.adapter import attach
 from lora.audio import Waveform
-from lora.config import Precision
+from lora.config import AdapterConfig, Precision
 from lora.encoder import MIN_SAMPLES, Encoder
 from lora.errors import AudioError
 from lora.model_utils import Speech, join
@@ -128,6 +130,49 @@ def test_the_shortest_clip_gives_a_frame_and_a_shorter_one_is_refused(any_speech
 
 def test_shortest_clip_is_one_v1_frame(random_v1: Speech, waveforms: Sequence[Waveform]) -> None:
     assert alone(random_v1, waveforms[0][:MIN_SAMPLES]).shape[0] == 1
+
+
+# --- checkpointed gradients ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_checkpointed_gradients_are_bit_for_bit_those_of_kept_activations(
+    random_speech: Speech, waveforms: Sequence[Waveform], dropout: float
+) -> None:
+    """Dropout too: what is computed again draws the same random numbers."""
+    adapted = attach(replace(random_speech, model=deepcopy(random_speech.model)), AdapterConfig(lora_targets="both", lora_dropout=dropout))
+    with torch.no_grad():
+        for parameter in adapted.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.01)
+    adapted.peft.train()
+
+    def gradients(checkpointing: bool) -> list[Tensor]:
+        torch.manual_seed(7)
+        features = Encoder(adapted.speech, gradient_checkpointing=checkpointing).each([waveforms[17], waveforms[0]])
+        trained = [p for name, p in adapted.speech.encoder.named_parameters() if p.requires_grad]
+        return list(torch.autograd.grad(sum((clip**2).sum() for clip in features), trained))  # type: ignore[arg-type]
+
+    kept, again = gradients(False), gradients(True)
+    assert all(gradient.abs().max() > 0 for gradient in kept)
+    assert all(torch.equal(one, other) for one, other in zip(kept, again, strict=True))
+
+
+def test_checkpointing_keeps_less_of_the_encoder(random_v1: Speech, waveforms: Sequence[Waveform]) -> None:
+    """What autograd keeps for the backward pass, in numbers."""
+    adapted = attach(replace(random_v1, model=deepcopy(random_v1.model)), AdapterConfig(lora_targets="encoder"))
+
+    def kept(checkpointing: bool) -> int:
+        sizes: list[int] = []
+
+        def pack(tensor: Tensor) -> Tensor:
+            sizes.append(tensor.numel())
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            Encoder(adapted.speech, gradient_checkpointing=checkpointing).each([waveforms[0]])
+        return sum(sizes)
+
+    assert kept(True) < kept(False) / 3
 
 
 # --- bfloat16 -----------------------------------------------------------------------------------------------------------------------------

@@ -88,7 +88,7 @@ def test_plain_peft_and_transformers_reach_the_reported_score(default_run: Run, 
     base = MoonshineForConditionalGeneration.from_pretrained(resolve(record.checkpoint.model_id).folder)
     model = PeftModel.from_pretrained(base, default_run.folder / "lora_adapter").eval()
     processor = AutoProcessor.from_pretrained(default_run.folder / "processor")
-    settings, rows = DecodeSettings(tokens_per_second=record.config.eval.tokens_per_second), []
+    settings, rows = DecodeSettings(tokens_per_second=record.config.tokens_per_second), []
     for utterance in read(quickstart.manifests(workplace / "data" / "quickstart").test, Rules()):
         samples = load(utterance.audio, AudioSettings())
         length_s = Seconds(seconds(len(samples)))

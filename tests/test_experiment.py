@@ -182,7 +182,7 @@ def test_plain_peft_and_transformers_say_what_the_run_reports(run: Run, tiny: Sp
     for utterance in read(run.sets.domain, Rules()):
         samples = load(utterance.audio, AudioSettings())
         inputs = processor(samples, sampling_rate=16_000, return_tensors="pt")
-        cap = DecodeSettings(tokens_per_second=record.config.eval.tokens_per_second).cap(len(samples) / 16_000)
+        cap = DecodeSettings(tokens_per_second=record.config.tokens_per_second).cap(len(samples) / 16_000)
         with torch.inference_mode():
             tokens = model.generate(inputs.input_values, max_new_tokens=cap, do_sample=False)
         said.append(processor.tokenizer.decode(tokens[0], skip_special_tokens=True).strip())
@@ -301,10 +301,13 @@ def test_upper_case_transcripts_are_lower_cased_for_training_only(random_v1: Spe
 def test_a_dry_run_lists_the_sites_and_writes_nothing(random_v1: Speech, sets: Manifests, tmp_path: Path) -> None:
     before = files_below(sets.train.parent)
     options = (*sets.flags(), *QUICK, "--lora-targets", "cross", "--output-dir", tmp_path / "run", "--dry-run")
+    options += ("--lora-ranks", ".*v_proj=4")
     result = moonshine_lora("experiment", "--model-id", random_v1.checkpoint.folder, *options)
     assert result.code == 0
-    *sites, ready = result.out.splitlines()
-    assert sites == [f"model.decoder.layers.{n}.encoder_attn.{p}_proj" for n in (0, 1) for p in ("q", "k", "v", "o")]
+    *sites, total, ready = result.out.splitlines()
+    names = [f"model.decoder.layers.{n}.encoder_attn.{p}_proj" for n in (0, 1) for p in ("q", "k", "v", "o")]
+    assert sites == [f"{name}\trank {4 if 'v_proj' in name else 8}\t{(4 if 'v_proj' in name else 8) * 64} parameters" for name in names]
+    assert total == f"{6 * 8 * 64 + 2 * 4 * 64} parameters train"
     assert ready == "ready: 8 layers to adapt, nothing was trained or written"
     assert list(tmp_path.iterdir()) == []
     assert files_below(sets.train.parent) == before

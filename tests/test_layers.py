@@ -13,6 +13,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "lora"
 ORDER = (
     "errors",
     "units",
+    "language",
     "files",
     "process",
     "shards",
@@ -57,7 +58,7 @@ ORDER = (
 """A module imports from those above it only. Inside a folder its modules may use each other, without going round in circles."""
 
 TORCH_FREE = (
-    *("errors", "units", "files", "audio", "manifest", "config", "console", "wheels"),
+    *("errors", "units", "language", "files", "audio", "manifest", "config", "console", "wheels"),
     *("text", "scoring", "analysis", "significance", "gate", "corpora", "tracking", "main"),
 )
 """Modules that start without torch, transformers or peft, so that `--help`, manifests and settings answer at once."""

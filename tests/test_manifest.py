@@ -195,6 +195,7 @@ def test_every_message_is_documented() -> None:
         "is an empty path", "holds no samples", "lies outside the manifest's folder", "no such file under", "must be positive",
         "is already used on line", "no such manifest", "the manifest is empty", "0 bytes", "not readable as wav", "NaN or infinite",
         "must hold numbers only", "is silent although the text says", "is too short for speech", "is over --max-seconds", "the audio lasts",
+        "is 'X' in a run for", "is in X letters", "hold no X letter",
         "the same recording is in", "share N speakers", "have no speaker_id", "so none can be held out",
     ):  # fmt: skip
         assert fragment in text, fragment

@@ -20,7 +20,7 @@ from lora.evaluate import Evaluation, Example, evaluate, transcribe_all
 from lora.features import LiveFeatures, StoredFeatures
 from lora.manifest import Utterance
 from lora.model_utils import Encoded, Speech
-from lora.train import Progress, Step, TrainData, TrainOutcome, eligible, planned_steps, steps_per_epoch, train
+from lora.train import Progress, Step, TrainData, TrainOutcome, eligible, parameter_groups, planned_steps, steps_per_epoch, train
 
 DECODE = DecodeSettings(tokens_per_second=6.5)
 BRIEF = DecodeSettings(tokens_per_second=0.5)
@@ -151,7 +151,7 @@ def test_encoder_sites_learn_through_live_features(
 ) -> None:
     adapted = adapt(random_speech, AdapterConfig(lora_targets="encoder", lora_dropout=0.0))
     domain = examples(random_speech, clips, waveforms, [15, 17])
-    config = TrainConfig(epochs=4, learning_rate=1e-2, warmup_steps=0, eval_interval=ONCE)
+    config = TrainConfig(epochs=4, learning_rate=1e-2, encoder_learning_rate=1e-2, warmup_steps=0, eval_interval=ONCE)
     weights = last_weights(adapted, TrainData(domain=domain, dev=domain), config)
     assert weights
     assert all(".encoder." in name for name in weights)
@@ -293,7 +293,7 @@ def test_no_guard_is_no_harm() -> None:
 def test_the_best_steps_weights_are_left_in_the_model(random_v1: Speech, clips: Sequence[Utterance], waveforms: Sequence[Waveform]) -> None:
     adapted, log = adapt(random_v1, AdapterConfig(lora_targets="all", lora_dropout=0.0)), Log()
     domain, dev = examples(random_v1, clips, waveforms, [0]), examples(random_v1, clips, waveforms, [1])
-    config = TrainConfig(epochs=24, learning_rate=1e-2, warmup_steps=0, eval_interval=2, patience=12)
+    config = TrainConfig(epochs=24, learning_rate=1e-2, encoder_learning_rate=1e-2, warmup_steps=0, eval_interval=2, patience=12)
     outcome = run(adapted, TrainData(domain=domain, dev=dev), config, log)
     best = next(step for step in outcome.history if step.step == outcome.best_step)
     found = scored(adapted, dev)
@@ -413,3 +413,42 @@ def test_evaluation_loss_is_a_mean_over_tokens(random_v1: Speech, clips: Sequenc
     tokens = [len(example.labels) for example in chosen]
     expected = math.fsum(loss * count for loss, count in zip(single, tokens, strict=True)) / sum(tokens)
     assert evaluate(random_v1, chosen, features, BRIEF, 2).loss == pytest.approx(expected, rel=1e-5)
+
+
+# --- rates for each kind of site ----------------------------------------------------------------------------------------------------------
+
+
+def test_encoder_sites_have_a_rate_of_their_own(random_speech: Speech) -> None:
+    adapted = adapt(random_speech, AdapterConfig(lora_targets="both"))
+    decoder, encoder = parameter_groups(adapted, TrainConfig())
+    assert (decoder["lr"], encoder["lr"]) == (1e-3, 1e-4)
+    inside = {id(parameter) for parameter in adapted.speech.encoder.parameters()}
+    assert {id(parameter) for parameter in encoder["params"]} <= inside
+    assert not inside & {id(parameter) for parameter in decoder["params"]}
+    assert len(decoder["params"]) + len(encoder["params"]) == len(adapted.parameters())
+
+
+def test_one_kind_of_site_and_equal_rates_are_one_group(random_speech: Speech) -> None:
+    for targets, rate in (("decoder", 1e-3), ("encoder", 1e-4)):
+        adapted = adapt(random_speech, AdapterConfig(lora_targets=targets))
+        (group,) = parameter_groups(adapted, TrainConfig())
+        assert (group["lr"], len(group["params"])) == (rate, len(adapted.parameters()))
+    adapted = adapt(random_speech, AdapterConfig(lora_targets="both"))
+    (group,) = parameter_groups(adapted, TrainConfig(encoder_learning_rate=1e-3))
+    assert all(one is other for one, other in zip(group["params"], adapted.parameters(), strict=True))
+
+
+def test_an_update_moves_each_kind_by_its_rate(random_speech: Speech, clips: Sequence[Utterance], waveforms: Sequence[Waveform]) -> None:
+    """Adam's first update moves a weight by its rate, whatever the gradient."""
+    adapted = adapt(random_speech, AdapterConfig(lora_targets="both", lora_dropout=0.0))
+    before = state(adapted)
+    chosen = examples(random_speech, clips, waveforms, [15, 17])
+    config = TrainConfig(max_steps=1, warmup_steps=0, learning_rate=1e-2, encoder_learning_rate=1e-4, eval_interval=1)
+    after = last_weights(adapted, TrainData(domain=chosen, dev=chosen), config)
+    for encoder, rate in ((False, 1e-2), (True, 1e-4)):
+        moved = [
+            (after[name] - before[name]).abs().max().item()
+            for name in before
+            if ".lora_B." in name and (".encoder.layers" in name) == encoder
+        ]
+        assert max(moved) == pytest.approx(rate, rel=1e-2)

@@ -241,10 +241,10 @@ def test_sites(arguments: list[object], output: Path) -> None:
     for targets, message in (
         (
             "q_proj",
-            "matches no layer; take decoder, self, cross, mlp, encoder, all, or match full names such as model.encoder.layers.0.",
+            "matches no layer; take decoder, self, cross, mlp, encoder, both, all, or match full names such as model.encoder.layers.0.",
         ),
         ("decoder,crss", "matches no layer"),
-        ("model.(", "neither one of decoder, self, cross, mlp, encoder, all nor a regular expression"),
+        ("model.(", "neither one of decoder, self, cross, mlp, encoder, both, all nor a regular expression"),
         (".*", "shares its weights with the embedding or is one; leave it out"),
     ):
         assert message in refusal(*arguments, "--lora-targets", targets)
@@ -252,9 +252,16 @@ def test_sites(arguments: list[object], output: Path) -> None:
 
 
 def test_a_rank_that_the_layers_do_not_allow(arguments: list[object], output: Path) -> None:
-    assert "--lora-r 64: is above 32, the smallest side of the adapted layers" in refusal(*arguments, "--lora-r", 64)
+    assert "--lora-r 64: is above 32, the smaller side of model.decoder.layers.0." in refusal(*arguments, "--lora-r", 64)
+    assert "--lora-ranks encoder=4: 'encoder=4' matches none of the adapted layers" in refusal(*arguments, "--lora-ranks", "encoder=4")
     odd = ("--lora-r", 7, "--init-lora-weights", "orthogonal")
     assert "--lora-r 7: must be even for --init-lora-weights orthogonal" in refusal(*arguments, *odd)
+    assert not output.exists()
+
+
+def test_checkpointing_without_encoder_sites(arguments: list[object], output: Path) -> None:
+    message = "--gradient-checkpointing: --lora-targets decoder has no encoder sites, whose memory it saves; leave it out"
+    assert message in refusal(*arguments, "--gradient-checkpointing")
     assert not output.exists()
 
 

@@ -1,8 +1,11 @@
-"""LoRA adapters through PEFT: attach, save, load, merge. What is saved loads with plain `peft` too."""
+"""LoRA adapters through PEFT: attach, save, load, merge. What is saved loads with plain `peft` too.
+
+With the method `full` there is no adapter: the sites' own weights train, and the whole model is saved as a checkpoint.
+"""
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,10 +17,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from lora.audio import AudioSettings
+from lora.checkpoint import Checkpoint
 from lora.config import AdapterConfig
 from lora.decode import DecodeSettings
 from lora.errors import CheckpointError, ConfigError
 from lora.files import read_json, write_json
+from lora.language import Language
 from lora.model_utils import Speech
 from lora.text import ResolvedStyle
 
@@ -34,11 +39,11 @@ SITES = {
     "mlp": rf"{_DECODER}\.mlp\.fc[12]",
     "encoder": rf"{_ENCODER}\.(self_attn\.{_ATTENTION}|mlp\.fc[12])",
 }
-SITES["all"] = f"{SITES['decoder']}|{SITES['encoder']}"
+SITES["both"] = SITES["all"] = f"{SITES['decoder']}|{SITES['encoder']}"
 """Named sites as patterns over full module names. None touches the head or the embedding: v1 ties the two."""
 
 
-class Passport(msgspec.Struct, frozen=True, kw_only=True):
+class Passport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What an adapter belongs to and how it was scored, saved beside it so that every later use is the same."""
 
     base_model_id: str
@@ -48,11 +53,35 @@ class Passport(msgspec.Struct, frozen=True, kw_only=True):
     decode: DecodeSettings
     text_style: ResolvedStyle
     normaliser: str
+    language: Language = "en"
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """A layer that is adapted, by its full name."""
+
+    name: str
+    rank: int | None
+    """None where its own weights train."""
+    parameters: int
+    """How many of its weights train."""
+
+    @property
+    def in_encoder(self) -> bool:
+        return in_encoder(self.name)
+
+
+def in_encoder(name: str) -> bool:
+    """Whether a module or parameter of that full name is in a layer of the encoder."""
+    return ".encoder.layers." in f".{name}"
 
 
 @dataclass(frozen=True)
 class Adapted:
-    """A checkpoint with an adapter in place: `speech.model` holds the adapter's layers, `peft` saves and merges them."""
+    """A checkpoint with an adapter in place: `speech.model` holds the adapter's layers, `peft` saves and merges them.
+
+    Where the weights themselves train, `peft` is the model.
+    """
 
     speech: Speech
     peft: Any
@@ -60,6 +89,8 @@ class Adapted:
     """Full names of the adapted modules."""
     split_off: Mapping[str, Tensor] = field(default_factory=dict)
     """PiSSA only: the adapter's first weights, by their names in the saved file. The base weights lack their product."""
+    full: bool = False
+    """Whether the sites' own weights train."""
 
     def parameters(self) -> list[nn.Parameter]:
         """Those that train, in a fixed order."""
@@ -67,7 +98,7 @@ class Adapted:
 
     @property
     def trains_encoder(self) -> bool:
-        return any(".encoder.layers." in f".{site}" for site in self.sites)
+        return any(in_encoder(site) for site in self.sites)
 
 
 def find_sites(speech: Speech, targets: str) -> tuple[str, ...]:
@@ -77,10 +108,7 @@ def find_sites(speech: Speech, targets: str) -> tuple[str, ...]:
     """
     words = targets.split(",")
     pattern = "|".join(f"({SITES[word]})" for word in words) if all(word in SITES for word in words) else targets
-    try:
-        wanted = re.compile(pattern)
-    except re.error as error:
-        raise ConfigError(f"--lora-targets {targets}: neither one of {', '.join(SITES)} nor a regular expression ({error})") from error
+    wanted = _compiled(pattern, f"--lora-targets {targets}")
     named = {name: module for name, module in speech.model.named_modules() if isinstance(module, (nn.Linear, nn.Embedding))}
     found = tuple(name for name in named if wanted.fullmatch(name))
     if not found:
@@ -92,36 +120,77 @@ def find_sites(speech: Speech, targets: str) -> tuple[str, ...]:
     return found
 
 
-def plan(speech: Speech, config: AdapterConfig) -> tuple[str, ...]:
-    """The sites of an adapter that can be made.
+def plan(speech: Speech, config: AdapterConfig) -> tuple[Site, ...]:
+    """The sites of an adapter that can be made, or of weights that can be trained.
 
-    Raises `ConfigError` for sites that `find_sites` refuses, and for a rank that the sites or the initialisation do not allow.
+    Raises `ConfigError` for sites that `find_sites` refuses, and for a rank that a site or the initialisation does not allow.
     """
-    sites = find_sites(speech, config.lora_targets)
+    names = find_sites(speech, config.lora_targets)
+    if config.method == "full":
+        return tuple(Site(name, None, sum(p.numel() for p in speech.model.get_submodule(name).parameters())) for name in names)
+    ranks = dict.fromkeys(names, config.lora_r) | _other_ranks(names, config)
     modules = dict(speech.model.named_modules())
-    smallest = min(min(modules[site].weight.shape) for site in sites)
-    if config.lora_r > smallest:
-        raise ConfigError(f"--lora-r {config.lora_r}: is above {smallest}, the smallest side of the adapted layers")
-    if config.init_lora_weights == "orthogonal" and config.lora_r % 2:
-        raise ConfigError(f"--lora-r {config.lora_r}: must be even for --init-lora-weights orthogonal")
-    return sites
+    sites = []
+    for name, rank in ranks.items():
+        setting = "--lora-r" if rank == config.lora_r else "--lora-ranks"
+        outputs, inputs = modules[name].weight.shape
+        if rank > min(outputs, inputs):
+            raise ConfigError(f"{setting} {rank}: is above {min(outputs, inputs)}, the smaller side of {name}; lower it")
+        if config.init_lora_weights == "orthogonal" and rank % 2:
+            raise ConfigError(f"{setting} {rank}: must be even for --init-lora-weights orthogonal")
+        sites.append(Site(name, rank, rank * (outputs + inputs) + (outputs if config.use_dora else 0)))
+    return tuple(sites)
+
+
+def _other_ranks(names: Sequence[str], config: AdapterConfig) -> dict[str, int]:
+    """Ranks by `lora_ranks`, such as `encoder=4,mlp=16`; of several parts that name a site the last counts."""
+    ranks: dict[str, int] = {}
+    for part in config.lora_ranks.split(",") if config.lora_ranks is not None else ():
+        said = f"--lora-ranks {config.lora_ranks}: {part!r}"
+        word, _, rank = part.rpartition("=")
+        if not word or not rank.isascii() or not rank.isdecimal() or int(rank) < 1:
+            raise ConfigError(f"{said} is no SITE=RANK, such as encoder=4; several are joined by commas")
+        wanted = _compiled(SITES.get(word, word), said)
+        chosen = [name for name in names if wanted.fullmatch(name)]
+        if not chosen:
+            raise ConfigError(f"{said} matches none of the adapted layers; take {', '.join(SITES)}, a full name, or widen --lora-targets")
+        ranks |= dict.fromkeys(chosen, int(rank))
+    return ranks
+
+
+def _compiled(pattern: str, said: str) -> re.Pattern[str]:
+    try:
+        return re.compile(pattern)
+    except re.error as error:
+        raise ConfigError(f"{said}: neither one of {', '.join(SITES)} nor a regular expression ({error})") from error
 
 
 def attach(speech: Speech, config: AdapterConfig, seed: int = 0) -> Adapted:
-    """Puts a fresh adapter, drawn by `seed`, into the model. Until it is trained the outputs are the base model's.
+    """Puts a fresh adapter, drawn by `seed`, into the model, or makes the weights trainable. At first the outputs are the base model's.
 
     Raises `ConfigError` for an adapter that `plan` refuses.
     """
     import peft
 
     sites = plan(speech, config)
+    if config.method == "full":
+        for site in sites:
+            speech.model.get_submodule(site.name).requires_grad_(True)
+        return Adapted(speech, speech.model, tuple(site.name for site in sites), full=True)
     starts: dict[str, Any] = {"default": True}
     torch.manual_seed(seed)
+    names = tuple(site.name for site in sites)
+    others = {site.name: site.rank for site in sites if site.rank is not None and site.rank != config.lora_r}
     settings = peft.LoraConfig(
         r=config.lora_r,
         lora_alpha=config.lora_alpha,  # type: ignore[arg-type]  # a float does as well
+        rank_pattern=others,
+        # The same scale everywhere, so that one learning rate suits all ranks.
+        alpha_pattern={
+            name: config.lora_alpha * _scale_of(config, rank) / _scale_of(config, config.lora_r) for name, rank in others.items()
+        },
         lora_dropout=config.lora_dropout,
-        target_modules=list(sites),
+        target_modules=list(names),
         use_dora=config.use_dora,
         use_rslora=config.use_rslora,
         init_lora_weights=starts.get(config.init_lora_weights, config.init_lora_weights),
@@ -129,9 +198,14 @@ def attach(speech: Speech, config: AdapterConfig, seed: int = 0) -> Adapted:
     )
     wrapped = peft.get_peft_model(speech.model, settings)
     if config.init_lora_weights != "pissa":
-        return Adapted(speech, wrapped, sites)
+        return Adapted(speech, wrapped, names)
     first = peft.get_peft_model_state_dict(wrapped, save_embedding_layers=False)
-    return Adapted(speech, wrapped, sites, {name: weight.detach().cpu().clone() for name, weight in first.items() if _FACTOR.search(name)})
+    return Adapted(speech, wrapped, names, {name: weight.detach().cpu().clone() for name, weight in first.items() if _FACTOR.search(name)})
+
+
+def _scale_of(config: AdapterConfig, rank: int) -> float:
+    """What alpha is divided by."""
+    return math.sqrt(rank) if config.use_rslora else rank
 
 
 def save(adapted: Adapted, folder: Path, passport: Passport) -> None:
@@ -150,6 +224,18 @@ def save(adapted: Adapted, folder: Path, passport: Passport) -> None:
     write_json(folder / PASSPORT_FILE, passport)
 
 
+def save_checkpoint(adapted: Adapted, folder: Path, passport: Passport) -> None:
+    """Writes a model whose weights were trained, and its processor, as a checkpoint that plain transformers loads, with its passport.
+
+    `folder` must exist; making it appear whole is the caller's part.
+    """
+    if passport.language != "en":
+        adapted.speech.model.config.language = passport.language
+    adapted.speech.model.save_pretrained(folder)
+    adapted.speech.processor.save_pretrained(folder)
+    write_json(folder / PASSPORT_FILE, passport)
+
+
 def _write_as_plain_lora(folder: Path, split_off: Mapping[str, Tensor]) -> None:
     """Turns a saved PiSSA adapter, B A over W - s B0 A0, into its equal over W: s (B A - B0 A0), two factors of twice the rank.
 
@@ -163,7 +249,13 @@ def _write_as_plain_lora(folder: Path, split_off: Mapping[str, Tensor]) -> None:
     save_file(weights, file, metadata={"format": "pt"})
     settings = read_json(folder / "adapter_config.json", dict[str, Any], CheckpointError)
     grown = math.sqrt(2) if settings["use_rslora"] else 2  # keeps alpha / rank, or alpha / sqrt(rank)
-    changed = {"init_lora_weights": True, "r": 2 * settings["r"], "lora_alpha": grown * settings["lora_alpha"]}
+    changed = {
+        "init_lora_weights": True,
+        "r": 2 * settings["r"],
+        "lora_alpha": grown * settings["lora_alpha"],
+        "rank_pattern": {name: 2 * rank for name, rank in settings["rank_pattern"].items()},
+        "alpha_pattern": {name: grown * alpha for name, alpha in settings["alpha_pattern"].items()},
+    }
     write_json(folder / "adapter_config.json", settings | changed)
 
 
@@ -178,6 +270,12 @@ def read_passport(folder: Path) -> Passport:
         )
     passport: Passport = read_json(folder / PASSPORT_FILE, Passport, CheckpointError)
     return passport
+
+
+def passport_of(checkpoint: Checkpoint) -> Passport | None:
+    """The passport of a checkpoint that a run has saved; None for any other one."""
+    file = checkpoint.folder / PASSPORT_FILE
+    return read_json(file, Passport, CheckpointError) if file.is_file() else None
 
 
 def load(speech: Speech, folder: Path) -> Adapted:
@@ -201,6 +299,14 @@ def merged(adapted: Adapted) -> Iterator[Speech]:
 
     The weights are put back from a copy, for subtracting what was added would leave rounding errors behind.
     """
+    if adapted.full:
+        training = adapted.peft.training
+        adapted.peft.eval()
+        try:
+            yield adapted.speech
+        finally:
+            adapted.peft.train(training)
+        return
     layers = [layer for layer in adapted.peft.modules() if hasattr(layer, "base_layer") and hasattr(layer, "lora_A")]
     before: list[Tensor] = [layer.base_layer.weight.detach().clone() for layer in layers]
     training = adapted.peft.training

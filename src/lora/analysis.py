@@ -11,6 +11,7 @@ from typing import Literal, NamedTuple, cast
 
 import msgspec
 
+from lora.language import Language
 from lora.scoring import Counts, Score, UtteranceScore, by_jiwer
 from lora.text import normalise
 
@@ -107,14 +108,14 @@ def align(reference: Sequence[str], hypothesis: Sequence[str]) -> tuple[Edit, ..
     return tuple(edits)
 
 
-def align_words(row: UtteranceScore) -> tuple[Edit, ...]:
+def align_words(row: UtteranceScore, language: Language = "en") -> tuple[Edit, ...]:
     """The alignment of an utterance's normalised words."""
-    return align(normalise(row.reference).split(), normalise(row.hypothesis).split())
+    return align(normalise(row.reference, language).split(), normalise(row.hypothesis, language).split())
 
 
 def error_tables(score: Score, most: int) -> ErrorTables:
     """The `most` common errors of each kind."""
-    edits = Counter(edit for row in score.utterances for edit in align_words(row) if edit.kind != "equal")
+    edits = Counter(edit for row in score.utterances for edit in align_words(row, score.language) if edit.kind != "equal")
     ordered = sorted(edits.items(), key=lambda item: (-item[1], item[0].reference or "", item[0].hypothesis or ""))
 
     def of(kind: Kind) -> list[tuple[Edit, int]]:
@@ -147,10 +148,10 @@ def _groups(rows: Iterable[UtteranceScore], name: Callable[[UtteranceScore], str
     return tuple(Group(name=key, utterances=len(words), words=sum(words, Counts())) for key, words in sorted(found.items()))
 
 
-def unseen_words(training: Iterable[str], references: Iterable[str]) -> tuple[str, ...]:
+def unseen_words(training: Iterable[str], references: Iterable[str], language: Language = "en") -> tuple[str, ...]:
     """Normalised reference words that no training transcript holds, by the alphabet."""
-    seen = {word for text in training for word in normalise(text).split()}
-    return tuple(sorted({word for text in references for word in normalise(text).split()} - seen))
+    seen = {word for text in training for word in normalise(text, language).split()}
+    return tuple(sorted({word for text in references for word in normalise(text, language).split()} - seen))
 
 
 def by_vocabulary(score: Score, unseen: Collection[str]) -> Vocabulary:
@@ -158,16 +159,16 @@ def by_vocabulary(score: Score, unseen: Collection[str]) -> Vocabulary:
     tallies = {True: Counter[Kind](), False: Counter[Kind]()}
     rare = frozenset(unseen)
     for row in score.utterances:
-        for edit in align_words(row):
+        for edit in align_words(row, score.language):
             if edit.reference is not None:
                 tallies[edit.reference in rare][edit.kind] += 1
     counts = {key: Counts(tally["equal"], tally["substitute"], tally["delete"]) for key, tally in tallies.items()}
     return Vocabulary(seen=counts[False], unseen=counts[True])
 
 
-def is_loop(text: str) -> bool:
+def is_loop(text: str, language: Language = "en") -> bool:
     """Whether normalised words hold a phrase that is repeated as `LOOP_REPEATS` and `LOOP_WORDS` say."""
-    words = normalise(text).split()
+    words = normalise(text, language).split()
     for size in range(1, min(len(words) // LOOP_REPEATS, LOOP_PHRASE_WORDS) + 1):
         run = size  # words up to here that continue a repetition of the last `size` ones
         for index in range(size, len(words)):
@@ -179,7 +180,8 @@ def is_loop(text: str) -> bool:
 
 def looped(score: Score) -> tuple[str, ...]:
     """Ids of the utterances whose hypothesis loops although the reference does not."""
-    return tuple(row.id for row in score.utterances if is_loop(row.hypothesis) and not is_loop(row.reference))
+    spoken = score.language
+    return tuple(row.id for row in score.utterances if is_loop(row.hypothesis, spoken) and not is_loop(row.reference, spoken))
 
 
 def remaining(score: Score, others: Sequence[Score]) -> Remaining:
@@ -189,8 +191,9 @@ def remaining(score: Score, others: Sequence[Score]) -> Remaining:
     for index, row in enumerate(score.utterances):
         if row.words.errors == 0:
             continue
-        spans = _spans(row)
-        common = frozenset.intersection(*(frozenset(_spans(other.utterances[index])) for other in others)) if others else frozenset()
+        spans = _spans(row, score.language)
+        elsewhere = [frozenset(_spans(other.utterances[index], score.language)) for other in others]
+        common = frozenset.intersection(*elsewhere) if elsewhere else frozenset()
         for span in spans:
             if _letters(span.reference) == _letters(span.hypothesis):
                 tally["format"] += span.errors
@@ -212,10 +215,10 @@ class _Span(NamedTuple):
     errors: int
 
 
-def _spans(row: UtteranceScore) -> list[_Span]:
+def _spans(row: UtteranceScore, language: Language) -> list[_Span]:
     spans: list[_Span] = []
     position, open_edits = 0, list[Edit]()
-    for edit in (*align_words(row), Edit("equal", None, None)):
+    for edit in (*align_words(row, language), Edit("equal", None, None)):
         if edit.kind != "equal":
             open_edits.append(edit)
         elif open_edits:

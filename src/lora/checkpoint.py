@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from lora.errors import CheckpointError
+from lora.errors import CheckpointError, ConfigError
 from lora.files import read_json, sha256_bytes, sha256_file, writing_errors
+from lora.language import LANGUAGES, Language
 from lora.packaged import PACKAGED, packaged_checkpoint
 
 Kind = Literal["hub", "local", "packaged"]
@@ -68,6 +69,31 @@ def resolve(model_id: str, revision: str | None = None) -> Checkpoint:
     weights = _check(folder)
     # The hub cache names a snapshot's folder after its commit.
     return Checkpoint(model_id, kind, folder, folder.name if kind == "hub" else None, _hash(weights))
+
+
+def require_language(checkpoint: Checkpoint, language: Language) -> None:
+    """Raises `ConfigError` when the checkpoint says that it is for another language.
+
+    Packaged weights are English. Elsewhere `language` in config.json says so, or a name as the published checkpoints have it, such as
+    `moonshine-tiny-ja`; any other name says nothing.
+    """
+    named = _language(checkpoint)
+    if named is None or named == language:
+        return
+    spelled = LANGUAGES[named].name if named in LANGUAGES else repr(named)  # type: ignore[index]  # narrowed by the condition
+    advice = f"give --language {named}" if named in LANGUAGES else f"known languages are {', '.join(LANGUAGES)}"
+    raise ConfigError(f"--language {language}: {checkpoint.model_id} is for {spelled}; {advice}, or another --model-id")
+
+
+def _language(checkpoint: Checkpoint) -> str | None:
+    if checkpoint.kind == "packaged":
+        return "en"
+    stated = read_json(checkpoint.folder / "config.json", dict[str, Any], CheckpointError).get("language")
+    if stated is not None:
+        return str(stated)
+    name = checkpoint.model_id.rstrip("/").rpartition("/")[2].lower()
+    found = re.fullmatch(r"moonshine-(?:streaming-)?(?:tiny|base|small|medium)-([a-z]{2})", name)
+    return found[1] if found else None
 
 
 def _kind(model_id: str) -> Kind:

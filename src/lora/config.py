@@ -20,6 +20,7 @@ from msgspec import Meta
 
 from lora.audio import AudioSettings
 from lora.errors import ConfigError
+from lora.language import LANGUAGES, Language
 from lora.manifest import Rules, SplitBy
 
 Ratio = Annotated[float, Meta(ge=0.0, le=1.0)]
@@ -44,6 +45,7 @@ class ModelConfig(Section, frozen=True, kw_only=True):
 
     model_id: Annotated[str, Meta(description="hub id (owner/name), local folder, or packaged:moonshine-tiny, packaged:moonshine-base")]
     revision: Annotated[str | None, Meta(description="commit, tag or branch of a hub checkpoint")] = None
+    language: Annotated[Language, Meta(description="language of all speech: decides normaliser, token cap, and CER for ja and zh")] = "en"
     device: Annotated[Device, Meta(description="where to compute; auto takes cuda, then mps, then cpu, and records which")] = "auto"
     precision: Annotated[
         Precision, Meta(description="arithmetic of products with frozen weights; bfloat16 is faster where the processor has it")
@@ -80,30 +82,39 @@ class DataConfig(Section, frozen=True, kw_only=True):
     def audio(self) -> AudioSettings:
         return AudioSettings(rms_dbfs=self.rms_dbfs)
 
-    def train_rules(self) -> Rules:
-        return Rules(max_s=self.max_seconds, allow_outside=self.allow_outside_paths)
+    def train_rules(self, language: Language) -> Rules:
+        return Rules(max_s=self.max_seconds, allow_outside=self.allow_outside_paths, language=language)
 
-    def test_rules(self) -> Rules:
-        return Rules(max_s=self.max_seconds, allow_outside=self.allow_outside_paths, allow_empty_text=self.allow_empty_text)
+    def test_rules(self, language: Language) -> Rules:
+        return replace(self.train_rules(language), allow_empty_text=self.allow_empty_text)
 
-    def heldout_rules(self, guardrail: Guardrail) -> Rules:
-        rules = self.test_rules()
+    def heldout_rules(self, language: Language, guardrail: Guardrail) -> Rules:
+        rules = self.test_rules(language)
         if guardrail == "drift":
             return replace(rules, require_text=False)
         return replace(rules, missing_text="is missing; every utterance needs its transcript, unless --guardrail drift is set")
 
-    def replay_rules(self, targets: ReplayTargets) -> Rules:
-        return Rules(max_s=self.max_seconds, allow_outside=self.allow_outside_paths, require_text=targets == "transcript")
+    def replay_rules(self, language: Language, targets: ReplayTargets) -> Rules:
+        return replace(self.train_rules(language), require_text=targets == "transcript")
 
 
 class AdapterConfig(Section, frozen=True, kw_only=True):
-    """The LoRA adapter, in PEFT's terms."""
+    """What is trained: a LoRA adapter, in PEFT's terms, or the weights themselves."""
 
+    method: Annotated[
+        Literal["lora", "full"], Meta(description="lora trains an adapter; full the sites' own weights, and saves a checkpoint")
+    ] = "lora"
     lora_r: Annotated[Count, Meta(description="rank of the update")] = 8
+    lora_ranks: Annotated[
+        str | None, Meta(description="other ranks for some sites, such as encoder=4,mlp=16; of several that name a layer the last counts")
+    ] = None
     lora_alpha: Annotated[float, Meta(gt=0, description="scale: the update is multiplied by alpha / rank")] = 16.0
     lora_dropout: Annotated[float, Meta(ge=0, lt=1, description="dropout on the update's input")] = 0.0
     lora_targets: Annotated[
-        str, Meta(description="decoder, its parts self, cross, mlp; encoder; all; several joined by commas; or a pattern of module names")
+        str,
+        Meta(
+            description="decoder, its parts self, cross, mlp; encoder; both or all; several joined by commas; or a pattern of module names"
+        ),
     ] = "decoder"
     use_dora: Annotated[bool, Meta(description="weight-decomposed LoRA (DoRA)")] = False
     use_rslora: Annotated[bool, Meta(description="rank-stabilised scale, alpha / sqrt(rank)")] = False
@@ -117,7 +128,12 @@ class TrainConfig(Section, frozen=True, kw_only=True):
 
     epochs: Annotated[float, Meta(gt=0, description="passes over the training set")] = 3.0
     max_steps: Annotated[Count | None, Meta(description="stop after so many optimizer updates, whatever the epochs say")] = None
-    learning_rate: Annotated[float, Meta(gt=0, description="peak, reached after the warm-up")] = 1e-3
+    learning_rate: Annotated[float, Meta(gt=0, description="peak for decoder sites, reached after the warm-up")] = 1e-3
+    encoder_learning_rate: Annotated[float, Meta(gt=0, description="peak for encoder sites")] = 1e-4
+    full_learning_rate: Annotated[float, Meta(gt=0, description="peak for all sites with --method full")] = 1e-5
+    gradient_checkpointing: Annotated[
+        bool, Meta(description="encoder sites: compute activations again for the gradient; less memory, more time")
+    ] = False
     warmup_steps: Annotated[int, Meta(ge=0, description="optimizer updates of linear warm-up")] = 20
     weight_decay: Annotated[float, Meta(ge=0)] = 0.0
     max_grad_norm: Annotated[float, Meta(gt=0, description="clip the gradient's norm")] = 1.0
@@ -145,8 +161,9 @@ class EvalConfig(Section, frozen=True, kw_only=True):
 
     eval_batch_size: Annotated[Count, Meta(description="utterances decoded together at most; results do not depend on it")] = 32
     tokens_per_second: Annotated[
-        float, Meta(gt=0, le=50, description="cap on tokens per second of audio; English 6.5, others about 13")
-    ] = 6.5
+        Annotated[float, Meta(gt=0, le=50)] | None,
+        Meta(description="cap on tokens per second of audio; else 6.5 for English, 13 for other languages"),
+    ] = None
 
 
 class GateConfig(Section, frozen=True, kw_only=True):
@@ -216,6 +233,12 @@ class RunConfig(Section, frozen=True, kw_only=True):
     train: TrainConfig = TrainConfig()
     eval: EvalConfig = EvalConfig()
     gate: GateConfig = GateConfig()
+
+    @property
+    def tokens_per_second(self) -> float:
+        """The cap that is set, or the language's."""
+        given = self.eval.tokens_per_second
+        return given if given is not None else LANGUAGES[self.model.language].tokens_per_second
 
 
 SectionType = TypeVar("SectionType", bound=msgspec.Struct)
@@ -335,6 +358,7 @@ def _checked(merged: dict[str, dict[str, Any]], origin: str) -> RunConfig:
         if isinstance(value, float) and not math.isfinite(value):
             raise ConfigError(f"{origin}: {flag(setting.name)} must be a finite number, not {value}")
     _require_consistent_gate(config.gate, origin)
+    _require_consistent_adapter(config.adapter, origin)
     config.output.tracker_names()
     return config
 
@@ -353,6 +377,14 @@ def _require_consistent_gate(gate: GateConfig, origin: str) -> None:
             f"{origin}: --heldout-margin-points {gate.heldout_margin_points:g} is below --max-heldout-rise-points "
             f"{gate.max_heldout_rise_points:g}; the upper end of an interval is never below its middle, so raise it"
         )
+
+
+def _require_consistent_adapter(adapter: AdapterConfig, origin: str) -> None:
+    """Raises `ConfigError` for a setting of LoRA where there is none."""
+    usual = AdapterConfig(method=adapter.method, lora_targets=adapter.lora_targets)
+    for name in adapter.__struct_fields__:
+        if adapter.method == "full" and getattr(adapter, name) != getattr(usual, name):
+            raise ConfigError(f"{origin}: {flag(name)} is for --method lora; leave it out with --method full")
 
 
 def _kind_and_help(annotated: Any) -> tuple[Any, str]:

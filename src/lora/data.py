@@ -9,6 +9,7 @@ from lora.config import DataConfig, Guardrail, ReplayTargets
 from lora.errors import ManifestError
 from lora.evaluate import Example
 from lora.files import sha256_bytes
+from lora.language import Language
 from lora.manifest import Manifest, Recording, Rules, read, require_disjoint, split, validate
 from lora.model_utils import Speech
 from lora.text import ResolvedStyle, apply_style, resolve_style
@@ -87,27 +88,27 @@ def _checked(manifest: Manifest, rules: Rules, config: DataConfig) -> tuple[Reco
     return tuple(next(found[place % len(found)]) for place in range(len(manifest)))
 
 
-def read_sets(config: DataConfig, targets: ReplayTargets, guardrail: Guardrail, seed: int) -> SpeechSets:
+def read_sets(config: DataConfig, targets: ReplayTargets, guardrail: Guardrail, seed: int, language: Language = "en") -> SpeechSets:
     """Reads all manifests, splits dev off where it is not given, and makes sure that no recording is in two sets.
 
     Raises `ManifestError` with every problem of the first manifest that has one, when a test set holds a single utterance, when sets
     share recordings, and when training, dev and domain share speakers although the split is by speaker.
     """
-    train = read_set(config.train_manifest, config.train_rules(), config)
-    domain = read_set(config.domain_manifest, config.test_rules(), config)
-    heldout = read_set(config.heldout_manifest, config.heldout_rules(guardrail), config)
+    train = read_set(config.train_manifest, config.train_rules(language), config)
+    domain = read_set(config.domain_manifest, config.test_rules(language), config)
+    heldout = read_set(config.heldout_manifest, config.heldout_rules(language, guardrail), config)
     for test_set in (domain, heldout):
         if len(test_set) < 2:
             raise ManifestError(f"{test_set.manifest.path}: one utterance cannot tell a change from chance; add more, better a hundred")
     if config.dev_manifest is not None:
-        dev = read_set(config.dev_manifest, config.train_rules(), config)
+        dev = read_set(config.dev_manifest, config.train_rules(language), config)
     else:
         train, dev = _divide(train, config.dev_fraction, config.split_by == "speaker", seed)
     replay = guard = None
     if config.replay_manifest is not None:
-        replay = read_set(config.replay_manifest, config.replay_rules(targets), config)
+        replay = read_set(config.replay_manifest, config.replay_rules(language, targets), config)
         replay, guard = _divide(replay, GUARD_FRACTION, False, seed)
-    style = resolve_style(config.text_style, [utterance.text or "" for utterance in train.manifest])
+    style = resolve_style(config.text_style, [utterance.text or "" for utterance in train.manifest], language)
     sets = SpeechSets(train, dev, domain, heldout, replay, guard, style)
     require_disjoint({name: (part.manifest, part.recordings) for name, part in sets.named().items()}, speakers=False)
     own = {"train": train, "dev": dev, "domain": domain}

@@ -9,6 +9,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from lora.language import LANGUAGES
 from lora.record import RunRecord, SetResult
 from lora.units import Seconds
 
@@ -66,8 +67,9 @@ class Display:
 
 def result_table(record: RunRecord) -> Table:
     """Before and after on both test sets, with 95 % intervals."""
-    table = Table(title=escape(f"{record.checkpoint.model_id}: word error rate and loss"), title_justify="left")
-    for heading in ("set", "baseline WER", "tuned WER", "change (95 % interval)", "baseline loss", "tuned loss"):
+    traits = LANGUAGES[record.config.model.language]
+    table = Table(title=escape(f"{record.checkpoint.model_id}: {traits.unit} error rate and loss"), title_justify="left")
+    for heading in ("set", f"baseline {traits.metric}", f"tuned {traits.metric}", "change (95 % interval)", "baseline loss", "tuned loss"):
         table.add_column(heading, justify="left" if heading == "set" else "right")
     for name, result in (("domain", record.domain), ("held-out", record.heldout)):
         if result is not None:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from lora.audio import Waveform
 from lora.errors import AudioError
@@ -42,10 +43,12 @@ class Encoder:
     """The encoder of a loaded checkpoint, adapter included.
 
     Frozen weights are taken as they are now; an adapter's are read in each call, so an encoder made before training trains along.
+    With `gradient_checkpointing` a layer's activations are computed again for its gradient instead of being kept.
     """
 
-    def __init__(self, speech: Speech) -> None:
+    def __init__(self, speech: Speech, *, gradient_checkpointing: bool = False) -> None:
         self.speech = speech
+        self._checkpointing = gradient_checkpointing
         self._dtype = PRODUCT_DTYPES[speech.precision]
         self._layers = [_Layer(layer, self._dtype) for layer in speech.encoder.layers]
         if speech.streaming:
@@ -72,12 +75,19 @@ class Encoder:
         lengths = [len(stem) for stem in stems]
         hidden = torch.cat(stems)
         for layer, window in zip(self._layers, self._windows, strict=True):
-            parts = [part.unflatten(-1, (-1, layer.width)) for part in layer.qkv(layer.norms[0](hidden))]
-            query, key, value = (part.split(lengths) for part in parts)
-            mixed = [self._attend(layer, window, *clip) for clip in zip(query, key, value, strict=True)]
-            hidden = hidden + layer.out(torch.cat(mixed))[0]
-            hidden = hidden + layer.down(layer.activation(layer.up(layer.norms[1](hidden))[0]))[0]
+            if self._checkpointing and torch.is_grad_enabled():
+                hidden = checkpoint(self._through, layer, window, lengths, hidden, use_reentrant=False)
+            else:
+                hidden = self._through(layer, window, lengths, hidden)
         return list(self._norm(hidden).split(lengths))
+
+    def _through(self, layer: _Layer, window: tuple[int, int] | None, lengths: list[int], hidden: Tensor) -> Tensor:
+        """One layer over the frames `[frames, width]` of all clips."""
+        parts = [part.unflatten(-1, (-1, layer.width)) for part in layer.qkv(layer.norms[0](hidden))]
+        query, key, value = (part.split(lengths) for part in parts)
+        mixed = [self._attend(layer, window, *clip) for clip in zip(query, key, value, strict=True)]
+        hidden = hidden + layer.out(torch.cat(mixed))[0]
+        return hidden + layer.down(layer.activation(layer.up(layer.norms[1](hidden))[0]))[0]
 
     def _attend(self, layer: _Layer, window: tuple[int, int] | None, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Self-attention of one clip: `[frames, heads, width]` each to `[frames, heads * width]`."""

@@ -11,6 +11,7 @@ from lora import shards
 from lora.decode import DecodeSettings, Transcript, batches, transcribe, transcribe_and_score
 from lora.decoder import Decoder
 from lora.features import Features
+from lora.language import Language
 from lora.manifest import Utterance
 from lora.model_utils import Encoded, Speech
 from lora.scoring import Score, score_utterance, total
@@ -55,7 +56,8 @@ def evaluate(
         return transcribe_and_score(decoder, encoded, lengths_s, settings, labels, drafts)
 
     losses, transcripts = _shared(speech, examples, features, batch_size, advance, batch)
-    return Evaluation(score=score_transcripts(examples, transcripts), loss=sum(losses) / sum(len(example.labels) for example in examples))
+    score = score_transcripts(examples, transcripts, speech.language)
+    return Evaluation(score=score, loss=sum(losses) / sum(len(example.labels) for example in examples))
 
 
 def transcribe_all(
@@ -76,7 +78,7 @@ def transcribe_all(
     return transcripts
 
 
-def score_transcripts(examples: Sequence[Example], transcripts: Sequence[Transcript]) -> Score:
+def score_transcripts(examples: Sequence[Example], transcripts: Sequence[Transcript], language: Language) -> Score:
     """The score of transcripts against the examples' references."""
     return total(
         [
@@ -87,9 +89,11 @@ def score_transcripts(examples: Sequence[Example], transcripts: Sequence[Transcr
                 reference=example.utterance.text or "",
                 hypothesis=transcript.text,
                 capped=transcript.capped,
+                language=language,
             )
             for example, transcript in zip(examples, transcripts, strict=True)
-        ]
+        ],
+        language,
     )
 
 

@@ -1,7 +1,8 @@
 """One run from settings to verdict. The only module that knows the order of the stages."""
 
 import platform
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -9,11 +10,10 @@ import msgspec
 import torch
 
 from lora import adapter as adapters
-from lora import publish
+from lora import publish, shards, trainstate
 from lora import record as records
-from lora import shards, trainstate
 from lora import strength as strengths
-from lora.adapter import Adapted, Passport
+from lora.adapter import Adapted, Passport, Site
 from lora.analysis import unseen_words
 from lora.checkpoint import Checkpoint, resolve
 from lora.config import RunConfig
@@ -22,14 +22,15 @@ from lora.data import SpeechSet, SpeechSets, examples, read_sets
 from lora.decode import DecodeSettings, Transcript
 from lora.decoder import Decoder
 from lora.display import Display
-from lora.errors import LoraError, ScoringError, StoppedError, TrainingError
+from lora.errors import ConfigError, LoraError, ScoringError, StoppedError, TrainingError
 from lora.evaluate import Evaluation, Example, evaluate, transcribe_all
 from lora.features import Features, LiveFeatures, StoredFeatures, prune
 from lora.files import atomic_folder, remove_at_once, sha256_file, system_errors
 from lora.gate import judge
 from lora.known import known
+from lora.language import metric
 from lora.model_utils import Speech, choose_device, load_speech, pad_labels
-from lora.record import AdapterInfo, CheckpointInfo, ManifestInfo, Resumption, RunRecord, SetResult
+from lora.record import AdapterInfo, CheckpointInfo, ManifestInfo, Resumption, RunRecord, SetResult, result_folder
 from lora.report.card import CARD_FILE, write_card
 from lora.report.html import HTML_FILE, write_html
 from lora.report.markdown import MARKDOWN_FILE, write_report
@@ -44,7 +45,6 @@ from lora.train import Progress, TrainData, TrainOutcome, learning_rate, planned
 from lora.trainstate import Step, TrainState
 from lora.units import Seconds
 
-ADAPTER_FOLDER = "lora_adapter"
 PROCESSOR_FOLDER = "processor"
 
 OWN_TRANSCRIPT_LOSS = 1.0
@@ -62,7 +62,7 @@ class Prepared:
     sets: SpeechSets
     checkpoint: Checkpoint
     speech: Speech
-    sites: tuple[str, ...]
+    sites: tuple[Site, ...]
     decode: DecodeSettings
     unfinished: RunRecord | None = None
     """The run that goes on, where one does."""
@@ -89,20 +89,26 @@ def prepare(config: RunConfig, display: Display, *, resume: bool = False) -> Pre
     device = choose_device(config.model.device)
     if config.train.strength_sweep:
         strengths.check(
+            method=config.adapter.method,
             use_dora=config.adapter.use_dora,
             init_lora_weights=config.adapter.init_lora_weights,
             has_guard=config.data.replay_manifest is not None,
         )
     with display.stage("read", "Reading manifests and audio"):
-        sets = read_sets(config.data, config.train.replay_targets, config.gate.guardrail, config.train.seed)
+        sets = read_sets(config.data, config.train.replay_targets, config.gate.guardrail, config.train.seed, config.model.language)
         for name, part in sets.named().items():
             display.line(f"{name:8} {len(part):6} utterances {part.seconds / 60:7.1f} min   {part.manifest.path}")
     with display.stage("load", f"Loading {config.model.model_id} on {device.type}"):
         checkpoint = resolve(config.model.model_id, config.model.revision)
-        speech = load_speech(checkpoint, device, config.model.precision)
+        speech = load_speech(checkpoint, device, config.model.precision, config.model.language)
         sites = adapters.plan(speech, config.adapter)
-        display.line(f"adapter: {len(sites)} layers, {sites[0]} to {sites[-1]}")
-    decode = DecodeSettings(tokens_per_second=config.eval.tokens_per_second)
+        if config.train.gradient_checkpointing and not any(site.in_encoder for site in sites):
+            raise ConfigError(
+                f"--gradient-checkpointing: --lora-targets {config.adapter.lora_targets} has no encoder sites, whose memory it saves; "
+                "leave it out"
+            )
+        display.line(f"adapter: {len(sites)} layers, {sites[0].name} to {sites[-1].name}")
+    decode = DecodeSettings(tokens_per_second=config.tokens_per_second)
     prepared = Prepared(config, sets, checkpoint, speech, sites, decode, unfinished)
     if unfinished is not None:
         require_same(unfinished, _opening_record(prepared))
@@ -183,7 +189,7 @@ def _finish(prepared: Prepared, record: RunRecord, metrics_file: str, log: RunLo
     prune(int(prepared.config.output.feature_cache_gb * 1e9))
     write_report(record, prepared.folder / MARKDOWN_FILE)
     write_html(record, prepared.folder / HTML_FILE)
-    write_card(record, _adapter_folder(prepared) / CARD_FILE)
+    write_card(record, prepared.folder / result_folder(prepared.config.adapter) / CARD_FILE)
     write_metrics(record, prepared.folder / metrics_file)
     log.write("completed", decision=record.verdict.decision if record.verdict else None)
     records.write(record, prepared.folder)
@@ -230,16 +236,13 @@ def _stages(
     record = msgspec.structs.replace(record, replay_left_out=left_out)
     adapted = adapters.attach(prepared.speech, config.adapter, config.train.seed)
     if adapted.trains_encoder:  # the encoder that was made before it had an adapter knows nothing of it
-        features = LiveFeatures(prepared.speech, config.data.audio())
+        features = LiveFeatures(prepared.speech, config.data.audio(), gradient_checkpointing=config.train.gradient_checkpointing)
     with display.stage("train", f"Training {sum(p.numel() for p in adapted.parameters())} parameters"):
         outcome = _train(prepared, adapted, data, features, state, log, trackers, display)
     strength, tried = _sweep(prepared, adapted, data, outcome, features, log, display) if config.train.strength_sweep else (None, ())
     info = shards.from_main(lambda: _save(prepared, adapted))
-    with display.stage("tuned", "Tuned, from the saved adapter"):
-        reloaded = adapters.load(
-            load_speech(prepared.checkpoint, prepared.speech.device, config.model.precision), _adapter_folder(prepared)
-        )
-        with adapters.merged(reloaded) as speech:
+    with display.stage("tuned", f"Tuned, from the saved {'checkpoint' if adapted.full else 'adapter'}"):
+        with _reloaded(prepared) as speech:
             after = features if isinstance(features, StoredFeatures) else LiveFeatures(speech, config.data.audio())
             said = [row.hypothesis for row in baseline["heldout"].score.utterances]  # general speech should sound as before
             drafts = {"domain": None, "heldout": said}
@@ -256,7 +259,7 @@ def _stages(
         strength=strength,
         strengths=tried,
         domain=results["domain"],
-        domain_unseen_words=unseen_words(_texts(sets.train), _texts(sets.domain)),
+        domain_unseen_words=unseen_words(_texts(sets.train), _texts(sets.domain), config.model.language),
         heldout=results["heldout"],
         heldout_drift=moved,
         verdict=verdict,
@@ -274,7 +277,7 @@ def _heldout_examples(prepared: Prepared, features: Features, display: Display) 
     with display.stage("drift", "Held-out references: the base model transcribes"):
         said = _said_by_base(prepared, examples(speech, part, "none"), features, display)
     texts = [transcript.text for transcript in said]
-    if not any(normalise(text) for text in texts):
+    if not any(normalise(text, speech.language) for text in texts):
         raise ScoringError(f"{part.manifest.path}: the base model hears no word in it, so there is no drift to measure; check its audio")
     labelled = examples(speech, part, "none", texts)
     return [replace(one, utterance=replace(one.utterance, text=text)) for one, text in zip(labelled, texts, strict=True)]
@@ -287,7 +290,7 @@ def _texts(part: SpeechSet) -> list[str]:
 def _encoded(prepared: Prepared, display: Display) -> Features:
     """Encoder outputs: all computed now when the encoder is frozen, else on demand."""
     audio = prepared.config.data.audio()
-    if any(".encoder." in site for site in prepared.sites):
+    if any(site.in_encoder for site in prepared.sites):
         return LiveFeatures(prepared.speech, audio)
     stored = StoredFeatures(prepared.speech, audio)
     utterances = [utterance for part in prepared.sets.named().values() for utterance in part.manifest]
@@ -393,7 +396,7 @@ def _train(
     trackers: Trackers,
     display: Display,
 ) -> TrainOutcome:
-    config = prepared.config
+    config, rate = prepared.config, metric(prepared.speech.language)
     signals = HeldSignals(patient=shards.count() > 1)
     with signals, display.bar(planned_steps(config.train, len(data.domain)), "updates") as advance:
         if state is not None:
@@ -401,13 +404,13 @@ def _train(
 
         def update(step: int, steps: int, loss: float, speed: float) -> None:
             advance(1, f"loss {loss:.3f}, {speed:.0f} s of audio a second")
-            values = {"loss": loss, "learning_rate": learning_rate(config.train, step, steps), "audio_seconds_per_second": speed}
+            values = {"loss": loss, "learning_rate": learning_rate(adapted, config.train, step, steps), "audio_seconds_per_second": speed}
             log.write("update", step=step, **values)
             trackers.log({f"train/{name}": value for name, value in values.items()}, step)
 
         def evaluated(step: Step, best: bool) -> None:
-            guard = f", guard WER {100 * step.guard_wer:.2f} %" if step.guard_wer is not None else ""
-            display.line(f"step {step.step:5} dev WER {100 * step.dev_wer:.2f} %, loss {step.dev_loss:.3f}{guard}{' *' if best else ''}")
+            guard = f", guard {rate} {100 * step.guard_wer:.2f} %" if step.guard_wer is not None else ""
+            display.line(f"step {step.step:5} dev {rate} {100 * step.dev_wer:.2f} %, loss {step.dev_loss:.3f}{guard}{' *' if best else ''}")
             log.write("dev", best=best, **msgspec.structs.asdict(step))
             values = {"dev/wer": step.dev_wer, "dev/loss": step.dev_loss, "guard/wer": step.guard_wer, "guard/loss": step.guard_loss}
             trackers.log(values, step.step)
@@ -429,7 +432,7 @@ def _sweep(
     """Leaves the largest share of the update in the adapter that spares the guard."""
     base = outcome.history[0].guard_wer
     assert base is not None  # strength.check() wants a guard before anything starts
-    size = prepared.config.eval.eval_batch_size
+    size, rate = prepared.config.eval.eval_batch_size, metric(prepared.speech.language)
 
     def score() -> tuple[Evaluation, Evaluation]:
         with adapters.merged(adapted) as speech:
@@ -441,7 +444,9 @@ def _sweep(
         for one in tried:
             log.write("strength", **msgspec.structs.asdict(one))
             mark = " *" if one.strength == chosen else ""
-            display.line(f"strength {one.strength:.1f} dev WER {100 * one.dev_wer:.2f} %, guard WER {100 * one.guard_wer:.2f} %{mark}")
+            display.line(
+                f"strength {one.strength:.1f} dev {rate} {100 * one.dev_wer:.2f} %, guard {rate} {100 * one.guard_wer:.2f} %{mark}"
+            )
         if chosen == 0.0:
             display.line("no share of the update spares the guard: the adapter does nothing")
     return chosen, tried
@@ -456,21 +461,36 @@ def _save(prepared: Prepared, adapted: Adapted) -> AdapterInfo:
         audio=prepared.config.data.audio(),
         decode=prepared.decode,
         text_style=prepared.sets.style,
-        normaliser=normaliser_version(),
+        normaliser=normaliser_version(prepared.speech.language),
+        language=prepared.speech.language,
     )
-    with atomic_folder(_adapter_folder(prepared)) as folder, system_errors():
-        adapters.save(adapted, folder, passport)
+    made = prepared.folder / result_folder(prepared.config.adapter)
+    with atomic_folder(made) as folder, system_errors():
+        if adapted.full:
+            adapters.save_checkpoint(adapted, folder, passport)
+        else:
+            adapters.save(adapted, folder, passport)
     with atomic_folder(prepared.folder / PROCESSOR_FOLDER) as folder, system_errors():
         prepared.speech.processor.save_pretrained(folder)
     return AdapterInfo(
         sites=adapted.sites,
         parameters=sum(parameter.numel() for parameter in adapted.parameters()),
-        sha256=sha256_file(_adapter_folder(prepared) / "adapter_model.safetensors"),
+        sha256=sha256_file(made / ("model.safetensors" if adapted.full else "adapter_model.safetensors")),
     )
 
 
-def _adapter_folder(prepared: Prepared) -> Path:
-    return prepared.folder / ADAPTER_FOLDER
+@contextmanager
+def _reloaded(prepared: Prepared) -> Iterator[Speech]:
+    """The tuned model as it is on disk."""
+    config, made = prepared.config, prepared.folder / result_folder(prepared.config.adapter)
+    full = config.adapter.method == "full"
+    checkpoint = resolve(str(made.resolve())) if full else prepared.checkpoint
+    speech = load_speech(checkpoint, prepared.speech.device, config.model.precision, config.model.language)
+    if full:
+        yield speech
+    else:
+        with adapters.merged(adapters.load(speech, made)) as merged:
+            yield merged
 
 
 def _result(baseline: Evaluation, tuned: Evaluation, seed: int) -> SetResult:
@@ -487,7 +507,7 @@ def _log_scores(log: RunLog, trackers: Trackers, display: Display, when: str, ev
     for name, evaluation in evaluations.items():
         score = evaluation.score
         looped = f", {len(score.capped)} clips at the token cap" if score.capped else ""
-        display.line(f"{name:8} WER {100 * score.wer:.2f} %, loss {evaluation.loss:.3f}{looped}")
+        display.line(f"{name:8} {score.metric} {100 * score.wer:.2f} %, loss {evaluation.loss:.3f}{looped}")
         log.write(
             when,
             set=name,

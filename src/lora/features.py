@@ -35,10 +35,10 @@ class Features(Protocol):
 
 
 class LiveFeatures:
-    """Runs the encoder in every call; gradients flow into it where they are asked for."""
+    """Runs the encoder in every call; gradients flow into it where they are asked for, checkpointed or not."""
 
-    def __init__(self, speech: Speech, audio: AudioSettings) -> None:
-        self._encoder = Encoder(speech)
+    def __init__(self, speech: Speech, audio: AudioSettings, *, gradient_checkpointing: bool = False) -> None:
+        self._encoder = Encoder(speech, gradient_checkpointing=gradient_checkpointing)
         self._audio = audio
 
     def batch(self, utterances: Sequence[Utterance]) -> Encoded:

@@ -1,5 +1,7 @@
 """Accepts an adapter, rejects it, or says that its test sets cannot tell. Pure.
 
+Rates are word error rates, or character error rates where a language does not separate words.
+
 Rule `point` looks at the changes alone. Rule `interval` asks what chance leaves open, with D the domain's change and H the held-out's,
 tuned minus baseline, each with its 95 % interval:
 
@@ -139,7 +141,7 @@ def _points(ratio: float, interval: Interval) -> tuple[float, float, float]:
 
 
 def _rates(name: str, change: Comparison, points: float, remark: str) -> str:
-    return f"{name} WER {100 * change.baseline:.2f} % -> {100 * change.tuned:.2f} % ({points:+.2f} points{remark})"
+    return f"{name} {change.metric} {100 * change.baseline:.2f} % -> {100 * change.tuned:.2f} % ({points:+.2f} points{remark})"
 
 
 def _range(low: float, high: float, sign: str = "+") -> str:

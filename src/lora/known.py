@@ -44,7 +44,7 @@ def known(
                 msgspec.json.schema(kind),  # results of another form are other results
                 LAYOUT,
                 [version(name) for name in VERSIONS],
-                normaliser_version(),
+                normaliser_version(speech.language),
                 (speech.checkpoint.sha256, speech.precision, speech.device.type),
                 settings,
                 [(e.utterance.id, e.utterance.speaker_id, e.utterance.text, e.length_s, e.labels) for e in examples],

@@ -14,15 +14,20 @@ PRODUCT_DTYPES: dict[Precision, torch.dtype] = {"float32": torch.float32, "bfloa
 
 
 class Projection:
-    """Linear layers with the same input as one product, each with its LoRA update where it has one that is not merged."""
+    """Linear layers with the same input as one product, each with its LoRA update where it has one that is not merged.
+
+    Weights that train themselves are read in each call; they are float32 whatever `dtype` is.
+    """
 
     def __init__(self, modules: Sequence[Any], dtype: torch.dtype) -> None:
         layers = [getattr(module, "base_layer", module) for module in modules]
         weights = [layer.weight.detach() for layer in layers]
+        self._live = layers if any(layer.weight.requires_grad for layer in layers) else []
+        self._versions: tuple[int, ...] = ()
         for index, module in enumerate(modules):
             if hasattr(module, "lora_A"):
                 weights[index] = weights[index].clone()  # merging changes it in place
-        self._weight = (torch.cat(weights) if len(weights) > 1 else weights[0]).to(dtype)
+        self._weight = (torch.cat(weights) if len(weights) > 1 else weights[0]).to(torch.float32 if self._live else dtype)
         self._sizes = [layer.weight.shape[0] for layer in layers]
         present = [layer.bias for layer in layers if layer.bias is not None]
         self._bias = torch.cat([bias.detach() for bias in present]) if present else None
@@ -33,20 +38,33 @@ class Projection:
     def __call__(self, inputs: Tensor) -> list[Tensor]:
         """Outputs `[..., size]` of the layers, in float32, for `inputs` `[..., width]`."""
         flat = inputs.flatten(0, -2)
-        if self._weight.dtype == flat.dtype:
-            output = functional.linear(flat, self._weight, self._bias)
+        stacked, bias = self._current() if self._live else (self._weight, self._bias)
+        if stacked.dtype == flat.dtype:
+            output = functional.linear(flat, stacked, bias)
         else:
-            output = functional.linear(flat.to(self._weight.dtype), self._weight).to(flat.dtype)
-            if self._bias is not None:
-                output += self._bias
+            output = functional.linear(flat.to(stacked.dtype), stacked).to(flat.dtype)
+            if bias is not None:
+                output += bias
         parts = list(output.split(self._sizes, dim=-1)) if len(self._sizes) > 1 else [output]
         for index, module, weight in self._adapted:
             parts[index] = _updated(parts[index], flat, module, weight)
         return [part.view(*inputs.shape[:-1], part.shape[-1]) for part in parts]
 
+    def _current(self) -> tuple[Tensor, Tensor | None]:
+        """The weights as they are now, with gradients where those are asked for; else stacked only after they have changed."""
+        versions = tuple(layer.weight._version for layer in self._live)
+        if torch.is_grad_enabled() or versions != self._versions:
+            biases = [layer.bias for layer in self._live if layer.bias is not None]
+            stacked = torch.cat([layer.weight for layer in self._live]), torch.cat(biases) if biases else None
+            if torch.is_grad_enabled():
+                return stacked
+            self._weight, self._bias = stacked
+            self._versions = versions
+        return self._weight, self._bias
+
     def laid_out(self, inputs: Tensor, width: int) -> list[Tensor]:
         """Outputs as `[batch, heads, frames, width]` for `inputs` `[batch, frames, inner]`, each contiguous: read once a token."""
-        if self._adapted or self._bias is not None:
+        if self._adapted or self._live or self._bias is not None:
             parts = self(inputs)
         else:  # one layer after the other: all at once would be the largest tensor of a run
             low = inputs.to(self._weight.dtype)

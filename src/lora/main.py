@@ -8,6 +8,7 @@ from pathlib import Path
 from lora import __version__
 from lora.console import ArgumentParser, number_from_zero, positive_int, positive_number
 from lora.console import run as run_command
+from lora.language import LANGUAGES, metric
 
 # Modules that need torch are imported by the command that needs them, so that --help answers at once.
 
@@ -61,6 +62,9 @@ def _transcribe_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--tokens-per-second", type=positive_number, metavar="X", help="token cap, without an adapter (default 6.5; other languages 13)"
     )
+    parser.add_argument(
+        "--language", choices=tuple(LANGUAGES), help="language of the speech (default that of the adapter, without one English)"
+    )
     parser.add_argument("--max-seconds", type=positive_number, default=30.0, metavar="X", help="longest utterance accepted (default 30)")
     parser.add_argument("--allow-outside-paths", action="store_true", help="accept audio paths that leave the manifest's folder")
 
@@ -100,9 +104,11 @@ def _transcribe_shared(options: argparse.Namespace) -> None:
             precision=options.precision,
             batch_size=options.eval_batch_size,
             tokens_per_second=options.tokens_per_second,
+            language=options.language,
         )
     )
-    rules = Rules(max_s=options.max_seconds, require_text=False, allow_outside=options.allow_outside_paths)
+    language = transcriber.speech.language
+    rules = Rules(max_s=options.max_seconds, require_text=False, allow_outside=options.allow_outside_paths, language=language)
     if options.manifest is not None:
         utterances, lengths_s = from_manifest(options.manifest, rules, transcriber.audio)
     else:
@@ -113,9 +119,10 @@ def _transcribe_shared(options: argparse.Namespace) -> None:
     if options.output is not None:
         write_result(result, options.output)
     for row in result.utterances:
-        print(f"{row.id}\t{row.text}" + (f"\tWER {100 * row.wer:.1f} %" if row.wer is not None else ""))
+        print(f"{row.id}\t{row.text}" + (f"\t{metric(language)} {100 * row.wer:.1f} %" if row.wer is not None else ""))
     if result.wer is not None and result.cer is not None:
-        print(f"WER {100 * result.wer:.2f} %, CER {100 * result.cer:.2f} % over {result.scored} utterances", file=sys.stderr)
+        words = f"WER {100 * result.wer:.2f} %, " if metric(language) == "WER" else ""
+        print(f"{words}CER {100 * result.cer:.2f} % over {result.scored} utterances", file=sys.stderr)
 
 
 def _report_arguments(parser: argparse.ArgumentParser) -> None:

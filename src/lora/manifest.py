@@ -1,8 +1,8 @@
 """Manifests: one JSON object a line, an utterance each. Reads, writes, checks, splits and merges them; no torch.
 
 A line holds `audio` (a path relative to the manifest, or a list of float samples), `text`, and optionally `speaker_id`, `id`,
-`sampling_rate` (Hz; for a list of samples the rate they were taken at, 16000 when absent), `duration` (seconds) and `meta`
-(an object for anything else).
+`sampling_rate` (Hz; for a list of samples the rate they were taken at, 16000 when absent), `duration` (seconds), `language` (a code
+such as `en`) and `meta` (an object for anything else).
 """
 
 import difflib
@@ -21,6 +21,7 @@ import msgspec
 from lora.audio import AudioSettings, AudioSource, FileAudio, InlineAudio, duration, is_silent, load, waveform_hash
 from lora.errors import AudioError, ManifestError, Problem
 from lora.files import write_jsonl
+from lora.language import LANGUAGES, Language, foreign_script, lacks_own_script
 from lora.units import SAMPLE_RATE_HZ, Seconds
 
 DURATION_TOLERANCE_S = 0.15
@@ -41,6 +42,7 @@ class Row(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, omit_default
     id: str | None = None
     sampling_rate: int | None = None
     duration: float | None = None
+    language: str | None = None
     meta: dict[str, Any] | None = None
 
 
@@ -51,6 +53,7 @@ class _RawRow(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     id: str | int | None = None
     sampling_rate: int | None = None
     duration: float | None = None
+    language: str | None = None
     meta: dict[str, Any] | None = None
 
 
@@ -66,6 +69,7 @@ class Utterance:
     line: int
     declared_s: Seconds | None = None
     meta: dict[str, Any] | None = field(default=None, hash=False)
+    language: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +115,8 @@ class Rules:
     """An empty transcript is right for silence in a test set: whatever the model says there counts as insertions."""
     allow_outside: bool = False
     """Whether audio paths may leave the manifest's folder."""
+    language: Language | None = None
+    """What all utterances must be in, by their `language` and by the letters of their text; None looks at neither."""
 
 
 @dataclass(slots=True)
@@ -156,6 +162,7 @@ def read(path: Path, rules: Rules) -> Manifest:
     problems.raise_if_any()
     if not utterances:
         raise ManifestError(f"{path}: the manifest is empty; every line must hold one JSON object with `audio` and `text`")
+    _require_own_script(path, utterances, rules)
     return Manifest(path, digest.hexdigest(), tuple(utterances))
 
 
@@ -259,7 +266,15 @@ def sample(items: Sequence[Any], count: int, seed: int) -> list[Any]:
 
 
 def to_row(utterance: Utterance, audio: str | list[float], duration_s: float | None = None) -> Row:
-    return Row(audio=audio, text=utterance.text, speaker_id=utterance.speaker_id, id=utterance.id, duration=duration_s, meta=utterance.meta)
+    return Row(
+        audio=audio,
+        text=utterance.text,
+        speaker_id=utterance.speaker_id,
+        id=utterance.id,
+        duration=duration_s,
+        language=utterance.language,
+        meta=utterance.meta,
+    )
 
 
 def _lines(path: Path) -> Iterator[bytes]:
@@ -287,6 +302,7 @@ def _parse(path: Path, number: int, offset: int, raw: bytes, rules: Rules, probl
         return None
     before = len(problems.found)
     _check_text(row, number, rules, problems)
+    _check_language(row, number, rules, problems)
     source = _source(path, number, offset, raw, row, rules, problems)
     if source is None or len(problems.found) > before:
         return None
@@ -298,6 +314,7 @@ def _parse(path: Path, number: int, offset: int, raw: bytes, rules: Rules, probl
         line=number,
         declared_s=Seconds(row.duration) if row.duration is not None else None,
         meta=row.meta,
+        language=row.language,
     )
 
 
@@ -307,6 +324,32 @@ def _check_text(row: _RawRow, number: int, rules: Rules, problems: _Problems) ->
             problems.add(number, "text", rules.missing_text)
     elif not row.text.strip() and not rules.allow_empty_text and rules.require_text:
         problems.add(number, "text", "is empty; write the transcript or drop the line (silence in a test set: --allow-empty-text)")
+
+
+def _check_language(row: _RawRow, number: int, rules: Rules, problems: _Problems) -> None:
+    if rules.language is None:
+        return
+    name, advice = LANGUAGES[rules.language].name, "keep one language in a run, and name it with --language"
+    if row.language is not None and row.language != rules.language:
+        problems.add(
+            number, "language", f"is {row.language!r} in a run for {name}; keep one language in a run, and name it with --language"
+        )
+    elif row.text and (script := foreign_script(row.text, rules.language)):
+        problems.add(number, "text", f"is in {script} letters, which {name} does not use; {advice}")
+
+
+def _require_own_script(path: Path, utterances: Sequence[Utterance], rules: Rules) -> None:
+    """One text in Latin letters may be a name; where most are, the language is another one."""
+    if rules.language is None:
+        return
+    texts = [utterance for utterance in utterances if utterance.text]
+    other = [utterance for utterance in texts if lacks_own_script(utterance.text or "", rules.language)]
+    if 2 * len(other) > len(texts):
+        name = LANGUAGES[rules.language].name
+        raise ManifestError(
+            f"{path}: {len(other)} of {len(texts)} texts hold no {name} letter, the first on line {other[0].line}; "
+            "name the language of the speech with --language"
+        )
 
 
 def _source(path: Path, number: int, offset: int, raw: bytes, row: _RawRow, rules: Rules, problems: _Problems) -> AudioSource | None:

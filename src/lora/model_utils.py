@@ -10,10 +10,11 @@ from torch import Tensor, nn
 from transformers import AutoProcessor, MoonshineForConditionalGeneration, MoonshineStreamingForConditionalGeneration, PreTrainedModel
 
 from lora import shards
-from lora.checkpoint import Checkpoint
+from lora.checkpoint import Checkpoint, require_language
 from lora.config import Device, Precision
 from lora.errors import CheckpointError, ConfigError
 from lora.files import read_json
+from lora.language import Language
 from lora.units import SAMPLE_RATE_HZ
 
 IGNORED_LABEL = -100
@@ -40,6 +41,7 @@ class Speech:
     checkpoint: Checkpoint
     device: torch.device
     precision: Precision
+    language: Language = "en"
 
     @property
     def streaming(self) -> bool:
@@ -99,11 +101,13 @@ def _own(kind: str) -> torch.device:
     return torch.device("cuda", shards.local_rank())
 
 
-def load_speech(checkpoint: Checkpoint, device: torch.device, precision: Precision) -> Speech:
+def load_speech(checkpoint: Checkpoint, device: torch.device, precision: Precision, language: Language = "en") -> Speech:
     """Loads model and processor in evaluation mode, no parameter requiring a gradient.
 
-    Raises `CheckpointError` when weights and configuration do not fit together.
+    Raises `CheckpointError` when weights and configuration do not fit together, and `ConfigError` when the checkpoint is for another
+    language.
     """
+    require_language(checkpoint, language)
     classes: dict[str, Any] = {
         "moonshine": MoonshineForConditionalGeneration,
         "moonshine_streaming": MoonshineStreamingForConditionalGeneration,
@@ -124,7 +128,7 @@ def load_speech(checkpoint: Checkpoint, device: torch.device, precision: Precisi
     model.requires_grad_(False)
     model.eval()
     processor = load_processor(checkpoint.folder)
-    return Speech(model.to(device), processor, checkpoint, device, precision)
+    return Speech(model.to(device), processor, checkpoint, device, precision, language)
 
 
 def load_processor(folder: Path) -> Any:

@@ -7,13 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lora.errors import PublishError
-from lora.record import RunRecord, read
+from lora.record import RunRecord, read, result_folder
 from lora.report.card import CARD_FILE, write_card
 from lora.report.html import HTML_FILE, write_html
 from lora.report.markdown import MARKDOWN_FILE, write_report
 
-FOLDERS = ("lora_adapter", "processor")
-"""Their files lie side by side on the hub, so that peft and transformers find them by the repository's name."""
+
+def folders(record: RunRecord) -> tuple[str, ...]:
+    """Whose files lie side by side on the hub, so that peft and transformers find them by the repository's name."""
+    made = result_folder(record.config.adapter)
+    return (made,) if made == "checkpoint" else (made, "processor")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +41,7 @@ def gathered(folder: Path, *, allow_rejected: bool) -> Iterator[tuple[Upload, ..
         write_card(record, made / CARD_FILE)
         write_report(record, made / MARKDOWN_FILE)
         write_html(record, made / HTML_FILE, None)
-        own = [file for part in FOLDERS for file in sorted((folder / part).iterdir()) if file.is_file() and file.name != CARD_FILE]
+        own = [file for part in folders(record) for file in sorted((folder / part).iterdir()) if file.is_file() and file.name != CARD_FILE]
         yield tuple(Upload(file.name, file, file.stat().st_size) for file in (*own, *sorted(made.iterdir())))
 
 
@@ -63,7 +66,7 @@ def push(uploads: tuple[Upload, ...], repo_id: str, *, private: bool) -> str:
         api = HfApi()
         api.create_repo(repo_id, private=private, exist_ok=True)
         operations = [CommitOperationAdd(path_in_repo=upload.name, path_or_fileobj=upload.file) for upload in uploads]
-        return str(api.create_commit(repo_id, operations, commit_message="Upload LoRA adapter").commit_url)
+        return str(api.create_commit(repo_id, operations, commit_message="Upload a tuned Moonshine").commit_url)
 
 
 def _require_publishable(folder: Path, record: RunRecord, allow_rejected: bool) -> None:
@@ -71,7 +74,7 @@ def _require_publishable(folder: Path, record: RunRecord, allow_rejected: bool) 
         raise PublishError(f"{folder}: the run is not complete ({record.status}); only a completed run can be published")
     if not record.verdict.accepted and not allow_rejected:
         raise PublishError(f"{folder}: {record.verdict.sentence}; pass --allow-rejected to publish it all the same")
-    for part in FOLDERS:
+    for part in folders(record):
         if not (folder / part).is_dir():
             raise PublishError(f"{folder}: holds no {part}/; run the experiment again")
 

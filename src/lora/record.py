@@ -11,7 +11,7 @@ from typing import Literal
 
 import msgspec
 
-from lora.config import RunConfig
+from lora.config import AdapterConfig, RunConfig
 from lora.errors import RunFolderError
 from lora.evaluate import Evaluation
 from lora.files import read_json, write_json
@@ -123,6 +123,11 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
     verdict: Verdict | None = None
     stages: dict[str, Seconds] = {}
     resumed: tuple[Resumption, ...] = ()
+
+
+def result_folder(config: AdapterConfig) -> str:
+    """The folder of a run that holds what was trained: an adapter, or a whole checkpoint."""
+    return "checkpoint" if config.method == "full" else "lora_adapter"
 
 
 def now() -> str:

@@ -1,5 +1,7 @@
 """Word and character error rates as counts. No model.
 
+In a language that does not separate words a word is a single character, so that its word error rate is the character error rate.
+
 A rate is a ratio; percent and points appear only where a person reads. Every edit costs 1, so that the counted errors are the fewest
 that turn reference into hypothesis. NIST's `sclite` aligns with costs of 4 for a substitution and 3 for a deletion or an insertion
 (SCTK, doc/sclite.htm), so that three deletions with three insertions (18) win over five substitutions (20) although they are one
@@ -12,7 +14,8 @@ from typing import Any, cast
 import msgspec
 
 from lora.errors import ScoringError
-from lora.text import normalise, normaliser_version
+from lora.language import Language, Metric, metric
+from lora.text import as_written, normalise, normaliser_version
 from lora.units import Seconds
 
 NO_WORDS = "the references hold no words, so there is no error rate; score at least one utterance with speech"
@@ -61,7 +64,7 @@ class UtteranceScore(msgspec.Struct, frozen=True, kw_only=True):
     """Whether decoding stopped at the token cap: usually a loop, a hallucination."""
 
 
-class Score(msgspec.Struct, frozen=True, kw_only=True):
+class Score(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A set's error counts with its rows."""
 
     words: Counts
@@ -70,6 +73,12 @@ class Score(msgspec.Struct, frozen=True, kw_only=True):
     raw_characters: Counts
     normaliser: str
     utterances: tuple[UtteranceScore, ...]
+    language: Language = "en"
+
+    @property
+    def metric(self) -> Metric:
+        """What `wer` is called in this language."""
+        return metric(self.language)
 
     @property
     def wer(self) -> float:
@@ -96,25 +105,35 @@ class Score(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def score_utterance(
-    *, id: str, speaker_id: str | None, seconds: Seconds, reference: str, hypothesis: str, capped: bool = False
+    *,
+    id: str,
+    speaker_id: str | None,
+    seconds: Seconds,
+    reference: str,
+    hypothesis: str,
+    capped: bool = False,
+    language: Language = "en",
 ) -> UtteranceScore:
     """Counts of one utterance. An empty reference is legal: every word said is then an insertion."""
-    clean_reference, clean_hypothesis = normalise(reference), normalise(hypothesis)
+    clean_reference, clean_hypothesis = normalise(reference, language), normalise(hypothesis, language)
+    words = count_edits(clean_reference.split(), clean_hypothesis.split())
+    raw_words = count_edits(as_written(reference, language), as_written(hypothesis, language))
+    separated = metric(language) == "WER"
     return UtteranceScore(
         id=id,
         speaker_id=speaker_id,
         seconds=seconds,
         reference=reference,
         hypothesis=hypothesis,
-        words=count_edits(clean_reference.split(), clean_hypothesis.split()),
-        characters=count_edits(list(clean_reference), list(clean_hypothesis)),
-        raw_words=count_edits(reference.split(), hypothesis.split()),
-        raw_characters=count_edits(list(reference), list(hypothesis)),
+        words=words,
+        characters=count_edits(list(clean_reference), list(clean_hypothesis)) if separated else words,
+        raw_words=raw_words,
+        raw_characters=count_edits(list(reference), list(hypothesis)) if separated else raw_words,
         capped=capped,
     )
 
 
-def total(rows: Sequence[UtteranceScore]) -> Score:
+def total(rows: Sequence[UtteranceScore], language: Language = "en") -> Score:
     """The corpus score. Raises `ScoringError` when there is nothing to score."""
     if not rows:
         raise ScoringError("no utterances to score")
@@ -123,8 +142,9 @@ def total(rows: Sequence[UtteranceScore]) -> Score:
         characters=sum((row.characters for row in rows), Counts()),
         raw_words=sum((row.raw_words for row in rows), Counts()),
         raw_characters=sum((row.raw_characters for row in rows), Counts()),
-        normaliser=normaliser_version(),
+        normaliser=normaliser_version(language),
         utterances=tuple(rows),
+        language=language,
     )
 
 

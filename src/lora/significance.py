@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lora.errors import ScoringError
+from lora.language import Metric
 from lora.scoring import NO_WORDS, Score, score_utterance, total
 
 RESAMPLES = 10_000
@@ -51,7 +52,7 @@ class Interval(msgspec.Struct, frozen=True):
     confidence: float = CONFIDENCE
 
 
-class Comparison(msgspec.Struct, frozen=True, kw_only=True):
+class Comparison(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Tuned against baseline on the same utterances; a negative difference is an improvement."""
 
     baseline: float
@@ -64,6 +65,7 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     resampled_by: Unit
     clusters: int
     utterances: int
+    metric: Metric = "WER"
 
 
 class Drift(msgspec.Struct, frozen=True, kw_only=True):
@@ -119,6 +121,7 @@ def compare(baseline: Score, tuned: Score, seed: int) -> Comparison:
         resampled_by=before.unit,
         clusters=len(before),
         utterances=len(baseline.utterances),
+        metric=baseline.metric,
     )
 
 
@@ -128,10 +131,17 @@ def drift(baseline: Score, tuned: Score, seed: int) -> Drift | None:
     None where the base model says no word on any clip: there is no rate then. Raises `ScoringError` for fewer than two clips.
     """
     rows = [
-        score_utterance(id=a.id, speaker_id=a.speaker_id, seconds=a.seconds, reference=a.hypothesis, hypothesis=b.hypothesis)
+        score_utterance(
+            id=a.id,
+            speaker_id=a.speaker_id,
+            seconds=a.seconds,
+            reference=a.hypothesis,
+            hypothesis=b.hypothesis,
+            language=baseline.language,
+        )
         for a, b in zip(baseline.utterances, tuned.utterances, strict=True)
     ]
-    moved = total(rows)
+    moved = total(rows, baseline.language)
     if moved.words.reference_length == 0:
         return None
     clusters = _clusters(moved)

@@ -31,12 +31,14 @@ class Score(Protocol):
     def __call__(self) -> tuple[Evaluation, Evaluation]: ...
 
 
-def check(*, use_dora: bool, init_lora_weights: str, has_guard: bool) -> None:
+def check(*, method: str, use_dora: bool, init_lora_weights: str, has_guard: bool) -> None:
     """Raises `ConfigError` where a share of the update cannot be taken, or nothing tells how much general speech suffers."""
     if not has_guard:
         raise ConfigError(
             "--strength-sweep needs general speech to guard: give --replay-manifest, with --replay-ratio 0 to keep it out of training"
         )
+    if method == "full":
+        raise ConfigError("--strength-sweep: scales an adapter, and --method full makes none; leave one of them out")
     if use_dora or init_lora_weights == "pissa":
         method = "DoRA" if use_dora else "PiSSA"
         raise ConfigError(f"--strength-sweep: {method} changes the base weights too, so its update cannot be scaled; leave one of them out")

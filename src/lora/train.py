@@ -6,7 +6,7 @@ import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 import torch
@@ -14,7 +14,7 @@ from accelerate.utils import set_seed
 from torch import Tensor
 
 from lora import shards
-from lora.adapter import Adapted, merged, restore, state
+from lora.adapter import Adapted, in_encoder, merged, restore, state
 from lora.config import TrainConfig
 from lora.decode import DecodeSettings
 from lora.decoder import Decoder
@@ -136,7 +136,7 @@ class _Loop:
         self._decoder = Decoder(adapted.speech)
         self._parameters = adapted.parameters()
         self._optimizer = torch.optim.AdamW(
-            self._parameters, lr=config.learning_rate, weight_decay=config.weight_decay, fused=adapted.speech.device.type in FUSED
+            parameter_groups(adapted, config), weight_decay=config.weight_decay, fused=adapted.speech.device.type in FUSED
         )
         self._peaks = [group["lr"] for group in self._optimizer.param_groups]
         self._per_epoch, self.steps = steps_per_epoch(config, len(data.domain)), planned_steps(config, len(data.domain))
@@ -186,7 +186,7 @@ class _Loop:
         return self.step % self._interval == 0 or self.step == self.steps
 
     def _evaluate(self) -> None:
-        rate = learning_rate(self._config, self.step, self.steps) if self.step else 0.0
+        rate = learning_rate(self._adapted, self._config, self.step, self.steps) if self.step else 0.0
         try:
             self.selection.consider(self.step, self.step / self._per_epoch, self._window if self.step else None, rate)
         except StoppedError:
@@ -423,9 +423,22 @@ def _cycle(examples: Sequence[Example], seed: int) -> Iterator[Example]:
         yield from shuffled
 
 
-def learning_rate(config: TrainConfig, step: int, steps: int) -> float:
-    """The rate of update `step` of `steps`, counted from one."""
-    return config.learning_rate * _rate(step - 1, config.warmup_steps, steps)
+def parameter_groups(adapted: Adapted, config: TrainConfig) -> list[dict[str, Any]]:
+    """The optimizer's groups, each with its peak rate: the decoder's parameters, then the encoder's; one where the rates are equal."""
+    if adapted.full or config.learning_rate == config.encoder_learning_rate:
+        return [{"params": adapted.parameters(), "lr": config.full_learning_rate if adapted.full else config.learning_rate}]
+    named = [(name, parameter) for name, parameter in adapted.peft.named_parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [parameter for name, parameter in named if in_encoder(name) == encoder], "lr": peak}
+        for encoder, peak in ((False, config.learning_rate), (True, config.encoder_learning_rate))
+    ]
+    return [group for group in groups if group["params"]]
+
+
+def learning_rate(adapted: Adapted, config: TrainConfig, step: int, steps: int) -> float:
+    """The rate of update `step` of `steps`, counted from one: the decoder's, or the encoder's where it alone trains."""
+    peak: float = parameter_groups(adapted, config)[0]["lr"]
+    return peak * _rate(step - 1, config.warmup_steps, steps)
 
 
 def _rate(step: int, warmup: int, steps: int) -> float:

@@ -9,18 +9,17 @@ import msgspec
 from lora import adapter as adapters
 from lora.audio import AudioSettings, FileAudio, duration, read_file
 from lora.checkpoint import resolve
-from lora.config import Device, EvalConfig, Precision
+from lora.config import Device, Precision
 from lora.decode import DecodeSettings, Transcript
-from lora.errors import AudioError, CheckpointError
+from lora.errors import AudioError, CheckpointError, ConfigError
 from lora.evaluate import Example, score_transcripts, transcribe_all
 from lora.features import LiveFeatures
 from lora.files import write_json, write_jsonl
+from lora.language import LANGUAGES, Language
 from lora.manifest import MIN_S, Rules, Utterance, read, validate
 from lora.model_utils import Speech, choose_device, load_processor, load_speech
 from lora.scoring import Counts
 from lora.units import Seconds
-
-DEFAULT_CAP = EvalConfig().tokens_per_second
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +34,9 @@ class Request:
     precision: Precision
     batch_size: int
     tokens_per_second: float | None
-    """Only for a model without adapter; an adapter is decoded as its run was."""
+    """Only for a model that no run has made; what a run has made is decoded as it was scored."""
+    language: Language | None = None
+    """Else that of the run that made adapter or checkpoint; without one English."""
 
 
 class Transcription(msgspec.Struct, frozen=True, kw_only=True):
@@ -81,7 +82,7 @@ class Transcriber:
         examples = [Example(utterance, length_s, ()) for utterance, length_s in zip(utterances, lengths_s, strict=True)]
         found = transcribe_all(self.speech, examples, LiveFeatures(self.speech, self.audio), self.decode, self.request.batch_size)
         referenced = [(e, t) for e, t in zip(examples, found, strict=True) if e.utterance.text is not None]
-        score = score_transcripts(*zip(*referenced, strict=True)) if referenced else None
+        score = score_transcripts([e for e, _ in referenced], [t for _, t in referenced], self.speech.language) if referenced else None
         errors = {row.id: row.words for row in score.utterances} if score else {}
         rows = tuple(
             _row(example, transcript, errors.get(example.utterance.id)) for example, transcript in zip(examples, found, strict=True)
@@ -106,22 +107,30 @@ def open_transcriber(request: Request) -> Transcriber:
     """Loads model and adapter and settles how they decode.
 
     Raises `CheckpointError` when the adapter belongs to another model, when decode settings are given that it was not made with, or
-    when a folder holds no adapter or no processor.
+    when a folder holds no adapter or no processor; `ConfigError` when checkpoint or adapter are for another language.
     """
     passport = adapters.read_passport(request.adapter_folder) if request.adapter_folder else None
     if request.processor_folder is not None and not any(request.processor_folder.glob("*processor_config.json")):
         raise CheckpointError(f"{request.processor_folder}: holds no processor; give a run's processor/ folder")
     device = choose_device(request.device)
-    speech = load_speech(resolve(request.model_id, request.revision), device, request.precision)
+    checkpoint = resolve(request.model_id, request.revision)
+    if request.adapter_folder is None:
+        passport = adapters.passport_of(checkpoint)
+    made = request.adapter_folder or checkpoint.folder
+    language = request.language or (passport.language if passport else "en")
+    if passport is not None and language != passport.language:
+        spelled = LANGUAGES[passport.language].name
+        raise ConfigError(f"--language {language}: {made} was trained for {spelled}; leave the flag out")
+    speech = load_speech(checkpoint, device, request.precision, language)
     if request.processor_folder is not None:
         speech = replace(speech, processor=load_processor(request.processor_folder))
-    if passport is None or request.adapter_folder is None:
-        return Transcriber(speech, DecodeSettings(tokens_per_second=request.tokens_per_second or DEFAULT_CAP), AudioSettings(), request)
+    if passport is None:
+        cap = request.tokens_per_second or LANGUAGES[language].tokens_per_second
+        return Transcriber(speech, DecodeSettings(tokens_per_second=cap), AudioSettings(), request)
     if request.tokens_per_second not in (None, passport.decode.tokens_per_second):
-        raise CheckpointError(
-            f"{request.adapter_folder}: was scored with --tokens-per-second {passport.decode.tokens_per_second:g}; leave the flag out"
-        )
-    adapters.fold_in(adapters.load(speech, request.adapter_folder))
+        raise CheckpointError(f"{made}: was scored with --tokens-per-second {passport.decode.tokens_per_second:g}; leave the flag out")
+    if request.adapter_folder is not None:
+        adapters.fold_in(adapters.load(speech, request.adapter_folder))
     return Transcriber(speech, passport.decode, passport.audio, request)
 
 

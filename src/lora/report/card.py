@@ -4,6 +4,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from lora.files import write_text
+from lora.language import LANGUAGES, metric
 from lora.record import RunRecord, SetResult
 
 CARD_FILE = "README.md"
@@ -25,15 +26,16 @@ def render_card(record: RunRecord) -> str:
 
     from lora.report.markdown import cell
 
+    full = record.config.adapter.method == "full"
     data = ModelCardData(
         base_model=record.checkpoint.model_id if record.checkpoint.kind == "hub" else None,
         license=record.config.output.card_license,
         datasets=record.config.output.datasets() or None,
-        language="en",
-        library_name="peft",
+        language=record.config.model.language,
+        library_name="transformers" if full else "peft",
         pipeline_tag="automatic-speech-recognition",
-        tags=["lora", "moonshine", "moonshine-lora"],
-        metrics=["wer"],
+        tags=[*([] if full else ["lora"]), "moonshine", "moonshine-lora"],
+        metrics=[metric(record.config.model.language).lower()],
         model_name=Path(record.config.output.output_dir).name,
         eval_results=[
             result
@@ -45,22 +47,23 @@ def render_card(record: RunRecord) -> str:
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False)
     environment.filters |= {"percent": lambda ratio: f"{100 * ratio:.2f} %", "cell": cell}
     template = environment.from_string(files("lora.report").joinpath("card.md.j2").read_text(encoding="utf-8"))
-    return f"---\n{data.to_yaml()}\n---\n\n{template.render(run=record)}"
+    return f"---\n{data.to_yaml()}\n---\n\n{template.render(run=record, spoken=LANGUAGES[record.config.model.language], full=full)}"
 
 
 def _results(record: RunRecord, name: str, part: SetResult):  # type: ignore[no-untyped-def]  # huggingface_hub is imported when it is needed
-    """Word and character error rate of the tuned model in percent, as the hub's tables have them."""
+    """Word and character error rate of the tuned model in percent, as the hub's tables have them; without words only the latter."""
     from huggingface_hub import EvalResult
 
     info = record.manifests.get(name)
-    for metric, rate in (("wer", part.tuned.score.wer), ("cer", part.tuned.score.cer)):
+    score = part.tuned.score
+    for name_of_rate, rate in (("wer", score.wer), ("cer", score.cer))[score.metric == "CER" :]:
         yield EvalResult(
             task_type="automatic-speech-recognition",
             dataset_type="manifest",
             dataset_name=name,
             dataset_config=name,  # without it the hub's library takes results of different sets for those of one
             dataset_revision=info.sha256 if info else None,
-            metric_type=metric,
-            metric_name=f"{metric.upper()}, normalised",
+            metric_type=name_of_rate,
+            metric_name=f"{name_of_rate.upper()}, normalised",
             metric_value=round(100 * rate, 2),
         )

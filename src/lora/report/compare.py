@@ -13,6 +13,7 @@ from lora.analysis import Remaining, remaining
 from lora.config import flat
 from lora.errors import ConfigError, RunFolderError
 from lora.files import write_text
+from lora.language import LANGUAGES
 from lora.record import RECORD_FILE, RunRecord, SetResult, read
 from lora.report.markdown import cell
 from lora.scoring import Score
@@ -168,7 +169,8 @@ def _rendered(template: str, found: Overview, *, html: bool) -> str:
     environment.filters["change"] = lambda interval: f"{100 * interval.low:+.2f} to {100 * interval.high:+.2f}"
     environment.filters["cell"] = cell
     text = files("lora.report").joinpath(template).read_text(encoding="utf-8")
-    return environment.from_string(text).render(found=found, headroom=found.headroom, kinds=found.headroom.kinds)
+    spoken = LANGUAGES[found.completed[0].record.config.model.language]
+    return environment.from_string(text).render(found=found, headroom=found.headroom, kinds=found.headroom.kinds, spoken=spoken)
 
 
 def _completed(run: Run) -> Completed | None:
@@ -219,13 +221,14 @@ def _settings(record: RunRecord) -> dict[str, str]:
 
 def _best(runs: Sequence[Completed]) -> dict[str, str | None]:
     """`runs` are sorted by their domain WER."""
+    rate = runs[0].domain.tuned.score.metric
     guarded = [run.name for run in runs if run.guarded]
     accepted = [run.name for run in runs if run.decision == "accepted"]
     return {
-        "lowest domain WER": runs[0].name,
-        "lowest domain WER within the guardrail": next(iter(guarded), None),
-        "lowest domain WER that was accepted": next(iter(accepted), None),
-        "lowest held-out WER": min(runs, key=lambda run: run.heldout.tuned.score.wer).name,
+        f"lowest domain {rate}": runs[0].name,
+        f"lowest domain {rate} within the guardrail": next(iter(guarded), None),
+        f"lowest domain {rate} that was accepted": next(iter(accepted), None),
+        f"lowest held-out {rate}": min(runs, key=lambda run: run.heldout.tuned.score.wer).name,
     }
 
 

@@ -5,6 +5,7 @@ from itertools import groupby
 from typing import Literal
 
 from lora.analysis import Edit, align_words
+from lora.language import Language
 from lora.scoring import UtteranceScore
 
 Kind = Literal["same", "missed", "added"]
@@ -18,10 +19,10 @@ class Piece:
     words: str
 
 
-def pieces(row: UtteranceScore) -> tuple[Piece, ...]:
+def pieces(row: UtteranceScore, language: Language = "en") -> tuple[Piece, ...]:
     """The alignment by which errors are counted; substitutions are a missed piece and an added one."""
     found: list[Piece] = []
-    for kind, group in groupby(align_words(row), lambda edit: edit.kind):
+    for kind, group in groupby(align_words(row, language), lambda edit: edit.kind):
         edits = list(group)
         if kind == "equal":
             found.append(Piece("same", _words(edits, "reference")))

@@ -22,6 +22,7 @@ from lora.analysis import (
 )
 from lora.config import flat
 from lora.files import write_text
+from lora.language import LANGUAGES
 from lora.record import RunRecord, SetResult
 from lora.report import charts
 from lora.report.clips import Clip, Clips, megabytes
@@ -116,7 +117,7 @@ def render(record: RunRecord, page: Path, audio_mb: float | None = AUDIO_MB) -> 
         rates=_rates(record),
         sweep=_sweep(record),
         speakers=(speakers := list(_speakers(record))),
-        speaker_chart=_speaker_chart(speakers),
+        speaker_chart=_speaker_chart(record, speakers),
         errors=_errors(record),
         vocabulary=_vocabulary(record),
         rows=rows,
@@ -125,6 +126,7 @@ def render(record: RunRecord, page: Path, audio_mb: float | None = AUDIO_MB) -> 
         linked=sum(1 for row in rows if row.clip.source and not row.clip.source.startswith("data:")),
         long_words=LONG_WORDS,
         settings=flat(record.config).items(),
+        spoken=LANGUAGES[record.config.model.language],
     )
 
 
@@ -174,8 +176,8 @@ def _utterances(record: RunRecord, clips: Clips) -> list[UtteranceRow]:
             split=split,
             before=before,
             after=after,
-            before_pieces=pieces(before),
-            after_pieces=pieces(after),
+            before_pieces=pieces(before, record.config.model.language),
+            after_pieces=pieces(after, record.config.model.language),
             clip=clips.clip(split, before.id, before.seconds),
         )
         for split, before, after in pairs
@@ -230,11 +232,12 @@ def _vocabulary(record: RunRecord) -> tuple[Vocabulary, Vocabulary] | None:
     return before, after
 
 
-def _speaker_chart(speakers: list[SpeakerRow]) -> charts.Plot | None:
+def _speaker_chart(record: RunRecord, speakers: list[SpeakerRow]) -> charts.Plot | None:
     points = [(row.speaker, f"set-{row.split}", SPLIT_NAMES[row.split], row.before.rate, row.after.rate) for row in speakers]
     if not points:
         return None
-    return charts.before_after(points, x_title="baseline WER", y_title="tuned WER", label=_short_percent)
+    rate = LANGUAGES[record.config.model.language].metric
+    return charts.before_after(points, x_title=f"baseline {rate}", y_title=f"tuned {rate}", label=_short_percent)
 
 
 def _intervals(record: RunRecord) -> charts.Whiskers:
@@ -246,7 +249,7 @@ def _intervals(record: RunRecord) -> charts.Whiskers:
         )
         groups.append((SPLIT_NAMES[split], [(name, name, interval.low, wer, interval.high) for name, wer, interval in sides]))
         told += [f"{SPLIT_NAMES[split]} {name} {_percent(wer)}" for name, wer, _ in sides]
-    summary = f"Word error rates with 95 % intervals: {', '.join(told)}."
+    summary = f"{_rate_name(record).capitalize()}s with 95 % intervals: {', '.join(told)}."
     return charts.whiskers(groups, label=_short_percent, exact=_percent, summary=summary)
 
 
@@ -266,7 +269,11 @@ def _rates(record: RunRecord) -> charts.Plot | None:
         ("dev (domain)", "series-dev", [(step.step, step.dev_wer) for step in history]),
         ("guard (general)", "series-guard", [(step.step, step.guard_wer) for step in history if step.guard_wer is not None]),
     )
-    return _curves(record, series, "word error rate", _short_percent)
+    return _curves(record, series, _rate_name(record), _short_percent)
+
+
+def _rate_name(record: RunRecord) -> str:
+    return f"{LANGUAGES[record.config.model.language].unit} error rate"
 
 
 def _curves(
@@ -287,4 +294,4 @@ def _sweep(record: RunRecord) -> charts.Plot | None:
         ("guard (general)", "series-guard", [(one.strength, one.guard_wer) for one in record.strengths]),
     )
     saved = (record.strength, f"saved {record.strength:g}")
-    return charts.curves(series, x_title="strength", y_title="word error rate", label=_short_percent, highlight=saved)
+    return charts.curves(series, x_title="strength", y_title=_rate_name(record), label=_short_percent, highlight=saved)

@@ -7,6 +7,7 @@ from pathlib import Path
 from lora.analysis import by_duration, by_speaker, by_vocabulary, error_tables, looped
 from lora.config import flat
 from lora.files import write_text
+from lora.language import LANGUAGES
 from lora.record import RunRecord
 from lora.scoring import Score, UtteranceScore
 
@@ -38,6 +39,7 @@ def render(record: RunRecord) -> str:
     return template.render(
         run=record,
         settings=flat(record.config).items(),
+        spoken=LANGUAGES[record.config.model.language],
         changed=_changed(before, after),
         looped=looped(after),
         groups=[

@@ -41,6 +41,7 @@ def start(config: RunConfig, metrics_file: str, *, dry_run: bool, resume: bool) 
     from lora.display import Display, result_table
     from lora.experiment import experiment, prepare
     from lora.model_utils import choose_device
+    from lora.record import result_folder
 
     with shards.joined(choose_device(config.model.device)):
         display = Display(quiet=not shards.is_main())
@@ -48,7 +49,9 @@ def start(config: RunConfig, metrics_file: str, *, dry_run: bool, resume: bool) 
             prepared = prepare(config, display, resume=resume)
             if shards.is_main():
                 for site in prepared.sites:
-                    print(site)
+                    rank = f"rank {site.rank}" if site.rank is not None else "all weights"
+                    print(f"{site.name}\t{rank}\t{site.parameters} parameters")
+                print(f"{sum(site.parameters for site in prepared.sites)} parameters train")
                 print(f"ready: {len(prepared.sites)} layers to adapt, nothing was trained or written")
             return 0
         record = experiment(config, metrics_file, display, resume=resume)
@@ -56,7 +59,7 @@ def start(config: RunConfig, metrics_file: str, *, dry_run: bool, resume: bool) 
         if shards.is_main():
             display.result(result_table(record))
             print(f"{record.verdict.sentence}")
-            print(f"{config.output.output_dir}: report.html, report.md, {metrics_file}, lora_adapter/, processor/")
+            print(f"{config.output.output_dir}: report.html, report.md, {metrics_file}, {result_folder(config.adapter)}/, processor/")
     return EXIT_CODES[record.verdict.decision]
 
 
