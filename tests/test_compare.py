@@ -12,7 +12,7 @@ from records import DOMAIN, HELDOUT, REQUIRED, completed
 from running import moonshine_lora, the_error
 
 from lora.config import build
-from lora.record import RECORD_FILE, ManifestInfo, RunRecord, write
+from lora.record import RECORD_FILE, SCHEMA, ManifestInfo, RunRecord, write
 from lora.report.compare import overview
 from lora.units import Seconds
 
@@ -194,9 +194,9 @@ def test_runs_of_other_guardrails_are_not_compared(outputs: Path) -> None:
 
 def test_a_record_of_an_older_schema_is_refused(outputs: Path) -> None:
     file = outputs / "idle" / RECORD_FILE
-    file.write_text(file.read_text().replace('"schema": 2', '"schema": 1'))
+    file.write_text(file.read_text().replace(f'"schema": {SCHEMA}', '"schema": 1'))
     message = the_error(moonshine_lora("compare", *folders(outputs)))
-    assert f"{file}: has schema 1, this version reads 2; make the run again with its config.toml" in message
+    assert f"{file}: has schema 1, this version reads {SCHEMA}; make the run again with its config.toml" in message
 
 
 def test_nothing_completed_is_refused(outputs: Path) -> None:
