@@ -16,6 +16,7 @@ ORDER = (
     "files",
     "process",
     "audio",
+    "effects",
     "manifest",
     "config",
     "console",
@@ -23,6 +24,7 @@ ORDER = (
     "packaged",
     "checkpoint",
     "corpora",
+    "augment",
     "text",
     "scoring",
     "analysis",
@@ -55,7 +57,7 @@ ORDER = (
 """A module imports from those above it only. Inside a folder its modules may use each other, without going round in circles."""
 
 TORCH_FREE = (
-    *("errors", "units", "files", "audio", "manifest", "config", "console", "wheels"),
+    *("errors", "units", "files", "audio", "effects", "manifest", "config", "console", "wheels", "augment"),
     *("text", "scoring", "analysis", "significance", "gate", "corpora", "tracking", "main"),
 )
 """Modules that start without torch, transformers or peft, so that `--help`, manifests and settings answer at once."""
