@@ -221,8 +221,9 @@ class Augmenter:
         own = self._by_speaker.get(first.speaker_id, ()) if first.speaker_id is not None else ()
         for pool in (own, self._ordered):
             for number in rng.permutation(len(pool))[:PARTNERS_TRIED]:
-                if pool[number].id != first.id and (pool is own or pool[number].speaker_id != first.speaker_id or not own):
-                    yield pool[number]
+                candidate = pool[number]
+                if candidate.id != first.id and (pool is own or first.speaker_id is None or candidate.speaker_id != first.speaker_id):
+                    yield candidate
 
     @cached_property
     def _ordered(self) -> tuple[Utterance, ...]:
