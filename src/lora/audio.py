@@ -195,8 +195,8 @@ def through_codec(samples: Waveform, rate_hz: int, subtype: str) -> Waveform:
         soundfile.write(file.fileno(), samples, rate_hz, format="WAV", subtype=subtype, closefd=False)
         file.seek(0)
         with soundfile.SoundFile(file.fileno(), closefd=False) as sound:
-            decoded = sound.read(dtype="float32")
-    return np.ascontiguousarray(decoded[: len(samples)])  # codecs that work in blocks fill the last one
+            decoded: Waveform = sound.read(len(samples), dtype="float32")  # codecs that work in blocks fill the last one
+    return decoded
 
 
 def _encoded(samples: Waveform, container: str) -> bytes:
