@@ -61,8 +61,29 @@ def test_every_setting_has_a_flag_of_its_name(section: str, setting: msgspec.str
         "guardrail": "drift",
         "max_heldout_rise_points": "0.3",
         "trackers": "wandb",
+        "speed_min": "0.5",
+        "speed_max": "1.5",
+        "noise_probability": "0.3",
+        "snr_max_db": "30",
+        "impulse_probability": "0.3",
+        "telephone_probability": "0.3",
+        "telephone_codecs": "gsm",
+        "concat_probability": "0.3",
+        "concat_clips": "4",
     }
-    needed = {"guardrail": ("--max-drift-points", "1"), "max_drift_points": ("--guardrail", "drift")}
+    copies = ("--augment-copies", "1")
+    noise, impulse = (*copies, "--noise-dir", "noise"), (*copies, "--impulse-dir", "rooms")
+    needed = {
+        "guardrail": ("--max-drift-points", "1"),
+        "max_drift_points": ("--guardrail", "drift"),
+        "augment_copies": ("--speed-max", "1.1"),
+        **dict.fromkeys(("speed_min", "speed_max", "gain_db", "noise_dir", "impulse_dir", "telephone_probability"), copies),
+        **dict.fromkeys(("noise_probability", "snr_min_db", "snr_max_db"), noise),
+        "impulse_probability": impulse,
+        "telephone_codecs": (*copies, "--telephone-probability", "1"),
+        "concat_probability": copies,
+        "concat_clips": (*copies, "--concat-probability", "1"),
+    }
     name = flag(setting.name)
     base = [argument for key, value in REQUIRED_FLAGS.items() for argument in (flag(key.split(".")[1]), value)]
     if isinstance(setting.default, bool):

@@ -18,6 +18,7 @@ ORDER = (
     "process",
     "shards",
     "audio",
+    "effects",
     "manifest",
     "config",
     "console",
@@ -25,6 +26,7 @@ ORDER = (
     "packaged",
     "checkpoint",
     "corpora",
+    "augment",
     "text",
     "scoring",
     "analysis",
@@ -58,7 +60,7 @@ ORDER = (
 """A module imports from those above it only. Inside a folder its modules may use each other, without going round in circles."""
 
 TORCH_FREE = (
-    *("errors", "units", "language", "files", "audio", "manifest", "config", "console", "wheels"),
+    *("errors", "units", "language", "files", "audio", "effects", "manifest", "config", "console", "wheels", "augment"),
     *("text", "scoring", "analysis", "significance", "gate", "corpora", "tracking", "main"),
 )
 """Modules that start without torch, transformers or peft, so that `--help`, manifests and settings answer at once."""

@@ -174,10 +174,36 @@ def waveform_hash(samples: Waveform) -> str:
 
 def encode_flac(samples: Waveform) -> bytes:
     """16-bit mono FLAC of a waveform. Decoding it gives the same `waveform_hash`."""
+    return _encoded(samples, "FLAC")
+
+
+def encode_wav(samples: Waveform) -> bytes:
+    """16-bit mono WAV of a waveform. Decoding it gives the same `waveform_hash`."""
+    return _encoded(samples, "WAV")
+
+
+def through_codec(samples: Waveform, rate_hz: int, subtype: str) -> Waveform:
+    """`samples` within [-1, 1] after a lossy codec of libsndfile, such as `ULAW`, at the same rate and of the same length.
+
+    Raises `AudioError` when the system's libsndfile lacks the codec.
+    """
+    import soundfile
+
+    if not soundfile.check_format("WAV", subtype):
+        raise AudioError(f"libsndfile {soundfile.__libsndfile_version__} cannot write {subtype}; leave this codec out")
+    with _temporary(b"") as file:
+        soundfile.write(file.fileno(), samples, rate_hz, format="WAV", subtype=subtype, closefd=False)
+        file.seek(0)
+        with soundfile.SoundFile(file.fileno(), closefd=False) as sound:
+            decoded: Waveform = sound.read(len(samples), dtype="float32")  # codecs that work in blocks fill the last one
+    return decoded
+
+
+def _encoded(samples: Waveform, container: str) -> bytes:
     import soundfile
 
     with _temporary(b"") as file:
-        soundfile.write(file.fileno(), _pcm16(samples), SAMPLE_RATE_HZ, format="FLAC", subtype="PCM_16", closefd=False)
+        soundfile.write(file.fileno(), _pcm16(samples), SAMPLE_RATE_HZ, format=container, subtype="PCM_16", closefd=False)
         file.seek(0)
         return file.read()
 

@@ -19,6 +19,7 @@ import msgspec
 from msgspec import Meta
 
 from lora.audio import AudioSettings
+from lora.effects import CODECS, Codec
 from lora.errors import ConfigError
 from lora.language import LANGUAGES, Language
 from lora.manifest import Rules, SplitBy
@@ -96,6 +97,39 @@ class DataConfig(Section, frozen=True, kw_only=True):
 
     def replay_rules(self, language: Language, targets: ReplayTargets) -> Rules:
         return replace(self.train_rules(language), require_text=targets == "transcript")
+
+
+class AugmentConfig(Section, frozen=True, kw_only=True):
+    """Varied copies of the training speech; the originals stay. Off while `augment_copies` is 0."""
+
+    augment_copies: Annotated[int, Meta(ge=0, le=100, description="varied copies of each training utterance")] = 0
+    speed_min: Annotated[float, Meta(ge=0.5, le=2, description="slowest playback drawn; pitch moves with speed")] = 1.0
+    speed_max: Annotated[float, Meta(ge=0.5, le=2, description="fastest playback drawn")] = 1.0
+    gain_db: Annotated[float, Meta(ge=0, le=30, description="level changes by at most this, up or down")] = 0.0
+    noise_dir: Annotated[str | None, Meta(description="folder of background noise to mix in")] = None
+    noise_probability: Annotated[Ratio, Meta(description="share of copies with background noise")] = 0.5
+    snr_min_db: Annotated[float, Meta(ge=-20, le=60, description="loudest noise drawn: speech power over noise power")] = 5.0
+    snr_max_db: Annotated[float, Meta(ge=-20, le=60, description="softest noise drawn")] = 20.0
+    impulse_dir: Annotated[str | None, Meta(description="folder of room impulse responses to reverberate with")] = None
+    impulse_probability: Annotated[Ratio, Meta(description="share of copies with reverberation")] = 0.5
+    telephone_probability: Annotated[Ratio, Meta(description="share of copies sent through an 8 kHz telephone line")] = 0.0
+    telephone_codecs: Annotated[
+        str, Meta(description="codecs drawn from for telephone copies: none, mulaw, alaw, gsm; joined by commas")
+    ] = "none,mulaw,alaw,gsm"
+    concat_probability: Annotated[Ratio, Meta(description="share of copies that join several training utterances")] = 0.0
+    concat_clips: Annotated[int, Meta(ge=2, le=20, description="most utterances in a joined copy")] = 3
+
+    def changes_speed(self) -> bool:
+        return (self.speed_min, self.speed_max) != (1.0, 1.0)
+
+    def codecs(self) -> tuple[Codec, ...]:
+        """The codecs that are named. Raises `ConfigError` for one that does not exist."""
+        names = tuple(name.strip() for name in self.telephone_codecs.split(","))
+        for name in names:
+            if name not in CODECS:
+                known = ", ".join(CODECS)
+                raise ConfigError(f"--telephone-codecs {self.telephone_codecs}: no codec is named {name!r}; known are {known}")
+        return tuple(codec for codec in CODECS if codec in names)
 
 
 class AdapterConfig(Section, frozen=True, kw_only=True):
@@ -229,6 +263,7 @@ class RunConfig(Section, frozen=True, kw_only=True):
     model: ModelConfig
     data: DataConfig
     output: OutputConfig
+    augment: AugmentConfig = AugmentConfig()
     adapter: AdapterConfig = AdapterConfig()
     train: TrainConfig = TrainConfig()
     eval: EvalConfig = EvalConfig()
@@ -359,6 +394,7 @@ def _checked(merged: dict[str, dict[str, Any]], origin: str) -> RunConfig:
             raise ConfigError(f"{origin}: {flag(setting.name)} must be a finite number, not {value}")
     _require_consistent_gate(config.gate, origin)
     _require_consistent_adapter(config.adapter, origin)
+    _require_consistent_augmentation(config, origin)
     config.output.tracker_names()
     return config
 
@@ -385,6 +421,45 @@ def _require_consistent_adapter(adapter: AdapterConfig, origin: str) -> None:
     for name in adapter.__struct_fields__:
         if adapter.method == "full" and getattr(adapter, name) != getattr(usual, name):
             raise ConfigError(f"{origin}: {flag(name)} is for --method lora; leave it out with --method full")
+
+
+def _require_consistent_augmentation(config: RunConfig, origin: str) -> None:
+    """Raises `ConfigError` for ranges upside down and for settings that would change nothing."""
+    augment, default = config.augment, AugmentConfig()
+    given = [name for name in AugmentConfig.__struct_fields__ if getattr(augment, name) != getattr(default, name)]
+    if augment.augment_copies == 0:
+        if given:
+            raise ConfigError(f"{origin}: {flag(given[0])} varies copies, and there are none; give --augment-copies too, or leave it out")
+        return
+    for low, high in (("speed_min", "speed_max"), ("snr_min_db", "snr_max_db")):
+        if getattr(augment, low) > getattr(augment, high):
+            bounds = f"{flag(low)} {getattr(augment, low):g} is above {flag(high)} {getattr(augment, high):g}"
+            raise ConfigError(f"{origin}: {bounds}; swap them")
+    used = {
+        "noise_dir": augment.noise_dir is not None and augment.noise_probability > 0,
+        "impulse_dir": augment.impulse_dir is not None and augment.impulse_probability > 0,
+        "telephone_probability": augment.telephone_probability > 0,
+        "concat_probability": augment.concat_probability > 0,
+    }
+    needs = {
+        "noise_dir": ("noise_dir", "noise_probability", "snr_min_db", "snr_max_db"),
+        "impulse_dir": ("impulse_dir", "impulse_probability"),
+        "telephone_probability": ("telephone_codecs",),
+        "concat_probability": ("concat_clips",),
+    }
+    for source, dependent in needs.items():
+        idle = [name for name in dependent if name in given and not used[source]]
+        if idle:
+            wanted = f"{flag(source)}" if source.endswith("dir") and getattr(augment, source) is None else "a probability above 0"
+            raise ConfigError(f"{origin}: {flag(idle[0])} changes nothing without {wanted}; give it, or leave {flag(idle[0])} out")
+    if augment.gain_db > 0 and config.data.rms_dbfs is not None:
+        raise ConfigError(f"{origin}: --gain-db is undone by --rms-dbfs, which brings every clip to one level; leave one of them out")
+    if not (any(used.values()) or augment.changes_speed() or augment.gain_db > 0):
+        raise ConfigError(
+            f"{origin}: --augment-copies {augment.augment_copies} without an effect only repeats the speech; give --speed-min, --gain-db, "
+            "--noise-dir, --impulse-dir, --telephone-probability or --concat-probability"
+        )
+    augment.codecs()
 
 
 def _kind_and_help(annotated: Any) -> tuple[Any, str]:

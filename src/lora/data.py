@@ -5,7 +5,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lora import shards
-from lora.config import DataConfig, Guardrail, ReplayTargets
+from lora.augment import Augmenter, Copies, plan
+from lora.config import AugmentConfig, DataConfig, Guardrail, ReplayTargets
 from lora.errors import ManifestError
 from lora.evaluate import Example
 from lora.files import sha256_bytes
@@ -114,6 +115,25 @@ def read_sets(config: DataConfig, targets: ReplayTargets, guardrail: Guardrail, 
     own = {"train": train, "dev": dev, "domain": domain}
     require_disjoint({name: (part.manifest, part.recordings) for name, part in own.items()}, speakers=config.split_by == "speaker")
     return sets
+
+
+def plan_copies(sets: SpeechSets, augment: AugmentConfig, config: DataConfig, seed: int, language: Language) -> Augmenter | None:
+    """What makes varied copies of the training set, after it was split; None where none are asked for. Writes nothing."""
+    if augment.augment_copies == 0:
+        return None
+    others = {name: part.recordings for name, part in sets.named().items() if name != "train"}
+    return plan(augment, seed, config.train_rules(language), (sets.train.manifest, sets.train.recordings), others, config.audio())
+
+
+def with_copies(sets: SpeechSets, copies: Copies) -> SpeechSets:
+    """The sets with the copies behind the training utterances. Raises `ManifestError` when a copy equals a recording of another set."""
+    train = sets.train
+    manifest = train.manifest.subset((*train.manifest, *copies.manifest))
+    grown = replace(sets, train=SpeechSet(manifest, train.recordings + copies.recordings))
+    others = {name: (part.manifest, part.recordings) for name, part in sets.named().items() if name != "train"}
+    for name, other in others.items():
+        require_disjoint({"train": (copies.manifest, copies.recordings), name: other}, speakers=False)
+    return grown
 
 
 def examples(speech: Speech, part: SpeechSet, style: ResolvedStyle, texts: Sequence[str] | None = None) -> list[Example]:

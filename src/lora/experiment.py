@@ -15,10 +15,11 @@ from lora import record as records
 from lora import strength as strengths
 from lora.adapter import Adapted, Passport, Site
 from lora.analysis import unseen_words
+from lora.augment import Augmenter
 from lora.checkpoint import Checkpoint, resolve
 from lora.config import RunConfig
 from lora.console import HeldSignals, TerminatedError
-from lora.data import SpeechSet, SpeechSets, examples, read_sets
+from lora.data import SpeechSet, SpeechSets, examples, plan_copies, read_sets, with_copies
 from lora.decode import DecodeSettings, Transcript
 from lora.decoder import Decoder
 from lora.display import Display
@@ -60,6 +61,7 @@ class Prepared:
 
     config: RunConfig
     sets: SpeechSets
+    augmenter: Augmenter | None
     checkpoint: Checkpoint
     speech: Speech
     sites: tuple[Site, ...]
@@ -96,8 +98,11 @@ def prepare(config: RunConfig, display: Display, *, resume: bool = False) -> Pre
         )
     with display.stage("read", "Reading manifests and audio"):
         sets = read_sets(config.data, config.train.replay_targets, config.gate.guardrail, config.train.seed, config.model.language)
+        augmenter = plan_copies(sets, config.augment, config.data, config.train.seed, config.model.language)
         for name, part in sets.named().items():
             display.line(f"{name:8} {len(part):6} utterances {part.seconds / 60:7.1f} min   {part.manifest.path}")
+        if augmenter is not None:
+            display.line(f"augmentation: {config.augment.augment_copies} copies of each training utterance, made when training starts")
     with display.stage("load", f"Loading {config.model.model_id} on {device.type}"):
         checkpoint = resolve(config.model.model_id, config.model.revision)
         speech = load_speech(checkpoint, device, config.model.precision, config.model.language)
@@ -109,7 +114,7 @@ def prepare(config: RunConfig, display: Display, *, resume: bool = False) -> Pre
             )
         display.line(f"adapter: {len(sites)} layers, {sites[0].name} to {sites[-1].name}")
     decode = DecodeSettings(tokens_per_second=config.tokens_per_second)
-    prepared = Prepared(config, sets, checkpoint, speech, sites, decode, unfinished)
+    prepared = Prepared(config, sets, augmenter, checkpoint, speech, sites, decode, unfinished)
     if unfinished is not None:
         require_same(unfinished, _opening_record(prepared))
     return prepared
@@ -223,6 +228,8 @@ def _reason(error: BaseException) -> str:
 def _stages(
     prepared: Prepared, record: RunRecord, state: TrainState | None, log: RunLog, trackers: Trackers, display: Display
 ) -> RunRecord:
+    if prepared.augmenter is not None:
+        prepared, record = _augmented(prepared, prepared.augmenter, record, log, display)
     config, sets = prepared.config, prepared.sets
     features = _encoded(prepared, display)
     test_sets = {"domain": examples(prepared.speech, sets.domain, sets.style), "heldout": _heldout_examples(prepared, features, display)}
@@ -264,6 +271,35 @@ def _stages(
         heldout_drift=moved,
         verdict=verdict,
     )
+
+
+def _augmented(prepared: Prepared, augmenter: Augmenter, record: RunRecord, log: RunLog, display: Display) -> tuple[Prepared, RunRecord]:
+    """The run with varied copies behind its training utterances; from here on they are utterances like any other."""
+    clips = len(prepared.sets.train) * prepared.config.augment.augment_copies
+    with display.stage("augment", "Augmenting the training speech"):
+        with display.bar(clips, "clips") as advance:
+            copies = augmenter.make(prepared.config.data.audio(), lambda: advance(1, ""))
+        display.line(f"{copies.summary.sentence}: {copies.summary.folder}")
+    log.write("augmentation", **msgspec.structs.asdict(copies.summary))
+    grown = replace(prepared, sets=with_copies(prepared.sets, copies))
+    return grown, msgspec.structs.replace(record, augmentation=copies.summary)
+
+
+def write_augmented(config: RunConfig, count: int, display: Display) -> tuple[Path, int]:
+    """Writes `count` varied copies of the training speech beside the run folder, for listening; returns where, and how many.
+
+    Trains nothing and needs no model. Raises the `LoraError` that says what to mend.
+    """
+    with display.stage("read", "Reading manifests and audio"):
+        sets = read_sets(config.data, config.train.replay_targets, config.gate.guardrail, config.train.seed, config.model.language)
+        augmenter = plan_copies(sets, config.augment, config.data, config.train.seed, config.model.language)
+    if augmenter is None:
+        raise ConfigError("--write-augmented: there are no copies to write; give --augment-copies and an effect")
+    output = Path(config.output.output_dir)
+    folder = output.with_name(f"{output.name}-augmented")
+    with display.stage("augment", "Augmenting"):
+        written = augmenter.write_examples(folder, count)
+    return folder, written
 
 
 def _heldout_examples(prepared: Prepared, features: Features, display: Display) -> list[Example]:

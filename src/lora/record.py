@@ -11,6 +11,7 @@ from typing import Literal
 
 import msgspec
 
+from lora.augment import Augmentation
 from lora.config import AdapterConfig, RunConfig
 from lora.errors import RunFolderError
 from lora.evaluate import Evaluation
@@ -103,6 +104,8 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
     schema: int = SCHEMA
     finished_at: str | None = None
     error: str | None = None
+    augmentation: Augmentation | None = None
+    """What was added to the training set; `manifests` counts its own utterances only."""
     adapter: AdapterInfo | None = None
     training: TrainOutcome | None = None
     strength: float | None = None

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from lora.config import RunConfig, add_flags, from_flags
-from lora.console import ArgumentParser, run
+from lora.console import ArgumentParser, positive_int, run
 from lora.gate import Decision
 
 METRICS_FILE = "experiment_metrics.json"
@@ -25,11 +25,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--resume", action="store_true", help="go on with the unfinished run in --output-dir; give the same settings as for its start"
     )
+    parser.add_argument(
+        "--write-augmented",
+        type=positive_int,
+        metavar="N",
+        help="write N augmented clips beside the run folder to listen to; train nothing",
+    )
     add_flags(parser)
 
 
 def execute(arguments: argparse.Namespace) -> int:
+    if arguments.write_augmented is not None:
+        return write_examples(from_flags(arguments, arguments.config), arguments.write_augmented)
     return start(from_flags(arguments, arguments.config), METRICS_FILE, dry_run=arguments.dry_run, resume=arguments.resume)
+
+
+def write_examples(config: RunConfig, count: int) -> int:
+    """Writes augmented clips for listening and says where."""
+    from lora.process import prepare_process
+
+    prepare_process()
+    from lora.display import Display
+    from lora.experiment import write_augmented
+
+    folder, written = write_augmented(config, count, Display())
+    print(f"{folder}: {written} augmented clips in audio/, what was done to each in manifest.jsonl; nothing was trained")
+    return 0
 
 
 def start(config: RunConfig, metrics_file: str, *, dry_run: bool, resume: bool) -> int:
