@@ -345,7 +345,12 @@ def known_flags() -> set[str]:
 @pytest.mark.parametrize("doc", DOCS, ids=lambda doc: str(doc.relative_to(ROOT)))
 def test_every_flag_named_in_a_text_exists(doc: Path, known_flags: set[str]) -> None:
     # Other programs have flags of their own; those of the benchmarks are looked up above.
-    own = re.sub(r"(`|^)(uv (?!run)|pip |apt|git |tensorboard |python benchmarks/)[^`\n]*", "", doc.read_text(), flags=re.M)
+    own = re.sub(
+        r"(`|^)(uv (?!run)|(uv run )?(torchrun|accelerate) |pip |apt|git |tensorboard |python benchmarks/)[^`\n]*",
+        "",
+        doc.read_text(),
+        flags=re.M,
+    )
     own = re.sub(r"\]\([^)]*\)", "", own)
     assert set(re.findall(r"(?<![\w-])--[a-z][\w-]*", own)) <= known_flags
 
