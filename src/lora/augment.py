@@ -201,7 +201,8 @@ class Augmenter:
             gain_db=gain_db,
             scaled_db=None if limited is samples else 10 * float(np.log10(effects.power(limited) / effects.power(samples))),
         )
-        space = " " if LANGUAGES[self.rules.language].separates_words else ""
+        language = self.rules.language
+        space = "" if language is not None and not LANGUAGES[language].separates_words else " "
         return limited, space.join(one.text or "" for one in chain), applied
 
     def _chain(self, first: Utterance, speed: float, rng: np.random.Generator) -> tuple[list[Utterance], list[Samples]]:
