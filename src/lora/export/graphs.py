@@ -8,9 +8,10 @@ and value are one product, and rotary pairs are moved from neighbours to halves.
 than in transformers; query and key share it, so scores are the same.
 """
 
-import io
+import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -65,14 +66,14 @@ def decoder_graph(speech: Speech) -> "onnx.ModelProto":
     opening = _traced(
         first,
         (ids, torch.zeros(2, 5, speech.model.config.hidden_size)),
-        tokens | {"encoder_hidden_states": ("batch_size", "encoder_sequence_length")},
-        logits | present,
+        {**tokens, "encoder_hidden_states": ("batch_size", "encoder_sequence_length")},
+        {**logits, **present},
     )
     going_on = _traced(
         following,
         (ids, *(torch.zeros(2, heads, 7, width) for _ in past)),
-        tokens | past,
-        logits | {name: axes for name, axes in present.items() if ".decoder." in name},
+        {**tokens, **past},
+        {**logits, **{name: axes for name, axes in present.items() if ".decoder." in name}},
     )
     return _merged(opening, going_on, heads, width)
 
@@ -262,14 +263,17 @@ class _Decoder(nn.Module):
     def forward(self, input_ids: Tensor, *given: Tensor) -> tuple[Tensor, ...]:
         """`given` is the encoder output, or the past: of each layer own key and value, then those of the encoder output."""
         batch, count = input_ids.shape
+        past: Sequence[tuple[Tensor, ...] | None]
         if self.follows:
             before = given[0].shape[2]
-            heard, past = [given[at + 2 : at + 4] for at in range(0, len(given), 4)], [given[at : at + 2] for at in range(0, len(given), 4)]
+            past = [given[at : at + 2] for at in range(0, len(given), 4)]
+            heard = [given[at : at + 2] for at in range(2, len(given), 4)]
         else:
             before = 0
+            past = [None] * len(self.layers)
             parts = self.heard(given[0]).split(self.heads * self.width, dim=-1)
             laid_out = [part.view(batch, -1, self.heads, self.width).transpose(1, 2) for part in parts]
-            heard, past = [tuple(laid_out[at : at + 2]) for at in range(0, len(laid_out), 2)], [None] * len(self.layers)
+            heard = [tuple(laid_out[at : at + 2]) for at in range(0, len(laid_out), 2)]
         positions = torch.arange(before, before + count)
         later = torch.arange(before + count) > positions[:, None]
         mask = torch.zeros(1).masked_fill(later, -torch.inf)
@@ -286,27 +290,27 @@ class _Decoder(nn.Module):
 
 
 def _traced(
-    module: nn.Module, inputs: tuple[Tensor, ...], named: dict[str, tuple[str, ...]], given: dict[str, tuple[str, ...]]
+    module: nn.Module, inputs: tuple[Tensor, ...], named: Mapping[str, Sequence[str]], given: Mapping[str, Sequence[str]]
 ) -> "onnx.ModelProto":
-    """The graph of `module`; `named` and `given` hold the names of inputs and outputs with those of their axes, "" for one of fixed size."""
+    """The graph of `module`; `named` and `given` are the names of inputs and outputs with those of their axes, "" for a fixed one."""
     import onnx
 
-    stream = io.BytesIO()
-    axes = {name: {axis: label for axis, label in enumerate(labels) if label} for name, labels in (named | given).items()}
-    with warnings.catch_warnings(), torch.inference_mode():
+    axes = {name: {axis: label for axis, label in enumerate(labels) if label} for name, labels in {**named, **given}.items()}
+    with tempfile.TemporaryDirectory(prefix="moonshine-lora-export-") as folder, warnings.catch_warnings(), torch.inference_mode():
+        file = Path(folder) / "graph.onnx"
         # That this exporter is no longer developed, and that sizes which the trace fixes, such as the number of heads, are fixed.
         warnings.simplefilter("ignore")
         torch.onnx.export(
             module.eval(),
             inputs,
-            stream,
+            file,
             input_names=list(named),
             output_names=list(given),
             dynamic_axes=axes,
             opset_version=OPSET,
             dynamo=False,
         )
-    return onnx.load_model_from_string(stream.getvalue())
+        return onnx.load_model(file)
 
 
 def _merged(opening: "onnx.ModelProto", going_on: "onnx.ModelProto", heads: int, width: int) -> "onnx.ModelProto":
