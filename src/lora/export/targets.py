@@ -68,8 +68,9 @@ def write_target(speech: "Speech", target: Target, precision: ExportPrecision, f
 
 
 def _write_graphs(speech: "Speech", target: Target, precision: ExportPrecision, folder: Path) -> None:
+    from lora.export.formats import write_onnx, write_ort
     from lora.export.graphs import decoder_graph, encoder_graph, require_plain
-    from lora.export.quantise import quantised, write_onnx, write_ort
+    from lora.export.quantise import quantised
     from lora.export.tokens import tokenizer_bin, tokens_txt, vocabulary
 
     require_plain(speech)

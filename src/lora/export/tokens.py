@@ -1,6 +1,6 @@
 """The vocabulary in the forms that runtimes read: `tokenizer.bin` of moonshine-voice and `tokens.txt` of sherpa-onnx.
 
-Both hold each token's bytes in the order of the ids, with `▁` for a space, which moonshine-voice puts back when it joins them.
+Both hold each token's bytes in the order of the ids, with `▁` for a space, as in the checkpoint; runtimes put the space back.
 """
 
 import base64
@@ -44,7 +44,7 @@ def tokenizer_bin(tokens: Sequence[bytes]) -> bytes:
 
 
 def tokens_txt(tokens: Sequence[bytes]) -> bytes:
-    """A line for each token: Base64 of its bytes with a space for `▁`, and its id."""
+    """A line for each token: its bytes in Base64, and its id."""
     return "".join(f"{base64.b64encode(token).decode()} {number}\n" for number, token in enumerate(tokens)).encode()
 
 
