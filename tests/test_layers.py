@@ -34,12 +34,15 @@ ORDER = (
     "decode",
     "features",
     "evaluate",
+    "runtimes",
     "known",
     "data",
     "adapter",
     "train",
     "strength",
     "gate",
+    "exported",
+    "agreement",
     "record",
     "runfolder",
     "tracking",
@@ -57,6 +60,7 @@ ORDER = (
 TORCH_FREE = (
     *("errors", "units", "files", "audio", "manifest", "config", "console", "wheels"),
     *("text", "scoring", "analysis", "significance", "gate", "corpora", "tracking", "main"),
+    *("runtimes", "exported", "agreement"),
 )
 """Modules that start without torch, transformers or peft, so that `--help`, manifests and settings answer at once."""
 

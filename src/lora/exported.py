@@ -163,6 +163,6 @@ def require_unchanged(folder: Path, target: str, exported: Exported) -> None:
     if target not in exported.targets:
         raise OnDeviceError(f"{folder}: holds {', '.join(exported.targets)} and not {target}; export it with --to {target}")
     for file in exported.targets[target].files:
-        path = folder / file.name
+        path = folder / target / file.name
         if not path.is_file() or sha256_file(path) != file.sha256:
             raise OnDeviceError(f"{path}: is not the file that was exported; export it again")

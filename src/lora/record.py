@@ -14,6 +14,7 @@ import msgspec
 from lora.config import RunConfig
 from lora.errors import RunFolderError
 from lora.evaluate import Evaluation
+from lora.exported import Exported
 from lora.files import read_json, write_json
 from lora.gate import Verdict
 from lora.significance import Comparison, Drift, Interval
@@ -115,6 +116,8 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
     """None where the base model says nothing on the held-out speech."""
     verdict: Verdict | None = None
     stages: dict[str, Seconds] = {}
+    exports: tuple[Exported, ...] = ()
+    """Made of this run since it ended, one for each folder that they were written to."""
 
 
 def now() -> str:

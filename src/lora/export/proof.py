@@ -7,7 +7,6 @@ from pathlib import Path
 
 import torch
 
-from lora.adapter import Adapted
 from lora.agreement import ThreeScores
 from lora.audio import AudioSettings, load
 from lora.checkpoint import resolve
@@ -57,14 +56,6 @@ class ProofSet:
     examples: tuple[Example, ...]
     base: Score
     tuned: Score
-
-
-def folded(speech: Speech, adapted: Adapted) -> Speech:
-    """Takes the adapter into the weights: `speech.model` is then the plain tuned model."""
-    from lora.adapter import fold_in
-
-    fold_in(adapted)
-    return speech
 
 
 def chosen(part: SpeechSet, count: int | None) -> SpeechSet:

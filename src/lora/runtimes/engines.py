@@ -59,15 +59,15 @@ class Done(msgspec.Struct, frozen=True, array_like=True):
     peak_bytes: int
 
 
+Listen = Callable[[], tuple[str, bool | None]]
+"""Transcribes the clip: its text, and whether it stopped at the cap, None where the runtime does not tell."""
+
+
 class Engine(Protocol):
     """A loaded runtime."""
 
-    def prepare(self, samples: Waveform, cap: int) -> Waveform:
-        """What has to be done before the clock runs; returns the samples to hear."""
-        ...
-
-    def hear(self, samples: Waveform, cap: int) -> tuple[str, bool | None]:
-        """Transcript, and whether it stopped at the cap."""
+    def prepare(self, samples: Waveform, cap: int) -> Listen:
+        """Gets ready for a clip: what comes before the clock runs."""
         ...
 
 
@@ -82,15 +82,15 @@ class MoonshineVoice:
         self._transcriber: Any = None
         self._load(6.5)
 
-    def prepare(self, samples: Waveform, cap: int) -> Waveform:
+    def prepare(self, samples: Waveform, cap: int) -> Listen:
         if len(samples) % VOICE_STEP == VOICE_STEP - 1:  # this sample fills a frame of the first layer, and would be left over
             samples = np.append(samples, np.float32(0))
         length_s = self._heard_samples(samples) / SAMPLE_RATE_HZ
         if not (cap - 1) / length_s < self._rate * (1 - ROUNDING) < self._rate * (1 + ROUNDING) < cap / length_s:
             self._load(cap / length_s * (1 - 2 * ROUNDING))
-        return samples
+        return lambda: self._hear(samples)
 
-    def hear(self, samples: Waveform, cap: int) -> tuple[str, bool | None]:
+    def _hear(self, samples: Waveform) -> tuple[str, bool | None]:
         lines = self._transcriber.transcribe_without_streaming(samples.tolist(), SAMPLE_RATE_HZ).lines
         heard, wanted = round(sum(line.duration for line in lines) * SAMPLE_RATE_HZ), self._heard_samples(samples)
         if abs(heard - wanted) >= VOICE_STEP:
@@ -121,10 +121,10 @@ class UsefulMoonshineOnnx:
         self._model = MoonshineOnnxModel(models_dir=folder, model_name=architecture)
         self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
 
-    def prepare(self, samples: Waveform, cap: int) -> Waveform:
-        return samples
+    def prepare(self, samples: Waveform, cap: int) -> Listen:
+        return lambda: self._hear(samples, cap)
 
-    def hear(self, samples: Waveform, cap: int) -> tuple[str, bool | None]:
+    def _hear(self, samples: Waveform, cap: int) -> tuple[str, bool | None]:
         tokens = self._model.generate(samples[None], cap)[0]
         return self._tokenizer.decode(tokens).strip(), tokens[-1] != END_ID
 
@@ -135,16 +135,16 @@ class SherpaOnnx:
     It answers a clip of zeros with nothing, without running the model.
     """
 
-    def __init__(self, folder: Path, architecture: str) -> None:
+    def __init__(self, folder: Path) -> None:
         import sherpa_onnx
 
         files = [str(folder / name) for name in ("encoder_model.onnx", "decoder_model_merged.onnx", "tokens.txt")]
         self._recognizer = sherpa_onnx.OfflineRecognizer.from_moonshine_v2(*files)
 
-    def prepare(self, samples: Waveform, cap: int) -> Waveform:
-        return samples
+    def prepare(self, samples: Waveform, cap: int) -> Listen:
+        return lambda: self._hear(samples, cap)
 
-    def hear(self, samples: Waveform, cap: int) -> tuple[str, bool | None]:
+    def _hear(self, samples: Waveform, cap: int) -> tuple[str, bool | None]:
         said_before = os.fstat(2).st_size
         stream = self._recognizer.create_stream()
         stream.accept_waveform(SAMPLE_RATE_HZ, samples)
@@ -160,7 +160,7 @@ class SherpaOnnx:
 ENGINES: Final[dict[str, Callable[[Path, str], Engine]]] = {
     "moonshine-voice": MoonshineVoice,
     "onnx": UsefulMoonshineOnnx,
-    "sherpa-onnx": SherpaOnnx,
+    "sherpa-onnx": lambda folder, _architecture: SherpaOnnx(folder),
 }
 
 
@@ -189,9 +189,9 @@ def main(runtime: str, folder: str, architecture: str) -> None:
     write_message(answers, Ready(Seconds(time.perf_counter() - started)))
     while (message := read_message(sys.stdin.buffer)) is not None:
         ask = msgspec.msgpack.decode(message, type=Ask)
-        samples = engine.prepare(np.frombuffer(ask.samples, dtype=np.float32), ask.cap)
+        listen = engine.prepare(np.frombuffer(ask.samples, dtype=np.float32), ask.cap)
         started = time.perf_counter()
-        text, capped = engine.hear(samples, ask.cap)
+        text, capped = listen()
         write_message(answers, Heard(text, Seconds(time.perf_counter() - started), capped))
     unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux kilobytes
     write_message(answers, Done(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit))
