@@ -1,20 +1,22 @@
 """A tuned model as a plain transformers checkpoint: no PEFT, no project code needed to load it."""
 
+import errno
+import os
+import shutil
 from pathlib import Path
 
-from safetensors import SafetensorError
-
-from lora.errors import ExportError
 from lora.model_utils import Speech
 
 
 def write_merged(speech: Speech, folder: Path) -> None:
     """Writes weights, configuration and processor so that `pipeline("automatic-speech-recognition", folder)` loads them.
 
-    The operating system's errors pass. Raises `ExportError` when the weights cannot be written.
+    The operating system's errors pass, as `OSError`.
     """
-    try:
-        speech.model.save_pretrained(folder)
-    except SafetensorError as error:
-        raise ExportError(f"{folder}: cannot be written ({error}); free some space on the disk or choose another place") from error
+    # The writers of weights and tokenizer report a full disk in ways of their own, so it is asked first.
+    tokenizer = len(speech.processor.tokenizer.backend_tokenizer.to_str(pretty=True).encode())
+    weights = sum(parameter.nbytes for parameter in speech.model.parameters())
+    if shutil.disk_usage(folder).free < weights + tokenizer:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
+    speech.model.save_pretrained(folder)
     speech.processor.save_pretrained(folder)
