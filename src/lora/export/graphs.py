@@ -317,7 +317,7 @@ def _merged(opening: "onnx.ModelProto", going_on: "onnx.ModelProto", heads: int,
     """Both decoders as the branches of one `If`, their weights once, outside of it, where both can read them."""
     from onnx import TensorProto, checker, helper
 
-    outputs = list(opening.graph.output)
+    outputs = [_with_fixed_sizes(output, heads, width) for output in opening.graph.output]
     there = {output.name for output in going_on.graph.output}
     empty = helper.make_tensor("empty", TensorProto.FLOAT, [0, heads, 1, width], [])
     for output in outputs:
@@ -337,3 +337,13 @@ def _merged(opening: "onnx.ModelProto", going_on: "onnx.ModelProto", heads: int,
     model = helper.make_model(graph, opset_imports=opset, ir_version=opening.ir_version, producer_name="moonshine-lora")
     checker.check_model(model)
     return model
+
+
+def _with_fixed_sizes(output: "onnx.ValueInfoProto", heads: int, width: int) -> "onnx.ValueInfoProto":
+    """Keys and values with the sizes that tracing loses; the logits as they are."""
+    from onnx import TensorProto, helper
+
+    if not output.name.startswith("present."):
+        return output
+    batch, _, length, _ = (axis.dim_param for axis in output.type.tensor_type.shape.dim)
+    return helper.make_tensor_value_info(output.name, TensorProto.FLOAT, [batch, heads, length, width])

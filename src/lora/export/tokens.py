@@ -31,7 +31,8 @@ def vocabulary(tokenizer: Any, rows: int) -> list[bytes]:
             f"the tokenizer has {len(ids)} tokens with ids up to {max(ids.values())}, the model {rows}; "
             "give the processor that the model was trained with, or resize the model's embedding to it"
         )
-    tokens = [_bytes(token) for token, _ in sorted(ids.items(), key=lambda item: item[1])]
+    # Not the keys above: an added token stands there without the space that belongs to it.
+    tokens = [_bytes(token) for token in tokenizer.convert_ids_to_tokens(list(range(rows)))]
     for number, token in enumerate(tokens):
         if not 0 < len(token) <= LONGEST_TOKEN:
             raise ExportError(f"token {number} has {len(token)} bytes; runtimes read 1 to {LONGEST_TOKEN}")
