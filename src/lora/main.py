@@ -268,6 +268,37 @@ def _export(options: argparse.Namespace) -> int:
     return 0
 
 
+def _adapter_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("action", choices=("convert",), help="turn an adapter of another tool into one for --adapter-dir, or back")
+    parser.add_argument("source", type=Path, metavar="SOURCE", help="moonshine-voice's adapter.safetensors, or a PEFT adapter's folder")
+    parser.add_argument("output", type=Path, metavar="OUTPUT", help="the official form where it ends in .safetensors, else a PEFT folder")
+    parser.add_argument("--model-id", required=True, metavar="TEXT", help="the adapter's base model")
+    parser.add_argument("--revision", metavar="TEXT", help="commit, tag or branch of a hub checkpoint")
+    parser.add_argument(
+        "--alpha", type=positive_number, metavar="X", help="what an official adapter was trained with (default its rank, as that trainer's)"
+    )
+    parser.add_argument(
+        "--tokens-per-second", type=positive_number, default=6.5, metavar="X", help="token cap to keep with a PEFT folder (default 6.5)"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace what is at OUTPUT")
+
+
+def _adapter(options: argparse.Namespace) -> int:
+    from lora.process import prepare_process
+
+    prepare_process()
+    import torch
+
+    from lora.checkpoint import resolve
+    from lora.export.official import convert
+    from lora.model_utils import load_speech
+
+    speech = load_speech(resolve(options.model_id, options.revision), torch.device("cpu"), "float32")
+    rate = options.tokens_per_second
+    print(convert(speech, options.source, options.output, alpha=options.alpha, tokens_per_second=rate, overwrite=options.overwrite))
+    return 0
+
+
 def _data_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--output", type=Path, default=Path("data/quickstart"), metavar="DIR", help="folder to make (default data/quickstart)"
@@ -308,6 +339,7 @@ COMMANDS: dict[str, tuple[str, Arguments, Execute]] = {
     "compare": ("put finished runs side by side", _compare_arguments, _compare),
     "push": ("publish a finished run's adapter, processor, card and reports on the model hub", _push_arguments, _push),
     "export": ("write the tuned model for on-device runtimes, and prove in them that it is", _export_arguments, _export),
+    "adapter": ("convert adapters from and to the forms of other tools", _adapter_arguments, _adapter),
     "data": ("fetch the quickstart's speech", _data_arguments, _data),
     "cache": ("show or clear checkpoints, downloads and encoder outputs that can be made again", _cache_arguments, _cache),
 }
