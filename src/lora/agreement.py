@@ -10,7 +10,7 @@ Three things speak against an export:
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from lora.exported import Agreement, Proof, Rate, SetProof, Sides, Speed
+from lora.exported import Agreement, Differing, Proof, Rate, SetProof, Sides, Speed
 from lora.scoring import Score, count_edits
 from lora.significance import interval
 from lora.text import normalise
@@ -68,17 +68,24 @@ def _against(sides: Sides) -> str | None:
 
 
 def _set_proof(scores: ThreeScores, seed: int) -> SetProof:
-    base, tuned, export = (Rate(wer=score.wer, interval=interval(score, seed)) for score in (scores.base, scores.tuned, scores.export))
+    base_rate, tuned_rate, export_rate = (
+        Rate(wer=score.wer, interval=interval(score, seed)) for score in (scores.base, scores.tuned, scores.export)
+    )
     return SetProof(
         utterances=len(scores.tuned.utterances),
         words=scores.tuned.words.reference_length,
         seconds=Seconds(sum(row.seconds for row in scores.tuned.utterances)),
-        base=base,
-        tuned=tuned,
-        export=export,
-        drift_points=100 * (export.wer - tuned.wer),
+        base=base_rate,
+        tuned=tuned_rate,
+        export=export_rate,
+        drift_points=100 * (export_rate.wer - tuned_rate.wer),
         like_tuned=_agreement(scores.export, scores.tuned),
         like_base=_agreement(scores.export, scores.base),
+        differing=tuple(
+            Differing(id=tuned.id, reference=tuned.reference, tuned=tuned.hypothesis, export=export.hypothesis)
+            for tuned, export in zip(scores.tuned.utterances, scores.export.utterances, strict=True)
+            if normalise(tuned.hypothesis) != normalise(export.hypothesis)
+        ),
     )
 
 

@@ -32,6 +32,15 @@ class Agreement(msgspec.Struct, frozen=True, kw_only=True):
     """With case and punctuation."""
 
 
+class Differing(msgspec.Struct, frozen=True, kw_only=True):
+    """A clip whose normalised transcript is not the tuned model's."""
+
+    id: str
+    reference: str
+    tuned: str
+    export: str
+
+
 class SetProof(msgspec.Struct, frozen=True, kw_only=True):
     """One test set with the base model and the tuned one in PyTorch, and with the export in its runtime."""
 
@@ -46,6 +55,7 @@ class SetProof(msgspec.Struct, frozen=True, kw_only=True):
     """WER of the export less that of the tuned model, in percentage points."""
     like_tuned: Agreement
     like_base: Agreement
+    differing: tuple[Differing, ...]
 
 
 class Sides(msgspec.Struct, frozen=True, kw_only=True):

@@ -193,8 +193,15 @@ def main(runtime: str, folder: str, architecture: str) -> None:
         started = time.perf_counter()
         text, capped = listen()
         write_message(answers, Heard(text, Seconds(time.perf_counter() - started), capped))
-    unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux kilobytes
-    write_message(answers, Done(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit))
+    write_message(answers, Done(_peak_bytes()))
+
+
+def _peak_bytes() -> int:
+    """Linux's `ru_maxrss` begins with the memory of the process that started this one, so that the kernel's other account is read."""
+    if sys.platform == "linux":
+        status = Path("/proc/self/status").read_text(encoding="ascii")
+        return 1024 * int(next(line for line in status.splitlines() if line.startswith("VmHWM:")).split()[1])
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # macOS counts bytes
 
 
 if __name__ == "__main__":
