@@ -18,7 +18,7 @@ from lora.features import LiveFeatures
 from lora.files import write_json, write_jsonl
 from lora.manifest import MIN_S, Rules, Utterance, read, validate
 from lora.model_utils import Speech, choose_device, load_processor, load_speech
-from lora.runtimes.runtime import Clip, RuntimeName, require_runtimes
+from lora.runtimes.runtime import Clip, RuntimeName
 from lora.runtimes.runtime import transcribe as transcribe_on_device
 from lora.scoring import Counts
 from lora.units import Seconds
@@ -130,8 +130,7 @@ class RuntimeTranscriber:
 
 
 def open_runtime(runtime: RuntimeName, folder: Path) -> RuntimeTranscriber:
-    """Checks an export folder for a runtime. Raises `OnDeviceError` when that is not installed, or the folder holds no export for it."""
-    require_runtimes([runtime])
+    """Checks an export folder for a runtime. Raises `OnDeviceError` when it holds no export for it, or its files are others."""
     exported = read_exported(folder)
     require_unchanged(folder, runtime, exported)
     return RuntimeTranscriber(runtime, folder, exported)

@@ -37,7 +37,7 @@ def encoder_graph(speech: Speech) -> "onnx.ModelProto":
     Raises `ExportError` as `require_plain` does.
     """
     require_plain(speech)
-    return _traced(
+    return traced(
         _Encoder(speech),
         (torch.zeros(2, TRACED_SAMPLES),),
         {"input_values": ("batch_size", "num_samples")},
@@ -63,13 +63,13 @@ def decoder_graph(speech: Speech) -> "onnx.ModelProto":
     present = {f"present.{name}": ("batch_size", "", f"present_{lengths[side]}", "") for name, side in named.items()}
     tokens = {"input_ids": ("batch_size", "decoder_sequence_length")}
     logits = {"logits": ("batch_size", "decoder_sequence_length")}
-    opening = _traced(
+    opening = traced(
         first,
         (ids, torch.zeros(2, 5, speech.model.config.hidden_size)),
         {**tokens, "encoder_hidden_states": ("batch_size", "encoder_sequence_length")},
         {**logits, **present},
     )
-    going_on = _traced(
+    going_on = traced(
         following,
         (ids, *(torch.zeros(2, heads, 7, width) for _ in past)),
         {**tokens, **past},
@@ -79,9 +79,7 @@ def decoder_graph(speech: Speech) -> "onnx.ModelProto":
 
 
 def require_plain(speech: Speech) -> None:
-    """Raises `ExportError` for a model that is not plain Moonshine v1 on the CPU."""
-    if speech.streaming:
-        raise ExportError(f"{speech.checkpoint.model_id}: streaming checkpoints can only be exported to `merged`")
+    """Raises `ExportError` for a model that is not on the CPU, has an adapter, or positions that the graphs do not know."""
     if any(hasattr(module, "lora_A") for module in speech.model.modules()):
         raise ExportError(f"{speech.checkpoint.model_id}: an adapter is not merged; fold it in before the export")
     kind = speech.decoder.rotary_emb.rope_type
@@ -94,7 +92,7 @@ def require_plain(speech: Speech) -> None:
 # --- modules ---------------------------------------------------------------------------------------------------------------------------
 
 
-class _Product(nn.Module):
+class Product(nn.Module):
     """Linear layers with the same input as one product, its weight `[in, out]` as ONNX multiplies."""
 
     def __init__(self, weights: Sequence[Tensor], biases: Sequence[Tensor | None]) -> None:
@@ -108,15 +106,15 @@ class _Product(nn.Module):
         return output if self.bias is None else output + self.bias
 
 
-def _product(*layers: Any) -> _Product:
-    return _Product([layer.weight.detach() for layer in layers], [_bias(layer) for layer in layers])
+def product(*layers: Any) -> Product:
+    return Product([layer.weight.detach() for layer in layers], [_bias(layer) for layer in layers])
 
 
 def _bias(layer: Any) -> Tensor | None:
     return None if layer.bias is None else layer.bias.detach()
 
 
-class _Rotation(nn.Module):
+class Rotation(nn.Module):
     """Cosines and sines `[tokens, turning pairs]` of positions `[tokens]`."""
 
     def __init__(self, module: Any) -> None:
@@ -134,7 +132,7 @@ class _SelfAttention(nn.Module):
         self.width, self.pairs = int(module.head_dim), pairs
         query, key, value = module.q_proj, module.k_proj, module.v_proj
         self.heads = query.weight.shape[0] // self.width
-        order = torch.cat([torch.arange(0, 2 * pairs, 2), torch.arange(1, 2 * pairs, 2), torch.arange(2 * pairs, self.width)])
+        order = torch.cat([torch.arange(2 * pairs).view(-1, 2).T.flatten(), torch.arange(2 * pairs, self.width)])
 
         def laid_out(layer: Any, scale: float) -> tuple[Tensor, Tensor | None]:
             """Rotary pairs as halves, the query scaled: a product of a whole clip less."""
@@ -143,17 +141,20 @@ class _SelfAttention(nn.Module):
             return layer.weight.detach()[rows] * scale, None if bias is None else bias[rows] * scale
 
         parts = [laid_out(query, module.scaling), laid_out(key, 1.0), (value.weight.detach(), _bias(value))]
-        self.qkv = _Product([weight for weight, _ in parts], [bias for _, bias in parts])
-        self.out = _product(module.o_proj)
+        self.qkv = Product([weight for weight, _ in parts], [bias for _, bias in parts])
+        self.out = product(module.o_proj)
 
     def forward(
-        self, inputs: Tensor, turns: tuple[Tensor, Tensor], past: tuple[Tensor, Tensor] | None, mask: Tensor | None
+        self, inputs: Tensor, turns: tuple[Tensor, Tensor] | None, past: tuple[Tensor, Tensor] | None, mask: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Output `[batch, tokens, width]`, and keys and values `[batch, heads, tokens, width]`, those of the past included."""
+        """Output `[batch, tokens, width]`, and keys and values `[batch, heads, tokens, width]`, those of the past included.
+
+        Without `turns`, positions play no part but in the mask.
+        """
         batch = inputs.shape[0]
         heads = self.qkv(inputs).view(batch, -1, 3 * self.heads, self.width).transpose(1, 2)
         turning, value = heads.split([2 * self.heads, self.heads], dim=1)
-        query, key = self._turned(turning, turns).split(self.heads, dim=1)
+        query, key = (turning if turns is None else self._turned(turning, turns)).split(self.heads, dim=1)
         if past is not None:
             key, value = torch.cat([past[0], key], dim=2), torch.cat([past[1], value], dim=2)
         return self.out(_attend(query, key, value, mask, batch)), key, value
@@ -171,13 +172,18 @@ class _CrossAttention(nn.Module):
         self.width = int(module.head_dim)
         bias = _bias(module.q_proj)
         weight = module.q_proj.weight.detach() * module.scaling
-        self.query = _Product([weight], [None if bias is None else bias * module.scaling])
-        self.out = _product(module.o_proj)
+        self.query = Product([weight], [None if bias is None else bias * module.scaling])
+        self.out = product(module.o_proj)
 
     def forward(self, inputs: Tensor, key: Tensor, value: Tensor) -> Tensor:
         batch = inputs.shape[0]
         query = self.query(inputs).view(batch, -1, key.shape[1], self.width).transpose(1, 2)
         return cast(Tensor, self.out(_attend(query, key, value, None, batch)))
+
+
+def hidden_from(absent: Tensor) -> Tensor:
+    """What to add to scores so that those where `absent` is true count for nothing."""
+    return torch.zeros(1).masked_fill(absent, -torch.inf)
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, batch: int) -> Tensor:
@@ -189,15 +195,15 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, batc
     return mixed.reshape(batch, -1, int(mixed.shape[2]) * int(mixed.shape[3]))
 
 
-class _EncoderLayer(nn.Module):
+class EncoderLayer(nn.Module):
     def __init__(self, module: Any, pairs: int) -> None:
         super().__init__()
         self.norm_1, self.norm_2 = module.input_layernorm, module.post_attention_layernorm
         self.attention = _SelfAttention(module.self_attn, pairs)
-        self.up, self.down, self.activation = _product(module.mlp.fc1), _product(module.mlp.fc2), module.mlp.activation_fn
+        self.up, self.down, self.activation = product(module.mlp.fc1), product(module.mlp.fc2), module.mlp.activation_fn
 
-    def forward(self, hidden: Tensor, turns: tuple[Tensor, Tensor]) -> Tensor:
-        hidden = hidden + self.attention(self.norm_1(hidden), turns, None, None)[0]
+    def forward(self, hidden: Tensor, turns: tuple[Tensor, Tensor] | None, mask: Tensor | None = None) -> Tensor:
+        hidden = hidden + self.attention(self.norm_1(hidden), turns, None, mask)[0]
         return cast(Tensor, hidden + self.down(self.activation(self.up(self.norm_2(hidden)))))
 
 
@@ -207,8 +213,8 @@ class _Encoder(nn.Module):
         encoder = speech.encoder
         self.conv1, self.conv2, self.conv3 = encoder.conv1, encoder.conv2, encoder.conv3
         self.groupnorm, self.norm = encoder.groupnorm, encoder.layer_norm
-        self.rotation = _Rotation(encoder.rotary_emb)
-        self.layers = nn.ModuleList(_EncoderLayer(layer, len(encoder.rotary_emb.inv_freq)) for layer in encoder.layers)
+        self.rotation = Rotation(encoder.rotary_emb)
+        self.layers = nn.ModuleList(EncoderLayer(layer, len(encoder.rotary_emb.inv_freq)) for layer in encoder.layers)
 
     def forward(self, input_values: Tensor) -> Tensor:
         hidden = self.groupnorm(self.conv1(input_values[:, None]).tanh())
@@ -220,12 +226,12 @@ class _Encoder(nn.Module):
         return cast(Tensor, self.norm(hidden))
 
 
-class _DecoderLayer(nn.Module):
+class DecoderLayer(nn.Module):
     def __init__(self, module: Any, pairs: int) -> None:
         super().__init__()
         self.norm_1, self.norm_2, self.norm_3 = module.input_layernorm, module.post_attention_layernorm, module.final_layernorm
         self.own, self.cross = _SelfAttention(module.self_attn, pairs), _CrossAttention(module.encoder_attn)
-        self.up, self.down, self.activation = _product(module.mlp.fc1), _product(module.mlp.fc2), module.mlp.activation_fn
+        self.up, self.down, self.activation = product(module.mlp.fc1), product(module.mlp.fc2), module.mlp.activation_fn
 
     def forward(
         self,
@@ -250,15 +256,15 @@ class _Decoder(nn.Module):
         decoder = speech.decoder
         self.follows = follows
         self.embedding = nn.Parameter(decoder.embed_tokens.weight.detach(), requires_grad=False)
-        self.rotation = _Rotation(decoder.rotary_emb)
-        self.layers = nn.ModuleList(_DecoderLayer(layer, len(decoder.rotary_emb.inv_freq)) for layer in decoder.layers)
+        self.rotation = Rotation(decoder.rotary_emb)
+        self.layers = nn.ModuleList(DecoderLayer(layer, len(decoder.rotary_emb.inv_freq)) for layer in decoder.layers)
         self.norm = decoder.norm
-        self.head = _product(speech.head)
+        self.head = product(speech.head)
         attention = [layer.encoder_attn for layer in decoder.layers]
         self.width = int(attention[0].head_dim)
         self.heads = attention[0].k_proj.weight.shape[0] // self.width
         if not follows:
-            self.heard = _product(*(layer for module in attention for layer in (module.k_proj, module.v_proj)))
+            self.heard = product(*(layer for module in attention for layer in (module.k_proj, module.v_proj)))
 
     def forward(self, input_ids: Tensor, *given: Tensor) -> tuple[Tensor, ...]:
         """`given` is the encoder output, or the past: of each layer own key and value, then those of the encoder output."""
@@ -275,8 +281,7 @@ class _Decoder(nn.Module):
             laid_out = [part.view(batch, -1, self.heads, self.width).transpose(1, 2) for part in parts]
             heard = [tuple(laid_out[at : at + 2]) for at in range(0, len(laid_out), 2)]
         positions = torch.arange(before, before + count)
-        later = torch.arange(before + count) > positions[:, None]
-        mask = torch.zeros(1).masked_fill(later, -torch.inf)
+        mask = hidden_from(torch.arange(before + count) > positions[:, None])
         turns = self.rotation(positions)
         hidden = nn.functional.embedding(input_ids, self.embedding)
         present: list[Tensor] = []
@@ -289,7 +294,7 @@ class _Decoder(nn.Module):
 # --- ONNX ------------------------------------------------------------------------------------------------------------------------------
 
 
-def _traced(
+def traced(
     module: nn.Module, inputs: tuple[Tensor, ...], named: Mapping[str, Sequence[str]], given: Mapping[str, Sequence[str]]
 ) -> "onnx.ModelProto":
     """The graph of `module`; `named` and `given` are the names of inputs and outputs with those of their axes, "" for a fixed one."""

@@ -71,7 +71,7 @@ class Engine(Protocol):
         ...
 
 
-class MoonshineVoice:
+class VoiceEngine:
     """moonshine-voice. It allows `ceil(seconds * max_tokens_per_second)` tokens, and takes that rate when it loads."""
 
     def __init__(self, folder: Path, architecture: str) -> None:
@@ -111,7 +111,7 @@ class MoonshineVoice:
         return len(samples) // VOICE_STEP * VOICE_STEP
 
 
-class UsefulMoonshineOnnx:
+class OnnxEngine:
     """useful-moonshine-onnx, with the tokenizer that lies beside the graphs: its own knows no added tokens."""
 
     def __init__(self, folder: Path, architecture: str) -> None:
@@ -129,7 +129,7 @@ class UsefulMoonshineOnnx:
         return self._tokenizer.decode(tokens).strip(), tokens[-1] != END_ID
 
 
-class SherpaOnnx:
+class SherpaEngine:
     """sherpa-onnx. It allows 15 tokens a second whatever it is told, so that what is beyond the cap is cut off here.
 
     It answers a clip of zeros with nothing, without running the model.
@@ -158,9 +158,9 @@ class SherpaOnnx:
 
 
 ENGINES: Final[dict[str, Callable[[Path, str], Engine]]] = {
-    "moonshine-voice": MoonshineVoice,
-    "onnx": UsefulMoonshineOnnx,
-    "sherpa-onnx": lambda folder, _architecture: SherpaOnnx(folder),
+    "moonshine-voice": VoiceEngine,
+    "onnx": OnnxEngine,
+    "sherpa-onnx": lambda folder, _architecture: SherpaEngine(folder),
 }
 
 
