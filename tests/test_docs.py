@@ -323,7 +323,9 @@ def test_targets_and_recipes_named_in_a_text_exist(doc: Path) -> None:
 def known_flags() -> set[str]:
     from lora_cli import main as app
 
-    texts = [moonshine_lora(name, "--help").out for name in ("experiment", "transcribe", "report", "compare", "push", "export", "data", "cache")]
+    texts = [
+        moonshine_lora(name, "--help").out for name in ("experiment", "transcribe", "report", "compare", "push", "export", "data", "cache")
+    ]
     texts += [moonshine_lora("--help").out]
     texts += [in_process(getattr(commands, script.stem), "--help") for script in (ROOT / "scripts").glob("*.py")]
     texts += [in_process(main, "--help") for main in (experiment.main, real_small.main, app._main)]

@@ -124,8 +124,9 @@ def _with_pytorch(options: argparse.Namespace) -> "Transcriber":
 
 
 def _require_one_model(options: argparse.Namespace) -> None:
-    """Raises `ConfigError` when it is not clear what is to transcribe, or a flag would not be looked at."""
+    """Raises `ConfigError` where the model is unclear or a flag would be ignored, `OnDeviceError` where the runtime is missing."""
     from lora.errors import ConfigError
+    from lora.runtimes.runtime import require_runtimes
 
     if options.runtime is None:
         if options.export_dir is not None:
@@ -138,6 +139,7 @@ def _require_one_model(options: argparse.Namespace) -> None:
     for name in ("model_id", "revision", "adapter_dir", "processor_dir", "tokens_per_second"):
         if getattr(options, name) is not None:
             raise ConfigError(f"--{name.replace('_', '-')} is part of the export; leave it out with --runtime")
+    require_runtimes([options.runtime])
     if (options.device, options.precision) not in (("auto", "float32"), ("cpu", "float32")):
         raise ConfigError("--device and --precision are PyTorch's; leave them out with --runtime")
 
