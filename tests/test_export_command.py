@@ -396,10 +396,8 @@ def test_a_tuned_model_passes_in_every_runtime(spelled: Path, strength: float, p
 @pytest.mark.parametrize("precision", ["u8", "fp32"])
 def test_the_base_models_weights_fail_in_every_runtime(spelled: Path, strength: float, precision: str, tmp_path: Path) -> None:
     adapter = scaled(spelled / "lora_adapter", strength, tmp_path / "adapter")
-    an4, librispeech = SPEECH / "an4", SPEECH / "librispeech"
-    sets = Manifests(
-        an4 / "train.jsonl", an4 / "train.jsonl", an4 / "test.jsonl", librispeech / "heldout.jsonl", librispeech / "replay.jsonl"
-    )
+    an4, general = SPEECH / "an4", SPEECH / "librispeech"
+    sets = Manifests(an4 / "train.jsonl", an4 / "train.jsonl", an4 / "test.jsonl", general / "heldout.jsonl", general / "replay.jsonl")
     models, parts = both(Trained(spelled, sets), adapter)
     scored = {name: with_pytorch(models, part, references=True, advance=lambda _count: None) for name, part in parts.items()}
     for name in RUNTIMES:
