@@ -274,7 +274,7 @@ def test_no_path_of_the_machine_is_in_a_file(written: Callable[[str], dict[str, 
 
 @pytest.mark.parametrize("graph", [encoder_graph, decoder_graph])
 def test_a_streaming_model_is_refused(random_v2: Speech, graph: Callable[[Speech], onnx.ModelProto]) -> None:
-    with pytest.raises(ExportError, match="streaming checkpoints can only be exported to `merged`"):
+    with pytest.raises(ExportError, match="streaming checkpoints can only be exported to `moonshine-voice` and `merged`"):
         graph(random_v2)
 
 

@@ -34,9 +34,9 @@ TRACED_TOKENS = 3
 def encoder_graph(speech: Speech) -> "onnx.ModelProto":
     """`input_values` `[batch_size, num_samples]` at 16 kHz to `last_hidden_state` `[batch_size, frames, width]`, float32.
 
-    Raises `ExportError` as `require_plain` does.
+    Raises `ExportError` for streaming checkpoints, and as `require_plain` does.
     """
-    require_plain(speech)
+    _require_v1(speech)
     return traced(
         _Encoder(speech),
         (torch.zeros(2, TRACED_SAMPLES),),
@@ -51,9 +51,9 @@ def decoder_graph(speech: Speech) -> "onnx.ModelProto":
     With `use_cache_branch` false the tokens are a clip's first, and `past_key_values.*` may be anything; with true they follow those in
     `past_key_values.*`, `encoder_hidden_states` is not read, and `present.*.encoder.*` come back empty: the caller has them already.
 
-    Raises `ExportError` as `require_plain` does.
+    Raises `ExportError` for streaming checkpoints, and as `require_plain` does.
     """
-    require_plain(speech)
+    _require_v1(speech)
     first, following = _Decoder(speech, follows=False), _Decoder(speech, follows=True)
     layers, heads, width = len(first.layers), first.heads, first.width
     ids = torch.ones(2, TRACED_TOKENS, dtype=torch.long)
@@ -76,6 +76,12 @@ def decoder_graph(speech: Speech) -> "onnx.ModelProto":
         {**logits, **{name: axes for name, axes in present.items() if ".decoder." in name}},
     )
     return _merged(opening, going_on, heads, width)
+
+
+def _require_v1(speech: Speech) -> None:
+    require_plain(speech)
+    if speech.streaming:
+        raise ExportError(f"{speech.checkpoint.model_id}: streaming checkpoints can only be exported to `moonshine-voice` and `merged`")
 
 
 def require_plain(speech: Speech) -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lora.errors import ExportError
-from lora.export.graphs import DecoderLayer, EncoderLayer, Product, Rotation, hidden_from, product, require_plain, traced
+from lora.export.graphs import DecoderLayer, EncoderLayer, Rotation, hidden_from, product, require_plain, traced
 from lora.model_utils import Speech
 
 if TYPE_CHECKING:
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 CARRIED = 4
 """Frames that the runtime keeps between chunks for each of the two convolutions: their kernels of 5, less one."""
+
+QUANTISED = ("encoder", "cross_kv", "decoder_kv")
+"""The graphs that hold nearly all weights; the other two stay float32, for features and positions are what all else is made of."""
 
 _TRACED_FEATURES = 37
 _TRACED_CACHE = 7
@@ -224,7 +227,7 @@ class _DecoderKV(nn.Module):
         self.embedding = nn.Parameter(decoder.embed_tokens.weight.detach(), requires_grad=False)
         self.rotation = Rotation(decoder.rotary_emb)
         self.layers = nn.ModuleList(DecoderLayer(layer, len(decoder.rotary_emb.inv_freq)) for layer in decoder.layers)
-        self.norm, self.head = decoder.norm, cast(Product, product(speech.head))
+        self.norm, self.head = decoder.norm, product(speech.head)
 
     def forward(self, token: Tensor, keys: Tensor, values: Tensor, heard_keys: Tensor, heard_values: Tensor) -> tuple[Tensor, ...]:
         before = keys.shape[3]

@@ -1,12 +1,12 @@
 """What each runtime's folder holds, and its making from a merged model."""
 
 import importlib.util
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, get_args
 
 from lora.errors import ExportError
-from lora.files import writing_errors
+from lora.files import write_json, writing_errors
 
 if TYPE_CHECKING:
     import onnx
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
 Target = Literal["merged", "moonshine-voice", "onnx", "sherpa-onnx"]
 ExportPrecision = Literal["u8", "fp32"]
-Architecture = Literal["tiny", "base"]
+Architecture = Literal["tiny", "base", "streaming"]
 
 TARGETS: Final[tuple[Target, ...]] = get_args(Target)
 PRECISIONS: Final[tuple[ExportPrecision, ...]] = get_args(ExportPrecision)
 
 START_ID, END_ID = 1, 2
-"""The tokens that every runtime starts with and stops at; none asks the checkpoint."""
+"""The tokens that every runtime starts with and stops at in v1; none asks the checkpoint."""
 
 _SIZES: Final[dict[tuple[int, int, int], Architecture]] = {(6, 8, 36): "tiny", (8, 8, 52): "base"}
 """Decoder layers, heads and their width that moonshine-voice and useful-moonshine-onnx know, by name."""
@@ -35,7 +35,12 @@ def require_export(targets: Iterable[Target]) -> None:
 
 
 def architecture(speech: "Speech") -> Architecture:
-    """The name that a runtime asks for. Raises `ExportError` for a model of other sizes, which the runtimes do not know."""
+    """The name that a runtime asks for; a streaming model's files say its sizes.
+
+    Raises `ExportError` for a model of other sizes, which the runtimes do not know.
+    """
+    if speech.streaming:
+        return "streaming"
     attention = speech.decoder.layers[0].self_attn
     width = int(attention.head_dim)
     size = (len(speech.decoder.layers), attention.k_proj.weight.shape[0] // width, width)
@@ -71,16 +76,25 @@ def _write_graphs(speech: "Speech", target: Target, precision: ExportPrecision, 
     from lora.export.formats import write_onnx, write_ort
     from lora.export.graphs import decoder_graph, encoder_graph, require_plain
     from lora.export.quantise import quantised
+    from lora.export.streaming import QUANTISED, streaming_config, streaming_graphs
     from lora.export.tokens import tokenizer_bin, tokens_txt, vocabulary
 
     require_plain(speech)
     _require_runnable(speech, target)
     tokens = vocabulary(speech.processor.tokenizer, speech.head.weight.shape[0])
     ending, write = (".ort", write_ort) if target == "moonshine-voice" else (".onnx", write_onnx)
-    graphs: dict[str, Callable[[Speech], onnx.ModelProto]] = {"encoder_model": encoder_graph, "decoder_model_merged": decoder_graph}
+    graphs: Mapping[str, Callable[[], onnx.ModelProto]]
+    smaller: tuple[str, ...]
+    if speech.streaming:
+        graphs, smaller = streaming_graphs(speech), QUANTISED
+    else:
+        graphs = {"encoder_model": lambda: encoder_graph(speech), "decoder_model_merged": lambda: decoder_graph(speech)}
+        smaller = tuple(graphs)
     for name, graph in graphs.items():
-        model = graph(speech)
-        write(quantised(model) if precision == "u8" else model, folder / f"{name}{ending}")
+        model = graph()
+        write(quantised(model) if precision == "u8" and name in smaller else model, folder / f"{name}{ending}")
+    if speech.streaming:
+        write_json(folder / "streaming_config.json", streaming_config(speech))
     if target == "moonshine-voice":
         (folder / "tokenizer.bin").write_bytes(tokenizer_bin(tokens))
     elif target == "sherpa-onnx":
@@ -92,9 +106,11 @@ def _write_graphs(speech: "Speech", target: Target, precision: ExportPrecision, 
 def _require_runnable(speech: "Speech", target: Target) -> None:
     """Refuses what a runtime would run with wrong results, for it cannot be told."""
     model_id = speech.checkpoint.model_id
+    if speech.streaming and target != "moonshine-voice":
+        raise ExportError(f"{model_id}: streaming checkpoints can only be exported to `moonshine-voice` and `merged`")
     if target != "sherpa-onnx":
         architecture(speech)
-    if (speech.start_id, speech.end_id) != (START_ID, END_ID):
+    if not speech.streaming and (speech.start_id, speech.end_id) != (START_ID, END_ID):
         raise ExportError(
             f"{model_id}: starts with token {speech.start_id} and ends with {speech.end_id}; "
             f"runtimes take {START_ID} and {END_ID}; export it to `merged`"
