@@ -77,7 +77,9 @@ class VoiceEngine:
     def __init__(self, folder: Path, architecture: str) -> None:
         from moonshine_voice import ModelArch
 
-        self._folder, self._architecture = folder, {"tiny": ModelArch.TINY, "base": ModelArch.BASE}[architecture]
+        # All streaming models are one to it: their sizes are in the folder.
+        known = {"tiny": ModelArch.TINY, "base": ModelArch.BASE, "streaming": ModelArch.TINY_STREAMING}
+        self._folder, self._architecture = folder, known[architecture]
         self._rate = 0.0
         self._transcriber: Any = None
         self._load(6.5)
