@@ -20,6 +20,7 @@ from running import ANY_VERDICT, ROOT, Result, moonshine_lora
 from lora.config import build
 from lora.corpora import commands, quickstart
 from lora.manifest import Rules, read
+from lora.main import COMMANDS as SUBCOMMANDS
 from lora.model_utils import Speech
 from lora.runners import experiment, real_small
 
@@ -323,10 +324,7 @@ def test_targets_and_recipes_named_in_a_text_exist(doc: Path) -> None:
 def known_flags() -> set[str]:
     from lora_cli import main as app
 
-    texts = [
-        moonshine_lora(name, "--help").out for name in ("experiment", "transcribe", "report", "compare", "push", "export", "data", "cache")
-    ]
-    texts += [moonshine_lora("--help").out]
+    texts = [moonshine_lora(*name, "--help").out for name in ([], *([command] for command in SUBCOMMANDS))]
     texts += [in_process(getattr(commands, script.stem), "--help") for script in (ROOT / "scripts").glob("*.py")]
     texts += [in_process(main, "--help") for main in (experiment.main, real_small.main, app._main)]
     return set(re.findall(r"--[a-z][\w-]*", " ".join(texts)))
