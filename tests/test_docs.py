@@ -19,8 +19,8 @@ from running import ANY_VERDICT, ROOT, Result, moonshine_lora
 
 from lora.config import build
 from lora.corpora import commands, quickstart
-from lora.manifest import Rules, read
 from lora.main import COMMANDS as SUBCOMMANDS
+from lora.manifest import Rules, read
 from lora.model_utils import Speech
 from lora.runners import experiment, real_small
 
