@@ -29,6 +29,12 @@ FILES: Final[dict[RuntimeName, tuple[str, ...]]] = {
 }
 """What a runtime's folder holds at least."""
 
+STREAMING_FILES: Final = (
+    *("frontend.ort", "encoder.ort", "adapter.ort", "cross_kv.ort", "decoder_kv.ort"),
+    *("streaming_config.json", "tokenizer.bin"),
+)
+"""The same of a streaming model, which only moonshine-voice runs."""
+
 PACKAGES: Final[dict[RuntimeName, tuple[str, str]]] = {
     "moonshine-voice": ("moonshine_voice", "moonshine-voice"),
     "onnx": ("moonshine_onnx", "useful-moonshine-onnx"),
@@ -72,7 +78,7 @@ def transcribe(
     clips: Sequence[Clip],
     advance: Callable[[int], None] = lambda _count: None,
 ) -> Transcribed:
-    """Transcribes the clips one by one. `architecture` is `tiny` or `base`; sherpa-onnx does not look at it.
+    """Transcribes the clips one by one. `architecture` is `tiny`, `base` or `streaming`; sherpa-onnx does not look at it.
 
     Times are those of a runtime that has been warmed up by one clip, and do not hold its loading.
 
@@ -80,7 +86,8 @@ def transcribe(
         OnDeviceError: the runtime is not installed, does not load the folder, or fails on a clip, which the message names.
     """
     require_runtimes([name])
-    if missing := [file for file in FILES[name] if not (folder / file).is_file()]:
+    needed = STREAMING_FILES if architecture == "streaming" else FILES[name]
+    if missing := [file for file in needed if not (folder / file).is_file()]:
         raise OnDeviceError(f"{folder}: holds no {missing[0]}, which {name} needs; export it again with --to {name}")
     for clip in clips:
         if duration(clip.samples) < MIN_S:
