@@ -221,6 +221,19 @@ def both(trained: Trained, adapter: Path) -> tuple[Models, dict[str, SpeechSet]]
     return models, parts
 
 
+def test_a_runs_transcripts_are_those_of_now_only_where_the_base_model_scores_the_same_again(trained: Trained) -> None:
+    result = read_record(trained.folder).domain
+    assert result is not None
+    models, parts = both(trained, trained.folder / "lora_adapter")
+    transcribed: list[int] = []
+    found = with_pytorch(models, parts["domain"], references=True, advance=transcribed.append, run=result)
+    assert (found.base, found.tuned, transcribed) == (result.baseline.score, result.tuned.score, [])
+    others = msgspec.structs.replace(result.tuned, score=result.baseline.score)
+    elsewhere = msgspec.structs.replace(result.baseline, loss=result.baseline.loss * (1 + 1e-12))
+    wrong = msgspec.structs.replace(result, baseline=elsewhere, tuned=others)
+    assert with_pytorch(models, parts["domain"], references=True, advance=transcribed.append, run=wrong).tuned == result.tuned.score
+
+
 def test_an_adapter_that_changes_nothing_cannot_be_proven(trained: Trained, tmp_path: Path) -> None:
     nothing = scaled(trained.folder / "lora_adapter", 0.0, tmp_path / "adapter")
     output = tmp_path / "out" / "export"
