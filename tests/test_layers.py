@@ -38,6 +38,7 @@ ORDER = (
     "decode",
     "features",
     "evaluate",
+    "runtimes",
     "known",
     "data",
     "adapter",
@@ -45,6 +46,8 @@ ORDER = (
     "train",
     "strength",
     "gate",
+    "exported",
+    "agreement",
     "record",
     "runfolder",
     "tracking",
@@ -62,6 +65,7 @@ ORDER = (
 TORCH_FREE = (
     *("errors", "units", "language", "files", "audio", "effects", "manifest", "config", "console", "wheels", "augment"),
     *("text", "scoring", "analysis", "significance", "gate", "corpora", "tracking", "main"),
+    *("runtimes", "exported", "agreement"),
 )
 """Modules that start without torch, transformers or peft, so that `--help`, manifests and settings answer at once."""
 
@@ -126,7 +130,7 @@ def test_every_module_imports(module: str) -> None:
 
 
 def test_only_model_utils_names_moonshine_classes() -> None:
-    classes = re.compile(r"\bMoonshine(Streaming)?[A-Z]\w*|transformers\.models\.moonshine")
+    classes = re.compile(r"\bMoonshine(?!OnnxModel)(Streaming)?[A-Z]\w*|transformers\.models\.moonshine")
     naming = {module for module, file in MODULES.items() if classes.search(file.read_text())}
     assert naming == {"model_utils"}
 

@@ -9,6 +9,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from lora.exported import Exported
 from lora.language import LANGUAGES
 from lora.record import RunRecord, SetResult
 from lora.units import Seconds
@@ -86,3 +87,22 @@ def _cells(result: SetResult) -> tuple[str, ...]:
         f"{result.baseline.loss:.3f}",
         f"{result.tuned.loss:.3f}",
     )
+
+
+def export_table(exported: Exported) -> Table:
+    """What the proof of each target showed, a line for each test set."""
+    table = Table(title=escape(f"{exported.model_id}: word error rate in PyTorch and in the runtime"), title_justify="left")
+    for heading in ("target", "MB", "set", "base", "tuned", "runtime", "like tuned", "like base", "real time", "median"):
+        table.add_column(heading, justify="left" if heading in ("target", "set") else "right")
+    for name, target in exported.targets.items():
+        made = (f"{name} {target.precision}", f"{target.bytes / 1e6:.1f}")
+        if target.proof is None:
+            table.add_row(*made, "not proven")
+            continue
+        speed = target.proof.speed
+        times = (f"{speed.real_time_factor:.3f}", f"{1000 * speed.median_s:.0f} ms") if speed else ("", "")
+        for part, proof in target.proof.sets.items():
+            rates = (f"{100 * rate.wer:.2f} %" for rate in (proof.base, proof.tuned, proof.export))
+            alike = (f"{agreement.normalised}/{proof.utterances}" for agreement in (proof.like_tuned, proof.like_base))
+            table.add_row(*made, part, *rates, *alike, *times)
+    return table

@@ -46,6 +46,16 @@ class ExportError(LoraError):
     """An export cannot be made from this checkpoint."""
 
 
+class OnDeviceError(LoraError):
+    """An on-device runtime is not installed, does not load an export, or fails on a clip."""
+
+
+class ProofError(LoraError):
+    """An export was not shown to be the tuned model: like a run that the gate rejects."""
+
+    exit_code = 3
+
+
 class FetchError(LoraError):
     """Something that has to be downloaded could not be had."""
 

@@ -4,11 +4,15 @@ import argparse
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lora import __version__
 from lora.console import ArgumentParser, number_from_zero, positive_int, positive_number
 from lora.console import run as run_command
 from lora.language import LANGUAGES, metric
+
+if TYPE_CHECKING:
+    from lora.transcribe import Transcriber
 
 # Modules that need torch are imported by the command that needs them, so that --help answers at once.
 
@@ -46,9 +50,13 @@ def _experiment(options: argparse.Namespace) -> int:
 
 
 def _transcribe_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model-id", required=True, metavar="TEXT", help="hub id, local folder or packaged:moonshine-tiny")
+    from lora.runtimes.runtime import RUNTIMES
+
+    parser.add_argument("--model-id", metavar="TEXT", help="hub id, local folder or packaged:moonshine-tiny")
     parser.add_argument("--revision", metavar="TEXT", help="commit, tag or branch of a hub checkpoint")
     parser.add_argument("--adapter-dir", type=Path, metavar="DIR", help="a run's lora_adapter/ folder")
+    parser.add_argument("--runtime", choices=RUNTIMES, help="transcribe with an export, in this runtime, in place of --model-id")
+    parser.add_argument("--export-dir", type=Path, metavar="DIR", help="the folder that `moonshine-lora export` made, for --runtime")
     parser.add_argument("--processor-dir", type=Path, metavar="DIR", help="a run's processor/ folder, in place of the checkpoint's own")
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--manifest", type=Path, metavar="FILE", help="transcribe a manifest; lines with a text are scored")
@@ -73,6 +81,7 @@ def _transcribe(options: argparse.Namespace) -> int:
     from lora.errors import ConfigError
     from lora.files import require_writable
 
+    _require_one_model(options)
     if options.output is not None:
         if options.output.suffix not in (".json", ".jsonl"):
             raise ConfigError(f"--output {options.output}: name it .json (everything) or .jsonl (a row a line)")
@@ -92,22 +101,10 @@ def _transcribe_shared(options: argparse.Namespace) -> None:
     """All processes transcribe, the main one tells."""
     from lora import shards
     from lora.manifest import Rules
-    from lora.transcribe import Request, from_files, from_manifest, open_transcriber, write_result
+    from lora.transcribe import from_files, from_manifest, open_runtime, write_result
 
-    transcriber = open_transcriber(
-        Request(
-            model_id=options.model_id,
-            revision=options.revision,
-            adapter_folder=options.adapter_dir,
-            processor_folder=options.processor_dir,
-            device=options.device,
-            precision=options.precision,
-            batch_size=options.eval_batch_size,
-            tokens_per_second=options.tokens_per_second,
-            language=options.language,
-        )
-    )
-    language = transcriber.speech.language
+    transcriber = open_runtime(options.runtime, options.export_dir) if options.runtime else _with_pytorch(options)
+    language = transcriber.language
     rules = Rules(max_s=options.max_seconds, require_text=False, allow_outside=options.allow_outside_paths, language=language)
     if options.manifest is not None:
         utterances, lengths_s = from_manifest(options.manifest, rules, transcriber.audio)
@@ -123,6 +120,47 @@ def _transcribe_shared(options: argparse.Namespace) -> None:
     if result.wer is not None and result.cer is not None:
         words = f"WER {100 * result.wer:.2f} %, " if metric(language) == "WER" else ""
         print(f"{words}CER {100 * result.cer:.2f} % over {result.scored} utterances", file=sys.stderr)
+    if result.real_time_factor is not None:
+        print(f"{result.runtime}: {result.real_time_factor:.3f} s for a second of sound", file=sys.stderr)
+
+
+def _with_pytorch(options: argparse.Namespace) -> "Transcriber":
+    from lora.transcribe import Request, open_transcriber
+
+    return open_transcriber(
+        Request(
+            model_id=options.model_id,
+            revision=options.revision,
+            adapter_folder=options.adapter_dir,
+            processor_folder=options.processor_dir,
+            device=options.device,
+            precision=options.precision,
+            batch_size=options.eval_batch_size,
+            tokens_per_second=options.tokens_per_second,
+            language=options.language,
+        )
+    )
+
+
+def _require_one_model(options: argparse.Namespace) -> None:
+    """Raises `ConfigError` where the model is unclear or a flag would be ignored, `OnDeviceError` where the runtime is missing."""
+    from lora.errors import ConfigError
+    from lora.runtimes.runtime import require_runtimes
+
+    if options.runtime is None:
+        if options.export_dir is not None:
+            raise ConfigError("--export-dir needs --runtime, which says what it is to run in")
+        if options.model_id is None:
+            raise ConfigError("--model-id is not set; give it, or --runtime with --export-dir")
+        return
+    if options.export_dir is None:
+        raise ConfigError(f"--runtime {options.runtime} needs --export-dir, the folder that `moonshine-lora export` made")
+    for name in ("model_id", "revision", "adapter_dir", "processor_dir", "tokens_per_second", "language"):
+        if getattr(options, name) is not None:
+            raise ConfigError(f"--{name.replace('_', '-')} is part of the export; leave it out with --runtime")
+    require_runtimes([options.runtime])
+    if (options.device, options.precision) not in (("auto", "float32"), ("cpu", "float32")):
+        raise ConfigError("--device and --precision are PyTorch's; leave them out with --runtime")
 
 
 def _report_arguments(parser: argparse.ArgumentParser) -> None:
@@ -191,6 +229,99 @@ def _push(options: argparse.Namespace) -> int:
     return 0
 
 
+def _export_arguments(parser: argparse.ArgumentParser) -> None:
+    from lora.export.targets import PRECISIONS, TARGETS
+
+    model = parser.add_argument_group("what to export")
+    model.add_argument("--run", type=Path, metavar="RUN", help="a run's folder: its tuned model, proven on its test speech")
+    model.add_argument("--model-id", metavar="TEXT", help="hub id, local folder or packaged:moonshine-tiny, in place of a run")
+    model.add_argument("--revision", metavar="TEXT", help="commit, tag or branch of a hub checkpoint")
+    model.add_argument("--adapter-dir", type=Path, metavar="DIR", help="an adapter of --model-id; without one the base model is exported")
+    model.add_argument("--language", choices=tuple(LANGUAGES), help="of the speech (default en); an adapter or a run says it itself")
+    model.add_argument("--allow-rejected", action="store_true", help="export a run that the gate did not accept")
+    to = parser.add_argument_group("to what")
+    to.add_argument("--to", nargs="+", required=True, choices=TARGETS, metavar="TARGET", help=f"one or more of {', '.join(TARGETS)}")
+    to.add_argument("--precision", choices=PRECISIONS, default="u8", help="of the weights; merged is always fp32 (default u8)")
+    to.add_argument("--output", type=Path, metavar="DIR", help="folder to make, with one inside for each target (default RUN/export)")
+    to.add_argument("--overwrite", action="store_true", help="replace the export that the folder holds")
+    proof = parser.add_argument_group("proof")
+    proof.add_argument("--domain-manifest", type=Path, metavar="FILE", help="domain speech to prove it on (default the run's)")
+    proof.add_argument("--heldout-manifest", type=Path, metavar="FILE", help="general speech to prove it on (default the run's)")
+    proof.add_argument("--proof-clips", type=positive_int, metavar="N", help="take N clips of each set, evenly spaced (default all)")
+    proof.add_argument(
+        "--max-wer-drift-points",
+        type=number_from_zero,
+        metavar="X",
+        help="how far the WER in the runtime may be from PyTorch's (default 0.5 for u8, 0 for fp32)",
+    )
+    proof.add_argument("--allow-outside-paths", action="store_true", help="accept audio paths that leave a given manifest's folder")
+    proof.add_argument("--skip-proof", action="store_true", help="export without showing that it is the tuned model")
+
+
+def _export(options: argparse.Namespace) -> int:
+    from lora.process import prepare_process
+
+    prepare_process()
+    from lora.display import Display
+    from lora.export.run import ExportRequest, export
+
+    exported = export(
+        ExportRequest(
+            run=options.run,
+            model_id=options.model_id,
+            revision=options.revision,
+            language=options.language,
+            adapter_folder=options.adapter_dir,
+            targets=tuple(dict.fromkeys(options.to)),
+            precision=options.precision,
+            output=options.output,
+            overwrite=options.overwrite,
+            allow_rejected=options.allow_rejected,
+            skip_proof=options.skip_proof,
+            domain_manifest=options.domain_manifest,
+            heldout_manifest=options.heldout_manifest,
+            proof_clips=options.proof_clips,
+            max_drift_points=options.max_wer_drift_points,
+            allow_outside_paths=options.allow_outside_paths,
+        ),
+        Display(),
+    )
+    print(f"{exported.folder}: export.json, {', '.join(f'{name}/' for name in exported.targets)}")
+    print(f"{sum(exported.seconds.values()):.0f} s; memory at its highest {exported.peak_bytes / 1e6:.0f} MB while exporting")
+    return 0
+
+
+def _adapter_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("action", choices=("convert",), help="turn an adapter of another tool into one for --adapter-dir, or back")
+    parser.add_argument("source", type=Path, metavar="SOURCE", help="moonshine-voice's adapter.safetensors, or a PEFT adapter's folder")
+    parser.add_argument("output", type=Path, metavar="OUTPUT", help="the official form where it ends in .safetensors, else a PEFT folder")
+    parser.add_argument("--model-id", required=True, metavar="TEXT", help="the adapter's base model")
+    parser.add_argument("--revision", metavar="TEXT", help="commit, tag or branch of a hub checkpoint")
+    parser.add_argument(
+        "--alpha", type=positive_number, metavar="X", help="what an official adapter was trained with (default its rank, as that trainer's)"
+    )
+    parser.add_argument(
+        "--tokens-per-second", type=positive_number, default=6.5, metavar="X", help="token cap to keep with a PEFT folder (default 6.5)"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace what is at OUTPUT")
+
+
+def _adapter(options: argparse.Namespace) -> int:
+    from lora.process import prepare_process
+
+    prepare_process()
+    import torch
+
+    from lora.checkpoint import resolve
+    from lora.export.official import convert
+    from lora.model_utils import load_speech
+
+    speech = load_speech(resolve(options.model_id, options.revision), torch.device("cpu"), "float32")
+    rate = options.tokens_per_second
+    print(convert(speech, options.source, options.output, alpha=options.alpha, tokens_per_second=rate, overwrite=options.overwrite))
+    return 0
+
+
 def _data_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--output", type=Path, default=Path("data/quickstart"), metavar="DIR", help="folder to make (default data/quickstart)"
@@ -230,6 +361,8 @@ COMMANDS: dict[str, tuple[str, Arguments, Execute]] = {
     "report": ("write report.md and report.html of a finished run again", _report_arguments, _report),
     "compare": ("put finished runs side by side", _compare_arguments, _compare),
     "push": ("publish a finished run's adapter, processor, card and reports on the model hub", _push_arguments, _push),
+    "export": ("write the tuned model for on-device runtimes, and prove in them that it is", _export_arguments, _export),
+    "adapter": ("convert adapters from and to the forms of other tools", _adapter_arguments, _adapter),
     "data": ("fetch the quickstart's speech", _data_arguments, _data),
     "cache": ("show or clear checkpoints, downloads and encoder outputs that can be made again", _cache_arguments, _cache),
 }

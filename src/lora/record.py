@@ -15,6 +15,7 @@ from lora.augment import Augmentation
 from lora.config import AdapterConfig, RunConfig
 from lora.errors import RunFolderError
 from lora.evaluate import Evaluation
+from lora.exported import Exported
 from lora.files import read_json, write_json
 from lora.gate import Verdict
 from lora.significance import Comparison, Drift, Interval
@@ -126,6 +127,8 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
     verdict: Verdict | None = None
     stages: dict[str, Seconds] = {}
     resumed: tuple[Resumption, ...] = ()
+    exports: tuple[Exported, ...] = ()
+    """Made of this run since it ended, one for each folder that they were written to."""
 
 
 def result_folder(config: AdapterConfig) -> str:

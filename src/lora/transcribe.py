@@ -1,4 +1,4 @@
-"""Transcripts of files or a manifest with any checkpoint and adapter, scored where references exist."""
+"""Transcripts of files or a manifest with any checkpoint and adapter, or with an export in its runtime; scored where references exist."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -7,17 +7,20 @@ from pathlib import Path
 import msgspec
 
 from lora import adapter as adapters
-from lora.audio import AudioSettings, FileAudio, duration, read_file
+from lora.audio import AudioSettings, FileAudio, duration, load, read_file
 from lora.checkpoint import resolve
 from lora.config import Device, Precision
 from lora.decode import DecodeSettings, Transcript
 from lora.errors import AudioError, CheckpointError, ConfigError
 from lora.evaluate import Example, score_transcripts, transcribe_all
+from lora.exported import Exported, read_exported, require_unchanged
 from lora.features import LiveFeatures
 from lora.files import write_json, write_jsonl
 from lora.language import LANGUAGES, Language
 from lora.manifest import MIN_S, Rules, Utterance, read, validate
 from lora.model_utils import Speech, choose_device, load_processor, load_speech
+from lora.runtimes.runtime import Clip, RuntimeName
+from lora.runtimes.runtime import transcribe as transcribe_on_device
 from lora.scoring import Counts
 from lora.units import Seconds
 
@@ -46,10 +49,13 @@ class Transcription(msgspec.Struct, frozen=True, kw_only=True):
     audio: str
     seconds: Seconds
     text: str
-    capped: bool
+    capped: bool | None
+    """None where a runtime does not tell."""
     reference: str | None = None
     wer: float | None = None
     errors: Counts | None = None
+    transcribe_s: Seconds | None = None
+    """Time to the transcript in a runtime; None in PyTorch, where clips are decoded together."""
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True):
@@ -66,6 +72,10 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     raw_wer: float | None = None
     raw_cer: float | None = None
     normaliser: str | None = None
+    runtime: str | None = None
+    """Name of the on-device runtime; None for PyTorch."""
+    real_time_factor: float | None = None
+    """Of a runtime: its time for a second of sound."""
 
 
 @dataclass(frozen=True)
@@ -77,30 +87,65 @@ class Transcriber:
     audio: AudioSettings
     request: Request
 
+    @property
+    def language(self) -> Language:
+        return self.speech.language
+
     def __call__(self, utterances: Sequence[Utterance], lengths_s: Sequence[Seconds]) -> Result:
         """Transcribes utterances; those with a text are scored."""
         examples = [Example(utterance, length_s, ()) for utterance, length_s in zip(utterances, lengths_s, strict=True)]
         found = transcribe_all(self.speech, examples, LiveFeatures(self.speech, self.audio), self.decode, self.request.batch_size)
-        referenced = [(e, t) for e, t in zip(examples, found, strict=True) if e.utterance.text is not None]
-        score = score_transcripts([e for e, _ in referenced], [t for _, t in referenced], self.speech.language) if referenced else None
-        errors = {row.id: row.words for row in score.utterances} if score else {}
-        rows = tuple(
-            _row(example, transcript, errors.get(example.utterance.id)) for example, transcript in zip(examples, found, strict=True)
-        )
-        spoken = score is not None and score.words.reference_length > 0
-        return Result(
+        return _result(
+            examples,
+            [Said(transcript.text, transcript.capped, None) for transcript in found],
             model_id=self.request.model_id,
             adapter=str(self.request.adapter_folder) if self.request.adapter_folder else None,
             decode=self.decode,
             audio=self.audio,
-            utterances=rows,
-            scored=len(referenced),
-            wer=score.wer if score and spoken else None,
-            cer=score.cer if score and spoken else None,
-            raw_wer=score.raw_wer if score and spoken else None,
-            raw_cer=score.raw_cer if score and spoken else None,
-            normaliser=score.normaliser if score else None,
+            language=self.language,
         )
+
+
+@dataclass(frozen=True)
+class RuntimeTranscriber:
+    """An export in the runtime that it was made for, with the settings that its model was scored with."""
+
+    runtime: RuntimeName
+    folder: Path
+    exported: Exported
+
+    @property
+    def audio(self) -> AudioSettings:
+        return self.exported.audio
+
+    @property
+    def language(self) -> Language:
+        return self.exported.language
+
+    def __call__(self, utterances: Sequence[Utterance], lengths_s: Sequence[Seconds]) -> Result:
+        """Transcribes utterances one by one; those with a text are scored. Raises `OnDeviceError` where the runtime fails."""
+        examples = [Example(utterance, length_s, ()) for utterance, length_s in zip(utterances, lengths_s, strict=True)]
+        decode = DecodeSettings(tokens_per_second=self.exported.tokens_per_second)
+        clips = [Clip(one.utterance.id, load(one.utterance.audio, self.audio), decode.cap(one.length_s)) for one in examples]
+        heard = transcribe_on_device(self.runtime, self.folder / self.runtime, self.exported.architecture or "", clips).heard
+        result = _result(
+            examples,
+            [Said(one.text, one.capped, one.seconds) for one in heard],
+            model_id=self.exported.model_id,
+            adapter=self.exported.adapter_sha256,
+            decode=decode,
+            audio=self.audio,
+            language=self.language,
+        )
+        factor = sum(one.seconds for one in heard) / sum(lengths_s)
+        return msgspec.structs.replace(result, runtime=self.runtime, real_time_factor=factor)
+
+
+def open_runtime(runtime: RuntimeName, folder: Path) -> RuntimeTranscriber:
+    """Checks an export folder for a runtime. Raises `OnDeviceError` when it holds no export for it, or its files are others."""
+    exported = read_exported(folder)
+    require_unchanged(folder, runtime, exported)
+    return RuntimeTranscriber(runtime, folder, exported)
 
 
 def open_transcriber(request: Request) -> Transcriber:
@@ -159,14 +204,53 @@ def write_result(result: Result, output: Path) -> None:
         write_json(output, result)
 
 
-def _row(example: Example, transcript: Transcript, errors: Counts | None) -> Transcription:
+@dataclass(frozen=True, slots=True)
+class Said:
+    """A transcript, whoever made it."""
+
+    text: str
+    capped: bool | None
+    transcribe_s: Seconds | None
+
+
+def _result(
+    examples: Sequence[Example],
+    said: Sequence[Said],
+    *,
+    model_id: str,
+    adapter: str | None,
+    decode: DecodeSettings,
+    audio: AudioSettings,
+    language: Language,
+) -> Result:
+    referenced = [(e, Transcript(s.text, (), bool(s.capped))) for e, s in zip(examples, said, strict=True) if e.utterance.text is not None]
+    score = score_transcripts([e for e, _ in referenced], [t for _, t in referenced], language) if referenced else None
+    errors = {row.id: row.words for row in score.utterances} if score else {}
+    spoken = score is not None and score.words.reference_length > 0
+    return Result(
+        model_id=model_id,
+        adapter=adapter,
+        decode=decode,
+        audio=audio,
+        utterances=tuple(_row(example, one, errors.get(example.utterance.id)) for example, one in zip(examples, said, strict=True)),
+        scored=len(referenced),
+        wer=score.wer if score and spoken else None,
+        cer=score.cer if score and spoken else None,
+        raw_wer=score.raw_wer if score and spoken else None,
+        raw_cer=score.raw_cer if score and spoken else None,
+        normaliser=score.normaliser if score else None,
+    )
+
+
+def _row(example: Example, said: Said, errors: Counts | None) -> Transcription:
     return Transcription(
         id=example.utterance.id,
         audio=str(example.utterance.audio),
         seconds=example.length_s,
-        text=transcript.text,
-        capped=transcript.capped,
+        text=said.text,
+        capped=said.capped,
         reference=example.utterance.text,
         wer=errors.rate if errors and errors.reference_length else None,
         errors=errors,
+        transcribe_s=said.transcribe_s,
     )

@@ -1,0 +1,152 @@
+"""Transcribes test speech with the base model, the tuned one and an export in its runtime, and compares the three."""
+
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from lora.agreement import ThreeScores
+from lora.audio import AudioSettings, load
+from lora.checkpoint import resolve
+from lora.data import SpeechSet, examples
+from lora.decode import DecodeSettings, Transcript
+from lora.evaluate import Evaluation, Example, evaluate, score_transcripts, transcribe_all
+from lora.export.targets import Target
+from lora.exported import Speed
+from lora.features import Features, LiveFeatures, StoredFeatures
+from lora.files import sha256_bytes
+from lora.known import known
+from lora.model_utils import Speech, load_speech
+from lora.record import SetResult
+from lora.runtimes.runtime import Clip, transcribe
+from lora.scoring import Score
+from lora.text import ResolvedStyle
+from lora.units import Seconds
+
+BATCH_SIZE = 32
+"""Of PyTorch's transcripts, which do not depend on it."""
+
+Advance = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Models:
+    """Both models in PyTorch, the tuned one with its adapter folded in, and how they transcribe. `tuned` is `base` without an adapter."""
+
+    base: Speech
+    tuned: Speech
+    adapter_sha256: str | None
+    trains_encoder: bool
+    audio: AudioSettings
+    decode: DecodeSettings
+
+    def features(self, *, tuned: bool) -> Features:
+        """Encoder outputs, those of the base model from the cache."""
+        if tuned and self.trains_encoder:
+            return LiveFeatures(self.tuned, self.audio)
+        return StoredFeatures(self.base, self.audio)
+
+
+@dataclass(frozen=True)
+class ProofSet:
+    """Test speech with both models' scores."""
+
+    examples: tuple[Example, ...]
+    base: Score
+    tuned: Score
+
+
+def chosen(part: SpeechSet, count: int | None) -> SpeechSet:
+    """`count` utterances of a set, evenly spaced over the manifest, the first among them; all where there are no more, or none is said."""
+    if count is None or count >= len(part):
+        return part
+    places = [number * len(part) // count for number in range(count)]
+    utterances = part.manifest.utterances
+    return SpeechSet(part.manifest.subset(utterances[place] for place in places), tuple(part.recordings[place] for place in places))
+
+
+def with_pytorch(
+    models: Models, part: SpeechSet, *, references: bool, advance: Advance, style: ResolvedStyle = "none", run: SetResult | None = None
+) -> ProofSet:
+    """Scores a set with both models. Without `references` the base model's transcripts take their place.
+
+    Transcripts are kept in the cache by the hash of weights, sound, settings and versions. `run` is what a run found with the same
+    adapter and transcript `style`: where the base model's evaluation is now what it was then, its loss to the last bit, then sound,
+    settings and arithmetic are the same too, and the tuned model's transcripts are those of the run.
+    """
+    given = examples(models.base, part, style)
+    if run is not None and references:
+        base, _ = known(Evaluation, models.base, given, models.audio, models.decode, lambda: _evaluated(models, given, advance))
+        if base == run.baseline:
+            return ProofSet(tuple(given), base.score, run.tuned.score)
+    bare = [replace(one, labels=()) for one in given]
+    said = _said(models, bare, advance, tuned=False)
+    if not references:
+        bare = [replace(one, utterance=replace(one.utterance, text=t.text)) for one, t in zip(bare, said, strict=True)]
+    base_score = score_transcripts(bare, said, models.base.language)
+    if models.adapter_sha256 is None:
+        return ProofSet(tuple(bare), base_score, base_score)
+    tuned_score = score_transcripts(bare, _said(models, bare, advance, tuned=True), models.base.language)
+    return ProofSet(tuple(bare), base_score, tuned_score)
+
+
+def in_runtime(
+    target: Target, folder: Path, architecture: str | None, sets: dict[str, ProofSet], models: Models, advance: Advance
+) -> tuple[dict[str, ThreeScores], Speed | None]:
+    """Scores each set with the files in `folder`, in the runtime that they are for; `merged` with PyTorch.
+
+    Raises `OnDeviceError` when the runtime is not installed, does not load them, or fails on a clip.
+    """
+    every = [example for part in sets.values() for example in part.examples]
+    if target == "merged":
+        said, speed = _merged(folder, every, models, advance), None
+    else:
+        said, speed = _on_device(target, folder, architecture or "", every, models, advance)
+    scores, start = {}, 0
+    for name, part in sets.items():
+        end = start + len(part.examples)
+        scores[name] = ThreeScores(part.base, part.tuned, score_transcripts(part.examples, said[start:end], models.base.language))
+        start = end
+    return scores, speed
+
+
+def _evaluated(models: Models, part: Sequence[Example], advance: Advance) -> Evaluation:
+    return evaluate(models.base, part, models.features(tuned=False), models.decode, BATCH_SIZE, advance)
+
+
+def _said(models: Models, part: Sequence[Example], advance: Advance, *, tuned: bool) -> list[Transcript]:
+    speech = models.tuned if tuned else models.base
+
+    def compute() -> list[Transcript]:
+        return transcribe_all(speech, part, models.features(tuned=tuned), models.decode, BATCH_SIZE, advance)
+
+    keyed = speech
+    if tuned and models.adapter_sha256 is not None:  # the key holds the weights' hash, and these are no longer the checkpoint's
+        sha256 = sha256_bytes(speech.checkpoint.sha256.encode(), models.adapter_sha256.encode())
+        keyed = replace(speech, checkpoint=replace(speech.checkpoint, sha256=sha256))
+    found, _ = known(list[Transcript], keyed, part, models.audio, models.decode, compute)
+    return found
+
+
+def _merged(folder: Path, part: Sequence[Example], models: Models, advance: Advance) -> list[Transcript]:
+    """As written to disk: the folder is read again like any checkpoint."""
+    speech = load_speech(resolve(str(folder.resolve())), torch.device("cpu"), "float32", models.base.language)
+    return transcribe_all(speech, part, LiveFeatures(speech, models.audio), models.decode, BATCH_SIZE, advance)
+
+
+def _on_device(
+    target: Target, folder: Path, architecture: str, part: Sequence[Example], models: Models, advance: Advance
+) -> tuple[list[Transcript], Speed]:
+    assert target != "merged"
+    clips = [Clip(one.utterance.id, load(one.utterance.audio, models.audio), models.decode.cap(one.length_s)) for one in part]
+    found = transcribe(target, folder, architecture, clips, advance)
+    times = [heard.seconds for heard in found.heard]
+    speed = Speed(
+        real_time_factor=sum(times) / sum(one.length_s for one in part),
+        median_s=Seconds(statistics.median(times)),
+        load_s=found.load_s,
+        peak_bytes=found.peak_bytes,
+    )
+    return [Transcript(heard.text, (), bool(heard.capped)) for heard in found.heard], speed

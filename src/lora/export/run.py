@@ -1,0 +1,352 @@
+"""Exports a model and proves it: the only module that knows the order of these stages."""
+
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import msgspec
+import torch
+
+from lora import adapter as adapters
+from lora import record as records
+from lora.agreement import compare_export
+from lora.audio import AudioSettings
+from lora.checkpoint import Checkpoint, resolve
+from lora.data import SpeechSet
+from lora.decode import DecodeSettings
+from lora.display import Display, export_table
+from lora.errors import ConfigError, ExportError, ManifestError, ProofError, RunFolderError
+from lora.export.proof import Models, ProofSet, chosen, in_runtime, with_pytorch
+from lora.export.targets import ExportPrecision, Target, architecture, require_export, write_target
+from lora.exported import EXPORT_FILE, Exported, ExportedFile, ProofSpeech, TargetExport
+from lora.files import atomic_folder, sha256_file, write_json
+from lora.language import LANGUAGES, Language
+from lora.manifest import Rules, read, validate
+from lora.model_utils import load_speech
+from lora.record import RunRecord, SetResult
+from lora.report.html import HTML_FILE, write_html
+from lora.report.markdown import MARKDOWN_FILE, write_report
+from lora.runtimes.runtime import PACKAGES, require_runtimes
+from lora.text import ResolvedStyle
+from lora.units import Seconds
+
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+CHECKPOINT_WEIGHTS = "model.safetensors"
+
+DRIFT_POINTS: dict[ExportPrecision, float] = {"u8": 0.5, "fp32": 0.0}
+"""How far the WER in the runtime may be from PyTorch's: by default not at all in float32."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportRequest:
+    """What to export, from where and to where, and how it is proven. `run`, or `model_id` with or without `adapter_folder`."""
+
+    run: Path | None
+    model_id: str | None
+    revision: str | None
+    language: Language | None
+    adapter_folder: Path | None
+    targets: tuple[Target, ...]
+    precision: ExportPrecision
+    output: Path | None
+    overwrite: bool
+    allow_rejected: bool
+    skip_proof: bool
+    domain_manifest: Path | None
+    heldout_manifest: Path | None
+    proof_clips: int | None
+    max_drift_points: float | None
+    allow_outside_paths: bool
+
+
+@dataclass(frozen=True)
+class _Source:
+    """The model to export, checked, before anything is loaded."""
+
+    checkpoint: Checkpoint
+    """The base model."""
+    adapter_folder: Path | None
+    tuned: Checkpoint | None
+    """Of a run that trained whole weights; else the adapter, if any, makes the tuned model of the base model."""
+    audio: AudioSettings
+    decode: DecodeSettings
+    language: Language
+    folder: Path
+    record: RunRecord | None
+    run: Path | None
+
+
+@dataclass(frozen=True)
+class _Speech:
+    """A set to prove on, before it is scored."""
+
+    part: SpeechSet
+    references: bool
+    style: ResolvedStyle
+    result: SetResult | None
+    """What the run found, where all of its set is used."""
+
+
+def export(request: ExportRequest, display: Display) -> Exported:
+    """Writes the targets, each into a folder of its name, proves each in its runtime, and puts the folder into place.
+
+    A run's record and reports are brought up to date. Raises `ProofError` when an export is not shown to be the tuned model, and then,
+    as after every other refusal, leaves everything as it was.
+    """
+    require_export(request.targets)
+    on_device = [target for target in request.targets if target != "merged"]
+    if not request.skip_proof:
+        require_runtimes(on_device)
+    source = _source(request)
+    _require_free(source.folder, request.overwrite)
+    with display.stage("read", "Reading the speech of the proof"):
+        speech = {} if request.skip_proof else _speech(request, source)
+        for name, one in speech.items():
+            display.line(f"{name:8} {len(one.part):6} utterances {one.part.seconds / 60:7.1f} min   {one.part.manifest.path}")
+    with display.stage("load", f"Loading {source.checkpoint.model_id}"):
+        models = _models(source)
+    size = _size(models, request.targets)
+    with atomic_folder(source.folder) as folder:
+        targets = {target: _written(target, request.precision, models, folder, display) for target in request.targets}
+        peak_bytes = _peak_bytes()
+        if not request.skip_proof:
+            sets = _scored(models, speech, display)
+            targets = {target: _proven(target, found, folder, size, sets, models, request, display) for target, found in targets.items()}
+        exported = _account(request, source, models, targets, speech, size, display, peak_bytes)
+        display.result(export_table(exported))
+        _require_proven(exported)
+        write_json(folder / EXPORT_FILE, exported)
+    if source.run is not None:
+        _into_record(source.run, exported)
+    return exported
+
+
+def _source(request: ExportRequest) -> _Source:
+    if request.run is None:
+        if request.model_id is None:
+            raise ConfigError("give --run, or --model-id with or without --adapter-dir")
+        if request.output is None:
+            raise ConfigError("--output is not set; name the folder to export to")
+        checkpoint = resolve(request.model_id, request.revision)
+        folder = request.adapter_folder
+        passport = adapters.passport_of(checkpoint) if folder is None else adapters.read_passport(folder)
+        if passport is None:
+            language = request.language or "en"
+            decode = DecodeSettings(tokens_per_second=LANGUAGES[language].tokens_per_second)
+            return _Source(checkpoint, None, None, AudioSettings(), decode, language, request.output, None, None)
+        if request.language not in (None, passport.language):
+            raise ConfigError(f"--language {request.language}: it was trained for {LANGUAGES[passport.language].name}; leave the flag out")
+        return _Source(checkpoint, folder, None, passport.audio, passport.decode, passport.language, request.output, None, None)
+    alone = {"--model-id": request.model_id, "--adapter-dir": request.adapter_folder, "--revision": request.revision}
+    for flag, given in (alone | {"--language": request.language}).items():
+        if given is not None:
+            raise ConfigError(f"--run names the model and its adapter; leave {flag} out")
+    record = records.read(request.run)
+    if record.status != "completed" or record.verdict is None:
+        raise ExportError(f"{request.run}: the run is not complete ({record.status}); only a completed run can be exported")
+    if not record.verdict.accepted and not request.allow_rejected:
+        raise ExportError(f"{request.run}: {record.verdict.sentence}; pass --allow-rejected to export it all the same")
+    folder, output = request.run / records.result_folder(record.config.adapter), request.output or request.run / "export"
+    full = record.config.adapter.method == "full"
+    tuned = resolve(str(folder.resolve())) if full else None
+    passport = adapters.passport_of(tuned) if tuned is not None else adapters.read_passport(folder)
+    if passport is None:
+        raise ExportError(f"{folder}: has lost its {adapters.PASSPORT_FILE}; run the experiment again")
+    if record.adapter is None or sha256_file(folder / (CHECKPOINT_WEIGHTS if full else ADAPTER_WEIGHTS)) != record.adapter.sha256:
+        raise ExportError(f"{folder}: is not what the run scored; export it with --model-id{'' if full else ' and --adapter-dir'}")
+    base = resolve(record.checkpoint.model_id, record.checkpoint.revision)
+    return _Source(base, None if full else folder, tuned, passport.audio, passport.decode, passport.language, output, record, request.run)
+
+
+def _require_free(folder: Path, overwrite: bool) -> None:
+    """Raises `RunFolderError` for a folder that is there, unless it is an export that may go."""
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise RunFolderError(f"{folder}: is a file; choose another --output")
+    if any(folder.iterdir()) and not (folder / EXPORT_FILE).is_file():
+        raise RunFolderError(f"{folder}: is not empty and holds no export; choose another --output")
+    if any(folder.iterdir()) and not overwrite:
+        raise RunFolderError(f"{folder}: holds an export; choose another --output or pass --overwrite")
+
+
+def _speech(request: ExportRequest, source: _Source) -> dict[str, _Speech]:
+    given = {"domain": request.domain_manifest, "heldout": request.heldout_manifest}
+    found = {}
+    for name, path in given.items():
+        if path is not None:
+            rules = Rules(allow_outside=request.allow_outside_paths, language=source.language)
+            found[name] = _Speech(_read(path, rules, source.audio, request), True, "none", None)
+        elif source.record is not None:
+            found[name] = _of_run(name, source.record, source.audio, request)
+    if not found:
+        raise ConfigError("an export is proven on speech; give --domain-manifest and --heldout-manifest, or pass --skip-proof")
+    return found
+
+
+def _of_run(name: str, record: RunRecord, audio: AudioSettings, request: ExportRequest) -> _Speech:
+    info, data = record.manifests[name], record.config.data
+    guarded_by_drift = name == "heldout" and record.config.gate.guardrail == "drift"
+    language = record.config.model.language
+    rules = data.heldout_rules(language, record.config.gate.guardrail) if name == "heldout" else data.test_rules(language)
+    part = _read(Path(info.path), rules, audio, request)
+    if part.manifest.sha256 != info.sha256:
+        raise ManifestError(f"{info.path}: has changed since the run; put it back, or give --{name}-manifest")
+    whole = len(part) == info.utterances
+    style: ResolvedStyle = "lower" if record.text_style == "lower" else "none"
+    return _Speech(part, not guarded_by_drift, style, {"domain": record.domain, "heldout": record.heldout}[name] if whole else None)
+
+
+def _read(path: Path, rules: Rules, audio: AudioSettings, request: ExportRequest) -> SpeechSet:
+    manifest = read(path, rules)
+    part = chosen(SpeechSet(manifest, validate(manifest, rules, audio)), request.proof_clips)
+    if len(part) < 2:
+        raise ManifestError(f"{path}: one utterance proves nothing; add more, better a hundred")
+    return part
+
+
+def _models(source: _Source) -> Models:
+    cpu = torch.device("cpu")
+    base = load_speech(source.checkpoint, cpu, "float32", source.language)
+    if source.tuned is not None:
+        tuned = load_speech(source.tuned, cpu, "float32", source.language)
+        return Models(base, tuned, source.tuned.sha256, True, source.audio, source.decode)
+    if source.adapter_folder is None:
+        return Models(base, base, None, False, source.audio, source.decode)
+    tuned = load_speech(source.checkpoint, cpu, "float32", source.language)
+    adapted = adapters.load(tuned, source.adapter_folder)
+    trains_encoder = adapted.trains_encoder
+    adapters.fold_in(adapted)
+    sha256 = sha256_file(source.adapter_folder / ADAPTER_WEIGHTS)
+    return Models(base, tuned, sha256, trains_encoder, source.audio, source.decode)
+
+
+def _size(models: Models, targets: tuple[Target, ...]) -> str | None:
+    """The architecture's name where a runtime asks for it. Raises `ExportError` for one that these runtimes do not know."""
+    asking = {"moonshine-voice", "onnx"} & set(targets)
+    return architecture(models.tuned) if asking else None
+
+
+def _written(target: Target, precision: ExportPrecision, models: Models, folder: Path, display: Display) -> TargetExport:
+    started = time.perf_counter()
+    with display.stage(target, f"Exporting to {target}"):
+        (folder / target).mkdir()
+        files = write_target(models.tuned, target, precision, folder / target)
+        listed = tuple(
+            ExportedFile(name=file.relative_to(folder / target).as_posix(), bytes=file.stat().st_size, sha256=sha256_file(file))
+            for file in files
+        )
+        display.line(f"{sum(file.bytes for file in listed) / 1e6:.1f} MB, memory at its highest {_peak_bytes() / 1e6:.0f} MB")
+    kept: ExportPrecision = "fp32" if target == "merged" else precision
+    return TargetExport(precision=kept, files=listed, seconds=Seconds(time.perf_counter() - started))
+
+
+def _scored(models: Models, speech: dict[str, _Speech], display: Display) -> dict[str, ProofSet]:
+    sets = {}
+    with display.stage("pytorch", "Transcribing with PyTorch: base and tuned"):
+        for name, one in speech.items():
+            with _bar(display, 2 * len(one.part)) as advance:
+                found = with_pytorch(models, one.part, references=one.references, advance=advance, style=one.style, run=one.result)
+            sets[name] = found
+            display.line(f"{name:8} WER {100 * found.base.wer:.2f} % base, {100 * found.tuned.wer:.2f} % tuned")
+    return sets
+
+
+def _proven(
+    target: Target,
+    written: TargetExport,
+    folder: Path,
+    size: str | None,
+    sets: dict[str, ProofSet],
+    models: Models,
+    request: ExportRequest,
+    display: Display,
+) -> TargetExport:
+    bound = request.max_drift_points if request.max_drift_points is not None else DRIFT_POINTS[written.precision]
+    with (
+        display.stage(f"prove {target}", f"Transcribing with {target}"),
+        _bar(display, sum(len(part.examples) for part in sets.values())) as advance,
+    ):
+        scores, speed = in_runtime(target, folder / target, size, sets, models, advance)
+    adapted = models.adapter_sha256 is not None
+    return msgspec.structs.replace(written, proof=compare_export(scores, adapted=adapted, max_drift_points=bound, speed=speed))
+
+
+@contextmanager
+def _bar(display: Display, total: int) -> Iterator[Callable[[int], None]]:
+    with display.bar(total, "utterances") as advance:
+        yield lambda count: advance(count, "")
+
+
+def _account(
+    request: ExportRequest,
+    source: _Source,
+    models: Models,
+    targets: dict[Target, TargetExport],
+    speech: dict[str, _Speech],
+    size: str | None,
+    display: Display,
+    peak_bytes: int,
+) -> Exported:
+    verdict = source.record.verdict if source.record else None
+    return Exported(
+        made_at=records.now(),
+        command=records.command(),
+        folder=str(source.folder),
+        run=str(source.run) if source.run else None,
+        gate=verdict.sentence if verdict else None,
+        gate_accepted=verdict.accepted if verdict else None,
+        model_id=source.checkpoint.model_id,
+        base_sha256=source.checkpoint.sha256,
+        adapter_sha256=models.adapter_sha256,
+        architecture=size,
+        tokens_per_second=source.decode.tokens_per_second,
+        audio=source.audio,
+        language=source.language,
+        targets={str(target): found for target, found in targets.items()},
+        speech={
+            name: ProofSpeech(path=str(one.part.manifest.path), sha256=one.part.manifest.sha256, utterances=len(one.part))
+            for name, one in speech.items()
+        },
+        seconds=dict(display.seconds),
+        peak_bytes=peak_bytes,
+        versions=_versions(request.targets),
+    )
+
+
+def _versions(targets: tuple[Target, ...]) -> dict[str, str]:
+    names = ["moonshine-lora", "torch", "transformers", "onnx", "onnxruntime"]
+    names += [PACKAGES[target][1] for target in targets if target != "merged"]
+    found = {}
+    for name in names:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:  # of those that this export did not need
+            continue
+    return found
+
+
+def _require_proven(exported: Exported) -> None:
+    for name, target in exported.targets.items():
+        if target.proof is not None and target.proof.failures:
+            raise ProofError(f"{exported.folder}: not exported, {name} is not proven: {'; '.join(target.proof.failures)}")
+
+
+def _into_record(run: Path, exported: Exported) -> None:
+    """Puts the export in the place of an earlier one in the same folder."""
+    record = records.read(run)
+    others = tuple(one for one in record.exports if one.folder != exported.folder)
+    record = msgspec.structs.replace(record, exports=(*others, exported))
+    records.write(record, run)
+    write_report(record, run / MARKDOWN_FILE)
+    write_html(record, run / HTML_FILE)
+
+
+def _peak_bytes() -> int:
+    """Memory of this process at its highest. macOS counts in bytes, Linux in kilobytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

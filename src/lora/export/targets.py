@@ -1,0 +1,119 @@
+"""What each runtime's folder holds, and its making from a merged model."""
+
+import importlib.util
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Literal, get_args
+
+from lora.errors import ExportError
+from lora.files import write_json, writing_errors
+
+if TYPE_CHECKING:
+    import onnx
+
+    from lora.model_utils import Speech
+
+Target = Literal["merged", "moonshine-voice", "onnx", "sherpa-onnx"]
+ExportPrecision = Literal["u8", "fp32"]
+Architecture = Literal["tiny", "base", "streaming"]
+
+TARGETS: Final[tuple[Target, ...]] = get_args(Target)
+PRECISIONS: Final[tuple[ExportPrecision, ...]] = get_args(ExportPrecision)
+
+START_ID, END_ID = 1, 2
+"""The tokens that every runtime starts with and stops at in v1; none asks the checkpoint."""
+
+_SIZES: Final[dict[tuple[int, int, int], Architecture]] = {(6, 8, 36): "tiny", (8, 8, 52): "base"}
+"""Decoder layers, heads and their width that moonshine-voice and useful-moonshine-onnx know, by name."""
+
+
+def require_export(targets: Iterable[Target]) -> None:
+    """Raises `ExportError` when a target needs a package that is not installed. Loads nothing."""
+    graphs = [target for target in targets if target != "merged"]
+    if graphs and importlib.util.find_spec("onnx") is None:
+        raise ExportError(f"--to {graphs[0]}: the package onnx is not installed; install it (pip install 'moonshine-lora[export]')")
+
+
+def architecture(speech: "Speech") -> Architecture:
+    """The name that a runtime asks for; a streaming model's files say its sizes.
+
+    Raises `ExportError` for a model of other sizes, which the runtimes do not know.
+    """
+    if speech.streaming:
+        return "streaming"
+    attention = speech.decoder.layers[0].self_attn
+    width = int(attention.head_dim)
+    size = (len(speech.decoder.layers), attention.k_proj.weight.shape[0] // width, width)
+    if size not in _SIZES:
+        raise ExportError(
+            f"{speech.checkpoint.model_id}: has {size[0]} decoder layers of {size[1]} heads {size[2]} wide; moonshine-voice and "
+            "useful-moonshine-onnx run only tiny (6, 8, 36) and base (8, 8, 52); export it to `sherpa-onnx` or `merged`"
+        )
+    return _SIZES[size]
+
+
+def write_target(speech: "Speech", target: Target, precision: ExportPrecision, folder: Path) -> tuple[Path, ...]:
+    """Writes what the runtime loads into the existing, empty `folder` and returns the files in the order of their names.
+
+    `speech` is a plain model on the CPU, its adapter folded in. The same input gives the same bytes. `merged` is float32 whatever
+    `precision` says: checkpoints that training or another export can start from are.
+
+    Raises:
+        ExportError: the target cannot run this model.
+        RunFolderError: the folder cannot be written.
+    """
+    with writing_errors(folder):
+        if target == "merged":
+            from lora.export.merged import write_merged
+
+            write_merged(speech, folder)
+        else:
+            _write_graphs(speech, target, precision, folder)
+    return tuple(sorted(file for file in folder.rglob("*") if file.is_file()))
+
+
+def _write_graphs(speech: "Speech", target: Target, precision: ExportPrecision, folder: Path) -> None:
+    from lora.export.formats import write_onnx, write_ort
+    from lora.export.graphs import decoder_graph, encoder_graph, require_plain
+    from lora.export.quantise import quantised
+    from lora.export.streaming import QUANTISED, streaming_config, streaming_graphs
+    from lora.export.tokens import tokenizer_bin, tokens_txt, vocabulary
+
+    require_plain(speech)
+    _require_runnable(speech, target)
+    tokens = vocabulary(speech.processor.tokenizer, speech.head.weight.shape[0])
+    ending, write = (".ort", write_ort) if target == "moonshine-voice" else (".onnx", write_onnx)
+    graphs: Mapping[str, Callable[[], onnx.ModelProto]]
+    smaller: tuple[str, ...]
+    if speech.streaming:
+        graphs, smaller = streaming_graphs(speech), QUANTISED
+    else:
+        graphs = {"encoder_model": lambda: encoder_graph(speech), "decoder_model_merged": lambda: decoder_graph(speech)}
+        smaller = tuple(graphs)
+    for name, graph in graphs.items():
+        model = graph()
+        write(quantised(model) if precision == "u8" and name in smaller else model, folder / f"{name}{ending}")
+    if speech.streaming:
+        write_json(folder / "streaming_config.json", streaming_config(speech))
+    if target == "moonshine-voice":
+        (folder / "tokenizer.bin").write_bytes(tokenizer_bin(tokens))
+    elif target == "sherpa-onnx":
+        (folder / "tokens.txt").write_bytes(tokens_txt(tokens))
+    else:
+        (folder / "tokenizer.json").write_text(speech.processor.tokenizer.backend_tokenizer.to_str(pretty=True), encoding="utf-8")
+
+
+def _require_runnable(speech: "Speech", target: Target) -> None:
+    """Refuses what a runtime would run with wrong results, for it cannot be told."""
+    model_id = speech.checkpoint.model_id
+    if speech.streaming and target != "moonshine-voice":
+        raise ExportError(f"{model_id}: streaming checkpoints can only be exported to `moonshine-voice` and `merged`")
+    if target != "sherpa-onnx":
+        architecture(speech)
+    if not speech.streaming and (speech.start_id, speech.end_id) != (START_ID, END_ID):
+        raise ExportError(
+            f"{model_id}: starts with token {speech.start_id} and ends with {speech.end_id}; "
+            f"runtimes take {START_ID} and {END_ID}; export it to `merged`"
+        )
+    if speech.processor.feature_extractor.do_normalize:
+        raise ExportError(f"{model_id}: its processor normalises the loudness of each clip and runtimes do not; export it to `merged`")

@@ -1,0 +1,1 @@
+"""The on-device runtimes themselves, to transcribe with what was exported."""
