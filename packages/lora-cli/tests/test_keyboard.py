@@ -1,10 +1,9 @@
 """Bytes of a terminal become keys that are pressed, repeated and released, and the answer to the probe."""
 
 import pytest
+from lora_cli.keyboard import KeyboardParser, KeyReleased, KeyReleaseSupport, KeyRepeated
 from textual import events
 from textual.message import Message
-
-from lora_cli.keyboard import KeyboardParser, KeyReleased, KeyReleaseSupport, KeyRepeated
 
 
 def parsed(data: str) -> list[Message]:

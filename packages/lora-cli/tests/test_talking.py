@@ -3,10 +3,10 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from lora_cli.talking import AUTO, BOUNCE_S, WISHES, Choice, EndsWith, Input, Mode, Recording, Talking, choose
 
 from lora.errors import ConfigError
 from lora.units import Seconds
-from lora_cli.talking import AUTO, BOUNCE_S, WISHES, Choice, EndsWith, Input, Mode, Recording, Talking, choose
 
 KEY_DOWN, KEY_REPEAT, KEY_UP = Input.KEY_DOWN, Input.KEY_REPEAT, Input.KEY_UP
 BUTTON_DOWN, BUTTON_UP, LOST = Input.BUTTON_DOWN, Input.BUTTON_UP, Input.LOST
