@@ -49,6 +49,7 @@ ORDER = (
     "export",
     "experiment",
     "transcribe",
+    "live",
     "runners",
     "main",
 )
