@@ -61,4 +61,3 @@ class Growing:
 
 def _agreement(before: Sequence[str], after: Sequence[str]) -> int:
     return next((index for index, (old, new) in enumerate(zip(before, after, strict=False)) if old != new), min(len(before), len(after)))
-

@@ -9,7 +9,7 @@ from datetime import datetime
 from pathlib import Path
 
 from lora.audio import Waveform
-from lora.units import Seconds
+from lora.units import Samples, Seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +47,8 @@ class Partial:
     committed: str
     tentative: str
     length_s: Seconds
+    behind_s: Seconds = Seconds(0.0)
+    """Sound that has arrived and is not heard yet: more than a moment means that the machine is too slow."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +81,16 @@ class Final:
 
 
 @dataclass(frozen=True, slots=True)
+class Ended:
+    """A recording is over, after its last `Final`. All samples that were fed are either in speech or in silence."""
+
+    recording: int
+    cancelled: bool
+    speech: Samples
+    silence: Samples
+
+
+@dataclass(frozen=True, slots=True)
 class Switched:
     """The voice now in use, and the one that is compared with it in A/B mode."""
 
@@ -93,4 +105,4 @@ class Failed:
     message: str
 
 
-Event = Loading | Ready | Partial | Final | Switched | Failed
+Event = Loading | Ready | Partial | Final | Ended | Switched | Failed
