@@ -1,5 +1,6 @@
 """The terminal, with key release, on stderr, and left as it was found whatever happens."""
 
+import codecs
 import os
 import selectors
 import signal
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from textual.drivers.linux_driver import LinuxDriver
 from textual.message import Message
 
+from lora.errors import ConfigError
 from lora_cli.keyboard import PROBE, KeyboardParser
 
 if TYPE_CHECKING:
@@ -99,3 +101,15 @@ class TalkDriver(LinuxDriver):
 
 ENDING_SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 """What ends the app from outside. Each must leave through the app, which restores the terminal."""
+
+
+def check_terminal() -> None:
+    """Raises `ConfigError` unless keys can be read and stderr can show the screen."""
+    if sys.__stdin__ is None or sys.__stdin__.closed or not sys.__stdin__.isatty():
+        raise ConfigError("stdin is no terminal, so there are no keys to talk with; use --non-interactive, or --file to transcribe a clip")
+    if sys.__stderr__ is None or not sys.__stderr__.isatty():
+        raise ConfigError("stderr is no terminal, so there is nothing to draw on; use --plain for lines of text")
+    if os.environ.get("TERM", "dumb") == "dumb":
+        raise ConfigError("this terminal cannot move its cursor (TERM is dumb or not set); use --plain for lines of text")
+    if codecs.lookup(sys.__stderr__.encoding).name != "utf-8":
+        raise ConfigError(f"the terminal's encoding is {sys.__stderr__.encoding}; set LC_ALL=C.UTF-8, or use --plain for lines of text")

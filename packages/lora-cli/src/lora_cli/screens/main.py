@@ -1,0 +1,103 @@
+"""The main screen: voice and mode, live text, level, talk button, history, what the keys do."""
+
+from typing import ClassVar
+
+from textual.app import ComposeResult
+from textual.binding import BindingType
+from textual.containers import Vertical, VerticalScroll
+from textual.content import Content
+from textual.message import Message
+from textual.screen import Screen
+from textual.widgets import Static
+
+from lora.units import Seconds
+from lora_cli.screens.keys import KEYS
+from lora_cli.talking import Choice, Mode
+from lora_cli.widgets import LiveText, Meter, StatusLine, TalkButton, Utterances
+
+LEAST_COLUMNS = 60
+
+
+class MainScreen(Screen[None]):
+    """Shows what the app tells it, and takes the keys."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [key.binding() for key in KEYS]
+    HORIZONTAL_BREAKPOINTS: ClassVar[list[tuple[int, str]] | None] = [(0, "-narrow"), (LEAST_COLUMNS, "-wide")]
+    VERTICAL_BREAKPOINTS: ClassVar[list[tuple[int, str]] | None] = [(0, "-short"), (20, "-tall")]
+    AUTO_FOCUS = "#history"
+
+    def compose(self) -> ComposeResult:
+        yield Static(
+            f"! This window is too narrow: moonshine needs {LEAST_COLUMNS} columns. Widen it, or use --plain; q quits.", id="narrow"
+        )
+        with Vertical(id="all"):
+            yield Static(id="voice", markup=False)
+            yield Static(id="mode", markup=False)
+            with VerticalScroll(id="spoken", can_focus=False):
+                yield LiveText(id="live", markup=False)
+            yield Meter(id="meter", markup=False)
+            yield TalkButton(id="talk", markup=False)
+            yield Utterances(id="history")
+            yield StatusLine(id="status", markup=False)
+            yield Static(_key_bar(), id="keys")
+
+    class Shown(Message):
+        """The first frame is on the screen."""
+
+    def on_mount(self) -> None:
+        self.call_after_refresh(self.post_message, self.Shown())
+
+    def show_voice(self, voice: str, other: str | None, source: str) -> None:
+        compared = f"  A/B with: {other}" if other else ""
+        self.query_one("#voice", Static).update(
+            Content.assemble(("moonshine", "bold"), f"  voice: {voice}{compared}  microphone: {source}")
+        )
+
+    def show_mode(self, choice: Choice) -> None:
+        self.query_one("#mode", Static).update(Content.assemble("mode: ", (choice.mode.value, "bold"), f" - {choice.reason}"))
+
+    def show_idle(self, choice: Choice) -> None:
+        """The talk button while nothing is recorded."""
+        if choice.mode is Mode.VAD:
+            text = "PAUSED - press space or click here to listen"
+        elif choice.mode is Mode.TOGGLE:
+            text = "Press space to talk, or hold the mouse here"
+        else:
+            text = "Hold space and talk, or hold the mouse here" if choice.key_works else "Hold the mouse here and talk"
+        self.query_one(TalkButton).show(text, recording=False)
+
+    def show_recording(self, choice: Choice, length_s: Seconds | None, *, by_button: bool) -> None:
+        """The talk button during a recording; `length_s` is None until the first sound has arrived."""
+        if length_s is None:
+            text = "... wait ..."
+        elif choice.mode is Mode.VAD:
+            text = "LISTENING - press space or click here to pause"
+        else:
+            end = "press space to end" if choice.mode is Mode.TOGGLE and not by_button else "let go to end"
+            text = f"[REC] {int(length_s) // 60}:{int(length_s) % 60:02} - speak; {end}"
+        self.query_one(TalkButton).show(text, recording=True)
+
+    def show_spoken(self, committed: str, tentative: str) -> None:
+        self.query_one(LiveText).show(committed, tentative)
+        self.query_one("#spoken", VerticalScroll).scroll_end(animate=False)
+
+    def show_hint(self, text: str) -> None:
+        self.query_one(LiveText).hint(text)
+
+    @property
+    def meter(self) -> Meter:
+        return self.query_one(Meter)
+
+    @property
+    def history(self) -> Utterances:
+        return self.query_one(Utterances)
+
+    @property
+    def status(self) -> StatusLine:
+        return self.query_one(StatusLine)
+
+
+def _key_bar() -> Content:
+    return Content("  ").join(
+        Content.assemble((key.shown, "bold underline"), "\N{NO-BREAK SPACE}", key.label.replace(" ", "\N{NO-BREAK SPACE}")) for key in KEYS
+    )
