@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import ClassVar
 
 from textual import events, work
@@ -29,6 +30,9 @@ from lora_cli.widgets import PlainScrollBar
 
 TICK_S = 0.1
 """How often level, clock and live text are brought up to date: ten times a second is smooth and costs next to nothing."""
+
+FALLING = 0.7
+"""What is left of the meter's peak after a tick without a higher one, so that it falls rather than flickers."""
 
 FINISHING_S = 5.0
 """How long quitting waits for the text of what was said last."""
@@ -59,7 +63,7 @@ class SourceProblem(Message):
 class MoonshineApp(App[None]):
     """Draws on stderr. `run_app` runs it and frees what it opened."""
 
-    CSS_PATH = "app.tcss"
+    CSS_PATH = Path(__file__).with_name("app.tcss")
     TITLE = "moonshine"
     ENABLE_COMMAND_PALETTE = False
     BINDINGS: ClassVar[list[BindingType]] = [Binding("ctrl+c,ctrl+q", "quit", "Quit", show=False, priority=True)]
@@ -213,8 +217,8 @@ class MoonshineApp(App[None]):
         self._peak = max(self._peak, peak)
 
     def _tick(self) -> None:
-        peak, self._peak = self._peak, 0.0
-        self.main.meter.show(peak)
+        self.main.meter.show(self._peak)
+        self._peak *= FALLING
         if self._talking.recording is not None:
             self._show_talking()
         if self._partial is not self._partial_shown and self._partial is not None:
@@ -373,13 +377,15 @@ class MoonshineApp(App[None]):
             self.main.show_recording(self._talking.choice, length, by_button=recording.ends_with is EndsWith.BUTTON_UP)
 
 
-def run_app(session: Session, *, mode: str = AUTO, environment: Mapping[str, str] = os.environ) -> int:
+def run_app(
+    session: Session, *, mode: str = AUTO, environment: Mapping[str, str] = os.environ, app_class: type[MoonshineApp] = MoonshineApp
+) -> int:
     """Runs the app in the terminal until it is quit; returns the exit code.
 
     Raises `ConfigError` when there is no terminal that can show it.
     """
     check_terminal()
-    app = MoonshineApp(session, mode=mode, environment=environment)
+    app = app_class(session, mode=mode, environment=environment)
     try:
         app.run()
     finally:

@@ -50,12 +50,16 @@ class LiveText(Static):
 class Meter(Static):
     """The level of the latest sound: a heavy line on a light one, with the number beside it."""
 
+    _shown: tuple[int, int, str] | None = None
+
     def show(self, peak: float) -> None:
         dbfs = 20 * math.log10(peak) if peak > 0 else FLOOR_DBFS
         width = max(10, self.size.width - len("level  -60 dB "))
         filled = round(width * min(1.0, max(0.0, 1 - dbfs / FLOOR_DBFS)))
         number = f"{max(FLOOR_DBFS, dbfs):4.0f} dB"
-        self.update(Content.assemble("level ", ("━" * filled, "$success"), ("─" * (width - filled), "dim"), " ", number))
+        if (shown := (width, filled, number)) != self._shown:
+            self._shown = shown
+            self.update(Content.assemble("level ", ("━" * filled, "$success"), ("─" * (width - filled), "dim"), " ", number), layout=False)
 
 
 class TalkButton(Static):
@@ -66,6 +70,8 @@ class TalkButton(Static):
 
     class Released(Message):
         """The mouse button went up, wherever the pointer is by then."""
+
+    _text = ""
 
     def on_mouse_down(self, event: events.MouseDown) -> None:
         event.stop()
@@ -80,7 +86,9 @@ class TalkButton(Static):
 
     def show(self, text: str, *, recording: bool) -> None:
         self.set_class(recording, "-recording")
-        self.update(text)
+        if text != self._text:
+            self._text = text
+            self.update(text, layout=False)
 
 
 class Utterances(OptionList):

@@ -16,6 +16,23 @@ from lora_cli.talking import Choice, Mode
 from lora_cli.widgets import LiveText, Meter, StatusLine, TalkButton, Utterances
 
 LEAST_COLUMNS = 60
+GAP = "  "
+
+
+class KeyBar(Static):
+    """Every key with its word, in as many lines as the width takes."""
+
+    def on_resize(self) -> None:
+        lines: list[list[Content]] = [[]]
+        left = self.size.width
+        for key in KEYS:
+            part = Content.assemble((key.shown, "bold underline"), f" {key.label}")
+            if part.cell_length > left:
+                lines.append([])
+                left = self.size.width
+            lines[-1].append(part)
+            left -= part.cell_length + len(GAP)
+        self.update(Content("\n").join(Content(GAP).join(line) for line in lines))
 
 
 class MainScreen(Screen[None]):
@@ -39,7 +56,7 @@ class MainScreen(Screen[None]):
             yield TalkButton(id="talk", markup=False)
             yield Utterances(id="history")
             yield StatusLine(id="status", markup=False)
-            yield Static(_key_bar(), id="keys")
+            yield KeyBar(id="keys", markup=False)
 
     class Shown(Message):
         """The first frame is on the screen."""
@@ -95,9 +112,3 @@ class MainScreen(Screen[None]):
     @property
     def status(self) -> StatusLine:
         return self.query_one(StatusLine)
-
-
-def _key_bar() -> Content:
-    return Content("  ").join(
-        Content.assemble((key.shown, "bold underline"), "\N{NO-BREAK SPACE}", key.label.replace(" ", "\N{NO-BREAK SPACE}")) for key in KEYS
-    )
