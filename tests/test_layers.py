@@ -22,6 +22,7 @@ ORDER = (
     "wheels",
     "packaged",
     "checkpoint",
+    "passport",
     "corpora",
     "text",
     "scoring",
@@ -57,7 +58,7 @@ ORDER = (
 
 TORCH_FREE = (
     *("errors", "units", "files", "audio", "manifest", "config", "console", "wheels"),
-    *("text", "scoring", "analysis", "significance", "gate", "corpora", "tracking", "main"),
+    *("passport", "text", "scoring", "analysis", "significance", "gate", "corpora", "tracking", "main"),
 )
 """Modules that start without torch, transformers or peft, so that `--help`, manifests and settings answer at once."""
 

@@ -20,6 +20,7 @@ class Voice:
     model_id: str
     adapter_folder: Path | None = None
     processor_folder: Path | None = None
+    revision: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +48,7 @@ class Partial:
     committed: str
     tentative: str
     length_s: Seconds
-    behind_s: Seconds = Seconds(0.0)
+    behind_s: Seconds
     """Sound that has arrived and is not heard yet: more than a moment means that the machine is too slow."""
 
 

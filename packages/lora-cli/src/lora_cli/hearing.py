@@ -54,7 +54,7 @@ class Take:
     segments: list[Segment] = field(default_factory=list)
     others: list[str] = field(default_factory=list)
     """What the voice compared with says to each segment."""
-    growing: Growing = Growing()
+    growing: Growing = field(default_factory=Growing)
     hypothesis: Hypothesis | None = None
     fed: int = 0
     in_speech: int = 0
@@ -92,7 +92,7 @@ def _load(voice: Voice, device: Device, precision: Precision) -> Ear:
 
     request = Request(
         model_id=voice.model_id,
-        revision=None,
+        revision=voice.revision,
         adapter_folder=voice.adapter_folder,
         processor_folder=voice.processor_folder,
         device=device,
