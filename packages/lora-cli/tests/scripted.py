@@ -13,7 +13,8 @@ from lora.errors import AudioError
 
 BASE = Voice("tiny", "packaged:moonshine-tiny")
 TUNED = Voice("tuned", "packaged:moonshine-tiny", Path("outputs/x/lora_adapter"))
-PREROLL = np.full(4800, 0.1, dtype=np.float32)
+CHUNK = np.full(320, 0.1, dtype=np.float32)
+"""20 ms of sound."""
 
 
 @dataclass
@@ -64,10 +65,7 @@ class Script:
     def compare(self, name: str | None) -> None:
         self.asked.append(("compare", name))
 
-    # the source
-
-    def preroll(self) -> Waveform:
-        return PREROLL
+    # engine and source
 
     def close(self) -> None:
         self.asked.append("close")

@@ -3,7 +3,7 @@
 import asyncio
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +14,7 @@ from textual.app import App
 from textual.binding import Binding, BindingType
 from textual.message import Message
 from textual.scrollbar import ScrollBar
+from textual.timer import Timer
 
 from lora.errors import LoraError
 from lora.units import Seconds
@@ -68,16 +69,25 @@ class MoonshineApp(App[None]):
     ENABLE_COMMAND_PALETTE = False
     BINDINGS: ClassVar[list[BindingType]] = [Binding("ctrl+c,ctrl+q", "quit", "Quit", show=False, priority=True)]
 
-    def __init__(self, session: Session, *, mode: str = AUTO, environment: Mapping[str, str] = os.environ) -> None:
+    def __init__(
+        self,
+        session: Session,
+        *,
+        mode: str = AUTO,
+        environment: Mapping[str, str] = os.environ,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         super().__init__(driver_class=TalkDriver)
         ScrollBar.renderer = PlainScrollBar
         self._session = session
+        self._clock = clock
         self._environment = environment
         self._wish = mode
         self._releases: bool | None = None
         self._talking = Talking(choose(mode, None, environment))
         self._engine: Engine | None = None
         self._source: Source | None = None
+        self._no_source = "the microphone is not open yet"
         self._recorder: Recorder | None = None
         self._voice = session.voices[0].name
         self._other: str | None = None
@@ -89,6 +99,7 @@ class MoonshineApp(App[None]):
         self._began = 0.0
         self._quitting = False
         self._shown = False
+        self.ticking: Timer | None = None
         self.main = MainScreen()
 
     # -- start and end -------------------------------------------------------------------------------------------------------------
@@ -108,7 +119,7 @@ class MoonshineApp(App[None]):
         self._show_voice()
         self._show_talking()
         self.main.show_hint("What you say appears here.")
-        self.set_interval(TICK_S, self._tick)
+        self.ticking = self.set_interval(TICK_S, self.tick)
         self._engine = self._session.open_engine(lambda event: self.post_message(EngineSpoke(event)) and None)
         self._engine.start()
         self._recorder = Recorder(self._engine)
@@ -119,7 +130,8 @@ class MoonshineApp(App[None]):
         try:
             source = self._session.open_source(recorder.hear, self._on_level, lambda text: self.post_message(SourceProblem(text)) and None)
         except LoraError as error:
-            self.post_message(SourceProblem(str(error)))
+            self._no_source = str(error)
+            self.post_message(SourceProblem(self._no_source))
             return
         self.call_from_thread(self._opened, source)
 
@@ -191,7 +203,7 @@ class MoonshineApp(App[None]):
         self._become(self._talking.switched(choose(wish, self._releases, self._environment)))
 
     def _talk(self, what: Input) -> None:
-        self._become(self._talking.after(what, Seconds(time.monotonic())))
+        self._become(self._talking.after(what, Seconds(self._clock())))
 
     def _become(self, talking: Talking) -> None:
         """Starts or ends a recording, where the new state says so."""
@@ -205,18 +217,19 @@ class MoonshineApp(App[None]):
 
     def _begin(self, *, hands_free: bool) -> None:
         if self._recorder is None or self._source is None:
-            self._talking = self._talking.after(Input.LOST, Seconds(time.monotonic()))
-            self.main.status.say("no microphone is open", serious=True)
+            self._talking = self._talking.after(Input.LOST, Seconds(self._clock()))
+            self.main.status.say(self._no_source, serious=True)
             return
-        self._pending.add(self._recorder.begin(self._source, hands_free=hands_free))
-        self._began = time.monotonic()
+        self._pending.add(self._recorder.begin(hands_free=hands_free))
+        self._began = self._clock()
 
     # -- what the engine and the microphone say ------------------------------------------------------------------------------------
 
     def _on_level(self, peak: float) -> None:
         self._peak = max(self._peak, peak)
 
-    def _tick(self) -> None:
+    def tick(self) -> None:
+        """Brings level, clock and live text up to date."""
         self.main.meter.show(self._peak)
         self._peak *= FALLING
         if self._talking.recording is not None:
@@ -232,9 +245,9 @@ class MoonshineApp(App[None]):
         event = message.event
         status = self.main.status
         if isinstance(event, Loading):
-            status.say(f"{event.message} ({event.step} of {event.steps}); you can talk already, the text comes later")
+            status.progress(f"{event.message} ({event.step} of {event.steps}); you can talk already, the text comes later")
         elif isinstance(event, Ready):
-            status.say(f"ready after {event.seconds:.1f} s")
+            status.progress(f"ready after {event.seconds:.1f} s")
         elif isinstance(event, Partial):
             self._partial = event
             if event.behind_s > BEHIND_S:
@@ -373,7 +386,7 @@ class MoonshineApp(App[None]):
         if recording is None or self._recorder is None:
             self.main.show_idle(self._talking.choice)
         else:
-            length = Seconds(time.monotonic() - self._began) if self._recorder.heard.is_set() else None
+            length = Seconds(self._clock() - self._began) if self._recorder.heard.is_set() else None
             self.main.show_recording(self._talking.choice, length, by_button=recording.ends_with is EndsWith.BUTTON_UP)
 
 

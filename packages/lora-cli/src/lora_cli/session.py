@@ -1,14 +1,23 @@
 """What a front end is given to work with, and the one thing it does with sound: carry it from the source to the engine."""
 
 import threading
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
+
 from lora.audio import Waveform
+from lora.units import SAMPLE_RATE_HZ
 from lora_cli.events import Event, Final, Voice
+
+PREROLL_SAMPLES = round(0.3 * SAMPLE_RATE_HZ)
+"""Sound from before the key press that belongs to a recording: people start to speak as the key goes down."""
+
+NOTHING: Waveform = np.zeros(0, dtype=np.float32)
 
 
 class Engine(Protocol):
@@ -27,7 +36,6 @@ class Engine(Protocol):
 class Source(Protocol):
     """Where sound comes from: a microphone, or a file paced as if spoken."""
 
-    def preroll(self) -> Waveform: ...
     def close(self) -> None: ...
 
 
@@ -78,29 +86,38 @@ class Session:
 
 
 class Recorder:
-    """Carries sound to the engine while a recording is on. Sound and commands come from different threads."""
+    """Carries sound to the engine while a recording is on, and keeps the last moment of it in memory while none is.
+
+    Sound and commands come from different threads; one lock makes a recording start without a gap and without a chunk heard twice.
+    """
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._lock = threading.Lock()
         self._on = False
+        self._kept: deque[Waveform] = deque()
         self.heard = threading.Event()
         """Set once the recording's first sound has arrived."""
 
-    def begin(self, source: Source, *, hands_free: bool) -> int:
-        """Starts a recording with what the source kept in memory; returns its number."""
+    def begin(self, *, hands_free: bool) -> int:
+        """Starts a recording with the sound just before it; returns its number."""
         with self._lock:
             self.heard.clear()
-            number = self._engine.begin(hands_free=hands_free, preroll=source.preroll())
+            preroll = np.concatenate([NOTHING, *self._kept])[-PREROLL_SAMPLES:]
+            self._kept.clear()
             self._on = True
-            return number
+            return self._engine.begin(hands_free=hands_free, preroll=preroll)
 
     def hear(self, samples: Waveform) -> None:
-        """Takes samples from the source; drops them while nothing is recorded."""
+        """Takes samples from the source."""
         with self._lock:
             if self._on:
                 self._engine.feed(samples)
                 self.heard.set()
+                return
+            self._kept.append(samples)
+            while sum(map(len, self._kept)) - len(self._kept[0]) >= PREROLL_SAMPLES:
+                self._kept.popleft()
 
     def end(self) -> None:
         """Ends the recording; its text is still to come."""

@@ -163,6 +163,11 @@ class StatusLine(Static):
         self.text = text
         self.serious = serious
 
+    def progress(self, text: str) -> None:
+        """Says how far things are, unless something serious stands there."""
+        if not self.serious:
+            self.text = text
+
     def watch_text(self) -> None:
         self._show()
 

@@ -29,6 +29,7 @@ class CorrectScreen(ModalScreen[str | None]):
 
     def on_mount(self) -> None:
         area = self.query_one(TextArea)
+        area.cursor_blink = False
         area.move_cursor(area.document.end)
 
     def action_keep(self) -> None:
