@@ -9,10 +9,13 @@ from lora_cli.events import Event, Final, Voice
 from lora_cli.session import OnLevel, OnProblem, OnSamples, SaveFormat, Session
 
 from lora.audio import Waveform
-from lora.errors import AudioError
+from lora.errors import AudioError, RunFolderError
 
 BASE = Voice("tiny", "packaged:moonshine-tiny")
 TUNED = Voice("tuned", "packaged:moonshine-tiny", Path("outputs/x/lora_adapter"))
+PREROLL = np.linspace(0.0, 0.1, 4800, dtype=np.float32)
+"""300 ms of sound, its last chunk unlike any other."""
+
 CHUNK = np.full(320, 0.1, dtype=np.float32)
 """20 ms of sound."""
 
@@ -26,6 +29,8 @@ class Script:
     asked: list[object] = field(default_factory=list)
     fed: list[Waveform] = field(default_factory=list)
     folder: Path = Path()
+    refusal: str | None = None
+    """What every result is refused with, when set."""
 
     def session(self) -> Session:
         return Session(self.voices, self._engine, self._source, "default", self)
@@ -65,6 +70,11 @@ class Script:
     def compare(self, name: str | None) -> None:
         self.asked.append(("compare", name))
 
+    # the source
+
+    def preroll(self) -> Waveform:
+        return PREROLL
+
     # engine and source
 
     def close(self) -> None:
@@ -72,22 +82,32 @@ class Script:
 
     # the results
 
+    def _refuse(self) -> None:
+        if self.refusal is not None:
+            raise RunFolderError(self.refusal)
+
     def add(self, final: Final) -> None:
+        self._refuse()
         self.asked.append(("add", final.text))
 
     def remove(self, final: Final) -> None:
+        self._refuse()
         self.asked.append(("remove", final.text))
 
     def copy(self, text: str) -> None:
+        self._refuse()
         self.asked.append(("copy", text))
 
     def save(self, form: SaveFormat) -> Path:
+        self._refuse()
         self.asked.append(("save", form))
         return self.folder / f"history.{form}"
 
     def correct(self, final: Final, text: str) -> Path:
+        self._refuse()
         self.asked.append(("correct", final.text, text))
         return self.folder / "corrections.jsonl"
 
-    def replay(self, samples: Waveform) -> None:
-        self.asked.append(("replay", len(samples)))
+    def replay(self, final: Final) -> None:
+        self._refuse()
+        self.asked.append(("replay", final.text))

@@ -16,6 +16,7 @@ from textual.message import Message
 from textual.scrollbar import ScrollBar
 from textual.timer import Timer
 
+from lora.console import EXIT_BROKEN_PIPE
 from lora.errors import LoraError
 from lora.units import Seconds
 from lora_cli.driver import ENDING_SIGNALS, TalkDriver, check_terminal
@@ -74,6 +75,8 @@ class MoonshineApp(App[None]):
         session: Session,
         *,
         mode: str = AUTO,
+        compare: bool = False,
+        on_final: Callable[[Final], None] | None = None,
         environment: Mapping[str, str] = os.environ,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -81,6 +84,8 @@ class MoonshineApp(App[None]):
         ScrollBar.renderer = PlainScrollBar
         self._session = session
         self._clock = clock
+        self._compare = compare
+        self._on_final = on_final
         self._environment = environment
         self._wish = mode
         self._releases: bool | None = None
@@ -122,6 +127,8 @@ class MoonshineApp(App[None]):
         self.ticking = self.set_interval(TICK_S, self.tick)
         self._engine = self._session.open_engine(lambda event: self.post_message(EngineSpoke(event)) and None)
         self._engine.start()
+        if self._compare:
+            self.action_compare()
         self._recorder = Recorder(self._engine)
         self._open_source(self._recorder)
 
@@ -220,7 +227,7 @@ class MoonshineApp(App[None]):
             self._talking = self._talking.after(Input.LOST, Seconds(self._clock()))
             self.main.status.say(self._no_source, serious=True)
             return
-        self._pending.add(self._recorder.begin(hands_free=hands_free))
+        self._pending.add(self._recorder.begin(self._source, hands_free=hands_free))
         self._began = self._clock()
 
     # -- what the engine and the microphone say ------------------------------------------------------------------------------------
@@ -273,6 +280,11 @@ class MoonshineApp(App[None]):
         self.main.history.add(final)
         with self._refusals_shown():
             await asyncio.to_thread(self._session.results.add, final)
+        if self._on_final is not None:
+            try:
+                self._on_final(final)
+            except BrokenPipeError:  # whoever reads the lines is gone, as `head` is after the last one it wants
+                self.exit(return_code=EXIT_BROKEN_PIPE)
 
     def _ended(self, event: Ended) -> None:
         self._pending.discard(event.recording)
@@ -350,7 +362,7 @@ class MoonshineApp(App[None]):
             self._talk(Input.LOST)
             self.main.status.say("playing")
             with self._refusals_shown():
-                await asyncio.to_thread(self._session.results.replay, final.samples)
+                await asyncio.to_thread(self._session.results.replay, final)
                 self.main.status.say("played")
 
     def action_light(self) -> None:
@@ -391,14 +403,21 @@ class MoonshineApp(App[None]):
 
 
 def run_app(
-    session: Session, *, mode: str = AUTO, environment: Mapping[str, str] = os.environ, app_class: type[MoonshineApp] = MoonshineApp
+    session: Session,
+    *,
+    mode: str = AUTO,
+    compare: bool = False,
+    on_final: Callable[[Final], None] | None = None,
+    app_class: type[MoonshineApp] = MoonshineApp,
 ) -> int:
     """Runs the app in the terminal until it is quit; returns the exit code.
+
+    `compare` starts in A/B mode; `on_final` is called with every finished utterance, to write it for another program.
 
     Raises `ConfigError` when there is no terminal that can show it.
     """
     check_terminal()
-    app = app_class(session, mode=mode, environment=environment)
+    app = app_class(session, mode=mode, compare=compare, on_final=on_final)
     try:
         app.run()
     finally:

@@ -1,7 +1,6 @@
 """What a front end is given to work with, and the one thing it does with sound: carry it from the source to the engine."""
 
 import threading
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
@@ -11,11 +10,7 @@ from typing import Protocol
 import numpy as np
 
 from lora.audio import Waveform
-from lora.units import SAMPLE_RATE_HZ
 from lora_cli.events import Event, Final, Voice
-
-PREROLL_SAMPLES = round(0.3 * SAMPLE_RATE_HZ)
-"""Sound from before the key press that belongs to a recording: people start to speak as the key goes down."""
 
 NOTHING: Waveform = np.zeros(0, dtype=np.float32)
 
@@ -35,6 +30,9 @@ class Engine(Protocol):
 
 class Source(Protocol):
     """Where sound comes from: a microphone, or a file paced as if spoken."""
+
+    def preroll(self) -> Waveform:
+        """The latest sound, `[samples]` at 16 kHz: people start to speak as the key goes down. A file starts to speak now."""
 
     def close(self) -> None: ...
 
@@ -61,7 +59,7 @@ class Results(Protocol):
     def correct(self, final: Final, text: str) -> Path:
         """Appends sound and corrected text to a manifest, on disk when this returns; returns the manifest."""
 
-    def replay(self, samples: Waveform) -> None:
+    def replay(self, final: Final) -> None:
         """Plays it, and returns when it was played."""
 
 
@@ -86,38 +84,34 @@ class Session:
 
 
 class Recorder:
-    """Carries sound to the engine while a recording is on, and keeps the last moment of it in memory while none is.
-
-    Sound and commands come from different threads; one lock makes a recording start without a gap and without a chunk heard twice.
-    """
+    """Carries sound from a source to the engine while a recording is on. Sound and commands come from different threads."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._lock = threading.Lock()
         self._on = False
-        self._kept: deque[Waveform] = deque()
+        self._preroll = NOTHING
         self.heard = threading.Event()
         """Set once the recording's first sound has arrived."""
 
-    def begin(self, *, hands_free: bool) -> int:
-        """Starts a recording with the sound just before it; returns its number."""
+    def begin(self, source: Source, *, hands_free: bool) -> int:
+        """Starts a recording with what the source kept in memory; returns its number."""
         with self._lock:
             self.heard.clear()
-            preroll = np.concatenate([NOTHING, *self._kept])[-PREROLL_SAMPLES:]
-            self._kept.clear()
+            self._preroll = source.preroll()
             self._on = True
-            return self._engine.begin(hands_free=hands_free, preroll=preroll)
+            return self._engine.begin(hands_free=hands_free, preroll=self._preroll)
 
     def hear(self, samples: Waveform) -> None:
-        """Takes samples from the source."""
+        """Takes samples from the source; drops them while nothing is recorded."""
         with self._lock:
-            if self._on:
-                self._engine.feed(samples)
-                self.heard.set()
+            if not self._on:
                 return
-            self._kept.append(samples)
-            while sum(map(len, self._kept)) - len(self._kept[0]) >= PREROLL_SAMPLES:
-                self._kept.popleft()
+            # The source keeps a chunk before it passes it on: one that was on its way as the recording began is in the preroll.
+            if not np.array_equal(self._preroll[-len(samples) :], samples):
+                self._engine.feed(samples)
+            self._preroll = NOTHING
+            self.heard.set()
 
     def end(self) -> None:
         """Ends the recording; its text is still to come."""
