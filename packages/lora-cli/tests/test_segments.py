@@ -1,16 +1,17 @@
 """Segments are stretches of the recording as it was, none holds silence alone, and no speech is outside them."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from lora_cli.segments import FRAME, LEAD, LONGEST, PAUSE, TAIL, Segmenter, Speech, VoiceActivity
 
 from lora.audio import Waveform
 from lora.corpora import general
 from lora.units import SAMPLE_RATE_HZ
-from lora_cli.segments import FRAME, LEAD, LONGEST, PAUSE, TAIL, Segmenter, Speech, VoiceActivity
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +60,7 @@ def test_segments_hold_the_recording_as_it_was_in_order_and_once(activity: Voice
     assert len(found) > 2
     for speech in found:
         assert np.array_equal(speech.samples, sound[speech.start : speech.end])
-    for before, after in zip(found, found[1:], strict=False):
+    for before, after in pairwise(found):
         assert before.end <= after.start
 
 
@@ -91,7 +92,7 @@ def test_speech_without_a_pause_is_cut_within_15_s_at_a_quiet_place_and_nothing_
     unbroken = np.concatenate(_without_pauses(cut(activity, loud)) * 6)[: 40 * SAMPLE_RATE_HZ]
     found = cut(activity, unbroken)
     assert max(len(speech.samples) for speech in found) <= LONGEST + FRAME
-    divided = [(before, after) for before, after in zip(found, found[1:], strict=False) if before.end == after.start]
+    divided = [(before, after) for before, after in pairwise(found) if before.end == after.start]
     assert divided
     power = np.sqrt(np.mean(np.square(unbroken)))
     for before, _ in divided:

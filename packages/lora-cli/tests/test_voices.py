@@ -6,10 +6,10 @@ from pathlib import Path
 from subprocess import run
 
 import pytest
+from lora_cli.voices import DEFAULT_MODEL, choose
 
 from lora.checkpoint import resolve
 from lora.errors import CheckpointError, ConfigError
-from lora_cli.voices import DEFAULT_MODEL, choose
 
 
 def adapter(folder: Path, base: str = DEFAULT_MODEL, sha256: str = "0" * 64) -> Path:
@@ -60,9 +60,7 @@ def test_a_folder_without_a_run_or_an_adapter_is_refused(tmp_path: Path) -> None
 
 def test_an_adapter_for_another_model_is_refused(tmp_path: Path) -> None:
     folder = adapter(tmp_path / "adapter")
-    with pytest.raises(
-        CheckpointError, match=r"was trained on packaged:moonshine-tiny, not on packaged:moonshine-base; give that --model-id"
-    ):
+    with pytest.raises(CheckpointError, match=r"trained on packaged:moonshine-tiny, not on packaged:moonshine-base; give that --model-id"):
         choose("packaged:moonshine-base", [folder], None)
     local = str(resolve(DEFAULT_MODEL).folder)
     with pytest.raises(CheckpointError, match=r"was trained on packaged:moonshine-tiny \(weights 00000000\), not on .* \(weights "):

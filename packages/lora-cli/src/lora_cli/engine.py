@@ -1,13 +1,14 @@
 """The model at work in a process of its own, seen from the app: nothing here waits for it."""
 
-import logging
 import multiprocessing
+import os
 import queue
+import signal
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -15,57 +16,12 @@ from pathlib import Path
 from lora.audio import Waveform, duration
 from lora.config import Device, Precision
 from lora.errors import ConfigError
+from lora.units import Seconds
+from lora_cli.commands import Begin, Cancel, Command, Compare, End, Feed, Inbox, Sent, Use
 from lora_cli.events import Event, Failed, Final, Loading, Voice
-
-_log = logging.getLogger(__name__)
 
 CLOSING_S = 2.0
 """How long the model's process may take to end before it is killed."""
-
-
-@dataclass(frozen=True, slots=True)
-class Begin:
-    recording: int
-    hands_free: bool
-    started_at: datetime
-
-
-@dataclass(frozen=True, slots=True)
-class Feed:
-    samples: Waveform
-    at: float
-    """`time.monotonic` when the last sample arrived; it is the same clock in all processes."""
-
-
-@dataclass(frozen=True, slots=True)
-class End:
-    at: float
-
-
-@dataclass(frozen=True, slots=True)
-class Cancel:
-    pass
-
-
-@dataclass(frozen=True, slots=True)
-class Use:
-    name: str
-
-
-@dataclass(frozen=True, slots=True)
-class Compare:
-    name: str | None
-
-
-Command = Begin | Feed | End | Cancel | Use | Compare
-
-
-@dataclass(frozen=True, slots=True)
-class Sent:
-    """An event on its way to the app. Latency counts from `since`, up to when the app has it."""
-
-    event: Event
-    since: float | None = None
 
 
 class Engine:
@@ -86,6 +42,8 @@ class Engine:
         self._lock = threading.Lock()
         self._recordings = 0
         self._recording = False
+        self._over = False
+        """Whether the process has ended: nothing is kept for it any more."""
         self._closing = threading.Event()
         self._process: multiprocessing.process.BaseProcess | None = None
         self._thread = threading.Thread(target=self._supervise, name="engine", daemon=True)
@@ -102,6 +60,8 @@ class Engine:
         self.end()
         with self._lock:
             self._recordings += 1
+            if self._over:
+                return self._recordings
             self._recording = True
             started_at = datetime.now().astimezone() - timedelta(seconds=duration(preroll))
             self._outbox.put(Begin(self._recordings, hands_free, started_at))
@@ -145,9 +105,13 @@ class Engine:
         self._closing.set()
         with self._lock:
             self._recording = False
-            self._outbox.put(None)
-        if self._thread.ident is not None and self._thread is not threading.current_thread():
-            self._thread.join()
+        self._outbox.put(None)
+        if self._thread.ident is None:
+            return
+        self._thread.join(CLOSING_S)
+        if self._thread.is_alive() and self._process is not None:
+            self._process.kill()
+        self._thread.join()
 
     @property
     def pid(self) -> int | None:
@@ -171,11 +135,9 @@ class Engine:
             writer = threading.Thread(target=self._write, args=(ours,), name="engine-writer", daemon=True)
             writer.start()
             failed = self._read(ours)
+            with self._lock:
+                self._recording, self._over = False, True
             self._outbox.put(None)
-            if self._closing.is_set():
-                process.join(CLOSING_S)
-                if process.is_alive():
-                    process.kill()
             process.join()
             writer.join()
             ours.close()
@@ -205,18 +167,23 @@ class Engine:
                 return failed
             event = sent.event
             if isinstance(event, Final) and sent.since is not None:
-                event = replace(event, latency_s=time.monotonic() - sent.since)
+                event = replace(event, latency_s=Seconds(time.monotonic() - sent.since))
             failed = failed or isinstance(event, Failed)
             if not self._closing.is_set():
                 self._emit(event)
 
 
 def _work(pipe: Connection, voices: tuple[Voice, ...], device: Device, precision: Precision, errors: Path) -> None:
-    """What the process does. PyTorch takes seconds to import, so the app hears of it first."""
+    """What the process does. PyTorch takes seconds to import, so the app hears of it first, and can end it meanwhile."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process of the terminal; the app decides what it means
+    with errors.open("wb") as stream:  # what libraries print would end up on the app's screen
+        for number in (1, 2):
+            os.dup2(stream.fileno(), number)
+    inbox = Inbox(pipe)
     pipe.send(Sent(Loading("loading PyTorch", 1, len(voices) + 2)))
     from lora_cli.hearing import work
 
-    work(pipe, voices, device, precision, errors)
+    work(pipe, inbox, voices, device, precision)
 
 
 def _epitaph(exit_code: int | None, errors: Path) -> str:

@@ -49,7 +49,7 @@ class Partial:
     tentative: str
     length_s: Seconds
     behind_s: Seconds
-    """Sound that has arrived and is not heard yet: more than a moment means that the machine is too slow."""
+    """The longest that sound has waited to be heard since the last one: more than a second means that the machine is too slow."""
 
 
 @dataclass(frozen=True, slots=True)

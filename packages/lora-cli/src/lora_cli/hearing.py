@@ -1,16 +1,11 @@
 """The model's process: hears recordings, segment by segment, and sends events. The only module of the app that computes with a model."""
 
-import os
-import queue
-import signal
 import sys
-import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Final as Constant
 
 import numpy as np
@@ -22,7 +17,7 @@ from lora.errors import LoraError
 from lora.live import Ear, Growing
 from lora.process import prepare_process
 from lora.units import SAMPLE_RATE_HZ, Samples, Seconds, seconds
-from lora_cli.engine import Begin, Cancel, Command, Compare, End, Feed, Sent, Use
+from lora_cli.commands import Begin, Cancel, Command, Compare, End, Feed, Inbox, Sent, Use
 from lora_cli.events import Ended, Event, Failed, Final, Loading, Partial, Ready, Segment, Switched, Voice
 from lora_cli.segments import Segmenter, Speech, VoiceActivity
 
@@ -36,7 +31,6 @@ WARM_UP_S: Constant = 2.0
 class Hypothesis:
     """What a segment was heard to say when it ended at `end`."""
 
-    voice: str
     start: Samples
     end: Samples
     transcript: Transcript
@@ -48,6 +42,8 @@ class Take:
 
     begin: Begin
     voice: str
+    other: str | None
+    """The voice compared with."""
     segmenter: Segmenter
     chunks: list[Waveform] = field(default_factory=list)
     """All of it; empty where each utterance stands for itself."""
@@ -58,18 +54,14 @@ class Take:
     hypothesis: Hypothesis | None = None
     fed: int = 0
     in_speech: int = 0
+    waited_s: float = 0.0
+    """The longest that sound has waited to be heard, since the last event."""
 
 
-def work(pipe: Connection, voices: Sequence[Voice], device: Device, precision: Precision, errors: Path) -> None:
-    """Loads the voices, then hears what comes through the pipe until that closes."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process of the terminal; the app decides what it means
+def work(pipe: Connection, inbox: Inbox, voices: Sequence[Voice], device: Device, precision: Precision) -> None:
+    """Loads the voices, then does what comes in, until the app ends."""
     started = time.monotonic()
     prepare_process()
-    with errors.open("wb") as stream:  # what libraries print would end up on the app's screen
-        os.dup2(stream.fileno(), sys.stderr.fileno())
-        os.dup2(stream.fileno(), sys.stdout.fileno())
-    inbox: queue.SimpleQueue[Command] = queue.SimpleQueue()
-    threading.Thread(target=_receive, args=(pipe, inbox), daemon=True).start()
     try:
         steps = len(voices) + 2
         ears = {}
@@ -103,22 +95,10 @@ def _load(voice: Voice, device: Device, precision: Precision) -> Ear:
     return Ear(open_transcriber(request))
 
 
-def _receive(pipe: Connection, inbox: queue.SimpleQueue[Command]) -> None:
-    """Takes commands off the pipe as they come, also while the model computes. The app's end is the process's end."""
-    while True:
-        try:
-            command = pipe.recv()
-        except (EOFError, OSError):
-            os._exit(0)
-        if command is None:
-            os._exit(0)
-        inbox.put(command)
-
-
 class Hearing:
     """Voices at work on one recording after the other."""
 
-    def __init__(self, ears: dict[str, Ear], pipe: Connection, inbox: queue.SimpleQueue[Command]) -> None:
+    def __init__(self, ears: dict[str, Ear], pipe: Connection, inbox: Inbox) -> None:
         self._ears = ears
         self._pipe = pipe
         self._inbox = inbox
@@ -143,25 +123,19 @@ class Hearing:
         wait = None
         if self._take is not None and self._unseen(self._take) is not None:
             wait = max(0.0, self._looked + INTERVAL_S - time.monotonic())
-        try:
-            return self._inbox.get(timeout=wait) if wait != 0.0 else self._inbox.get_nowait()
-        except queue.Empty:
-            return None
+        return self._inbox.next(wait)
 
     def _do(self, command: Command) -> None:
         take = self._take
         if isinstance(command, Begin):
-            self._take = Take(command, self._voice, Segmenter(self._activity))
-        elif isinstance(command, Use):
-            self._voice = command.name
-            self._send(Switched(self._voice, self._other))
-        elif isinstance(command, Compare):
-            self._other = command.name
-            self._send(Switched(self._voice, self._other))
+            self._take = Take(command, self._voice, self._other, Segmenter(self._activity))
+        elif isinstance(command, Use | Compare):
+            self._switch(command)
         elif take is None:
             return
         elif isinstance(command, Feed):
             take.fed += len(command.samples)
+            take.waited_s = max(take.waited_s, time.monotonic() - command.at)
             if not take.begin.hands_free:
                 take.chunks.append(command.samples)
             for speech in take.segmenter.hear(command.samples):
@@ -174,6 +148,16 @@ class Hearing:
             self._close(take, cancelled=False)
         elif isinstance(command, Cancel):
             self._close(take, cancelled=True)
+
+    def _switch(self, command: Use | Compare) -> None:
+        """Takes effect at once where nothing was said yet; an utterance that goes on is finished by the voices it began with."""
+        if isinstance(command, Use):
+            self._voice = command.name
+        else:
+            self._other = command.name
+        if self._take is not None and self._take.segmenter.open is None and not self._take.segments:
+            self._take.voice, self._take.other = self._voice, self._other
+        self._send(Switched(self._voice, self._other))
 
     def _unseen(self, take: Take) -> Speech | None:
         """The segment that goes on, where it holds sound that no hypothesis has heard."""
@@ -189,7 +173,12 @@ class Hearing:
         if speech is None:
             return
         self._looked = time.monotonic()
-        transcript = self._hypothesis(take, speech)
+        ear = self._ears[take.voice]
+        encoded = ear.encode(speech.samples)
+        if self._inbox.released.is_set():  # the final text has to hear more sound than this
+            return
+        transcript = ear.decode(encoded, speech.samples, _draft(take, speech))
+        take.hypothesis = Hypothesis(speech.start, speech.end, transcript)
         take.growing = take.growing.heard(transcript.text)
         before = [segment.text for segment in take.segments]
         self._send(
@@ -198,32 +187,27 @@ class Hearing:
                 committed=_joined([*before, *take.growing.committed]),
                 tentative=" ".join(take.growing.tentative),
                 length_s=seconds(take.fed),
-                behind_s=seconds(take.fed - take.segmenter.judged),
+                behind_s=Seconds(take.waited_s),
             )
         )
-
-    def _hypothesis(self, take: Take, speech: Speech) -> Transcript:
-        """What the segment says. Nothing is computed where that is known; what an earlier look gave is the draft."""
-        last = take.hypothesis
-        if last is not None and (last.start, last.end) == (speech.start, speech.end):
-            return last.transcript
-        draft = last.transcript.tokens if last is not None and last.start == speech.start else ()
-        transcript = self._ears[take.voice](speech.samples, draft)
-        take.hypothesis = Hypothesis(take.voice, speech.start, speech.end, transcript)
-        return transcript
+        take.waited_s = 0.0
 
     def _finish(self, take: Take, speech: Speech, at: float) -> None:
         """A segment has ended: its final text. Where each utterance stands for itself that is a `Final`."""
-        transcript = self._hypothesis(take, speech)
+        last = take.hypothesis
+        if last is not None and (last.start, last.end) == (speech.start, speech.end):
+            transcript = last.transcript  # the pause gave time for it
+        else:
+            transcript = self._ears[take.voice](speech.samples, _draft(take, speech))
         take.segments.append(Segment(speech.start_s, speech.length_s, transcript.text))
-        if self._other is not None:
-            take.others.append(self._ears[self._other](speech.samples, transcript.tokens).text)
+        if take.other is not None:
+            take.others.append(self._ears[take.other](speech.samples, transcript.tokens).text)
         take.in_speech += len(speech.samples)
         take.growing, take.hypothesis = Growing(), None
         if take.begin.hands_free:
             take.chunks = [speech.samples]
             self._send_final(take, at)
-            take.segments, take.others, take.chunks, take.voice = [], [], [], self._voice
+            take.segments, take.others, take.chunks, take.voice, take.other = [], [], [], self._voice, self._other
 
     def _send_final(self, take: Take, at: float) -> None:
         offset_s = take.segments[0].start_s if take.begin.hands_free else 0.0
@@ -235,8 +219,8 @@ class Hearing:
             segments=tuple(take.segments),
             samples=np.concatenate(take.chunks) if take.chunks else np.zeros(0, dtype=np.float32),
             latency_s=Seconds(0.0),
-            other_voice=self._other,
-            other_text=None if self._other is None else _joined(take.others),
+            other_voice=take.other,
+            other_text=None if take.other is None else _joined(take.others),
         )
         self._send(final, at)
 
@@ -244,9 +228,16 @@ class Hearing:
         silence = Samples(take.fed - take.in_speech)
         self._send(Ended(take.begin.recording, cancelled, Samples(take.in_speech), silence))
         self._take = None
+        self._inbox.released.clear()
 
     def _send(self, event: Event, since: float | None = None) -> None:
         self._pipe.send(Sent(event, since))
+
+
+def _draft(take: Take, speech: Speech) -> Sequence[int]:
+    """What the last look at the segment gave."""
+    last = take.hypothesis
+    return last.transcript.tokens if last is not None and last.start == speech.start else ()
 
 
 def _joined(texts: Sequence[str]) -> str:
