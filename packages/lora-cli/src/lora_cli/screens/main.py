@@ -6,8 +6,10 @@ from textual.app import ComposeResult
 from textual.binding import BindingType
 from textual.containers import Vertical, VerticalScroll
 from textual.content import Content
+from textual.geometry import Size
 from textual.message import Message
 from textual.screen import Screen
+from textual.widget import Widget
 from textual.widgets import Static
 
 from lora.units import Seconds
@@ -19,20 +21,27 @@ LEAST_COLUMNS = 60
 GAP = "  "
 
 
-class KeyBar(Static):
+class KeyBar(Widget):
     """Every key with its word, in as many lines as the width takes."""
 
-    def on_resize(self) -> None:
-        lines: list[list[Content]] = [[]]
-        left = self.size.width
-        for key in KEYS:
-            part = Content.assemble((key.shown, "bold underline"), f" {key.label}")
-            if part.cell_length > left:
-                lines.append([])
-                left = self.size.width
-            lines[-1].append(part)
-            left -= part.cell_length + len(GAP)
-        self.update(Content("\n").join(Content(GAP).join(line) for line in lines))
+    def render(self) -> Content:
+        return Content("\n").join(_key_lines(self.content_size.width))
+
+    def get_content_height(self, container: Size, viewport: Size, width: int) -> int:  # noqa: ARG002
+        return len(_key_lines(width))
+
+
+def _key_lines(width: int) -> list[Content]:
+    lines: list[list[Content]] = [[]]
+    left = width
+    for key in KEYS:
+        part = Content.assemble((key.shown, "bold underline"), f" {key.label}")
+        if part.cell_length > left and lines[-1]:
+            lines.append([])
+            left = width
+        lines[-1].append(part)
+        left -= part.cell_length + len(GAP)
+    return [Content(GAP).join(line) for line in lines]
 
 
 class MainScreen(Screen[None]):
@@ -56,7 +65,7 @@ class MainScreen(Screen[None]):
             yield TalkButton(id="talk", markup=False)
             yield Utterances(id="history")
             yield StatusLine(id="status", markup=False)
-            yield KeyBar(id="keys", markup=False)
+            yield KeyBar(id="keys")
 
     class Shown(Message):
         """The first frame is on the screen."""
