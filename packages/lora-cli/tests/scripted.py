@@ -70,11 +70,6 @@ class Script:
     def compare(self, name: str | None) -> None:
         self.asked.append(("compare", name))
 
-    # the source
-
-    def preroll(self) -> Waveform:
-        return PREROLL
-
     # engine and source
 
     def close(self) -> None:

@@ -14,7 +14,7 @@ from lora_cli.screens.keys import KEYS
 from lora_cli.session import Recorder, SaveFormat
 from lora_cli.widgets import MOST_ROWS, LiveText, Meter, Utterances
 from playing import KITTY, PRESS, RELEASE, REPEAT, XTERM, Play, ended, final, partial, playing
-from scripted import BASE, CHUNK, PREROLL, TUNED, Script
+from scripted import BASE, CHUNK, TUNED, Script
 from textual import events
 
 from lora.units import Seconds
@@ -179,16 +179,22 @@ def test_the_engine_gets_the_moment_before_the_press_and_all_sound_until_the_rel
         await play.types(RELEASE)
         await play.hears(3)
 
-    assert [len(samples) for samples in play(scene).fed] == [len(PREROLL), len(CHUNK), len(CHUNK)]
+    assert [len(samples) for samples in play(scene).fed] == [3 * len(CHUNK), len(CHUNK), len(CHUNK)]
 
 
-def test_a_chunk_on_its_way_when_the_recording_begins_is_heard_once() -> None:
+def test_every_sample_around_the_key_press_is_heard_once() -> None:
     script = Script()
     recorder = Recorder(script)
-    recorder.begin(script, hands_free=False)
-    recorder.hear(PREROLL[-320:])
+    sound = np.arange(8 * PREROLL_SAMPLES, dtype=np.float32)
+    before, after = np.split(sound, [5 * PREROLL_SAMPLES + 77])
+    for chunk in np.array_split(before, 40):
+        recorder.hear(chunk)
+    recorder.begin(hands_free=False)
+    for chunk in np.array_split(after, 23):
+        recorder.hear(chunk)
+    recorder.end()
     recorder.hear(CHUNK)
-    assert np.array_equal(np.concatenate(script.fed), np.concatenate([PREROLL, CHUNK]))
+    assert np.array_equal(np.concatenate(script.fed), sound[len(before) - PREROLL_SAMPLES :])
 
 
 def test_the_cue_to_speak_comes_with_the_first_sound() -> None:

@@ -125,7 +125,7 @@ class MoonshineApp(App[None]):
         self._show_talking()
         self.main.show_hint("What you say appears here.")
         self.ticking = self.set_interval(TICK_S, self.tick)
-        self._engine = self._session.open_engine(lambda event: self.post_message(EngineSpoke(event)) and None)
+        self._engine = self._session.open_engine(lambda event: self.post_message(EngineSpoke(event)))
         self._engine.start()
         if self._compare:
             self.action_compare()
@@ -135,7 +135,7 @@ class MoonshineApp(App[None]):
     @work(thread=True)
     def _open_source(self, recorder: Recorder) -> None:
         try:
-            source = self._session.open_source(recorder.hear, self._on_level, lambda text: self.post_message(SourceProblem(text)) and None)
+            source = self._session.open_source(recorder.hear, self._on_level, lambda text: self.post_message(SourceProblem(text)))
         except LoraError as error:
             self._no_source = str(error)
             self.post_message(SourceProblem(self._no_source))
@@ -227,7 +227,7 @@ class MoonshineApp(App[None]):
             self._talking = self._talking.after(Input.LOST, Seconds(self._clock()))
             self.main.status.say(self._no_source, serious=True)
             return
-        self._pending.add(self._recorder.begin(self._source, hands_free=hands_free))
+        self._pending.add(self._recorder.begin(hands_free=hands_free))
         self._began = self._clock()
 
     # -- what the engine and the microphone say ------------------------------------------------------------------------------------
@@ -335,7 +335,7 @@ class MoonshineApp(App[None]):
         with self._refusals_shown():
             path = await asyncio.to_thread(self._session.results.correct, final, text)
             self.main.status.say(f"saved for training: {path}")
-            self.main.history.replace(final, replace(final, text=text))
+            self.main.history.exchange(final, replace(final, text=text))
 
     @work
     async def action_save(self) -> None:
@@ -353,7 +353,7 @@ class MoonshineApp(App[None]):
         if final := self._chosen():
             with self._refusals_shown():
                 await asyncio.to_thread(self._session.results.remove, final)
-                self.main.history.remove(final)
+                self.main.history.drop(final)
                 self.main.status.say("deleted")
 
     @work(exclusive=True, group="replay")

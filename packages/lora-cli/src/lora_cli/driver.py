@@ -64,7 +64,7 @@ class TalkDriver(LinuxDriver):
         return os.get_terminal_size(self._output.fileno())
 
     def start_application_mode(self) -> None:
-        super().start_application_mode()
+        super().start_application_mode()  # type: ignore[no-untyped-call]
         self.write(PROBE)
         self.flush()
 

@@ -1,6 +1,7 @@
 """What a front end is given to work with, and the one thing it does with sound: carry it from the source to the engine."""
 
 import threading
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
@@ -10,7 +11,14 @@ from typing import Protocol
 import numpy as np
 
 from lora.audio import Waveform
+from lora.units import SAMPLE_RATE_HZ
 from lora_cli.events import Event, Final, Voice
+
+PREROLL_SAMPLES = round(0.3 * SAMPLE_RATE_HZ)
+"""Sound from before the key press that belongs to a recording: people start to speak as the key goes down."""
+
+PREROLL_SAMPLES = round(0.3 * SAMPLE_RATE_HZ)
+"""Sound from before the key press that belongs to a recording: people start to speak as the key goes down."""
 
 NOTHING: Waveform = np.zeros(0, dtype=np.float32)
 
@@ -30,9 +38,6 @@ class Engine(Protocol):
 
 class Source(Protocol):
     """Where sound comes from: a microphone, or a file paced as if spoken."""
-
-    def preroll(self) -> Waveform:
-        """The latest sound, `[samples]` at 16 kHz: people start to speak as the key goes down. A file starts to speak now."""
 
     def close(self) -> None: ...
 
@@ -63,10 +68,11 @@ class Results(Protocol):
         """Plays it, and returns when it was played."""
 
 
-OnSamples = Callable[[Waveform], None]
-OnLevel = Callable[[float], None]
+OnEvent = Callable[[Event], object]
+OnSamples = Callable[[Waveform], object]
+OnLevel = Callable[[float], object]
 """Takes the peak of the latest sound, 0 to 1."""
-OnProblem = Callable[[str], None]
+OnProblem = Callable[[str], object]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,41 +83,45 @@ class Session:
     """
 
     voices: tuple[Voice, ...]
-    open_engine: Callable[[Callable[[Event], None]], Engine]
+    open_engine: Callable[[OnEvent], Engine]
     open_source: Callable[[OnSamples, OnLevel, OnProblem], Source]
     source_name: str
     results: Results
 
 
 class Recorder:
-    """Carries sound from a source to the engine while a recording is on. Sound and commands come from different threads."""
+    """Carries sound to the engine while a recording is on, and keeps the last moment of it in memory while none is.
+
+    Sound and commands come from different threads; one lock makes a recording start without a gap and without a chunk heard twice.
+    """
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._lock = threading.Lock()
         self._on = False
-        self._preroll = NOTHING
+        self._kept: deque[Waveform] = deque()
         self.heard = threading.Event()
         """Set once the recording's first sound has arrived."""
 
-    def begin(self, source: Source, *, hands_free: bool) -> int:
-        """Starts a recording with what the source kept in memory; returns its number."""
+    def begin(self, *, hands_free: bool) -> int:
+        """Starts a recording with the sound just before it; returns its number."""
         with self._lock:
             self.heard.clear()
-            self._preroll = source.preroll()
+            preroll = np.concatenate([NOTHING, *self._kept])[-PREROLL_SAMPLES:]
+            self._kept.clear()
             self._on = True
-            return self._engine.begin(hands_free=hands_free, preroll=self._preroll)
+            return self._engine.begin(hands_free=hands_free, preroll=preroll)
 
     def hear(self, samples: Waveform) -> None:
-        """Takes samples from the source; drops them while nothing is recorded."""
+        """Takes samples from the source."""
         with self._lock:
-            if not self._on:
-                return
-            # The source keeps a chunk before it passes it on: one that was on its way as the recording began is in the preroll.
-            if not np.array_equal(self._preroll[-len(samples) :], samples):
+            if self._on:
                 self._engine.feed(samples)
-            self._preroll = NOTHING
-            self.heard.set()
+                self.heard.set()
+                return
+            self._kept.append(samples)
+            while sum(map(len, self._kept)) - len(self._kept[0]) >= PREROLL_SAMPLES:
+                self._kept.popleft()
 
     def end(self) -> None:
         """Ends the recording; its text is still to come."""

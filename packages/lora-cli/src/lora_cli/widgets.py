@@ -114,12 +114,12 @@ class Utterances(OptionList):
     def chosen(self) -> Final | None:
         return None if self.highlighted is None else self._finals[self.highlighted]
 
-    def replace(self, old: Final, new: Final) -> None:
+    def exchange(self, old: Final, new: Final) -> None:
         index = self._index(old)
         self._finals[index] = new
         self.replace_option_prompt_at_index(index, row(new))
 
-    def remove(self, final: Final) -> None:
+    def drop(self, final: Final) -> None:
         """Takes a row away; the one behind it is chosen then."""
         index = self._index(final)
         del self._finals[index]
