@@ -13,7 +13,6 @@ from lora.errors import AudioError, RunFolderError
 
 BASE = Voice("tiny", "packaged:moonshine-tiny")
 TUNED = Voice("tuned", "packaged:moonshine-tiny", Path("outputs/x/lora_adapter"))
-PREROLL = np.linspace(0.0, 0.1, 4800, dtype=np.float32)
 """300 ms of sound, its last chunk unlike any other."""
 
 CHUNK = np.full(320, 0.1, dtype=np.float32)

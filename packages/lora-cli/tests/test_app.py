@@ -11,7 +11,7 @@ from lora_cli.app import MoonshineApp
 from lora_cli.events import Failed, Final, Loading, Ready, Switched
 from lora_cli.screens.correct import CorrectScreen
 from lora_cli.screens.keys import KEYS
-from lora_cli.session import Recorder, SaveFormat
+from lora_cli.session import PREROLL_SAMPLES, Recorder, SaveFormat
 from lora_cli.widgets import MOST_ROWS, LiveText, Meter, Utterances
 from playing import KITTY, PRESS, RELEASE, REPEAT, XTERM, Play, ended, final, partial, playing
 from scripted import BASE, CHUNK, TUNED, Script

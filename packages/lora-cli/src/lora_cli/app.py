@@ -125,7 +125,7 @@ class MoonshineApp(App[None]):
         self._show_talking()
         self.main.show_hint("What you say appears here.")
         self.ticking = self.set_interval(TICK_S, self.tick)
-        self._engine = self._session.open_engine(lambda event: self.post_message(EngineSpoke(event)))
+        self._engine = self._session.open_engine(self._on_event)
         self._engine.start()
         if self._compare:
             self.action_compare()
@@ -135,7 +135,7 @@ class MoonshineApp(App[None]):
     @work(thread=True)
     def _open_source(self, recorder: Recorder) -> None:
         try:
-            source = self._session.open_source(recorder.hear, self._on_level, lambda text: self.post_message(SourceProblem(text)))
+            source = self._session.open_source(recorder.hear, self._on_level, self._on_problem)
         except LoraError as error:
             self._no_source = str(error)
             self.post_message(SourceProblem(self._no_source))
@@ -231,6 +231,14 @@ class MoonshineApp(App[None]):
         self._began = self._clock()
 
     # -- what the engine and the microphone say ------------------------------------------------------------------------------------
+
+    def _on_event(self, event: Event) -> None:
+        """Takes an event in the engine's thread."""
+        self.post_message(EngineSpoke(event))
+
+    def _on_problem(self, text: str) -> None:
+        """Takes a warning in the microphone's thread."""
+        self.post_message(SourceProblem(text))
 
     def _on_level(self, peak: float) -> None:
         self._peak = max(self._peak, peak)

@@ -17,9 +17,6 @@ from lora_cli.events import Event, Final, Voice
 PREROLL_SAMPLES = round(0.3 * SAMPLE_RATE_HZ)
 """Sound from before the key press that belongs to a recording: people start to speak as the key goes down."""
 
-PREROLL_SAMPLES = round(0.3 * SAMPLE_RATE_HZ)
-"""Sound from before the key press that belongs to a recording: people start to speak as the key goes down."""
-
 NOTHING: Waveform = np.zeros(0, dtype=np.float32)
 
 
@@ -68,11 +65,10 @@ class Results(Protocol):
         """Plays it, and returns when it was played."""
 
 
-OnEvent = Callable[[Event], object]
-OnSamples = Callable[[Waveform], object]
-OnLevel = Callable[[float], object]
+OnSamples = Callable[[Waveform], None]
+OnLevel = Callable[[float], None]
 """Takes the peak of the latest sound, 0 to 1."""
-OnProblem = Callable[[str], object]
+OnProblem = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +79,7 @@ class Session:
     """
 
     voices: tuple[Voice, ...]
-    open_engine: Callable[[OnEvent], Engine]
+    open_engine: Callable[[Callable[[Event], None]], Engine]
     open_source: Callable[[OnSamples, OnLevel, OnProblem], Source]
     source_name: str
     results: Results

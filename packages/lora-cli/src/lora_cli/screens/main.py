@@ -48,8 +48,8 @@ class MainScreen(Screen[None]):
     """Shows what the app tells it, and takes the keys."""
 
     BINDINGS: ClassVar[list[BindingType]] = [key.binding() for key in KEYS]
-    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (LEAST_COLUMNS, "-wide")]
-    VERTICAL_BREAKPOINTS = [(0, "-short"), (20, "-tall")]
+    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (LEAST_COLUMNS, "-wide")]  # noqa: RUF012 - Textual declares it so
+    VERTICAL_BREAKPOINTS = [(0, "-short"), (20, "-tall")]  # noqa: RUF012
     AUTO_FOCUS = "#history"
 
     def compose(self) -> ComposeResult:
