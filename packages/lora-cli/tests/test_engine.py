@@ -116,7 +116,7 @@ def adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for parameter in adapted.parameters():
-            parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
+            parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator))
     folder = tmp_path_factory.mktemp("run") / "lora_adapter"
     folder.mkdir()
     passport = adapters.Passport(
