@@ -75,7 +75,6 @@ class MoonshineApp(App[None]):
         session: Session,
         *,
         mode: str = AUTO,
-        compare: bool = False,
         on_final: Callable[[Final], None] | None = None,
         environment: Mapping[str, str] = os.environ,
         clock: Callable[[], float] = time.monotonic,
@@ -84,7 +83,6 @@ class MoonshineApp(App[None]):
         ScrollBar.renderer = PlainScrollBar
         self._session = session
         self._clock = clock
-        self._compare = compare
         self._on_final = on_final
         self._environment = environment
         self._wish = mode
@@ -127,8 +125,6 @@ class MoonshineApp(App[None]):
         self.ticking = self.set_interval(TICK_S, self.tick)
         self._engine = self._session.open_engine(self._on_event)
         self._engine.start()
-        if self._compare:
-            self.action_compare()
         self._recorder = Recorder(self._engine)
         self._open_source(self._recorder)
 
@@ -414,18 +410,17 @@ def run_app(
     session: Session,
     *,
     mode: str = AUTO,
-    compare: bool = False,
     on_final: Callable[[Final], None] | None = None,
     app_class: type[MoonshineApp] = MoonshineApp,
 ) -> int:
     """Runs the app in the terminal until it is quit; returns the exit code.
 
-    `compare` starts in A/B mode; `on_final` is called with every finished utterance, to write it for another program.
+    `on_final` is called with every finished utterance, to write it for another program.
 
     Raises `ConfigError` when there is no terminal that can show it.
     """
     check_terminal()
-    app = app_class(session, mode=mode, compare=compare, on_final=on_final)
+    app = app_class(session, mode=mode, on_final=on_final)
     try:
         app.run()
     finally:

@@ -39,11 +39,13 @@ def _main(arguments: list[str] | None = None) -> int:
     results = Results(options.corrections, options.save_dir, keep=options.keep)
     try:
         session = _session(options, results, through)
+        from lora_cli.lines import JsonWriter, PlainWriter, run_lines
+
         if not lines:
             from lora_cli.app import run_app
 
-            return run_app(session, mode="vad" if options.file is not None and options.mode == "auto" else options.mode)
-        from lora_cli.lines import JsonWriter, PlainWriter, run_lines
+            mode = "vad" if options.file is not None and options.mode == "auto" else options.mode
+            return run_app(session, mode=mode, on_final=None if sys.stdout.isatty() else JsonWriter(sys.stdout).event)
 
         writer = JsonWriter(sys.stdout) if options.json else PlainWriter(sys.stdout, sys.stderr)
         hands_free = options.file is None or options.mode == "vad"
