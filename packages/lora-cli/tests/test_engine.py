@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -36,6 +38,7 @@ BASE, TUNED = "base", "tuned"
 NOTHING: Waveform = np.zeros(0, dtype=np.float32)
 CHUNK = 1600
 WAIT_S = 120.0
+needs_proc = pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="tells processes and their memory by /proc")
 
 EventT = TypeVar("EventT", bound=Event)
 
@@ -326,6 +329,37 @@ def test_closing_while_the_model_loads_ends_the_process_at_once() -> None:
         os.kill(pid, 0)
 
 
+APP = """
+import time
+from lora_cli.engine import Engine
+from lora_cli.events import Voice
+if __name__ == "__main__":
+    engine = Engine([Voice("base", "packaged:moonshine-tiny")], lambda event: print(engine.pid, flush=True))
+    engine.start()
+    time.sleep(600)
+"""
+
+
+@needs_proc
+def test_the_process_ends_with_an_app_that_is_killed(tmp_path: Path) -> None:
+    script = tmp_path / "app.py"
+    script.write_text(APP)
+    with subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True) as app:
+        assert app.stdout is not None
+        pid = int(app.stdout.readline())
+        os.kill(pid, 0)
+        app.kill()
+    until = time.monotonic() + 10
+    while Path(f"/proc/{pid}/stat").exists() and Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z":
+        assert time.monotonic() < until, "the engine outlives the app"
+        time.sleep(0.1)
+
+
+def test_the_app_side_does_not_load_torch() -> None:
+    code = "import sys, lora_cli.engine; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
 def test_an_engine_that_was_never_started_closes() -> None:
     Engine([Voice(BASE, MODEL)], Heard()).close()
 
@@ -350,7 +384,7 @@ def test_a_streaming_checkpoint_is_heard_too(said: Waveform, tmp_path: Path) -> 
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs /proc")
+@needs_proc
 def test_an_hour_grows_no_memory_and_loses_no_sample(talk: Talk, said: Waveform) -> None:
     """Hands-free, a sentence every minute, as fast as the engine hears it."""
     minute = np.concatenate([said[: 4 * SAMPLE_RATE_HZ], silence(56.0)])

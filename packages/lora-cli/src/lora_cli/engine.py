@@ -16,6 +16,7 @@ from pathlib import Path
 from lora.audio import Waveform, duration
 from lora.config import Device, Precision
 from lora.errors import ConfigError
+from lora.process import prepare_process
 from lora.units import Seconds
 from lora_cli.commands import Begin, Cancel, Command, Compare, End, Feed, Inbox, Sent, Use
 from lora_cli.events import Event, Failed, Final, Loading, Voice
@@ -181,6 +182,7 @@ def _work(pipe: Connection, voices: tuple[Voice, ...], device: Device, precision
             os.dup2(stream.fileno(), number)
     inbox = Inbox(pipe)
     pipe.send(Sent(Loading("loading PyTorch", 1, len(voices) + 2)))
+    prepare_process()  # before the import below: OpenMP reads its settings when PyTorch is loaded
     from lora_cli.hearing import work
 
     work(pipe, inbox, voices, device, precision)

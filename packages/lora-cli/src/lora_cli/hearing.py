@@ -15,7 +15,6 @@ from lora.config import Device, Precision
 from lora.decode import Transcript
 from lora.errors import LoraError
 from lora.live import Ear, Growing
-from lora.process import prepare_process
 from lora.units import SAMPLE_RATE_HZ, Samples, Seconds, seconds
 from lora_cli.commands import Begin, Cancel, Command, Compare, End, Feed, Inbox, Sent, Use
 from lora_cli.events import Ended, Event, Failed, Final, Loading, Partial, Ready, Segment, Switched, Voice
@@ -61,7 +60,6 @@ class Take:
 def work(pipe: Connection, inbox: Inbox, voices: Sequence[Voice], device: Device, precision: Precision) -> None:
     """Loads the voices, then does what comes in, until the app ends."""
     started = time.monotonic()
-    prepare_process()
     try:
         steps = len(voices) + 2
         ears = {}
