@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -10,120 +9,35 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import pexpect
-import pyte
 import pytest
+from terminal import FOCUS_LOST, KITTY, PRESS, RELEASE, REPEAT, XTERM, Terminal, assert_restored
 
 PROGRAM = Path(__file__).with_name("scripted_app.py")
-PRESS, REPEAT, RELEASE = "\x1b[32;;32u", "\x1b[32;1:2;32u", "\x1b[32;1:3u"
-PROBE = "\x1b[=2;2u\x1b[?u\x1b[5n"
-KITTY, XTERM = "\x1b[?27u\x1b[0n", "\x1b[0n"
-FOCUS_LOST = "\x1b[O"
-
-RESETS = (
-    "\x1b[<u",  # keyboard mode
-    "\x1b[?2004l",  # bracketed paste
-    "\x1b[?1000l",  # mouse
-    "\x1b[?1003l",
-    "\x1b[?1006l",
-    "\x1b[?1015l",
-    "\x1b[?1016l",
-    "\x1b[?1004l",  # focus reports
-    "\x1b[?1049l",  # alternate screen
-    "\x1b[?25h",  # cursor
-    "\x1b[?7h",  # line wrap
-)
 
 
-class Terminal:
-    """A pseudo-terminal with the app in it, and the screen that its bytes draw."""
+class App(Terminal):
+    """The app with a scripted session."""
 
     def __init__(self, folder: Path, *arguments: str, columns: int = 80, environment: dict[str, str] | None = None) -> None:
-        self.asked_file = folder / "asked.json"
-        settings = {key: value for key, value in os.environ.items() if key not in {"TMUX", "NO_COLOR"}}
-        self.child = pexpect.spawn(
-            "/bin/sh",
-            ["-c", 'exec "$0" "$@" > "$ASKED"', sys.executable, str(PROGRAM), *arguments],
-            env={**settings, "TERM": "xterm-256color", "ASKED": str(self.asked_file), "LC_ALL": "C.UTF-8", **(environment or {})},
-            dimensions=(24, columns),
-            encoding="utf-8",
-            timeout=60,
-        )
-        self.bytes = ""
-        self.screen = pyte.Screen(columns, 24)
-        self.stream = pyte.Stream(self.screen)
-
-    def read(self, seconds: float) -> None:
-        """Draws what comes within so many seconds."""
-        until = time.monotonic() + seconds
-        while (left := until - time.monotonic()) > 0:
-            try:
-                data = self.child.read_nonblocking(65536, left)
-            except pexpect.TIMEOUT:
-                return
-            except pexpect.EOF:
-                return
-            self.bytes += data
-            # pyte takes the keyboard protocol's private sequences for text
-            self.stream.feed(re.sub(r"\x1b\[[=<>?][\d;]*u", "", data))
-
-    def until(self, text: str, seconds: float = 60) -> None:
-        """Reads until the screen shows `text`."""
-        end = time.monotonic() + seconds
-        while text not in "\n".join(self.screen.display):
-            assert time.monotonic() < end, "\n".join(self.screen.display)
-            assert self.child.isalive(), self.bytes[-2000:]
-            self.read(0.1)
-
-    def start(self, answer: str) -> None:
-        """Waits for the app's probe and answers it as a terminal would."""
-        end = time.monotonic() + 60
-        while PROBE not in self.bytes:
-            assert time.monotonic() < end, self.bytes
-            self.read(0.1)
-        self.child.send(answer)
-        self.until("mode: ")
-
-    def ended(self) -> int:
-        """Reads to the end and returns the exit code."""
-        end = time.monotonic() + 30
-        while self.child.isalive():
-            assert time.monotonic() < end, "the app does not end"
-            self.read(0.1)
-        self.read(0.2)
-        self.child.close()
-        assert self.child.signalstatus is None
-        assert self.child.exitstatus is not None
-        return int(self.child.exitstatus)
+        super().__init__(folder / "asked.json", [PROGRAM, *arguments], columns=columns, environment=environment)
 
     @property
     def asked(self) -> list[object]:
-        asked: list[object] = json.loads(self.asked_file.read_text())
+        asked: list[object] = json.loads(self.out.read_text())
         return asked
 
 
 @pytest.fixture
-def terminals() -> Iterator[list[Terminal]]:
-    opened: list[Terminal] = []
+def terminals() -> Iterator[list[App]]:
+    opened: list[App] = []
     yield opened
     for terminal in opened:
         if terminal.child.isalive():
             terminal.child.terminate(force=True)
 
 
-def assert_restored(terminal: Terminal) -> None:
-    """Every mode that the app turned on was turned off after it was turned on for the last time."""
-    for reset in RESETS:
-        assert reset in terminal.bytes, f"{reset!r} is missing"
-        setting = reset[:-1] + {"l": "h", "h": "l", "u": ""}[reset[-1]]
-        if reset[-1] != "u":
-            assert terminal.bytes.rfind(reset) > terminal.bytes.rfind(setting), f"{reset!r} comes too early"
-    assert terminal.bytes.rfind("\x1b[<u") > terminal.bytes.rfind(PROBE)
-    assert terminal.bytes.count("\x1b[<u") == terminal.bytes.count("\x1b[>25u"), "keyboard modes pushed and popped"
-
-
-def test_a_held_space_bar_records_until_it_is_let_go(tmp_path: Path, terminals: list[Terminal]) -> None:
-    terminals.append(terminal := Terminal(tmp_path))
+def test_a_held_space_bar_records_until_it_is_let_go(tmp_path: Path, terminals: list[App]) -> None:
+    terminals.append(terminal := App(tmp_path))
     terminal.start(KITTY)
     terminal.until("mode: hold")
     terminal.child.send(PRESS)
@@ -142,8 +56,8 @@ def test_a_held_space_bar_records_until_it_is_let_go(tmp_path: Path, terminals: 
     assert_restored(terminal)
 
 
-def test_a_terminal_without_release_reports_gets_toggle_and_is_told_why(tmp_path: Path, terminals: list[Terminal]) -> None:
-    terminals.append(terminal := Terminal(tmp_path))
+def test_a_terminal_without_release_reports_gets_toggle_and_is_told_why(tmp_path: Path, terminals: list[App]) -> None:
+    terminals.append(terminal := App(tmp_path))
     terminal.start(XTERM)
     terminal.until("mode: toggle - this terminal does not report key release")
     terminal.child.send(" ")
@@ -156,8 +70,8 @@ def test_a_terminal_without_release_reports_gets_toggle_and_is_told_why(tmp_path
     assert terminal.asked == ["start", "begin", "end", "close", "close"]
 
 
-def test_hold_where_it_cannot_work_says_so_and_leaves_the_mouse(tmp_path: Path, terminals: list[Terminal]) -> None:
-    terminals.append(terminal := Terminal(tmp_path, "--mode=hold"))
+def test_hold_where_it_cannot_work_says_so_and_leaves_the_mouse(tmp_path: Path, terminals: list[App]) -> None:
+    terminals.append(terminal := App(tmp_path, "--mode=hold"))
     terminal.start(XTERM)
     terminal.until("hold the talk button with the mouse")
     terminal.child.send(" ")
@@ -172,8 +86,8 @@ def test_hold_where_it_cannot_work_says_so_and_leaves_the_mouse(tmp_path: Path, 
     assert terminal.asked == ["start", "begin", "end", "close", "close"]
 
 
-def test_a_window_that_loses_the_focus_stops_recording(tmp_path: Path, terminals: list[Terminal]) -> None:
-    terminals.append(terminal := Terminal(tmp_path))
+def test_a_window_that_loses_the_focus_stops_recording(tmp_path: Path, terminals: list[App]) -> None:
+    terminals.append(terminal := App(tmp_path))
     terminal.start(KITTY)
     terminal.until("mode: hold")
     terminal.child.send(PRESS)
@@ -186,8 +100,8 @@ def test_a_window_that_loses_the_focus_stops_recording(tmp_path: Path, terminals
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP], ids=lambda number: number.name)
-def test_a_signal_restores_the_terminal_and_closes_what_is_open(number: signal.Signals, tmp_path: Path, terminals: list[Terminal]) -> None:
-    terminals.append(terminal := Terminal(tmp_path))
+def test_a_signal_restores_the_terminal_and_closes_what_is_open(number: signal.Signals, tmp_path: Path, terminals: list[App]) -> None:
+    terminals.append(terminal := App(tmp_path))
     terminal.start(KITTY)
     terminal.until("mode: hold")
     terminal.child.send(PRESS)
@@ -199,8 +113,8 @@ def test_a_signal_restores_the_terminal_and_closes_what_is_open(number: signal.S
     assert "Traceback" not in terminal.bytes
 
 
-def test_a_mistake_in_a_handler_restores_the_terminal(tmp_path: Path, terminals: list[Terminal]) -> None:
-    terminals.append(terminal := Terminal(tmp_path, "--crash"))
+def test_a_mistake_in_a_handler_restores_the_terminal(tmp_path: Path, terminals: list[App]) -> None:
+    terminals.append(terminal := App(tmp_path, "--crash"))
     terminal.start(KITTY)
     terminal.until("mode: hold")
     terminal.child.send("l")
@@ -210,8 +124,8 @@ def test_a_mistake_in_a_handler_restores_the_terminal(tmp_path: Path, terminals:
     assert terminal.asked[-2:] == ["close", "close"]
 
 
-def test_a_closed_window_ends_the_app(tmp_path: Path, terminals: list[Terminal]) -> None:
-    terminals.append(terminal := Terminal(tmp_path))
+def test_a_closed_window_ends_the_app(tmp_path: Path, terminals: list[App]) -> None:
+    terminals.append(terminal := App(tmp_path))
     terminal.start(KITTY)
     terminal.until("mode: hold")
     pid = terminal.child.pid
@@ -224,8 +138,8 @@ def test_a_closed_window_ends_the_app(tmp_path: Path, terminals: list[Terminal])
     assert terminal.asked[-2:] == ["close", "close"]
 
 
-def test_forty_columns_get_one_clear_line_and_a_key_to_leave(tmp_path: Path, terminals: list[Terminal]) -> None:
-    terminals.append(terminal := Terminal(tmp_path, columns=40))
+def test_forty_columns_get_one_clear_line_and_a_key_to_leave(tmp_path: Path, terminals: list[App]) -> None:
+    terminals.append(terminal := App(tmp_path, columns=40))
     end = time.monotonic() + 60
     while "60 columns" not in " ".join(terminal.screen.display):
         assert time.monotonic() < end, terminal.screen.display
@@ -243,10 +157,8 @@ def test_forty_columns_get_one_clear_line_and_a_key_to_leave(tmp_path: Path, ter
     ],
     ids=["dumb terminal", "no UTF-8"],
 )
-def test_a_terminal_that_cannot_show_it_gets_one_line(
-    environment: dict[str, str], says: str, tmp_path: Path, terminals: list[Terminal]
-) -> None:
-    terminals.append(terminal := Terminal(tmp_path, environment=environment))
+def test_a_terminal_that_cannot_show_it_gets_one_line(environment: dict[str, str], says: str, tmp_path: Path, terminals: list[App]) -> None:
+    terminals.append(terminal := App(tmp_path, environment=environment))
     assert terminal.ended() == 2
     assert says in terminal.bytes
     assert "--plain" in terminal.bytes

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import ClassVar
 
@@ -420,6 +421,8 @@ def run_app(
     Raises `ConfigError` when there is no terminal that can show it.
     """
     check_terminal()
+    # It starts with the stderr of the moment, and Textual's has no file behind it: the engine's process could not start.
+    resource_tracker.ensure_running()
     app = app_class(session, mode=mode, on_final=on_final)
     try:
         app.run()
