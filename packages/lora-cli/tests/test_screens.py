@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 from lora_cli.events import Loading, Ready, Switched
+from lora_cli.main import _parser
+from lora_cli.talking import Mode
 from playing import KITTY, PRESS, XTERM, Play, ended, final, partial, playing
 from scripted import BASE, TUNED, Script
 
@@ -120,6 +122,24 @@ def test_pictures_use_common_glyphs_and_load_nothing(name: str) -> None:
     assert {character for character in characters if not (character.isascii() or character == "\N{NO-BREAK SPACE}")} <= DRAWN
     assert "url(http" not in picture
     assert "textLength" in picture
+
+
+def test_the_readme_shows_every_mode_and_its_commands_are_understood() -> None:
+    text = (PICTURES.parents[1] / "README.md").read_text()
+    assert set(re.findall(r"\(docs/screens/([\w-]+)\.svg\)", text)) >= {
+        *Mode,
+        "hold-no-release",
+        "compared",
+        "correct",
+        "save",
+        "help",
+        "light",
+    }
+    commands = re.findall(r"^uv run moonshine(.*)$", text, re.M)
+    assert len(commands) > 3
+    for command in commands:
+        if "--help" not in command:
+            _parser().parse_args(command.split())
 
 
 def test_without_colour_unsure_words_and_recording_are_still_marked(monkeypatch: pytest.MonkeyPatch) -> None:
