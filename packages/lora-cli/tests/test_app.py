@@ -535,3 +535,16 @@ def test_answers_to_the_probe_may_come_again_after_the_app_was_suspended() -> No
         assert "mode: hold" in play.text
 
     play(scene)
+
+
+def test_what_comes_while_the_app_ends_breaks_nothing() -> None:
+    async def scene(play: Play) -> None:
+        await play.types(PRESS)
+        play.app.exit()
+        for _ in range(20):
+            play.script.emit(partial("late", "words"))
+            play.script.emit(final("late"))
+            play.app.tick()
+            await asyncio.sleep(0.01)
+
+    play(scene)

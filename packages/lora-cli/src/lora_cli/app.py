@@ -55,6 +55,10 @@ class EngineSpoke(Message):
         self.event = event
 
 
+class SourceOpened(Message):
+    """The microphone is open."""
+
+
 class SourceProblem(Message):
     """What is wrong with the microphone, in one line."""
 
@@ -137,10 +141,11 @@ class MoonshineApp(App[None]):
             self._no_source = str(error)
             self.post_message(SourceProblem(self._no_source))
             return
-        self.call_from_thread(self._opened, source)
-
-    def _opened(self, source: Source) -> None:
         self._source = source
+        self.post_message(SourceOpened())
+
+    def on_source_opened(self) -> None:
+        """Hands-free listens from here on."""
         self._switch(self._wish)
 
     def close(self) -> None:

@@ -21,10 +21,10 @@ TENTATIVE_MARK = "~"
 FLOOR_DBFS = -60.0
 """The meter's left end: a quiet room is about there, speech 20 to 50 dB above."""
 
-MOST_ROWS = 500
+MOST_ROWS = 200
 """Rows kept in the list; older ones stay where the history is stored."""
 
-_TRIM_ROWS = 50
+_TRIM_ROWS = 20
 
 
 class PlainScrollBar(ScrollBarRender):

@@ -52,19 +52,29 @@ class MainScreen(Screen[None]):
     VERTICAL_BREAKPOINTS = [(0, "-short"), (20, "-tall")]  # noqa: RUF012
     AUTO_FOCUS = "#history"
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.voice = Static(id="voice", markup=False)
+        self.mode = Static(id="mode", markup=False)
+        self.live = LiveText(id="live", markup=False)
+        self.meter = Meter(id="meter", markup=False)
+        self.talk = TalkButton(id="talk", markup=False)
+        self.history = Utterances(id="history")
+        self.status = StatusLine(id="status", markup=False)
+        self._spoken = VerticalScroll(self.live, id="spoken", can_focus=False)
+
     def compose(self) -> ComposeResult:
         yield Static(
             f"! This window is too narrow: moonshine needs {LEAST_COLUMNS} columns. Widen it, or use --plain; q quits.", id="narrow"
         )
         with Vertical(id="all"):
-            yield Static(id="voice", markup=False)
-            yield Static(id="mode", markup=False)
-            with VerticalScroll(id="spoken", can_focus=False):
-                yield LiveText(id="live", markup=False)
-            yield Meter(id="meter", markup=False)
-            yield TalkButton(id="talk", markup=False)
-            yield Utterances(id="history")
-            yield StatusLine(id="status", markup=False)
+            yield self.voice
+            yield self.mode
+            yield self._spoken
+            yield self.meter
+            yield self.talk
+            yield self.history
+            yield self.status
             yield KeyBar(id="keys")
 
     class Shown(Message):
@@ -75,12 +85,10 @@ class MainScreen(Screen[None]):
 
     def show_voice(self, voice: str, other: str | None, source: str) -> None:
         compared = f"  A/B with: {other}" if other else ""
-        self.query_one("#voice", Static).update(
-            Content.assemble(("moonshine", "bold"), f"  voice: {voice}{compared}  microphone: {source}")
-        )
+        self.voice.update(Content.assemble(("moonshine", "bold"), f"  voice: {voice}{compared}  microphone: {source}"))
 
     def show_mode(self, choice: Choice) -> None:
-        self.query_one("#mode", Static).update(Content.assemble("mode: ", (choice.mode.value, "bold"), f" - {choice.reason}"))
+        self.mode.update(Content.assemble("mode: ", (choice.mode.value, "bold"), f" - {choice.reason}"))
 
     def show_idle(self, choice: Choice) -> None:
         """The talk button while nothing is recorded."""
@@ -90,7 +98,7 @@ class MainScreen(Screen[None]):
             text = "Press space to talk, or hold the mouse here"
         else:
             text = "Hold space and talk, or hold the mouse here" if choice.key_works else "Hold the mouse here and talk"
-        self.query_one(TalkButton).show(text, recording=False)
+        self.talk.show(text, recording=False)
 
     def show_recording(self, choice: Choice, length_s: Seconds | None, *, by_button: bool) -> None:
         """The talk button during a recording; `length_s` is None until the first sound has arrived."""
@@ -101,23 +109,11 @@ class MainScreen(Screen[None]):
         else:
             end = "press space to end" if choice.mode is Mode.TOGGLE and not by_button else "let go to end"
             text = f"[REC] {int(length_s) // 60}:{int(length_s) % 60:02} - speak; {end}"
-        self.query_one(TalkButton).show(text, recording=True)
+        self.talk.show(text, recording=True)
 
     def show_spoken(self, committed: str, tentative: str) -> None:
-        self.query_one(LiveText).show(committed, tentative)
-        self.query_one("#spoken", VerticalScroll).scroll_end(animate=False)
+        self.live.show(committed, tentative)
+        self._spoken.scroll_end(animate=False)
 
     def show_hint(self, text: str) -> None:
-        self.query_one(LiveText).hint(text)
-
-    @property
-    def meter(self) -> Meter:
-        return self.query_one(Meter)
-
-    @property
-    def history(self) -> Utterances:
-        return self.query_one(Utterances)
-
-    @property
-    def status(self) -> StatusLine:
-        return self.query_one(StatusLine)
+        self.live.hint(text)
