@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 from lora_cli.events import Event, Final, Voice
-from lora_cli.session import OnLevel, OnProblem, OnSamples, SaveFormat, Session
+from lora_cli.session import OnLevel, OnProblem, OnSamples, Results, SaveFormat, Session
 
 from lora.audio import Waveform
 from lora.errors import AudioError, RunFolderError
@@ -30,9 +30,11 @@ class Script:
     folder: Path = Path()
     refusal: str | None = None
     """What every result is refused with, when set."""
+    results: Results | None = None
+    """What takes the results in place of the script."""
 
     def session(self) -> Session:
-        return Session(self.voices, self._engine, self._source, "default", self)
+        return Session(self.voices, self._engine, self._source, "default", self.results or self)
 
     def _engine(self, emit: Callable[[Event], None]) -> "Script":
         self.emit = emit

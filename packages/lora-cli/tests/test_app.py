@@ -4,11 +4,14 @@ import asyncio
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from lora_cli.app import MoonshineApp
 from lora_cli.events import Failed, Final, Loading, Ready, Switched
+from lora_cli.results import Results
 from lora_cli.screens.correct import CorrectScreen
 from lora_cli.screens.keys import KEYS
 from lora_cli.session import PREROLL_SAMPLES, Recorder, SaveFormat
@@ -17,6 +20,7 @@ from playing import KITTY, PRESS, RELEASE, REPEAT, XTERM, Play, ended, final, pa
 from scripted import BASE, CHUNK, TUNED, Script
 from textual import events
 
+from lora.manifest import Rules, read
 from lora.units import Seconds
 
 Scene = Callable[[Play], Awaitable[None]]
@@ -374,6 +378,26 @@ def test_an_utterance_that_cannot_be_stored_is_shown_all_the_same() -> None:
         assert "one" in play.text
 
     play(scene, Script(refusal="disk full"))
+
+
+def test_with_real_results_commands_leave_what_they_say_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    results = Results(tmp_path / "corrections.jsonl", tmp_path)
+    spoken = [replace(final(text, minute=minute), samples=np.tile(CHUNK, 100)) for minute, text in enumerate(["one", "to"])]
+
+    async def scene(play: Play) -> None:
+        await play.says(*spoken)
+        await play.press("e")
+        await play.press("backspace", "w", "o", "enter")
+        assert [(row.text, row.audio.waveform().shape) for row in read(tmp_path / "corrections.jsonl", Rules())] == [("two", (32000,))]
+        await play.press("up", "d")
+        await play.press("s")
+        await play.press("enter")
+
+    play(scene, Script(results=results))
+    [saved] = tmp_path.glob("moonshine-*.txt")
+    assert saved.read_text() == "two\n"
+    assert len(list((tmp_path / "state").rglob("*.flac"))) == 1, "the deleted utterance's sound is gone"
 
 
 def test_voices_are_switched_and_compared_with_a_key() -> None:

@@ -292,7 +292,7 @@ class MoonshineApp(App[None]):
             await asyncio.to_thread(self._session.results.add, final)
         if self._on_final is not None:
             try:
-                self._on_final(final)
+                await asyncio.to_thread(self._on_final, final)
             except BrokenPipeError:  # whoever reads the lines is gone, as `head` is after the last one it wants
                 self.exit(return_code=EXIT_BROKEN_PIPE)
 
