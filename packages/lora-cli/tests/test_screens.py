@@ -126,7 +126,7 @@ def test_pictures_use_common_glyphs_and_load_nothing(name: str) -> None:
 
 def test_the_readme_shows_every_mode_and_its_commands_are_understood() -> None:
     text = (PICTURES.parents[1] / "README.md").read_text()
-    assert set(re.findall(r"\(docs/screens/([\w-]+)\.svg\)", text)) >= {
+    assert set(re.findall(r"\(\./docs/screens/([\w-]+)\.svg\)", text)) >= {
         *Mode,
         "hold-no-release",
         "compared",
