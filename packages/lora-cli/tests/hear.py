@@ -7,12 +7,13 @@ import threading
 import time
 
 import numpy as np
+from lora_cli.events import Problem
 from lora_cli.microphone import Microphone, find
 
 seconds, output = float(sys.argv[1]), sys.argv[2]
 heard: list[np.ndarray] = []
 peaks: list[float] = []
-problems: list[str] = []
+problems: list[Problem] = []
 first = threading.Event()
 
 
@@ -26,4 +27,5 @@ first.wait(10)
 print("ready", flush=True)
 time.sleep(seconds)
 microphone.close()
-np.savez(output, samples=np.concatenate(heard), peaks=peaks, problems=json.dumps(problems), overflows=microphone.overflows)
+told = json.dumps([problem.message for problem in problems])
+np.savez(output, samples=np.concatenate(heard), peaks=peaks, problems=told, overflows=microphone.overflows)

@@ -111,6 +111,7 @@ def final(text: str, *, other: str | None = None, recording: int = 1, minute: in
         text=text,
         segments=(),
         samples=np.zeros(16000 * 3, dtype=np.float32),
+        length_s=Seconds(3.0),
         latency_s=Seconds(0.121),
         other_voice=None if other is None else "tuned",
         other_text=other,

@@ -1,8 +1,10 @@
 """What the user does reaches engine, microphone and history, and what they say is shown."""
 
 import asyncio
+import gc
 import subprocess
 import sys
+import weakref
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from lora_cli.app import MoonshineApp
-from lora_cli.events import Failed, Final, Loading, Ready, Switched
+from lora_cli.events import Failed, Final, Loading, Problem, Ready, Switched
 from lora_cli.results import Results
 from lora_cli.screens.correct import CorrectScreen
 from lora_cli.screens.keys import KEYS
@@ -448,9 +450,47 @@ def test_without_a_microphone_the_reason_stays_on_the_screen_and_the_app_usable(
 
 def test_a_warning_of_the_microphone_is_shown() -> None:
     async def scene(play: Play) -> None:
-        play.script.on_problem("built-in: complete silence; is the microphone muted?")
+        play.script.on_problem(Problem("built-in: complete silence; is the microphone muted?"))
         await play.settle()
         assert "! built-in: complete silence" in play.text
+
+    play(scene)
+
+
+def test_a_microphone_that_is_lost_ends_the_recording_and_the_next_press_says_why_until_it_is_back() -> None:
+    async def scene(play: Play) -> None:
+        await play.types(PRESS)
+        await play.hears()
+        play.script.on_problem(Problem("built-in: gives no sound any more", lost=True))
+        await play.settle()
+        assert play.script.asked[-1] == "end"
+        assert "! built-in: gives no sound any more" in play.text
+        assert "Hold space and talk" in play.text
+        await play.types(RELEASE)
+        await play.press("l")
+        await play.types(PRESS)
+        assert play.script.asked[-1] == "end"
+        assert "! built-in: gives no sound any more" in play.text
+        await play.hears()
+        await play.types(PRESS)
+        assert play.script.asked[-1] == "begin"
+
+    play(scene)
+
+
+def test_the_screen_keeps_no_sound() -> None:
+    """An hour of speech is 230 MB as samples."""
+    heard: list[weakref.ref[np.ndarray]] = []
+
+    async def scene(play: Play) -> None:
+        for number in range(3):
+            said = final(f"number {number}", recording=number)
+            heard.append(weakref.ref(said.samples))
+            await play.says(said)
+            del said
+        assert "  3.0 s" in play.text
+        gc.collect()
+        assert [one() for one in heard] == [None] * 3
 
     play(scene)
 

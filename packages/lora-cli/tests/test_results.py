@@ -14,7 +14,7 @@ from lora_cli.events import Final, Segment
 from lora_cli.results import Results, subtitles
 from lora_cli.session import SaveFormat
 
-from lora.audio import AudioSettings, FileAudio, read_file, waveform_hash
+from lora.audio import AudioSettings, FileAudio, duration, read_file, waveform_hash
 from lora.errors import AudioError, ManifestError, RunFolderError
 from lora.main import _main as moonshine_lora
 from lora.manifest import Rules, Utterance, read
@@ -28,7 +28,8 @@ def final(utterance: Utterance, text: str = "ever tried", after_s: float = 0.0, 
     samples = read_file(utterance.audio.path, AudioSettings())
     segments = (Segment(Seconds(0.5), Seconds(1.0), text), Segment(Seconds(1.7), Seconds(0.25), "again"))
     at = START + timedelta(seconds=after_s)
-    return Final(1, at, "tuned", f"{text} again", segments, samples, Seconds(0.1), more.get("other_voice"), more.get("other_text"))
+    length_s = duration(samples)
+    return Final(1, at, "tuned", f"{text} again", segments, samples, length_s, Seconds(0.1), **more)
 
 
 @pytest.fixture
@@ -103,7 +104,7 @@ from lora_cli.results import Results
 results = Results(Path(sys.argv[1]), keep=False)
 for number in range(20):
     at = datetime(2026, 3, 1, tzinfo=UTC) + timedelta(minutes=number, milliseconds=int(sys.argv[2]))
-    said = Final(1, at, "v", "text", (), np.full(1600, 0.1, dtype=np.float32), 0.1)
+    said = Final(1, at, "v", "text", (), np.full(1600, 0.1, dtype=np.float32), 0.1, 0.1)
     results.add(said)
     results.correct(said, f"{sys.argv[2]} {number}")
 results.close()
@@ -169,6 +170,6 @@ def test_no_utterances_are_no_subtitles() -> None:
 def test_memory_holds_no_sound(results: Results) -> None:
     """An hour of speech is 230 MB as samples."""
     noise = np.random.default_rng(0).normal(0, 0.1, 16_000).astype(np.float32)
-    results.add(Final(1, START, "v", "text", (), noise, Seconds(0.1)))
+    results.add(Final(1, START, "v", "text", (), noise, Seconds(1.0), Seconds(0.1)))
     held = [value for kept in results._entries.values() for value in (getattr(kept, name) for name in kept.__struct_fields__)]
     assert not any(isinstance(value, np.ndarray) for value in held)

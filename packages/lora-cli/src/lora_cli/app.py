@@ -21,13 +21,13 @@ from lora.console import EXIT_BROKEN_PIPE
 from lora.errors import LoraError
 from lora.units import Seconds
 from lora_cli.driver import ENDING_SIGNALS, TalkDriver, check_terminal
-from lora_cli.events import Ended, Event, Failed, Final, Loading, Partial, Ready, Switched, Voice
+from lora_cli.events import Ended, Event, Failed, Final, Loading, Partial, Problem, Ready, Switched, Voice
 from lora_cli.keyboard import KeyReleased, KeyReleaseSupport, KeyRepeated
 from lora_cli.screens.correct import CorrectScreen
 from lora_cli.screens.help import HelpScreen
 from lora_cli.screens.main import MainScreen
 from lora_cli.screens.save import SaveScreen
-from lora_cli.session import Engine, Recorder, SaveFormat, Session, Source
+from lora_cli.session import NOTHING, Engine, Recorder, SaveFormat, Session, Source
 from lora_cli.talking import AUTO, EndsWith, Input, Mode, Talking, choose
 from lora_cli.widgets import PlainScrollBar
 
@@ -60,11 +60,11 @@ class SourceOpened(Message):
 
 
 class SourceProblem(Message):
-    """What is wrong with the microphone, in one line."""
+    """Something is wrong with the microphone."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, problem: Problem) -> None:
         super().__init__()
-        self.text = text
+        self.problem = problem
 
 
 class MoonshineApp(App[None]):
@@ -95,7 +95,8 @@ class MoonshineApp(App[None]):
         self._talking = Talking(choose(mode, None, environment))
         self._engine: Engine | None = None
         self._source: Source | None = None
-        self._no_source = "the microphone is not open yet"
+        self._no_source: str | None = "the microphone is not open yet"
+        """Why nothing can be recorded, if so."""
         self._recorder: Recorder | None = None
         self._voice = session.voices[0].name
         self._other: str | None = None
@@ -138,10 +139,10 @@ class MoonshineApp(App[None]):
         try:
             source = self._session.open_source(recorder.hear, self._on_level, self._on_problem)
         except LoraError as error:
-            self._no_source = str(error)
-            self.post_message(SourceProblem(self._no_source))
+            self.post_message(SourceProblem(Problem(str(error), lost=True)))
             return
         self._source = source
+        self._no_source = None
         self.post_message(SourceOpened())
 
     def on_source_opened(self) -> None:
@@ -225,9 +226,9 @@ class MoonshineApp(App[None]):
         self._show_talking()
 
     def _begin(self, *, hands_free: bool) -> None:
-        if self._recorder is None or self._source is None:
+        if self._recorder is None or self._no_source is not None:
             self._talking = self._talking.after(Input.LOST, Seconds(self._clock()))
-            self.main.status.say(self._no_source, serious=True)
+            self.main.status.say(self._no_source or "the app is not ready yet", serious=True)
             return
         self._pending.add(self._recorder.begin(hands_free=hands_free))
         self._began = self._clock()
@@ -238,11 +239,13 @@ class MoonshineApp(App[None]):
         """Takes an event in the engine's thread."""
         self.post_message(EngineSpoke(event))
 
-    def _on_problem(self, text: str) -> None:
-        """Takes a warning in the microphone's thread."""
-        self.post_message(SourceProblem(text))
+    def _on_problem(self, problem: Problem) -> None:
+        """Takes it in the microphone's thread."""
+        self.post_message(SourceProblem(problem))
 
     def _on_level(self, peak: float) -> None:
+        """Takes the level in the microphone's thread. A device that was lost is back with it."""
+        self._no_source = None
         self._peak = max(self._peak, peak)
 
     def tick(self) -> None:
@@ -256,7 +259,11 @@ class MoonshineApp(App[None]):
             self.main.show_spoken(self._partial.committed, self._partial.tentative)
 
     def on_source_problem(self, message: SourceProblem) -> None:
-        self.main.status.say(message.text, serious=True)
+        """Says it. Without sound a recording ends, and what was said so far becomes text."""
+        self.main.status.say(message.problem.message, serious=True)
+        if message.problem.lost:
+            self._no_source = message.problem.message
+            self._talk(Input.LOST)
 
     async def on_engine_spoke(self, message: EngineSpoke) -> None:
         event = message.event
@@ -287,7 +294,7 @@ class MoonshineApp(App[None]):
         self.main.show_spoken(final.text or "(no speech found)", "")
         if not final.text:
             return
-        self.main.history.add(final)
+        self.main.history.add(replace(final, samples=NOTHING))
         with self._refusals_shown():
             await asyncio.to_thread(self._session.results.add, final)
         if self._on_final is not None:

@@ -76,6 +76,8 @@ class Final:
     text: str
     segments: tuple[Segment, ...]
     samples: Waveform
+    """What was heard; empty in what a front end keeps, for sound is kept on disk."""
+    length_s: Seconds
     latency_s: Seconds
     other_voice: str | None = None
     other_text: str | None = None
@@ -104,6 +106,14 @@ class Failed:
     """The engine cannot go on; `message` is one line for the user, as at the command line."""
 
     message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """What is wrong with the source of sound, in one line. `lost` says that no sound comes any more, so that nothing can be recorded."""
+
+    message: str
+    lost: bool = False
 
 
 Event = Loading | Ready | Partial | Final | Ended | Switched | Failed

@@ -10,7 +10,7 @@ from typing import Final as Constant
 
 import numpy as np
 
-from lora.audio import Waveform
+from lora.audio import Waveform, duration
 from lora.config import Device, Precision
 from lora.decode import Transcript
 from lora.errors import LoraError
@@ -209,13 +209,15 @@ class Hearing:
 
     def _send_final(self, take: Take, at: float) -> None:
         offset_s = take.segments[0].start_s if take.begin.hands_free else 0.0
+        samples = np.concatenate(take.chunks) if take.chunks else np.zeros(0, dtype=np.float32)
         final = Final(
             recording=take.begin.recording,
             started_at=take.begin.started_at + timedelta(seconds=offset_s),
             voice=take.voice,
             text=_joined([segment.text for segment in take.segments]),
             segments=tuple(take.segments),
-            samples=np.concatenate(take.chunks) if take.chunks else np.zeros(0, dtype=np.float32),
+            samples=samples,
+            length_s=duration(samples),
             latency_s=Seconds(0.0),
             other_voice=take.other,
             other_text=None if take.other is None else _joined(take.others),

@@ -10,7 +10,7 @@ import msgspec
 
 from lora.console import TerminatedError
 from lora.errors import AudioError, LoraError
-from lora_cli.events import Ended, Event, Failed, Final, Loading, Ready
+from lora_cli.events import Ended, Event, Failed, Final, Loading, Problem, Ready
 from lora_cli.results import entry
 from lora_cli.session import Recorder, Session
 
@@ -22,7 +22,7 @@ class Writer(Protocol):
     """How events become lines."""
 
     def event(self, event: Event) -> None: ...
-    def problem(self, text: str) -> None: ...
+    def problem(self, problem: Problem) -> None: ...
 
 
 class PlainWriter:
@@ -41,8 +41,8 @@ class PlainWriter:
             if event.other_text is not None:
                 print(f"{event.other_voice}: {event.other_text}", file=self._out, flush=True)
 
-    def problem(self, text: str) -> None:
-        self._say(f"warning: {text}")
+    def problem(self, problem: Problem) -> None:
+        self._say(f"warning: {problem.message}")
 
     def _say(self, text: str) -> None:
         print(text, file=self._err, flush=True)
@@ -60,8 +60,8 @@ class JsonWriter:
         values = msgspec.to_builtins(entry(event)) if isinstance(event, Final) else msgspec.to_builtins(event, enc_hook=str)
         self._write({"event": kind, **values})
 
-    def problem(self, text: str) -> None:
-        self._write({"event": "problem", "message": text})
+    def problem(self, problem: Problem) -> None:
+        self._write({"event": "problem", **msgspec.to_builtins(problem)})
 
     def _write(self, values: dict[str, object]) -> None:
         self._out.write(self._encoder.encode(values).decode() + "\n")
@@ -71,7 +71,8 @@ class JsonWriter:
 def run_lines(session: Session, writer: Writer, *, hands_free: bool, until: threading.Event) -> None:
     """Hears until the source has ended (`until` is set) or the user ends it, and writes what was said; then Ctrl-C and SIGTERM go on.
 
-    Raises `AudioError` when the source cannot be opened, and when the engine fails.
+    Raises `AudioError` when the source cannot be opened, when it gives no sound any more (once the text of what was said is written), and
+    when the engine fails.
     """
     conversation = _Conversation(session, writer)
     engine = session.open_engine(conversation.event)
@@ -93,6 +94,8 @@ def run_lines(session: Session, writer: Writer, *, hands_free: bool, until: thre
         engine.close()
     if conversation.broken is not None:
         raise conversation.broken
+    if conversation.lost is not None:
+        raise AudioError(conversation.lost)
     if ended_by is not None:
         raise ended_by
 
@@ -105,6 +108,8 @@ class _Conversation:
         self._lock = threading.Lock()
         self._ended = threading.Event()
         self.broken: Exception | None = None
+        self.lost: str | None = None
+        """Why no sound comes any more, if so."""
 
     def event(self, event: Event) -> None:
         with self._lock:
@@ -123,14 +128,18 @@ class _Conversation:
         if isinstance(event, Ended):
             self._ended.set()
 
-    def problem(self, text: str) -> None:
+    def problem(self, problem: Problem) -> None:
+        """Passes it on; what ends the conversation is raised instead."""
         with self._lock:
-            self._writer.problem(text)
+            if problem.lost:
+                self.lost = problem.message
+            else:
+                self._writer.problem(problem)
 
     def wait(self, until: threading.Event) -> None:
-        """Until the source is through, a signal came or the engine broke."""
+        """Until the source is through or gone, a signal came or the engine broke."""
         while not until.wait(0.1):
-            if self.broken is not None:
+            if self.broken is not None or self.lost is not None:
                 return
 
     def finish(self) -> None:

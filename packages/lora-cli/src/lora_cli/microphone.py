@@ -16,6 +16,7 @@ import numpy as np
 from lora.audio import Waveform
 from lora.errors import AudioError
 from lora.units import SAMPLE_RATE_HZ
+from lora_cli.events import Problem
 
 LOST_S: Final = 1.0
 """Without a block for so long the device is gone: blocks come every 20 ms."""
@@ -82,7 +83,7 @@ def find(wanted: str | None) -> Device:
 
 
 class Microphone:
-    """An open input. Chunks of 16 kHz mono go to `on_samples`, peaks to `on_level`, one-line warnings to `on_problem`.
+    """An open input. Chunks of 16 kHz mono go to `on_samples`, peaks to `on_level`, problems to `on_problem`.
 
     All three are called from a thread of the microphone's own. PortAudio's callback only puts the block away: it must never wait.
     """
@@ -92,7 +93,7 @@ class Microphone:
         device: Device,
         on_samples: Callable[[Waveform], None],
         on_level: Callable[[float], None],
-        on_problem: Callable[[str], None],
+        on_problem: Callable[[Problem], None],
     ) -> None:
         """Opens the device. Raises `AudioError` when it cannot be opened."""
         sounddevice = _sounddevice()
@@ -138,7 +139,8 @@ class Microphone:
             try:
                 block = self._blocks.get(timeout=LOST_S)
             except queue.Empty:
-                self._on_problem(f"{self.device.name}: gives no sound any more; was it unplugged? Start moonshine again when it is back")
+                gone = f"{self.device.name}: gives no sound any more; was it unplugged? Start moonshine again when it is back"
+                self._on_problem(Problem(gone, lost=True))
                 block = self._blocks.get()  # until it is back, or the app ends
             if block is None:
                 return
@@ -149,7 +151,7 @@ class Microphone:
             self._on_level(peak)
             lost, overflows = self.overflows - overflows, self.overflows
             if warning := self._health.after(peak, lost, time.monotonic()):
-                self._on_problem(f"{self.device.name}: {warning}")
+                self._on_problem(Problem(f"{self.device.name}: {warning}"))
 
 
 def _format(sounddevice: Any, device: Device) -> tuple[int, int]:

@@ -5,12 +5,11 @@ import shutil
 import tempfile
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TextIO
 
 import msgspec
 from filelock import FileLock
 
-from lora.audio import AudioSettings, duration, encode_flac, read_file
+from lora.audio import AudioSettings, encode_flac, read_file
 from lora.errors import AudioError, ManifestError
 from lora.files import atomic_file, write_jsonl, writing_errors
 from lora.manifest import Row
@@ -53,7 +52,7 @@ def entry(final: Final) -> Entry:
         started_at=final.started_at,
         voice=final.voice,
         text=final.text,
-        seconds=duration(final.samples),
+        seconds=final.length_s,
         latency_s=final.latency_s,
         segments=final.segments,
         other_voice=final.other_voice,
@@ -193,15 +192,3 @@ def _clock(seconds: float) -> str:
     whole = timedelta(milliseconds=round(1000 * seconds))
     minutes, rest = divmod(whole.seconds + 86400 * whole.days, 60)
     return f"{minutes // 60:02}:{minutes % 60:02}:{rest:02},{whole.microseconds // 1000:03}"
-
-
-class LineWriter:
-    """Finished utterances as JSON lines, one by one, for the program that reads the app's output."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-        self._encoder = msgspec.json.Encoder()
-
-    def write(self, final: Final) -> None:
-        self._stream.write(self._encoder.encode(entry(final)).decode() + "\n")
-        self._stream.flush()

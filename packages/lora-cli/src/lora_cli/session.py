@@ -12,7 +12,7 @@ import numpy as np
 
 from lora.audio import Waveform
 from lora.units import SAMPLE_RATE_HZ
-from lora_cli.events import Event, Final, Voice
+from lora_cli.events import Event, Final, Problem, Voice
 
 PREROLL_SAMPLES = round(0.3 * SAMPLE_RATE_HZ)
 """Sound from before the key press that belongs to a recording: people start to speak as the key goes down."""
@@ -68,7 +68,7 @@ class Results(Protocol):
 OnSamples = Callable[[Waveform], None]
 OnLevel = Callable[[float], None]
 """Takes the peak of the latest sound, 0 to 1."""
-OnProblem = Callable[[str], None]
+OnProblem = Callable[[Problem], None]
 
 
 @dataclass(frozen=True, slots=True)

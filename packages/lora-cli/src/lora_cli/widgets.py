@@ -12,7 +12,6 @@ from textual.scrollbar import ScrollBarRender
 from textual.widgets import OptionList, Static
 from textual.widgets.option_list import Option
 
-from lora.audio import duration
 from lora_cli.events import Final
 
 TENTATIVE_MARK = "~"
@@ -141,7 +140,7 @@ class Utterances(OptionList):
 
 def row(final: Final) -> Content:
     """When, how long, how late, and the text; a second line for what the other voice says."""
-    times = f"{final.started_at:%H:%M:%S} {duration(final.samples):5.1f} s {final.latency_s * 1000:4.0f} ms  "
+    times = f"{final.started_at:%H:%M:%S} {final.length_s:5.1f} s {final.latency_s * 1000:4.0f} ms  "
     text = final.text or "(no speech)"
     if final.other_voice is None:
         return Content.assemble((times, "dim"), text)
