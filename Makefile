@@ -11,11 +11,15 @@ export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 UV_HOME := .uv
 UV := $(shell command -v uv 2>/dev/null || echo $(UV_HOME)/bin/uv)
 
+# A sound server, PortAudio, and terminals that tests drive without a display.
+RIG := pulseaudio pulseaudio-utils libportaudio2 libasound2-plugins tmux xvfb xdotool kitty libgl1-mesa-dri fonts-dejavu imagemagick
+SUDO := $(shell test "$$(id -u)" = 0 || echo sudo)
+
 MARKERS ?= not slow
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help venv sync data run test test-slow lint type bench clean
+.PHONY: help venv sync data run test test-slow rig lint type bench clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-10s %s\n", $$1, $$2}'
@@ -42,6 +46,10 @@ test: sync ## run the tests (the slow ones: make test-slow)
 test-slow: MARKERS = slow
 test-slow: WORKERS = 1
 test-slow: test ## run the end-to-end tests of minutes
+
+rig: ## install what the voice app's tests need on Debian and Ubuntu: a virtual microphone, terminals (asks for root)
+	$(SUDO) apt-get update --quiet
+	$(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install --yes --quiet --no-install-recommends $(RIG)
 
 lint: sync ## check style
 	$(BIN)/ruff check .

@@ -17,7 +17,6 @@ from torch import Tensor
 from transformers import AutoModelForSpeechSeq2Seq
 
 from lora.adapter import (
-    PASSPORT_FILE,
     SITES,
     Adapted,
     Passport,
@@ -38,6 +37,7 @@ from lora.decoder import Decoder
 from lora.encoder import Encoder
 from lora.errors import CheckpointError, ConfigError
 from lora.model_utils import Speech, load_speech, pad_labels
+from lora.passport import PASSPORT_FILE
 from lora.text import normaliser_version
 
 TOKENS = torch.tensor([[1, 372, 471, 278, 1900, 310, 3064]])

@@ -25,6 +25,7 @@ ORDER = (
     "wheels",
     "packaged",
     "checkpoint",
+    "passport",
     "corpora",
     "augment",
     "text",
@@ -57,6 +58,7 @@ ORDER = (
     "export",
     "experiment",
     "transcribe",
+    "live",
     "runners",
     "main",
 )
@@ -64,7 +66,7 @@ ORDER = (
 
 TORCH_FREE = (
     *("errors", "units", "language", "files", "audio", "effects", "manifest", "config", "console", "wheels", "augment"),
-    *("text", "scoring", "analysis", "significance", "gate", "corpora", "tracking", "main"),
+    *("passport", "text", "scoring", "analysis", "significance", "gate", "corpora", "tracking", "main"),
     *("runtimes", "exported", "agreement"),
 )
 """Modules that start without torch, transformers or peft, so that `--help`, manifests and settings answer at once."""

@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from lora import passport as passports
 from lora.audio import AudioSettings
 from lora.checkpoint import Checkpoint
 from lora.config import AdapterConfig
@@ -24,9 +24,8 @@ from lora.errors import CheckpointError, ConfigError
 from lora.files import read_json, write_json
 from lora.language import Language
 from lora.model_utils import Speech
+from lora.passport import PASSPORT_FILE
 from lora.text import ResolvedStyle
-
-PASSPORT_FILE = "moonshine_lora.json"
 
 _FACTOR = re.compile(r"\.lora_(?P<side>[AB])\.weight$")
 _ATTENTION = "(q|k|v|o)_proj"
@@ -43,12 +42,9 @@ SITES["both"] = SITES["all"] = f"{SITES['decoder']}|{SITES['encoder']}"
 """Named sites as patterns over full module names. None touches the head or the embedding: v1 ties the two."""
 
 
-class Passport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Passport(passports.Origin, frozen=True, kw_only=True, omit_defaults=True):
     """What an adapter belongs to and how it was scored, saved beside it so that every later use is the same."""
 
-    base_model_id: str
-    base_revision: str | None
-    base_sha256: str
     audio: AudioSettings
     decode: DecodeSettings
     text_style: ResolvedStyle
@@ -261,15 +257,7 @@ def _write_as_plain_lora(folder: Path, split_off: Mapping[str, Tensor]) -> None:
 
 def read_passport(folder: Path) -> Passport:
     """The passport of a saved adapter. Raises `CheckpointError` when there is no adapter or no passport."""
-    if not (folder / "adapter_config.json").is_file():
-        raise CheckpointError(f"{folder}: holds no adapter (no adapter_config.json); give a run's lora_adapter/ folder")
-    if not (folder / PASSPORT_FILE).is_file():
-        raise CheckpointError(
-            f"{folder}: has no {PASSPORT_FILE}, so its base model and decode settings are unknown; "
-            "it was not made by moonshine-lora or the file was lost"
-        )
-    passport: Passport = read_json(folder / PASSPORT_FILE, Passport, CheckpointError)
-    return passport
+    return passports.read(folder, Passport)
 
 
 def passport_of(checkpoint: Checkpoint) -> Passport | None:
@@ -282,12 +270,8 @@ def load(speech: Speech, folder: Path) -> Adapted:
     """Puts a saved adapter into its base model. Raises `CheckpointError` when it was trained on another one."""
     import peft
 
-    passport = read_passport(folder)
-    if passport.base_sha256 != speech.checkpoint.sha256:
-        raise CheckpointError(
-            f"{folder}: was trained on {_name(passport.base_model_id, passport.base_revision, passport.base_sha256)}, not on "
-            f"{_name(speech.checkpoint.model_id, speech.checkpoint.revision, speech.checkpoint.sha256)}; give that --model-id"
-        )
+    checkpoint = speech.checkpoint
+    passports.check(folder, read_passport(folder), checkpoint.model_id, checkpoint.revision, checkpoint.sha256)
     wrapped = peft.PeftModel.from_pretrained(speech.model, folder)
     # Not `target_modules`: beyond 20 names PEFT keeps only what their ends have in common.
     return Adapted(speech, wrapped, tuple(name for name, module in speech.model.named_modules() if hasattr(module, "lora_A")))
@@ -338,7 +322,3 @@ def restore(adapted: Adapted, weights: dict[str, Tensor]) -> None:
     with torch.no_grad():
         for name, weight in weights.items():
             parameters[name].copy_(weight)
-
-
-def _name(model_id: str, revision: str | None, sha256: str) -> str:
-    return f"{model_id}{f'@{revision[:8]}' if revision else ''} (weights {sha256[:8]})"

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import msgspec
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lora.decoder import Cache, Decoder, Memory
 from lora.model_utils import IGNORED_LABEL, Encoded, Speech, pad_labels
@@ -45,13 +45,25 @@ class Transcript:
 
 
 @torch.inference_mode()
-def transcribe(decoder: Decoder, encoded: Encoded, lengths_s: Sequence[Seconds], settings: DecodeSettings) -> list[Transcript]:
-    """Transcripts of a batch of clips from their encoder output and durations, in their order. Each is what the clip gives alone."""
+def transcribe(
+    decoder: Decoder,
+    encoded: Encoded,
+    lengths_s: Sequence[Seconds],
+    settings: DecodeSettings,
+    drafts: Sequence[Sequence[int]] | None = None,
+) -> list[Transcript]:
+    """Transcripts of a batch of clips from their encoder output and durations, in their order. Each is what the clip gives alone.
+
+    `drafts` are tokens that the transcripts may resemble: only the time that it takes depends on them.
+    """
+    end = decoder.speech.end_id
+    drafts = [()] * len(lengths_s) if drafts is None else drafts
+    rows = [[*draft, end] for draft in drafts]
+    targets = pad_labels(rows, decoder.speech.device)
     memory, cache = decoder.listen(encoded), Cache()
-    start = torch.full((len(lengths_s), 1), decoder.speech.start_id, device=decoder.speech.device)
-    first = decoder.best_tokens(decoder(start, memory, cache)[:, 0])
-    clips = [_Clip([token], settings.cap(length_s), ()) for token, length_s in zip(first.tolist(), lengths_s, strict=True)]
-    return _finish(decoder, clips, memory, cache)
+    hidden = decoder(decoder.inputs(targets), memory, cache)
+    best = decoder.best_tokens(hidden[targets != IGNORED_LABEL])
+    return _finish(decoder, _begun(rows, best, lengths_s, settings, drafts), memory, cache)
 
 
 @torch.inference_mode()
@@ -63,22 +75,28 @@ def transcribe_and_score(
     labels: Sequence[Sequence[int]],
     drafts: Sequence[Sequence[int]],
 ) -> tuple[float, list[Transcript]]:
-    """Summed loss of the labels in nats, and what `transcribe` gives, sooner where `drafts` resemble it.
-
-    The loss takes the decoder over all labels at once, which also shows what it would have said itself after each: up to the first
-    difference that is its own transcript, and decoding starts there. `drafts` may be anything; they cost time where they are wrong.
-    """
+    """Summed loss of the labels in nats, and what `transcribe` gives, sooner where labels or `drafts` resemble it."""
     targets = pad_labels(labels, decoder.speech.device)
     memory, cache = decoder.listen(encoded), Cache()
     hidden = decoder(decoder.inputs(targets), memory, cache)
     wanted = targets != IGNORED_LABEL
     nats, best = decoder.judge(hidden[wanted], targets[wanted])
-    own = [part.tolist() for part in best.split([len(row) for row in labels])]
-    clips = [
+    return nats, _finish(decoder, _begun(labels, best, lengths_s, settings, drafts), memory, cache)
+
+
+def _begun(
+    rows: Sequence[Sequence[int]], best: Tensor, lengths_s: Sequence[Seconds], settings: DecodeSettings, drafts: Sequence[Sequence[int]]
+) -> list["_Clip"]:
+    """Clips after the decoder was taken over all of `rows` at once.
+
+    That also shows what it would have said itself after each token: up to the first difference it is its own transcript, and decoding
+    starts there.
+    """
+    own = [part.tolist() for part in best.split([len(row) for row in rows])]
+    return [
         _Clip(said[: _agreement(row, said) + 1], settings.cap(length_s), draft)
-        for row, said, length_s, draft in zip(labels, own, lengths_s, drafts, strict=True)
+        for row, said, length_s, draft in zip(rows, own, lengths_s, drafts, strict=True)
     ]
-    return nats, _finish(decoder, clips, memory, cache)
 
 
 def _agreement(guess: Sequence[int], own: Sequence[int]) -> int:
@@ -137,7 +155,7 @@ class _Clip:
         self.said = said
         self._cap = cap
         self._draft = list(draft)
-        self._next = 0
+        self._next = len(said)
         self._ahead = 2
         self._place()
 

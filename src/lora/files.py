@@ -48,8 +48,11 @@ def system_errors() -> Iterator[None]:
 
 
 @contextmanager
-def atomic_file(path: Path) -> Iterator[BinaryIO]:
-    """A binary stream whose content appears under `path` whole, when the block ends well, or not at all."""
+def atomic_file(path: Path, *, durable: bool = False) -> Iterator[BinaryIO]:
+    """A binary stream whose content appears under `path` whole, when the block ends well, or not at all.
+
+    `durable` waits until the disk holds it, so that it outlives a power failure too.
+    """
     with writing_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
@@ -58,7 +61,11 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
             with os.fdopen(handle, "wb") as stream:
                 yield stream
             temporary.chmod(0o666 & ~_umask())
+            if durable:
+                _sync(temporary)
             temporary.replace(path)
+            if durable:
+                _sync(path.parent)
         finally:
             temporary.unlink(missing_ok=True)
 
@@ -157,11 +164,11 @@ def write_json(path: Path, value: Any) -> None:
         stream.write(b"\n")
 
 
-def write_jsonl(path: Path, rows: Iterable[Any]) -> int:
-    """Writes one JSON value a line and returns how many."""
+def write_jsonl(path: Path, rows: Iterable[Any], *, durable: bool = False) -> int:
+    """Writes one JSON value a line and returns how many; `durable` as for `atomic_file`."""
     encoder = msgspec.json.Encoder()
     count = 0
-    with atomic_file(path) as stream:
+    with atomic_file(path, durable=durable) as stream:
         for row in rows:
             stream.write(encoder.encode(row))
             stream.write(b"\n")

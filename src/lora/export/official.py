@@ -15,12 +15,13 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from lora import adapter as adapters
-from lora.adapter import PASSPORT_FILE, Adapted, Passport
+from lora.adapter import Adapted, Passport
 from lora.audio import AudioSettings
 from lora.decode import DecodeSettings
 from lora.errors import CheckpointError, ExportError
 from lora.files import atomic_file, atomic_folder, read_json
 from lora.model_utils import Speech
+from lora.passport import PASSPORT_FILE
 from lora.text import normaliser_version
 
 ROLES = ("q_proj", "k_proj", "v_proj")

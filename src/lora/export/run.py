@@ -28,6 +28,7 @@ from lora.files import atomic_folder, sha256_file, write_json
 from lora.language import LANGUAGES, Language
 from lora.manifest import Rules, read, validate
 from lora.model_utils import load_speech
+from lora.passport import PASSPORT_FILE
 from lora.record import RunRecord, SetResult
 from lora.report.html import HTML_FILE, write_html
 from lora.report.markdown import MARKDOWN_FILE, write_report
@@ -156,7 +157,7 @@ def _source(request: ExportRequest) -> _Source:
     tuned = resolve(str(folder.resolve())) if full else None
     passport = adapters.passport_of(tuned) if tuned is not None else adapters.read_passport(folder)
     if passport is None:
-        raise ExportError(f"{folder}: has lost its {adapters.PASSPORT_FILE}; run the experiment again")
+        raise ExportError(f"{folder}: has lost its {PASSPORT_FILE}; run the experiment again")
     if record.adapter is None or sha256_file(folder / (CHECKPOINT_WEIGHTS if full else ADAPTER_WEIGHTS)) != record.adapter.sha256:
         raise ExportError(f"{folder}: is not what the run scored; export it with --model-id{'' if full else ' and --adapter-dir'}")
     base = resolve(record.checkpoint.model_id, record.checkpoint.revision)

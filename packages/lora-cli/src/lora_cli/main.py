@@ -1,9 +1,22 @@
 """`moonshine`: talk to a Moonshine model, with or without an adapter, in the terminal."""
 
+import argparse
 import sys
+import threading
+from collections.abc import Callable
 from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lora.console import ArgumentParser, run
+from lora.errors import ConfigError
+
+if TYPE_CHECKING:
+    from lora_cli.events import Event
+    from lora_cli.results import Results
+    from lora_cli.session import Engine, OnLevel, OnProblem, OnSamples, Session, Source
+
+# Everything that takes time to import is imported by what needs it, so that --help answers at once.
 
 
 def main() -> int:
@@ -12,15 +25,113 @@ def main() -> int:
 
 
 def _main(arguments: list[str] | None = None) -> int:
+    options = _parser().parse_args(arguments)
+    if options.list_devices:
+        return _list_devices()
+    lines = options.plain or options.json or options.non_interactive
+    if lines and options.mode not in ("auto", "vad"):
+        raise ConfigError(f"--mode {options.mode}: takes keys, and none are read without a screen; leave it out")
+    if options.compare and options.run is None and not options.adapter_dir:
+        raise ConfigError("--compare: takes two voices; give --run or --adapter-dir too")
+    from lora_cli.results import Results
+
+    through = threading.Event()
+    results = Results(options.corrections, options.save_dir, keep=options.keep)
+    try:
+        session = _session(options, results, through)
+        from lora_cli.lines import JsonWriter, PlainWriter, run_lines
+
+        if not lines:
+            from lora_cli.app import run_app
+
+            mode = "vad" if options.file is not None and options.mode == "auto" else options.mode
+            return run_app(session, mode=mode, on_final=None if sys.stdout.isatty() else JsonWriter(sys.stdout).event)
+
+        writer = JsonWriter(sys.stdout) if options.json else PlainWriter(sys.stdout, sys.stderr)
+        hands_free = options.file is None or options.mode == "vad"
+        run_lines(session, writer, hands_free=hands_free, until=through)
+        return 0
+    finally:
+        results.close()
+
+
+def _parser() -> ArgumentParser:
     parser = ArgumentParser(
-        prog="moonshine",
-        description="Talk to a Moonshine speech model in the terminal, with or without a LoRA adapter.",
-        epilog="The voice app is being built: this release answers --help and --version. `moonshine-lora transcribe` transcribes files.",
+        prog="moonshine", description="Talk to a Moonshine speech model in the terminal, with or without a LoRA adapter."
     )
     parser.add_argument("--version", action="version", version=f"moonshine {version('lora-cli')}")
-    parser.parse_args(arguments)
-    parser.print_help()
+    model = parser.add_argument_group("voice", "what hears; without any of these the packaged Moonshine tiny")
+    model.add_argument("--run", type=Path, metavar="DIR", help="a run of moonshine-lora: its adapter, and its base model beside it")
+    model.add_argument("--model-id", metavar="TEXT", help="hub id, local folder, packaged:moonshine-tiny or packaged:moonshine-base")
+    model.add_argument(
+        "--adapter-dir", type=Path, action="append", default=[], metavar="DIR", help="a lora_adapter/ folder; repeat it for more voices"
+    )
+    model.add_argument("--compare", action="store_true", help="start in A/B: the first two voices hear the same speech")
+    model.add_argument("--compute", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="where to compute (default auto)")
+    model.add_argument("--precision", choices=("float32", "bfloat16"), default="float32", help="arithmetic of products (default float32)")
+    sound = parser.add_argument_group("sound")
+    sound.add_argument("--list-devices", action="store_true", help="list the microphones, and end")
+    sound.add_argument("--device", metavar="INDEX|NAME", help="the microphone, by its index or a part of its name")
+    sound.add_argument("--file", type=Path, metavar="CLIP", help="a recording in place of the microphone, paced as if it were spoken")
+    talking = parser.add_argument_group("talking")
+    talking.add_argument(
+        "--mode",
+        choices=("auto", "hold", "toggle", "vad"),
+        default="auto",
+        help="hold the space bar while you talk, toggle with it, or hands-free (vad); auto takes what the terminal can do, vad with --file",
+    )
+    talking.add_argument("--non-interactive", action="store_true", help="no screen and no keys: a file to its end, or hands-free")
+    talking.add_argument("--plain", action="store_true", help="the same, for screen readers and logs: finished lines only")
+    talking.add_argument("--json", action="store_true", help="the same, every event as a line of JSON on stdout")
+    kept = parser.add_argument_group("what is kept")
+    kept.add_argument("--corrections", type=Path, metavar="FILE", help="the manifest that corrections go to (default: among the sessions)")
+    kept.add_argument("--save-dir", type=Path, metavar="DIR", help="where saved histories go (default: the current folder)")
+    kept.add_argument(
+        "--keep",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="keep sound and text of each session on this machine, so that a crash loses nothing (default: yes)",
+    )
+    return parser
+
+
+def _list_devices() -> int:
+    from lora_cli.microphone import devices
+
+    found = devices()
+    for device in found:
+        mark = "*" if device.default else " "
+        print(f"{mark} {device.index:3}  {device.name}  ({device.channels} channels, {device.rate_hz} Hz)")
+    if not found:
+        print("no microphone; connect one, or give --file", file=sys.stderr)
     return 0
+
+
+def _session(options: argparse.Namespace, results: "Results", through: threading.Event) -> "Session":
+    from lora_cli.session import Session
+    from lora_cli.voices import choose
+
+    voices = choose(options.model_id, options.adapter_dir, options.run)
+
+    def open_engine(emit: "Callable[[Event], None]") -> "Engine":
+        from lora_cli.engine import Engine
+
+        engine = Engine(voices, emit, device=options.compute, precision=options.precision)
+        if options.compare:
+            engine.compare(voices[1].name)
+        return engine
+
+    def open_source(on_samples: "OnSamples", on_level: "OnLevel", on_problem: "OnProblem") -> "Source":
+        if options.file is not None:
+            from lora_cli.file_source import FileSource
+
+            return FileSource(options.file, on_samples, on_level, through.set)
+        from lora_cli.microphone import Microphone, find
+
+        return Microphone(find(options.device), on_samples, on_level, on_problem)
+
+    name = options.file.name if options.file is not None else options.device or "default microphone"
+    return Session(voices, open_engine, open_source, name, results)
 
 
 if __name__ == "__main__":

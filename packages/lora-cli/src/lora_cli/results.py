@@ -1,0 +1,194 @@
+"""What becomes of finished utterances: kept on disk at once, copied, saved, played, corrected into training data."""
+
+import os
+import shutil
+import tempfile
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import msgspec
+from filelock import FileLock
+
+from lora.audio import AudioSettings, encode_flac, read_file
+from lora.errors import AudioError, ManifestError
+from lora.files import atomic_file, write_jsonl, writing_errors
+from lora.manifest import Row
+from lora.units import Seconds
+from lora_cli.events import Final, Segment
+from lora_cli.session import SaveFormat
+
+SESSIONS = "sessions"
+HISTORY_FILE = "history.jsonl"
+CORRECTIONS_FILE = "corrections.jsonl"
+AUDIO_FOLDER = "audio"
+
+
+def state_dir() -> Path:
+    """Where what was said is kept: `$XDG_STATE_HOME/moonshine-lora`, else `~/.local/state/moonshine-lora`."""
+    return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state") / "moonshine-lora"
+
+
+class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One finished utterance: a line of `history.jsonl`, and of what is written for other programs."""
+
+    id: str
+    started_at: datetime
+    voice: str
+    text: str
+    seconds: Seconds
+    latency_s: Seconds
+    segments: tuple[Segment, ...]
+    audio: str | None = None
+    """Path of its recording, relative to the file."""
+    other_voice: str | None = None
+    other_text: str | None = None
+    corrected: str | None = None
+
+
+def entry(final: Final) -> Entry:
+    """What is written of an utterance."""
+    return Entry(
+        id=f"{final.started_at:%Y%m%d-%H%M%S}-{final.started_at.microsecond // 1000:03}",
+        started_at=final.started_at,
+        voice=final.voice,
+        text=final.text,
+        seconds=final.length_s,
+        latency_s=final.latency_s,
+        segments=final.segments,
+        other_voice=final.other_voice,
+        other_text=final.other_text,
+    )
+
+
+class Results:
+    """The utterances of one session, in a folder of its own, and the manifest that corrections go to.
+
+    Every utterance is on disk, with its sound, before the next one is; memory holds only text. Without `keep` the folder is a temporary
+    one, and gone after `close`.
+    """
+
+    def __init__(self, corrections: Path | None = None, saved_to: Path | None = None, *, keep: bool = True) -> None:
+        """Raises `RunFolderError` when the folder cannot be made."""
+        self._started_at = datetime.now().astimezone()
+        self._keep = keep
+        self._corrections = corrections or state_dir() / CORRECTIONS_FILE
+        self._saved_to = saved_to or Path()
+        self._entries: dict[str, Entry] = {}
+        parent = state_dir() / SESSIONS if keep else Path(tempfile.gettempdir())
+        with writing_errors(parent):
+            parent.mkdir(parents=True, exist_ok=True)
+            self.folder = Path(tempfile.mkdtemp(dir=parent, prefix=f"{self._started_at:%Y%m%d-%H%M%S}-"))
+            (self.folder / AUDIO_FOLDER).mkdir()
+
+    def add(self, final: Final) -> None:
+        """Writes sound and text. Raises `RunFolderError` when the disk refuses."""
+        new = entry(final)
+        new = msgspec.structs.replace(new, audio=f"{AUDIO_FOLDER}/{new.id}.flac")
+        with atomic_file(self.folder / new.audio, durable=True) as stream:  # type: ignore[operator]  # set in the line above
+            stream.write(encode_flac(final.samples))
+        self._write({**self._entries, new.id: new})
+
+    def remove(self, final: Final) -> None:
+        """Removes sound and text of an utterance from the disk; what was corrected stays in the manifest."""
+        gone = self._entry(final)
+        self._write({key: kept for key, kept in self._entries.items() if key != gone.id})
+        self._audio(gone).unlink(missing_ok=True)
+
+    def copy(self, text: str) -> None:
+        """Into the system's clipboard. Raises `AudioError` where the system has none: the terminal's own may have taken it."""
+        import pyperclip
+
+        try:
+            pyperclip.copy(text)
+        except pyperclip.PyperclipException as error:
+            raise ManifestError(
+                "copied through the terminal, if it allows that; for the system's clipboard install wl-clipboard or xclip"
+            ) from error
+
+    def save(self, form: SaveFormat) -> Path:
+        """Writes all utterances as text, JSON lines or subtitles into the folder for saved files; returns the file."""
+        file = self._saved_to / f"moonshine-{self._started_at:%Y%m%d-%H%M%S}.{form}"
+        entries = tuple(self._entries.values())
+        if form is SaveFormat.JSONL:
+            write_jsonl(file, (msgspec.structs.replace(one, audio=str(self._audio(one)) if self._keep else None) for one in entries))
+            return file
+        text = subtitles(entries) if form is SaveFormat.SRT else "".join(f"{spoken(one)}\n" for one in entries)
+        with atomic_file(file) as stream:
+            stream.write(text.encode())
+        return file
+
+    def correct(self, final: Final, text: str) -> Path:
+        """Puts sound and corrected text into the manifest, on disk when this returns; correcting again replaces the line.
+
+        Apps may correct into the same manifest at the same time. Raises `RunFolderError` when the disk refuses.
+        """
+        one = self._entry(final)
+        file = self._corrections
+        with writing_errors(file):
+            folder = file.parent / f"{file.stem}-audio"
+            folder.mkdir(parents=True, exist_ok=True)
+            sound = folder / f"{one.id}.flac"
+            with FileLock(file.with_name(f".{file.name}.lock")):
+                with atomic_file(sound, durable=True) as stream:
+                    stream.write(self._audio(one).read_bytes())
+                row = Row(audio=f"{folder.name}/{sound.name}", text=text, id=one.id, duration=one.seconds)
+                rows = {other.id: other for other in _rows(file)} | {one.id: row}
+                write_jsonl(file, rows.values(), durable=True)
+        self._write({**self._entries, one.id: msgspec.structs.replace(one, corrected=text)})
+        return file
+
+    def replay(self, final: Final) -> None:
+        """Plays an utterance on the default output, and returns when it was played. Raises `AudioError` without an output."""
+        from lora_cli.microphone import play
+
+        play(read_file(self._audio(self._entry(final)), AudioSettings()))
+
+    def close(self) -> None:
+        """Removes what was not to be kept: everything, or the folder of a session in which nothing was said."""
+        if not self._keep or not self._entries:
+            shutil.rmtree(self.folder)
+
+    def _entry(self, final: Final) -> Entry:
+        found = self._entries.get(entry(final).id)
+        if found is None:
+            raise AudioError("this utterance could not be stored, so it cannot be played, corrected or deleted")
+        return found
+
+    def _audio(self, one: Entry) -> Path:
+        assert one.audio is not None  # every kept entry has its recording
+        return self.folder / one.audio
+
+    def _write(self, entries: dict[str, Entry]) -> None:
+        write_jsonl(self.folder / HISTORY_FILE, entries.values(), durable=True)
+        self._entries = entries
+
+
+def _rows(file: Path) -> list[Row]:
+    """The lines of a manifest of corrections. Raises `ManifestError` when something else stands there."""
+    if not file.exists():
+        return []
+    try:
+        return [msgspec.json.decode(line, type=Row) for line in file.read_bytes().splitlines()]
+    except msgspec.DecodeError as error:
+        raise ManifestError(f"{file}: is no manifest ({error}); give another file with --corrections") from error
+
+
+def spoken(one: Entry) -> str:
+    """Its text, as corrected where it was."""
+    return one.text if one.corrected is None else one.corrected
+
+
+def subtitles(entries: tuple[Entry, ...]) -> str:
+    """The utterances as SubRip, the first starting at zero; a segment is a caption, a corrected utterance one as a whole."""
+    captions = []
+    for one in entries:
+        offset_s = (one.started_at - entries[0].started_at).total_seconds()
+        parts = one.segments if one.corrected is None else (Segment(Seconds(0.0), one.seconds, one.corrected),)
+        captions += [(offset_s + part.start_s, offset_s + part.start_s + part.length_s, part.text) for part in parts if part.text]
+    return "".join(f"{number}\n{_clock(start)} --> {_clock(end)}\n{text}\n\n" for number, (start, end, text) in enumerate(captions, 1))
+
+
+def _clock(seconds: float) -> str:
+    whole = timedelta(milliseconds=round(1000 * seconds))
+    minutes, rest = divmod(whole.seconds + 86400 * whole.days, 60)
+    return f"{minutes // 60:02}:{minutes % 60:02}:{rest:02},{whole.microseconds // 1000:03}"

@@ -1,0 +1,36 @@
+"""The editor of one utterance's text."""
+
+from typing import ClassVar
+
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Vertical
+from textual.screen import ModalScreen
+from textual.widgets import Static, TextArea
+
+
+class CorrectScreen(ModalScreen[str | None]):
+    """Gives the text as the user wants it, or None."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("enter", "keep", "Save", priority=True),
+        Binding("escape", "dismiss(None)", "Leave it", priority=True),
+    ]
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self._text = text
+
+    def compose(self) -> ComposeResult:
+        with Vertical(classes="dialog"):
+            yield Static("Correct the text", classes="title")
+            yield TextArea(self._text, id="text", soft_wrap=True, compact=True, highlight_cursor_line=False)
+            yield Static("Enter saves sound and text for training, Esc leaves everything as it was", classes="ending")
+
+    def on_mount(self) -> None:
+        area = self.query_one(TextArea)
+        area.cursor_blink = False
+        area.move_cursor(area.document.end)
+
+    def action_keep(self) -> None:
+        self.dismiss(" ".join(self.query_one(TextArea).text.split()))

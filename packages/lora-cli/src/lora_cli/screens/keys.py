@@ -1,0 +1,35 @@
+"""Every key of the main screen, in the order in which they are listed."""
+
+from dataclasses import dataclass
+
+from textual.binding import Binding
+
+
+@dataclass(frozen=True, slots=True)
+class KeyHelp:
+    """A key, the action it runs, the word that names it on the main screen, and what the help says."""
+
+    key: str
+    shown: str
+    action: str
+    label: str
+    help: str
+
+    def binding(self) -> Binding:
+        return Binding(self.key, f"app.{self.action}", self.label, priority=True)
+
+
+KEYS = (
+    KeyHelp("space", "space", "talk", "talk", "talk: hold it, or press it to start and to stop, as the mode says"),
+    KeyHelp("m", "m", "next_mode", "mode", "next mode: hold, toggle, vad (hands-free)"),
+    KeyHelp("v", "v", "next_voice", "voice", "next voice: another model or adapter"),
+    KeyHelp("b", "b", "compare", "A/B", "A/B: the next voice says its text of the same speech too; again: off"),
+    KeyHelp("c", "c", "copy", "copy", "copy the chosen utterance's text"),
+    KeyHelp("e", "e", "correct", "correct", "correct the text; sound and text become training data"),
+    KeyHelp("s", "s", "save", "save", "save the history as text, JSON lines or subtitles"),
+    KeyHelp("d", "d", "delete", "delete", "delete the chosen utterance"),
+    KeyHelp("r", "r", "replay", "replay", "replay the chosen utterance"),
+    KeyHelp("l", "l", "light", "light", "light or dark"),
+    KeyHelp("question_mark", "?", "help", "help", "this list"),
+    KeyHelp("q", "q", "quit", "quit", "quit"),
+)

@@ -1,0 +1,127 @@
+"""What a front end is given to work with, and the one thing it does with sound: carry it from the source to the engine."""
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from lora.audio import Waveform
+from lora.units import SAMPLE_RATE_HZ
+from lora_cli.events import Event, Final, Problem, Voice
+
+PREROLL_SAMPLES = round(0.3 * SAMPLE_RATE_HZ)
+"""Sound from before the key press that belongs to a recording: people start to speak as the key goes down."""
+
+NOTHING: Waveform = np.zeros(0, dtype=np.float32)
+
+
+class Engine(Protocol):
+    """What hears. See `lora_cli.engine`."""
+
+    def start(self) -> None: ...
+    def begin(self, *, hands_free: bool, preroll: Waveform) -> int: ...
+    def feed(self, samples: Waveform) -> None: ...
+    def end(self) -> None: ...
+    def cancel(self) -> None: ...
+    def use(self, name: str) -> None: ...
+    def compare(self, name: str | None) -> None: ...
+    def close(self) -> None: ...
+
+
+class Source(Protocol):
+    """Where sound comes from: a microphone, or a file paced as if spoken."""
+
+    def close(self) -> None: ...
+
+
+class SaveFormat(StrEnum):
+    TEXT = "txt"
+    JSONL = "jsonl"
+    SRT = "srt"
+
+
+class Results(Protocol):
+    """What becomes of finished utterances. Every method may take its time and raises `lora.errors.LoraError` when it cannot do it."""
+
+    def add(self, final: Final) -> None:
+        """Keeps it on disk."""
+
+    def remove(self, final: Final) -> None: ...
+    def copy(self, text: str) -> None:
+        """Into the system's clipboard, where there is one; the terminal's own is the screen's business."""
+
+    def save(self, form: SaveFormat) -> Path:
+        """Writes all that is kept; returns the file."""
+
+    def correct(self, final: Final, text: str) -> Path:
+        """Appends sound and corrected text to a manifest, on disk when this returns; returns the manifest."""
+
+    def replay(self, final: Final) -> None:
+        """Plays it, and returns when it was played."""
+
+
+OnSamples = Callable[[Waveform], None]
+OnLevel = Callable[[float], None]
+"""Takes the peak of the latest sound, 0 to 1."""
+OnProblem = Callable[[Problem], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """The makers of what the app needs; it calls them once its first frame is on the screen.
+
+    `open_source` raises `lora.errors.LoraError` when there is no device.
+    """
+
+    voices: tuple[Voice, ...]
+    open_engine: Callable[[Callable[[Event], None]], Engine]
+    open_source: Callable[[OnSamples, OnLevel, OnProblem], Source]
+    source_name: str
+    results: Results
+
+
+class Recorder:
+    """Carries sound to the engine while a recording is on, and keeps the last moment of it in memory while none is.
+
+    Sound and commands come from different threads; one lock makes a recording start without a gap and without a chunk heard twice.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._lock = threading.Lock()
+        self._on = False
+        self._kept: deque[Waveform] = deque()
+        self.heard = threading.Event()
+        """Set once the recording's first sound has arrived."""
+
+    def begin(self, *, hands_free: bool) -> int:
+        """Starts a recording with the sound just before it; returns its number."""
+        with self._lock:
+            self.heard.clear()
+            preroll = np.concatenate([NOTHING, *self._kept])[-PREROLL_SAMPLES:]
+            self._kept.clear()
+            self._on = True
+            return self._engine.begin(hands_free=hands_free, preroll=preroll)
+
+    def hear(self, samples: Waveform) -> None:
+        """Takes samples from the source."""
+        with self._lock:
+            if self._on:
+                self._engine.feed(samples)
+                self.heard.set()
+                return
+            self._kept.append(samples)
+            while sum(map(len, self._kept)) - len(self._kept[0]) >= PREROLL_SAMPLES:
+                self._kept.popleft()
+
+    def end(self) -> None:
+        """Ends the recording; its text is still to come."""
+        with self._lock:
+            if self._on:
+                self._on = False
+                self._engine.end()

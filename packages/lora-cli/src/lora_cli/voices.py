@@ -1,0 +1,88 @@
+"""Which voices the app is started with: a checkpoint, adapters, a run. Settled before the screen opens, without loading a model."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+from lora import passport
+from lora.errors import CheckpointError, ConfigError
+from lora.files import read_json
+from lora.passport import Origin
+from lora_cli.events import Voice
+
+DEFAULT_MODEL: Final = "packaged:moonshine-tiny"
+
+_PACKAGED: Final = "packaged:"
+
+
+def choose(model_id: str | None, adapter_folders: Sequence[Path], run_folder: Path | None) -> tuple[Voice, ...]:
+    """What was trained first, in the order given, then the base models; without an adapter, the model alone.
+
+    An adapter that is given without a model brings the one it was trained on.
+
+    Raises:
+        ConfigError: a run is given together with a model or adapters.
+        CheckpointError: an adapter is missing, or belongs to another model than the one named.
+    """
+    if run_folder is not None:
+        if model_id is not None or adapter_folders:
+            raise ConfigError("--run: names model and adapter already; leave out --model-id and --adapter-dir")
+        return _of_run(run_folder)
+    if not adapter_folders:
+        chosen = model_id or DEFAULT_MODEL
+        return (Voice(_short(chosen), chosen),)
+    tuned = [_tuned(folder, model_id) for folder in adapter_folders]
+    return _named([*tuned, *_bases(tuned)])
+
+
+def _of_run(folder: Path) -> tuple[Voice, ...]:
+    if (checkpoint := folder / "checkpoint").is_dir():  # whole weights were trained
+        origin: Origin = read_json(checkpoint / passport.PASSPORT_FILE, Origin, CheckpointError)
+        base = Voice(_short(origin.base_model_id), origin.base_model_id, revision=origin.base_revision)
+        return _named([Voice(folder.resolve().name, str(checkpoint.resolve())), base])
+    adapter_folder = folder / "lora_adapter"
+    if not adapter_folder.is_dir():
+        raise CheckpointError(f"{folder}: holds no lora_adapter/; give the --output-dir of a finished run")
+    tuned = replace(_tuned(adapter_folder, None), processor_folder=folder / "processor")
+    return _named([tuned, *_bases([tuned])])
+
+
+def _tuned(folder: Path, model_id: str | None) -> Voice:
+    origin = passport.read(folder, Origin)
+    name = folder.resolve().parent.name if folder.resolve().name == "lora_adapter" else folder.resolve().name
+    if model_id is None:
+        return Voice(name, origin.base_model_id, folder, revision=origin.base_revision)
+    _check(folder, origin, model_id)
+    return Voice(name, model_id, folder, revision=origin.base_revision if model_id == origin.base_model_id else None)
+
+
+def _check(folder: Path, origin: Origin, model_id: str) -> None:
+    """Refuses what can be told at once to be of another model; the engine compares the weights of the others when it loads them."""
+    if Path(model_id).expanduser().is_dir():
+        from lora.checkpoint import resolve
+
+        passport.check(folder, origin, model_id, None, resolve(model_id).sha256)
+    elif all(name.startswith(_PACKAGED) for name in (model_id, origin.base_model_id)) and model_id != origin.base_model_id:
+        raise CheckpointError(f"{folder}: was trained on {origin.base_model_id}, not on {model_id}; give that --model-id")
+
+
+def _bases(tuned: Sequence[Voice]) -> list[Voice]:
+    models = dict.fromkeys((voice.model_id, voice.revision) for voice in tuned)
+    return [Voice(_short(model_id), model_id, revision=revision) for model_id, revision in models]
+
+
+def _short(model_id: str) -> str:
+    return model_id.removeprefix(_PACKAGED).rstrip("/").rpartition("/")[2] or model_id
+
+
+def _named(voices: Sequence[Voice]) -> tuple[Voice, ...]:
+    """Names that two would share are told apart by number."""
+    count = Counter(voice.name for voice in voices)
+    seen: Counter[str] = Counter()
+    named = []
+    for voice in voices:
+        seen[voice.name] += 1
+        named.append(replace(voice, name=f"{voice.name} {seen[voice.name]}") if count[voice.name] > 1 else voice)
+    return tuple(named)

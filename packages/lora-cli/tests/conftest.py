@@ -1,0 +1,24 @@
+"""Real speech for the voice app's tests."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from lora.audio import FileAudio
+from lora.corpora import general
+from lora.manifest import Rules, Utterance, read
+
+
+@pytest.fixture(scope="session")
+def speech(tmp_path_factory: pytest.TempPathFactory) -> Sequence[Utterance]:
+    """Utterances of 1.8 to 6 s with their transcripts, from the recordings of the moonshine-voice wheel."""
+    return list(read(general.prepare(tmp_path_factory.mktemp("speech")).heldout, Rules()))
+
+
+@pytest.fixture(scope="session")
+def clip(speech: Sequence[Utterance]) -> Path:
+    """A recording of some seconds."""
+    audio = speech[0].audio
+    assert isinstance(audio, FileAudio)
+    return audio.path

@@ -1,0 +1,109 @@
+"""A session whose engine and source write down what they are asked, so that tests play their parts by hand."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from lora_cli.events import Event, Final, Voice
+from lora_cli.session import OnLevel, OnProblem, OnSamples, Results, SaveFormat, Session
+
+from lora.audio import Waveform
+from lora.errors import AudioError, RunFolderError
+
+BASE = Voice("tiny", "packaged:moonshine-tiny")
+TUNED = Voice("tuned", "packaged:moonshine-tiny", Path("outputs/x/lora_adapter"))
+"""300 ms of sound, its last chunk unlike any other."""
+
+CHUNK = np.full(320, 0.1, dtype=np.float32)
+"""20 ms of sound."""
+
+
+@dataclass
+class Script:
+    """What the app asked for, and the ends of the wires that a test pulls."""
+
+    voices: tuple[Voice, ...] = (BASE, TUNED)
+    source_error: str | None = None
+    asked: list[object] = field(default_factory=list)
+    fed: list[Waveform] = field(default_factory=list)
+    folder: Path = Path()
+    refusal: str | None = None
+    """What every result is refused with, when set."""
+    results: Results | None = None
+    """What takes the results in place of the script."""
+
+    def session(self) -> Session:
+        return Session(self.voices, self._engine, self._source, "default", self.results or self)
+
+    def _engine(self, emit: Callable[[Event], None]) -> "Script":
+        self.emit = emit
+        return self
+
+    def _source(self, on_samples: OnSamples, on_level: OnLevel, on_problem: OnProblem) -> "Script":
+        if self.source_error is not None:
+            raise AudioError(self.source_error)
+        self.on_samples, self.on_level, self.on_problem = on_samples, on_level, on_problem
+        return self
+
+    # the engine
+
+    def start(self) -> None:
+        self.asked.append("start")
+
+    def begin(self, *, hands_free: bool, preroll: Waveform) -> int:
+        self.fed.append(preroll)
+        self.asked.append("begin hands-free" if hands_free else "begin")
+        return sum(str(asked).startswith("begin") for asked in self.asked)
+
+    def feed(self, samples: Waveform) -> None:
+        self.fed.append(samples)
+
+    def end(self) -> None:
+        self.asked.append("end")
+
+    def cancel(self) -> None:
+        self.asked.append("cancel")
+
+    def use(self, name: str) -> None:
+        self.asked.append(("use", name))
+
+    def compare(self, name: str | None) -> None:
+        self.asked.append(("compare", name))
+
+    # engine and source
+
+    def close(self) -> None:
+        self.asked.append("close")
+
+    # the results
+
+    def _refuse(self) -> None:
+        if self.refusal is not None:
+            raise RunFolderError(self.refusal)
+
+    def add(self, final: Final) -> None:
+        self._refuse()
+        self.asked.append(("add", final.text))
+
+    def remove(self, final: Final) -> None:
+        self._refuse()
+        self.asked.append(("remove", final.text))
+
+    def copy(self, text: str) -> None:
+        self._refuse()
+        self.asked.append(("copy", text))
+
+    def save(self, form: SaveFormat) -> Path:
+        self._refuse()
+        self.asked.append(("save", form))
+        return self.folder / f"history.{form}"
+
+    def correct(self, final: Final, text: str) -> Path:
+        self._refuse()
+        self.asked.append(("correct", final.text, text))
+        return self.folder / "corrections.jsonl"
+
+    def replay(self, final: Final) -> None:
+        self._refuse()
+        self.asked.append(("replay", final.text))

@@ -1,0 +1,104 @@
+"""`moonshine` without a screen, as a user starts it: a real model hears a real recording."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from lora.audio import FileAudio
+from lora.manifest import Utterance
+from lora.scoring import score_utterance
+from lora.units import Seconds
+
+
+def moonshine(*arguments: object, state: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "lora_cli.main", *map(str, arguments)]
+    surroundings = os.environ | {"XDG_STATE_HOME": str(state)} | environment
+    return subprocess.run(command, env=surroundings, capture_output=True, text=True, check=False, timeout=180, stdin=subprocess.DEVNULL)
+
+
+def errors(reference: str, hypothesis: str) -> int:
+    return score_utterance(id="", speaker_id=None, seconds=Seconds(1.0), reference=reference, hypothesis=hypothesis).words.errors
+
+
+@pytest.fixture(scope="module")
+def spoken(speech: Sequence[Utterance]) -> Utterance:
+    """A sentence that the model hears without an error."""
+    return next(one for one in speech if "beckett" in one.id)
+
+
+def test_a_file_is_heard_as_if_spoken(spoken: Utterance, tmp_path: Path) -> None:
+    assert isinstance(spoken.audio, FileAudio)
+    done = moonshine("--file", spoken.audio.path, "--plain", state=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert errors(spoken.text or "", done.stdout) <= 1
+    assert "listening with moonshine-tiny" in done.stderr
+    (history,) = (tmp_path / "moonshine-lora/sessions").glob("*/history.jsonl")
+    assert json.loads(history.read_text())["text"] == done.stdout.strip()
+
+
+def test_every_event_is_a_line_of_json(spoken: Utterance, tmp_path: Path) -> None:
+    assert isinstance(spoken.audio, FileAudio)
+    done = moonshine("--file", spoken.audio.path, "--json", "--mode", "vad", "--no-keep", state=tmp_path)
+    assert done.returncode == 0, done.stderr
+    events = [json.loads(line) for line in done.stdout.splitlines()]
+    kinds = [event["event"] for event in events]
+    assert kinds[0] == "loading"
+    assert kinds[-1] == "ended"
+    finals = [event for event in events if event["event"] == "final"]
+    assert errors(spoken.text or "", " ".join(event["text"] for event in finals)) <= 1
+    assert all(event["seconds"] > 0 for event in finals)
+    assert not list(tmp_path.rglob("*.flac")), "nothing is kept"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--file", "absent.wav"), "absent.wav"),
+        (("--run", "absent"), "absent"),
+        (("--model-id", "packaged:moonshine-huge", "--file", "CLIP"), "no such packaged model"),
+        (("--mode", "hold", "--plain"), "takes keys"),
+        (("--compare", "--plain"), "takes two voices"),
+        (("--adapter-dir", "absent"), "holds no adapter"),
+        (("--fil", "x"), "did you mean --file?"),
+        ((), "stdin is no terminal"),
+    ],
+)
+def test_each_mistake_is_one_line(arguments: Sequence[str], message: str, clip: Path, tmp_path: Path) -> None:
+    arguments = [str(clip) if argument == "CLIP" else argument for argument in arguments]
+    plain = () if not arguments or "--plain" in arguments else ("--plain",)
+    done = moonshine(*arguments, *plain, state=tmp_path)
+    assert done.returncode == 2, done
+    told = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(told) == 1, done.stderr
+    assert message in told[0]
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_it_with_what_was_said_so_far(spoken: Utterance, tmp_path: Path, number: signal.Signals, code: int) -> None:
+    assert isinstance(spoken.audio, FileAudio)
+    command = [sys.executable, "-m", "lora_cli.main", "--file", str(spoken.audio.path), "--json"]
+    environment = os.environ | {"XDG_STATE_HOME": str(tmp_path)}
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    time.sleep(4)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == code, err
+    assert "Traceback" not in err
+    assert [json.loads(line)["event"] for line in out.splitlines()][-2:] == ["final", "ended"]
+
+
+def test_a_reader_that_goes_away_is_no_crash(spoken: Utterance, tmp_path: Path) -> None:
+    assert isinstance(spoken.audio, FileAudio)
+    command = f"{sys.executable} -m lora_cli.main --file {spoken.audio.path} --json --mode vad | head -n 1"
+    environment = os.environ | {"XDG_STATE_HOME": str(tmp_path)}
+    done = subprocess.run(["sh", "-c", command], env=environment, capture_output=True, text=True, check=False, timeout=180)
+    assert "Traceback" not in done.stderr
+    assert json.loads(done.stdout)["event"] == "loading"

@@ -1,0 +1,118 @@
+"""A real sound server with a virtual microphone, and what is told of microphones that are not well."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soxr
+from lora_cli.microphone import CLIPPING, MUTED_S, _Health, _Resampler
+from rig import VirtualMicrophone, virtual_microphone
+
+from lora.audio import AudioSettings, Waveform, read_file
+from lora.units import SAMPLE_RATE_HZ
+
+HEAR = Path(__file__).parent / "hear.py"
+
+
+@pytest.fixture
+def microphone() -> Iterator[VirtualMicrophone]:
+    with virtual_microphone() as found:
+        yield found
+
+
+class Heard:
+    """What a process heard through the virtual microphone."""
+
+    def __init__(self, file: Path) -> None:
+        with np.load(file) as found:
+            self.samples: Waveform = found["samples"]
+            self.peaks: list[float] = found["peaks"].tolist()
+            self.problems: list[str] = json.loads(str(found["problems"]))
+            self.overflows = int(found["overflows"])
+
+
+def hearing(microphone: VirtualMicrophone, seconds: float, output: Path) -> subprocess.Popen[str]:
+    """A process that hears; it is ready when this returns."""
+    command = [sys.executable, str(HEAR), str(seconds), str(output)]
+    process = subprocess.Popen(command, env=microphone.environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+def test_what_is_spoken_is_heard_whole(microphone: VirtualMicrophone, clip: Path, tmp_path: Path) -> None:
+    said = read_file(clip, AudioSettings())
+    process = hearing(microphone, len(said) / SAMPLE_RATE_HZ + 1.5, tmp_path / "heard.npz")
+    microphone.play(clip)
+    assert process.wait(30) == 0
+    heard = Heard(tmp_path / "heard.npz")
+    length = len(said) + len(heard.samples)
+    at = int(np.fft.irfft(np.fft.rfft(heard.samples, length) * np.conj(np.fft.rfft(said, length)), length).argmax())
+    aligned = heard.samples[at : at + len(said)]
+    assert len(aligned) == len(said), "the end is missing"
+    assert np.corrcoef(aligned, said)[0, 1] > 0.999
+    assert heard.overflows == 0
+    assert max(heard.peaks) == pytest.approx(np.abs(said).max(), abs=0.02)
+
+
+def test_a_microphone_that_is_unplugged_is_told_and_what_was_heard_stays(microphone: VirtualMicrophone, clip: Path, tmp_path: Path) -> None:
+    process = hearing(microphone, 6, tmp_path / "heard.npz")
+    microphone.play(clip)
+    microphone.unplug()
+    assert process.wait(30) == 0
+    heard = Heard(tmp_path / "heard.npz")
+    assert len(heard.samples) >= len(read_file(clip, AudioSettings()))
+    assert any("gives no sound any more" in problem for problem in heard.problems)
+
+
+def test_digital_silence_is_told_as_muted(microphone: VirtualMicrophone, tmp_path: Path) -> None:
+    assert hearing(microphone, MUTED_S + 1, tmp_path / "heard.npz").wait(30) == 0
+    assert any("muted" in problem for problem in Heard(tmp_path / "heard.npz").problems)
+
+
+def test_no_microphone_is_one_line(tmp_path: Path) -> None:
+    environment = os.environ | {"PULSE_SERVER": f"unix:{tmp_path}/nobody", "XDG_STATE_HOME": str(tmp_path)}
+    command = [sys.executable, "-m", "lora_cli.main", "--plain"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=120)
+    lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert (done.returncode, len(lines)) == (2, 1), done.stderr
+    assert "--file" in lines[0]
+    assert "Traceback" not in done.stderr
+
+
+def test_a_device_that_is_not_there_is_one_line(microphone: VirtualMicrophone) -> None:
+    command = [sys.executable, "-m", "lora_cli.main", "--plain", "--device", "defualt"]
+    done = subprocess.run(command, env=microphone.environment, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 2
+    assert "there is no such input; did you mean 'default'?" in done.stderr
+
+
+def test_devices_are_listed(microphone: VirtualMicrophone) -> None:
+    command = [sys.executable, "-m", "lora_cli.main", "--list-devices"]
+    done = subprocess.run(command, env=microphone.environment, capture_output=True, text=True, check=True, timeout=120)
+    assert any(line.startswith("*") and "default" in line for line in done.stdout.splitlines())
+
+
+def test_eight_channels_at_another_rate_are_what_resampling_in_one_go_gives(clip: Path) -> None:
+    said = read_file(clip, AudioSettings())
+    fast = soxr.resample(said, SAMPLE_RATE_HZ, 44_100)
+    eight = np.repeat(fast[:, None], 8, axis=1)
+    to_model = _Resampler(44_100)
+    heard = np.concatenate([to_model(block) for block in np.array_split(eight, len(eight) // 882)])
+    count = min(len(heard), len(said))
+    assert len(said) - count < SAMPLE_RATE_HZ / 10, "the resampler holds back more than a moment"
+    assert np.corrcoef(heard[:count], said[:count])[0, 1] > 0.999
+
+
+def test_warnings_are_not_said_over_and_over() -> None:
+    health = _Health()
+    said = [health.after(CLIPPING, 0, at / 10) for at in range(50)]
+    assert [warning for warning in said if warning] == ["too loud, the sound is cut off; turn the microphone down"]
+    assert health.after(CLIPPING, 0, 20.0) is not None
+    assert "too busy" in (health.after(0.1, 1, 21.0) or "")
+    assert health.after(0.1, 0, 22.0) is None
