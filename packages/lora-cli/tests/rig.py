@@ -9,6 +9,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,16 +33,25 @@ def require(*programs: str) -> None:
 
 @dataclass
 class VirtualMicrophone:
-    """`environment` makes a process hear what `play` plays."""
+    """`environment` makes a process hear what `play` plays; `settings` is what it adds to the test's own."""
 
-    environment: Mapping[str, str]
+    settings: Mapping[str, str]
     _server: subprocess.Popen[bytes]
+    _speakers: ThreadPoolExecutor
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return os.environ | self.settings
 
     def play(self, clip: Path) -> None:
         """Speaks a recording into the microphone, and returns when it was spoken."""
         with tempfile.NamedTemporaryFile(suffix=".wav") as file:
             soundfile.write(file.name, read_file(clip, AudioSettings()), SAMPLE_RATE_HZ, subtype="PCM_16")
             subprocess.run(["paplay", "-d", SINK, "--latency-msec=50", file.name], env=self.environment, check=True)
+
+    def speak(self, clip: Path) -> Future[None]:
+        """The same while the test goes on."""
+        return self._speakers.submit(self.play, clip)
 
     def unplug(self) -> None:
         """The microphone is gone, in the middle of whatever is said."""
@@ -55,13 +65,14 @@ def virtual_microphone() -> Iterator[VirtualMicrophone]:
     require("pulseaudio", "pactl", "pacat", "paplay")
     with tempfile.TemporaryDirectory(prefix="mic", dir="/tmp") as name:  # a socket's path has at most 108 characters
         folder = Path(name)
-        environment = os.environ | {
+        settings = {
             "PULSE_SERVER": f"unix:{folder}/s",
             "PULSE_RUNTIME_PATH": name,
             "PULSE_STATE_PATH": name,
             "PULSE_COOKIE": f"{folder}/c",
             "XDG_STATE_HOME": f"{folder}/state",
         }
+        environment = os.environ | settings
         command = ["pulseaudio", "-n", "--daemonize=no", "--exit-idle-time=-1", "--use-pid-file=no", f"--log-target=file:{folder}/log"]
         command += ["-L", f"module-native-protocol-unix socket={folder}/s auth-anonymous=1"]
         command += ["-L", f"module-null-sink sink_name={SINK} rate={SAMPLE_RATE_HZ} channels=1 format=s16le"]
@@ -75,7 +86,8 @@ def virtual_microphone() -> Iterator[VirtualMicrophone]:
         clock = ["pacat", "-p", "-d", SINK, "--latency-msec=20", f"--rate={SAMPLE_RATE_HZ}", "--channels=1", "--format=s16le", "--raw"]
         silence = subprocess.Popen([*clock, "/dev/zero"], env=environment, **quiet)  # type: ignore[call-overload]
         try:
-            yield VirtualMicrophone(environment, server)
+            with ThreadPoolExecutor(1) as speakers:
+                yield VirtualMicrophone(settings, server, speakers)
         finally:
             for process in (silence, server):
                 process.kill()
