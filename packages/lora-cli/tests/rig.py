@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 import soundfile
 
@@ -60,8 +61,8 @@ class VirtualMicrophone:
 
 
 @contextmanager
-def virtual_microphone() -> Iterator[VirtualMicrophone]:
-    """Silence plays all the time: without it the monitor has no clock, and the first second would be lost."""
+def virtual_microphone(*, noise: bool = False) -> Iterator[VirtualMicrophone]:
+    """Silence plays all the time: without it the monitor has no clock, and the first second would be lost. `noise` is that of a room."""
     require("pulseaudio", "pactl", "pacat", "paplay")
     with tempfile.TemporaryDirectory(prefix="mic", dir="/tmp") as name:  # a socket's path has at most 108 characters
         folder = Path(name)
@@ -84,7 +85,7 @@ def virtual_microphone() -> Iterator[VirtualMicrophone]:
             time.sleep(0.05)
         subprocess.run(["pactl", "set-default-source", f"{SINK}.monitor"], env=environment, check=True)
         clock = ["pacat", "-p", "-d", SINK, "--latency-msec=20", f"--rate={SAMPLE_RATE_HZ}", "--channels=1", "--format=s16le", "--raw"]
-        silence = subprocess.Popen([*clock, "/dev/zero"], env=environment, **quiet)  # type: ignore[call-overload]
+        silence = subprocess.Popen([*clock, _room(folder) if noise else "/dev/zero"], env=environment, **quiet)  # type: ignore[call-overload]
         try:
             with ThreadPoolExecutor(1) as speakers:
                 yield VirtualMicrophone(settings, server, speakers)
@@ -92,3 +93,10 @@ def virtual_microphone() -> Iterator[VirtualMicrophone]:
             for process in (silence, server):
                 process.kill()
                 process.wait()
+
+
+def _room(folder: Path) -> Path:
+    """Some minutes of what a microphone hears in a quiet room."""
+    file = folder / "room"
+    file.write_bytes(np.random.default_rng(0).integers(-8, 9, 300 * SAMPLE_RATE_HZ, dtype=np.int16).tobytes())
+    return file

@@ -263,13 +263,14 @@ def test_through_tmux_space_toggles_and_the_app_says_why(
 
 
 @pytest.mark.slow
-def test_in_kitty_a_held_space_bar_gives_the_text(microphone: VirtualMicrophone, sentences: Sequence[Sentence], tmp_path: Path) -> None:
+def test_in_kitty_a_held_space_bar_gives_the_text(sentences: Sequence[Sentence], tmp_path: Path) -> None:
     require("Xvfb", "kitty", "xdotool", "import")
     out, socket = tmp_path / "out.jsonl", f"unix:{tmp_path}/kitty"
-    environment = microphone.environment | {"XDG_STATE_HOME": str(tmp_path), "LC_ALL": "C.UTF-8", "LIBGL_ALWAYS_SOFTWARE": "1"}
-    for name in ("TMUX", "NO_COLOR"):
-        environment.pop(name, None)
     with ExitStack() as stack:
+        microphone = stack.enter_context(virtual_microphone(noise=True))
+        environment = microphone.environment | {"XDG_STATE_HOME": str(tmp_path), "LC_ALL": "C.UTF-8", "LIBGL_ALWAYS_SOFTWARE": "1"}
+        for name in ("TMUX", "NO_COLOR"):
+            environment.pop(name, None)
 
         def start(*command: str, **options: int) -> subprocess.Popen[bytes]:
             process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL, **options)  # type: ignore[call-overload]

@@ -58,7 +58,7 @@ class TalkDriver(LinuxDriver):
         assert sys.__stderr__ is not None
         self._stderr = sys.__stderr__.fileno()
         # A descriptor of its own: stderr itself is closed to libraries while the screen is drawn.
-        self._output = Output(os.fdopen(os.dup(self._stderr), "w", encoding="utf-8"))
+        self._output = Output(os.fdopen(os.dup(self._stderr), "w", encoding="utf-8", errors="backslashreplace"))
         self._file = self._output  # type: ignore[assignment]  # all that its writer needs
 
     def _get_terminal_size(self) -> tuple[int, int]:
