@@ -294,6 +294,16 @@ def test_the_terminal_app(command: Command) -> None:
     assert "usage: moonshine" in in_process(app._main, *command.words[1:])
 
 
+def test_starts_of_the_terminal_app_are_understood() -> None:
+    """They take a microphone and a person; here, that their flags are taken."""
+    from lora_cli import main as app
+
+    shown = [line for _, _, text in blocks("text") for line in text.splitlines() if line.startswith("uv run moonshine")]
+    assert len(shown) > 10
+    for line in shown:
+        app._parser().parse_args(shlex.split(line)[3:])
+
+
 @pytest.mark.parametrize("block", list(blocks("python")), ids=lambda block: block[0].name)
 def test_python_blocks(block: tuple[Path, str, str], request: pytest.FixtureRequest) -> None:
     place: Path = request.getfixturevalue("exported" if block[1] == "export" else "finished")

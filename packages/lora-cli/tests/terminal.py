@@ -31,14 +31,23 @@ RESETS = (
 
 
 class Terminal:
-    """A pseudo-terminal with a Python program in it, whose stdout goes to the file `out`."""
+    """A pseudo-terminal with a Python program in it, whose stdout goes to the file `out`; `keys` is another terminal to type in."""
 
-    def __init__(self, out: Path, command: Sequence[str | Path], *, columns: int = 80, environment: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        out: Path,
+        command: Sequence[str | Path],
+        *,
+        columns: int = 80,
+        environment: dict[str, str] | None = None,
+        keys: str | None = None,
+    ) -> None:
         self.out = out
         settings = {key: value for key, value in os.environ.items() if key not in {"TMUX", "NO_COLOR"}}
+        redirected = 'exec "$0" "$@" > "$OUT"' + (f" < {keys}" if keys else "")
         self.child = pexpect.spawn(
             "/bin/sh",
-            ["-c", 'exec "$0" "$@" > "$OUT"', sys.executable, *map(str, command)],
+            ["-c", redirected, sys.executable, *map(str, command)],
             env={**settings, "TERM": "xterm-256color", "OUT": str(out), "LC_ALL": "C.UTF-8", **(environment or {})},
             dimensions=(24, columns),
             encoding="utf-8",
@@ -61,6 +70,11 @@ class Terminal:
             self.bytes += data
             # pyte takes the keyboard protocol's private sequences for text
             self.stream.feed(re.sub(r"\x1b\[[=<>?][\d;]*u", "", data))
+
+    def widen(self, columns: int) -> None:
+        """Gives the window another width."""
+        self.screen.resize(24, columns)
+        self.child.setwinsize(24, columns)
 
     def until(self, text: str, seconds: float = 60) -> None:
         """Reads until the screen shows `text`."""
@@ -90,6 +104,11 @@ class Terminal:
         assert self.child.signalstatus is None
         assert self.child.exitstatus is not None
         return int(self.child.exitstatus)
+
+
+def children(pid: int) -> list[int]:
+    """The processes that a process has started."""
+    return [int(child) for file in Path(f"/proc/{pid}/task").glob("*/children") for child in file.read_text().split()]
 
 
 def assert_restored(terminal: Terminal) -> None:

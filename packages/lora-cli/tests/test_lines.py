@@ -2,14 +2,19 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
+from typing import get_args
 
 import pytest
+from lora_cli.events import Event, Final, Problem, Segment, Voice
+from lora_cli.results import Entry
 
 from lora.audio import FileAudio
 from lora.manifest import Utterance
@@ -102,3 +107,14 @@ def test_a_reader_that_goes_away_is_no_crash(spoken: Utterance, tmp_path: Path) 
     done = subprocess.run(["sh", "-c", command], env=environment, capture_output=True, text=True, check=False, timeout=180)
     assert "Traceback" not in done.stderr
     assert json.loads(done.stdout)["event"] == "loading"
+
+
+@pytest.mark.parametrize("kind", [*get_args(Event), Problem], ids=lambda kind: kind.__name__)
+def test_every_field_of_an_event_is_documented(kind: type) -> None:
+    guide = (Path(__file__).parents[3] / "docs" / "voice.md").read_text()
+    rows = re.findall(rf"^\| `{kind.__name__.lower()}` \| (.*) \|$", guide, re.M)
+    assert len(rows) == 1
+    written = set(Entry.__struct_fields__) - {"audio", "corrected"} if kind is Final else {field.name for field in fields(kind)}
+    nested = {"segments": Segment, "voices": Voice}
+    written |= {field.name for name in written & nested.keys() for field in fields(nested[name])}
+    assert set(re.findall(r"`(\w+)`", rows[0])) == written

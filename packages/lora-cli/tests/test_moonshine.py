@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from terminal import KITTY, PRESS, RELEASE, REPEAT, Terminal, assert_restored
+from terminal import KITTY, PRESS, RELEASE, REPEAT, Terminal, assert_restored, children
 
 from lora.audio import AudioSettings, load
 from lora.manifest import Utterance
@@ -48,10 +48,9 @@ def engine_pid(terminal: Terminal) -> int:
     """The process of the model."""
     end = time.monotonic() + 60
     while time.monotonic() < end:
-        for children in Path(f"/proc/{terminal.child.pid}/task").glob("*/children"):
-            for pid in children.read_text().split():
-                if "spawn_main" in Path(f"/proc/{pid}/cmdline").read_text():
-                    return int(pid)
+        for pid in children(terminal.child.pid):
+            if "spawn_main" in Path(f"/proc/{pid}/cmdline").read_text():
+                return pid
         time.sleep(0.1)
     raise AssertionError("the model's process does not start")
 

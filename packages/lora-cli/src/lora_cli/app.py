@@ -95,8 +95,8 @@ class MoonshineApp(App[None]):
         self._talking = Talking(choose(mode, None, environment))
         self._engine: Engine | None = None
         self._source: Source | None = None
-        self._no_source: str | None = "the microphone is not open yet"
-        """Why nothing can be recorded, if so."""
+        self._no_source: str | None = None
+        """Why no sound comes, if so. A recording may begin before the microphone is open: it hears from then on."""
         self._recorder: Recorder | None = None
         self._voice = session.voices[0].name
         self._other: str | None = None
@@ -142,12 +142,12 @@ class MoonshineApp(App[None]):
             self.post_message(SourceProblem(Problem(str(error), lost=True)))
             return
         self._source = source
-        self._no_source = None
         self.post_message(SourceOpened())
 
     def on_source_opened(self) -> None:
         """Hands-free listens from here on."""
-        self._switch(self._wish)
+        if self._talking.recording is None and self._talking.choice.mode is Mode.VAD:
+            self._switch(self._wish)
 
     def close(self) -> None:
         """Ends what the app opened; waits for the engine's process to end."""

@@ -56,7 +56,9 @@ class TalkDriver(LinuxDriver):
     def __init__(self, app: "App[Any]", *, debug: bool = False, mouse: bool = True, size: tuple[int, int] | None = None) -> None:
         super().__init__(app, debug=debug, mouse=mouse, size=size)
         assert sys.__stderr__ is not None
-        self._output = Output(sys.__stderr__)
+        self._stderr = sys.__stderr__.fileno()
+        # A descriptor of its own: stderr itself is closed to libraries while the screen is drawn.
+        self._output = Output(os.fdopen(os.dup(self._stderr), "w", encoding="utf-8", errors="backslashreplace"))
         self._file = self._output  # type: ignore[assignment]  # all that its writer needs
 
     def _get_terminal_size(self) -> tuple[int, int]:
@@ -64,6 +66,11 @@ class TalkDriver(LinuxDriver):
         return os.get_terminal_size(self._output.fileno())
 
     def start_application_mode(self) -> None:
+        """Sound libraries complain on stderr, in the middle of the screen: what they write goes nowhere until the screen is left."""
+        sys.__stderr__.flush()  # type: ignore[union-attr]  # checked above
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self._stderr)
+        os.close(nowhere)
         super().start_application_mode()  # type: ignore[no-untyped-call]
         self.write(PROBE)
         self.flush()
@@ -71,6 +78,8 @@ class TalkDriver(LinuxDriver):
     def stop_application_mode(self) -> None:
         self.write("\x1b[?1016l")  # mouse in pixels, which Textual may turn on and leaves on
         super().stop_application_mode()
+        if not self._output.gone:
+            os.dup2(self._output.fileno(), self._stderr)
 
     def run_input_thread(self) -> None:
         parser = KeyboardParser(self._debug)

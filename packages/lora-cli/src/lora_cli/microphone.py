@@ -18,8 +18,11 @@ from lora.errors import AudioError
 from lora.units import SAMPLE_RATE_HZ
 from lora_cli.events import Problem
 
-LOST_S: Final = 1.0
-"""Without a block for so long the device is gone: blocks come every 20 ms."""
+LOST_S: Final = 2.0
+"""Without a block for so long the device is gone: blocks come every 20 ms, on a busy machine some of them together."""
+
+OPENING_S: Final = 10.0
+"""How long the first block may take: a sound server or a wireless headset wakes up first."""
 
 MUTED_S: Final = 1.5
 """Digital silence for so long is a switch, not a pause: a microphone that is on always has noise."""
@@ -135,15 +138,17 @@ class Microphone:
 
     def _run(self) -> None:
         overflows = 0
+        patience_s = OPENING_S
         while not self._closed.is_set():
             try:
-                block = self._blocks.get(timeout=LOST_S)
+                block = self._blocks.get(timeout=patience_s)
             except queue.Empty:
                 gone = f"{self.device.name}: gives no sound any more; was it unplugged? Start moonshine again when it is back"
                 self._on_problem(Problem(gone, lost=True))
                 block = self._blocks.get()  # until it is back, or the app ends
             if block is None:
                 return
+            patience_s = LOST_S
             samples = self._to_model(block)
             peak = float(np.abs(block).max(initial=0.0))
             if len(samples):
