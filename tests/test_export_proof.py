@@ -166,6 +166,7 @@ def folder(tmp_path: Path) -> Path:
             architecture="tiny",
             tokens_per_second=6.5,
             audio=AudioSettings(),
+            language="en",
             targets={"onnx": target},
             speech={},
             seconds={},
