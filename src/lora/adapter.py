@@ -22,7 +22,6 @@ from lora.config import AdapterConfig
 from lora.decode import DecodeSettings
 from lora.errors import CheckpointError, ConfigError
 from lora.files import read_json, write_json
-from lora.language import Language
 from lora.model_utils import Speech
 from lora.passport import PASSPORT_FILE
 from lora.text import ResolvedStyle
@@ -49,7 +48,6 @@ class Passport(passports.Origin, frozen=True, kw_only=True, omit_defaults=True):
     decode: DecodeSettings
     text_style: ResolvedStyle
     normaliser: str
-    language: Language = "en"
 
 
 @dataclass(frozen=True, slots=True)

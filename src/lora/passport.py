@@ -7,6 +7,7 @@ import msgspec
 
 from lora.errors import CheckpointError
 from lora.files import read_json
+from lora.language import Language
 
 PASSPORT_FILE = "moonshine_lora.json"
 
@@ -17,6 +18,7 @@ class Origin(msgspec.Struct, frozen=True, kw_only=True):
     base_model_id: str
     base_revision: str | None
     base_sha256: str
+    language: Language = "en"
 
 
 OriginT = TypeVar("OriginT", bound=Origin)

@@ -34,6 +34,23 @@ def test_a_run_gives_what_was_trained_and_its_base(tmp_path: Path) -> None:
     assert (base.name, base.model_id, base.adapter_folder) == ("moonshine-tiny", DEFAULT_MODEL, None)
 
 
+def test_a_run_that_trained_whole_weights_gives_its_checkpoint_and_its_base(tmp_path: Path) -> None:
+    folder = adapter(tmp_path / "doctors" / "checkpoint")
+    tuned, base = choose(None, [], tmp_path / "doctors")
+    assert (tuned.name, tuned.model_id, tuned.adapter_folder) == ("doctors", str(folder), None)
+    assert (base.name, base.model_id) == ("moonshine-tiny", DEFAULT_MODEL)
+
+
+def test_a_base_model_hears_the_language_of_its_adapter(tmp_path: Path) -> None:
+    folder = adapter(tmp_path / "x")
+    passport = json.loads((folder / "moonshine_lora.json").read_text())
+    (folder / "moonshine_lora.json").write_text(json.dumps(passport | {"language": "ja"}))
+    assert [voice.language for voice in choose(None, [folder], None)] == ["ja", "ja"]
+    assert [voice.language for voice in choose("owner/model-ja", [], None, "ja")] == ["ja"]
+    with pytest.raises(ConfigError, match="--language: a run and an adapter say it themselves"):
+        choose(None, [folder], None, "ja")
+
+
 def test_adapters_come_in_their_order_then_each_base_once(tmp_path: Path) -> None:
     folders = [adapter(tmp_path / "b"), adapter(tmp_path / "a"), adapter(tmp_path / "c", "packaged:moonshine-base")]
     assert [voice.name for voice in choose(None, folders, None)] == ["b", "a", "c", "moonshine-tiny", "moonshine-base"]

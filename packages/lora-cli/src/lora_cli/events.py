@@ -9,6 +9,7 @@ from datetime import datetime
 from pathlib import Path
 
 from lora.audio import Waveform
+from lora.language import Language
 from lora.units import Samples, Seconds
 
 
@@ -21,6 +22,8 @@ class Voice:
     adapter_folder: Path | None = None
     processor_folder: Path | None = None
     revision: str | None = None
+    language: Language | None = None
+    """None for what the adapter says, and English without one."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -89,6 +89,7 @@ def _load(voice: Voice, device: Device, precision: Precision) -> Ear:
         precision=precision,
         batch_size=1,
         tokens_per_second=None,
+        language=voice.language,
     )
     return Ear(open_transcriber(request))
 

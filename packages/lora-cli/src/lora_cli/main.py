@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from lora.console import ArgumentParser, run
 from lora.errors import ConfigError
+from lora.language import LANGUAGES
 
 if TYPE_CHECKING:
     from lora_cli.events import Event
@@ -63,6 +64,7 @@ def _parser() -> ArgumentParser:
     model = parser.add_argument_group("voice", "what hears; without any of these the packaged Moonshine tiny")
     model.add_argument("--run", type=Path, metavar="DIR", help="a run of moonshine-lora: its adapter, and its base model beside it")
     model.add_argument("--model-id", metavar="TEXT", help="hub id, local folder, packaged:moonshine-tiny or packaged:moonshine-base")
+    model.add_argument("--language", choices=tuple(LANGUAGES), help="what --model-id hears (default en)")
     model.add_argument(
         "--adapter-dir", type=Path, action="append", default=[], metavar="DIR", help="a lora_adapter/ folder; repeat it for more voices"
     )
@@ -111,7 +113,7 @@ def _session(options: argparse.Namespace, results: "Results", through: threading
     from lora_cli.session import Session
     from lora_cli.voices import choose
 
-    voices = choose(options.model_id, options.adapter_dir, options.run)
+    voices = choose(options.model_id, options.adapter_dir, options.run, options.language)
 
     def open_engine(emit: "Callable[[Event], None]") -> "Engine":
         from lora_cli.engine import Engine

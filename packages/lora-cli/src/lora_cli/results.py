@@ -10,7 +10,7 @@ import msgspec
 from filelock import FileLock
 
 from lora.audio import AudioSettings, encode_flac, read_file
-from lora.errors import AudioError, ManifestError
+from lora.errors import AudioError, LoraError, ManifestError
 from lora.files import atomic_file, write_jsonl, writing_errors
 from lora.manifest import Row
 from lora.units import Seconds
@@ -95,13 +95,13 @@ class Results:
         self._audio(gone).unlink(missing_ok=True)
 
     def copy(self, text: str) -> None:
-        """Into the system's clipboard. Raises `AudioError` where the system has none: the terminal's own may have taken it."""
+        """Into the system's clipboard. Raises `LoraError` where the system has none: the terminal's own may have taken it."""
         import pyperclip
 
         try:
             pyperclip.copy(text)
         except pyperclip.PyperclipException as error:
-            raise ManifestError(
+            raise LoraError(
                 "copied through the terminal, if it allows that; for the system's clipboard install wl-clipboard or xclip"
             ) from error
 
@@ -127,12 +127,13 @@ class Results:
         with writing_errors(file):
             folder = file.parent / f"{file.stem}-audio"
             folder.mkdir(parents=True, exist_ok=True)
-            sound = folder / f"{one.id}.flac"
+            name = f"{one.id}-{self.folder.name.rpartition('-')[2]}"  # of two apps that hear at the same moment too
+            sound = folder / f"{name}.flac"
             with FileLock(file.with_name(f".{file.name}.lock")):
                 with atomic_file(sound, durable=True) as stream:
                     stream.write(self._audio(one).read_bytes())
-                row = Row(audio=f"{folder.name}/{sound.name}", text=text, id=one.id, duration=one.seconds)
-                rows = {other.id: other for other in _rows(file)} | {one.id: row}
+                row = Row(audio=f"{folder.name}/{sound.name}", text=text, id=name, duration=one.seconds)
+                rows = {other.id: other for other in _rows(file)} | {name: row}
                 write_jsonl(file, rows.values(), durable=True)
         self._write({**self._entries, one.id: msgspec.structs.replace(one, corrected=text)})
         return file

@@ -9,6 +9,7 @@ from typing import Final
 from lora import passport
 from lora.errors import CheckpointError, ConfigError
 from lora.files import read_json
+from lora.language import Language
 from lora.passport import Origin
 from lora_cli.events import Voice
 
@@ -17,7 +18,9 @@ DEFAULT_MODEL: Final = "packaged:moonshine-tiny"
 _PACKAGED: Final = "packaged:"
 
 
-def choose(model_id: str | None, adapter_folders: Sequence[Path], run_folder: Path | None) -> tuple[Voice, ...]:
+def choose(
+    model_id: str | None, adapter_folders: Sequence[Path], run_folder: Path | None, language: Language | None = None
+) -> tuple[Voice, ...]:
     """What was trained first, in the order given, then the base models; without an adapter, the model alone.
 
     An adapter that is given without a model brings the one it was trained on.
@@ -26,13 +29,15 @@ def choose(model_id: str | None, adapter_folders: Sequence[Path], run_folder: Pa
         ConfigError: a run is given together with a model or adapters.
         CheckpointError: an adapter is missing, or belongs to another model than the one named.
     """
+    if language is not None and (run_folder is not None or adapter_folders):
+        raise ConfigError("--language: a run and an adapter say it themselves; leave it out")
     if run_folder is not None:
         if model_id is not None or adapter_folders:
             raise ConfigError("--run: names model and adapter already; leave out --model-id and --adapter-dir")
         return _of_run(run_folder)
     if not adapter_folders:
         chosen = model_id or DEFAULT_MODEL
-        return (Voice(_short(chosen), chosen),)
+        return (Voice(_short(chosen), chosen, language=language),)
     tuned = [_tuned(folder, model_id) for folder in adapter_folders]
     return _named([*tuned, *_bases(tuned)])
 
@@ -40,7 +45,7 @@ def choose(model_id: str | None, adapter_folders: Sequence[Path], run_folder: Pa
 def _of_run(folder: Path) -> tuple[Voice, ...]:
     if (checkpoint := folder / "checkpoint").is_dir():  # whole weights were trained
         origin: Origin = read_json(checkpoint / passport.PASSPORT_FILE, Origin, CheckpointError)
-        base = Voice(_short(origin.base_model_id), origin.base_model_id, revision=origin.base_revision)
+        base = Voice(_short(origin.base_model_id), origin.base_model_id, revision=origin.base_revision, language=origin.language)
         return _named([Voice(folder.resolve().name, str(checkpoint.resolve())), base])
     adapter_folder = folder / "lora_adapter"
     if not adapter_folder.is_dir():
@@ -53,9 +58,10 @@ def _tuned(folder: Path, model_id: str | None) -> Voice:
     origin = passport.read(folder, Origin)
     name = folder.resolve().parent.name if folder.resolve().name == "lora_adapter" else folder.resolve().name
     if model_id is None:
-        return Voice(name, origin.base_model_id, folder, revision=origin.base_revision)
+        return Voice(name, origin.base_model_id, folder, revision=origin.base_revision, language=origin.language)
     _check(folder, origin, model_id)
-    return Voice(name, model_id, folder, revision=origin.base_revision if model_id == origin.base_model_id else None)
+    revision = origin.base_revision if model_id == origin.base_model_id else None
+    return Voice(name, model_id, folder, revision=revision, language=origin.language)
 
 
 def _check(folder: Path, origin: Origin, model_id: str) -> None:
@@ -69,8 +75,8 @@ def _check(folder: Path, origin: Origin, model_id: str) -> None:
 
 
 def _bases(tuned: Sequence[Voice]) -> list[Voice]:
-    models = dict.fromkeys((voice.model_id, voice.revision) for voice in tuned)
-    return [Voice(_short(model_id), model_id, revision=revision) for model_id, revision in models]
+    models = dict.fromkeys((voice.model_id, voice.revision, voice.language) for voice in tuned)
+    return [Voice(_short(model_id), model_id, revision=revision, language=language) for model_id, revision, language in models]
 
 
 def _short(model_id: str) -> str:
