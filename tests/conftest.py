@@ -1,7 +1,8 @@
 """Shared speech and models. The models are never modified here: a test that adapts or trains one loads its checkpoint afresh."""
 
 import signal
-from collections.abc import Sequence
+import subprocess
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -115,3 +116,18 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Sequence[Utterance]:
 def waveforms(clips: Sequence[Utterance]) -> Sequence[Waveform]:
     """What is heard in `clips`, in their order."""
     return [load(utterance.audio, AudioSettings()) for utterance in clips]
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
+    """A disk of that many kibibytes."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    try:
+        mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={request.param}k", "tmpfs", place], capture_output=True, check=False)
+    except FileNotFoundError:
+        pytest.skip("no mount command here")
+    if mounted.returncode != 0:
+        pytest.skip("a small disk can only be mounted by root")
+    yield place
+    subprocess.run(["umount", place], check=True)

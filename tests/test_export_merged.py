@@ -4,7 +4,7 @@ import importlib.util
 import json
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import onnx
@@ -168,21 +168,6 @@ def test_a_missing_package_is_named_with_its_extra_and_merged_needs_none(monkeyp
     require_export(["merged"])
     with pytest.raises(ExportError, match=r"--to onnx: .*onnx is not installed; install it \(pip install 'moonshine-lora\[export\]'\)"):
         require_export(["merged", "onnx"])
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
-    """A disk of that many kibibytes."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    try:
-        mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={request.param}k", "tmpfs", place], capture_output=True, check=False)
-    except FileNotFoundError:
-        pytest.skip("no mount command here")
-    if mounted.returncode != 0:
-        pytest.skip("a small disk can only be mounted by root")
-    yield place
-    subprocess.run(["umount", place], check=True)
 
 
 @pytest.mark.parametrize(

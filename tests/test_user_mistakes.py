@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -316,21 +316,6 @@ def test_a_place_where_nothing_may_be_written(arguments: list[object], tmp_path:
     assert the_error(result).startswith(f"error: {place / 'run'}: cannot be written (")
     assert "Baseline" not in result.err
     assert not (place / "run").exists()
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
-    """A disk of that many kibibytes."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    try:
-        mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={request.param}k", "tmpfs", place], capture_output=True, check=False)
-    except FileNotFoundError:
-        pytest.skip("no mount command here")
-    if mounted.returncode != 0:
-        pytest.skip("a small disk can only be mounted by root")
-    yield place
-    subprocess.run(["umount", place], check=True)
 
 
 @pytest.mark.parametrize("small_disk", [4, 8, 16, 32, 64, 1024], indirect=True)
