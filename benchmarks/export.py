@@ -84,6 +84,9 @@ def _ours(folder: Path) -> Path:
 
 
 def _transcriber(folder: Path) -> Any:
+    from lora.runtimes.separate import voice_packages
+
+    sys.path.append(str(voice_packages()))
     from moonshine_voice import ModelArch, Transcriber
 
     from lora.runtimes.engines import VOICE_OPTIONS

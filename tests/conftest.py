@@ -2,6 +2,7 @@
 
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from lora.checkpoint import resolve
 from lora.corpora import general
 from lora.manifest import Rules, Utterance, read
 from lora.model_utils import Speech, load_speech
+from lora.runtimes.separate import voice_packages
 
 # A background job inherits an ignored SIGINT, and so would the commands that tests interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -131,3 +133,9 @@ def small_disk(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]
         pytest.skip("a small disk can only be mounted by root")
     yield place
     subprocess.run(["umount", place], check=True)
+
+
+@pytest.fixture
+def moonshine_voice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets a test import the runtime, which lives outside of the environment."""
+    monkeypatch.setattr(sys, "path", [*sys.path, str(voice_packages())])

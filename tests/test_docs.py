@@ -305,6 +305,7 @@ def test_starts_of_the_terminal_app_are_understood() -> None:
 
 
 @pytest.mark.parametrize("block", list(blocks("python")), ids=lambda block: block[0].name)
+@pytest.mark.usefixtures("moonshine_voice")
 def test_python_blocks(block: tuple[Path, str, str], request: pytest.FixtureRequest) -> None:
     place: Path = request.getfixturevalue("exported" if block[1] == "export" else "finished")
     with chdir(place):

@@ -1,5 +1,6 @@
 """An adapter means the same in every form: the official trainer's formula gives the weights that PEFT merges."""
 
+import importlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -136,8 +137,9 @@ def test_layers_and_roles_without_an_update_keep_their_weights(random_v1: Speech
 # --- the trainer itself ----------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("moonshine_voice")
 def test_the_trainer_s_own_file_and_merge_agree_with_ours(random_v2: Speech, tmp_path: Path) -> None:
-    theirs = pytest.importorskip("moonshine_voice.lora.adapter", reason="moonshine-voice from 0.1.5 holds the trainer")
+    theirs = importlib.import_module("moonshine_voice.lora.adapter")
     model = fresh(random_v2).model
     sites = theirs.add_lora(model, rank=RANK, alpha=2 * RANK, seed=3, sites="both")
     generator = torch.Generator().manual_seed(5)
@@ -149,8 +151,9 @@ def test_the_trainer_s_own_file_and_merge_agree_with_ours(random_v2: Speech, tmp
     assert same(folded(load_official(fresh(random_v2), tmp_path / "adapter.safetensors", 2.0 * RANK)), dict(model.state_dict()))
 
 
+@pytest.mark.usefixtures("moonshine_voice")
 def test_the_trainer_loads_what_we_write(random_v2: Speech, tmp_path: Path) -> None:
-    theirs = pytest.importorskip("moonshine_voice.lora.adapter", reason="moonshine-voice from 0.1.5 holds the trainer")
+    theirs = importlib.import_module("moonshine_voice.lora.adapter")
     save_file(drawn(random_v2), tmp_path / "adapter.safetensors")
     adapted = load_official(fresh(random_v2), tmp_path / "adapter.safetensors", 2.0 * RANK)
     model, state = fresh(random_v2).model, official_state(adapted)

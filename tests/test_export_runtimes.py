@@ -146,6 +146,7 @@ def test_the_published_files_run_as_ours_do(tmp_path: Path, some: list[Clip], he
     assert same >= 4, (published, ours)
 
 
+@pytest.mark.usefixtures("moonshine_voice")
 def test_moonshine_voice_hears_the_whole_clip_only_with_our_step(exports: Path) -> None:
     """Why `VOICE_STEP` is there: with its own step the runtime leaves up to 511 samples out."""
     from moonshine_voice import ModelArch, Transcriber
@@ -160,7 +161,7 @@ def test_moonshine_voice_hears_the_whole_clip_only_with_our_step(exports: Path) 
     assert len(samples) - heard[VOICE_STEP] < VOICE_STEP
 
 
-@pytest.mark.parametrize("name", RUNTIMES)
+@pytest.mark.parametrize("name", ["onnx", "sherpa-onnx"])
 def test_a_missing_package_names_the_extra(name: RuntimeName, tmp_path: Path) -> None:
     """In a process whose path holds every installed package but this one."""
     import lora
@@ -176,6 +177,21 @@ def test_a_missing_package_names_the_extra(name: RuntimeName, tmp_path: Path) ->
     done = subprocess.run(command, env=os.environ | {"PYTHONPATH": paths}, capture_output=True, text=True, check=False, timeout=300)
     expected = f"error: {name}: the package {distribution} is not installed; install the extra (pip install 'moonshine-lora[export]')\n"
     assert (done.returncode, done.stderr) == (2, expected)
+
+
+def test_moonshine_voice_that_cannot_be_fetched_is_one_line(tmp_path: Path) -> None:
+    settings = {"MOONSHINE_LORA_CACHE": str(tmp_path / "cache"), "PIP_NO_INDEX": "1", "PIP_CONFIG_FILE": os.devnull, "PIP_FIND_LINKS": ""}
+    command = [sys.executable, "-m", "lora.main", *_arguments("moonshine-voice")]
+    done = subprocess.run(command, env=os.environ | settings, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: moonshine-voice==0.1.5: could not be installed into ")
+    assert len(done.stderr.splitlines()) == 1
+    assert [path.suffix for path in (tmp_path / "cache" / "runtimes").iterdir()] == [".lock"]
+
+
+def test_its_command_does_not_take_the_voice_apps_place() -> None:
+    script = Path(sys.executable).parent / "moonshine"
+    assert "lora_cli" in script.read_text()
 
 
 def _arguments(name: str) -> list[str]:

@@ -27,6 +27,7 @@ from lora.export.streaming import QUANTISED, streaming_config, streaming_graphs
 from lora.export.targets import architecture, write_target
 from lora.files import sha256_file
 from lora.model_utils import Speech, load_speech
+from lora.runtimes.separate import voice_packages
 
 ROUNDING = 1e-4
 CHUNK = 1280
@@ -194,13 +195,13 @@ def test_the_runtime_says_what_the_model_says(model: Speech, clip: Waveform, tmp
     write_target(model, "moonshine-voice", "fp32", tmp_path / "export")
     soundfile.write(tmp_path / "clip.wav", whole, 16_000, subtype="FLOAT")
     program = (
-        "import json, sys, soundfile; from moonshine_voice import ModelArch, Transcriber\n"
+        "import json, sys, soundfile; sys.path.append(sys.argv[3]); from moonshine_voice import ModelArch, Transcriber\n"
         "options = {'vad_threshold': 0.0, 'vad_max_segment_duration': 1000, 'return_audio_data': 'false'}\n"
         "runtime = Transcriber(sys.argv[1], ModelArch.TINY_STREAMING, options=options)\n"
         "lines = runtime.transcribe_without_streaming(soundfile.read(sys.argv[2])[0].tolist(), 16000).lines\n"
         "print(json.dumps([line.text for line in lines]))"
     )
-    command = [sys.executable, "-c", program, str(tmp_path / "export"), str(tmp_path / "clip.wav")]
+    command = [sys.executable, "-c", program, str(tmp_path / "export"), str(tmp_path / "clip.wav"), str(voice_packages())]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     [found] = json.loads(done.stdout)

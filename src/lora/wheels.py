@@ -102,13 +102,13 @@ def _pip_download(wheel: Wheel, folder: Path) -> Path:
     wheels = sorted(folder.glob("*.whl"))
     if result.returncode != 0 or len(wheels) != 1:
         raise FetchError(
-            f"{wheel.requirement}: could not be downloaded ({_last_meaningful_line(result.stderr or result.stdout)}); "
+            f"{wheel.requirement}: could not be downloaded ({last_meaningful_line(result.stderr or result.stdout)}); "
             "check the network, and pip's index and proxy settings with `pip config list`, then run again"
         )
     return wheels[0]
 
 
-def _last_meaningful_line(output: str) -> str:
+def last_meaningful_line(output: str) -> str:
     """The line in which pip says why it stopped: a broken connection, else its last ERROR line, else its last line that is no hint."""
     lines = [line.strip() for line in output.splitlines() if line.strip()]
     # Without a network pip ends in "No matching distribution found", which blames the package; the warning before it has the reason.

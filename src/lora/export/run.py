@@ -33,6 +33,7 @@ from lora.record import RunRecord, SetResult
 from lora.report.html import HTML_FILE, write_html
 from lora.report.markdown import MARKDOWN_FILE, write_report
 from lora.runtimes.runtime import PACKAGES, require_runtimes
+from lora.runtimes.separate import REQUIREMENT
 from lora.text import ResolvedStyle
 from lora.units import Seconds
 
@@ -323,8 +324,10 @@ def _account(
 def _versions(targets: tuple[Target, ...]) -> dict[str, str]:
     names = ["moonshine-lora", "torch", "transformers", "onnx", "onnxruntime"]
     names += [PACKAGES[target][1] for target in targets if target != "merged"]
-    found = {}
+    found = {"moonshine-voice": REQUIREMENT.partition("==")[2]} if "moonshine-voice" in targets else {}
     for name in names:
+        if name in found:
+            continue
         try:
             found[name] = version(name)
         except PackageNotFoundError:  # of those that this export did not need

@@ -16,6 +16,7 @@ import msgspec
 import numpy as np
 
 from lora.audio import Waveform
+from lora.runtimes.separate import voice_packages
 from lora.units import SAMPLE_RATE_HZ, Seconds
 
 END_ID: Final = 2
@@ -75,6 +76,7 @@ class VoiceEngine:
     """moonshine-voice. It allows `ceil(seconds * max_tokens_per_second)` tokens, and takes that rate when it loads."""
 
     def __init__(self, folder: Path, architecture: str) -> None:
+        sys.path.append(str(voice_packages()))
         from moonshine_voice import ModelArch
 
         # All streaming models are one to it: their sizes are in the folder.

@@ -17,6 +17,7 @@ from lora.audio import Waveform, duration
 from lora.errors import OnDeviceError
 from lora.manifest import MIN_S
 from lora.runtimes.engines import Ask, Done, Heard, Ready, read_message, write_message
+from lora.runtimes.separate import voice_packages
 from lora.units import Seconds
 
 RuntimeName = Literal["moonshine-voice", "onnx", "sherpa-onnx"]
@@ -62,9 +63,12 @@ class Transcribed:
 
 
 def require_runtimes(names: Iterable[RuntimeName]) -> None:
-    """Raises `OnDeviceError` when a runtime is not installed. Loads nothing."""
+    """Raises `OnDeviceError` when a runtime is not installed, `FetchError` when moonshine-voice cannot be. Loads nothing."""
     for name in names:
         module, distribution = PACKAGES[name]
+        if name == "moonshine-voice":
+            voice_packages()
+            continue
         if importlib.util.find_spec(module) is None:
             raise OnDeviceError(
                 f"{name}: the package {distribution} is not installed; install the extra (pip install 'moonshine-lora[export]')"
