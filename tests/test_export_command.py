@@ -378,15 +378,14 @@ def test_a_tuned_model_passes_in_every_runtime(spelled: Path, strength: float, p
     adapter = scaled(spelled / "lora_adapter", strength, tmp_path / "adapter")
     speech = ("--domain-manifest", SPEECH / "an4" / "test.jsonl", "--heldout-manifest", SPEECH / "librispeech" / "heldout.jsonl")
     model = ("--model-id", "packaged:moonshine-tiny", "--adapter-dir", adapter, "--precision", precision)
-    some = ("--proof-clips", 40) if precision == "fp32" else ()  # equal on these or on none; 8 bits are a matter of rates
-    done = export(*model, *speech, *some, "--to", *RUNTIMES, "--output", tmp_path / "export")
+    done = export(*model, *speech, "--to", *RUNTIMES, "--output", tmp_path / "export")
     assert done.code == 0, done.err
     for name, target in read_exported(tmp_path / "export").targets.items():
         assert target.proof is not None
         for part in target.proof.sets.values():
-            assert (part.drift_points <= 0.5) if precision == "u8" else (part.drift_points == 0), name
+            assert abs(part.drift_points) <= (0.5 if precision == "u8" else 0), name
         said = sum(part.like_tuned.normalised for part in target.proof.sets.values())
-        assert said > 0.88 * sum(part.utterances for part in target.proof.sets.values()), name  # long clips change a comma or a word
+        assert said > 0.9 * sum(part.utterances for part in target.proof.sets.values()), name
 
 
 @pytest.mark.slow

@@ -102,7 +102,7 @@ def test_the_base_model_itself_has_no_sides() -> None:
     assert found.failures == ()
 
 
-def test_a_rise_beyond_the_bound_fails_a_fall_does_not_and_one_word_is_allowed() -> None:
+def test_drift_is_told_in_both_directions_and_one_word_is_allowed() -> None:
     """In 163 words one word is 0.61 points, above the bound of 0.5."""
     worse = ("the pound key", "the town key", "the pound key", "the pound keys")
     better = ("the pound key", "the pound key", "the town key", "the pound key")
@@ -110,10 +110,8 @@ def test_a_rise_beyond_the_bound_fails_a_fall_does_not_and_one_word_is_allowed()
     assert proof(*ALIKE[1:], TUNED_SIDE, worse, bound=0.5).failures == ()
     failed = proof(*ALIKE[1:], TUNED_SIDE, TUNED_SIDE, worse, worse, bound=0.5).failures
     assert failed[0].startswith("domain: WER 1.19 % in the runtime and 0.00 % in PyTorch, +1.19 points, and the bound is 0.5")
-    lucky = proof(*ALIKE, TUNED_SIDE, TUNED_SIDE, TUNED_SIDE, better, better, bound=0.5)
-    assert lucky.sets["domain"].drift_points < -1
-    assert lucky.failures == ()
-    assert "points, and the bound is 0" in proof(*ALIKE, TUNED_SIDE, TUNED_SIDE, TUNED_SIDE, better, better, bound=0).failures[0]
+    lucky = proof(*ALIKE, TUNED_SIDE, TUNED_SIDE, better, better, bound=0.5).failures
+    assert "-1.16 points" in lucky[0]
 
 
 def test_a_bound_of_nought_allows_no_word() -> None:

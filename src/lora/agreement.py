@@ -39,18 +39,16 @@ def compare_export(
         f"{name}: WER {100 * proof.export.wer:.2f} % in the runtime and {100 * proof.tuned.wer:.2f} % in PyTorch, "
         f"{proof.drift_points:+.2f} points, and the bound is {max_drift_points:g}"
         for name, proof in proofs.items()
-        if _drifts(proof, max_drift_points)
+        if abs(proof.drift_points) > _allowed_points(max_drift_points, proof.words) + _ROUNDING_POINTS
     ]
     if sides is not None and (against := _against(sides)) is not None:
         failures.append(against)
     return Proof(sets=proofs, sides=sides, speed=speed, max_drift_points=max_drift_points, failures=tuple(failures))
 
 
-def _drifts(proof: SetProof, bound: float) -> bool:
-    """Whether the WER has risen beyond the bound, or beyond one word of a short set. A bound of 0 means equal: a fall counts too."""
-    if bound == 0:
-        return abs(proof.drift_points) > _ROUNDING_POINTS
-    return proof.drift_points > max(bound, 100 / proof.words) + _ROUNDING_POINTS
+def _allowed_points(bound: float, words: int) -> float:
+    """A bound of 0 means equal."""
+    return max(bound, 100 / words) if bound > 0 else 0.0
 
 
 def _against(sides: Sides) -> str | None:

@@ -252,7 +252,7 @@ def _export_arguments(parser: argparse.ArgumentParser) -> None:
         "--max-wer-drift-points",
         type=number_from_zero,
         metavar="X",
-        help="how far the WER in the runtime may be above PyTorch's (default 0.5 for u8; 0 for fp32: equal)",
+        help="how far the WER in the runtime may be from PyTorch's (default 0.5 for u8, 0 for fp32)",
     )
     proof.add_argument("--allow-outside-paths", action="store_true", help="accept audio paths that leave a given manifest's folder")
     proof.add_argument("--skip-proof", action="store_true", help="export without showing that it is the tuned model")
