@@ -5,9 +5,10 @@ time, unpadded, and sherpa-onnx up to 2.0 answers long clips with nothing where 
 
 Weights are laid out for few and large operations, which decide the speed where every product quantises its input first: query, key
 and value are one product, and rotary pairs are moved from neighbours to halves. Keys in the cache thus have another order of entries
-than in transformers; query and key share it, so scores are the same.
+than in transformers; query and key share it, so scores are the same. Tokens are embedded with the weights of the output head, stored once.
 """
 
+import copy
 import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from lora.errors import ExportError
+from lora.export.level import Place, level, test_signals
 from lora.model_utils import Speech
 
 if TYPE_CHECKING:
@@ -31,30 +33,42 @@ TRACED_TOKENS = 3
 """Sizes of the inputs that the graphs are traced with; nothing in the graphs depends on them."""
 
 
-def encoder_graph(speech: Speech) -> "onnx.ModelProto":
+_LEVEL_TOKENS = 64
+"""Of the vocabulary, evenly spaced, that a decoder is levelled with for each test signal."""
+
+
+def encoder_graph(speech: Speech, *, levelled: bool = False) -> "onnx.ModelProto":
     """`input_values` `[batch_size, num_samples]` at 16 kHz to `last_hidden_state` `[batch_size, frames, width]`, float32.
+
+    `levelled` gives weights for a graph that is going to be quantised, see `lora.export.level`; the output is the same.
 
     Raises `ExportError` for streaming checkpoints, and as `require_plain` does.
     """
     _require_v1(speech)
+    encoder = _Encoder(speech)
+    if levelled:
+        level(encoder.places(), lambda: encoder(test_signals()))
     return traced(
-        _Encoder(speech),
+        encoder,
         (torch.zeros(2, TRACED_SAMPLES),),
         {"input_values": ("batch_size", "num_samples")},
         {"last_hidden_state": ("batch_size", "encoder_sequence_length")},
     )
 
 
-def decoder_graph(speech: Speech) -> "onnx.ModelProto":
+def decoder_graph(speech: Speech, *, levelled: bool = False) -> "onnx.ModelProto":
     """Logits `[batch_size, decoder_sequence_length, tokens]` of `input_ids`, and the keys and values of all layers.
 
     With `use_cache_branch` false the tokens are a clip's first, and `past_key_values.*` may be anything; with true they follow those in
     `past_key_values.*`, `encoder_hidden_states` is not read, and `present.*.encoder.*` come back empty: the caller has them already.
+    `levelled` is as for the encoder.
 
     Raises `ExportError` for streaming checkpoints, and as `require_plain` does.
     """
     _require_v1(speech)
     first, following = _Decoder(speech, follows=False), _Decoder(speech, follows=True)
+    if levelled:
+        _level_decoders(speech, first, following)
     layers, heads, width = len(first.layers), first.heads, first.width
     ids = torch.ones(2, TRACED_TOKENS, dtype=torch.long)
     named = {f"{i}.{side}.{part}": side for i in range(layers) for side in ("decoder", "encoder") for part in ("key", "value")}
@@ -76,6 +90,21 @@ def decoder_graph(speech: Speech) -> "onnx.ModelProto":
         {**logits, **{name: axes for name, axes in present.items() if ".decoder." in name}},
     )
     return _merged(opening, going_on, heads, width)
+
+
+def _level_decoders(speech: Speech, first: "_Decoder", following: "_Decoder") -> None:
+    """Both in the same way: they share their weights."""
+    first.volume = nn.Parameter(torch.ones(speech.model.config.hidden_size), requires_grad=False)
+    shared = zip(first.places(), following.places(), strict=True)
+    places = [Place([*one.scales, *other.scales], [*one.products, *other.products]) for one, other in shared]
+    places.append(Place([first.volume], [first.heard]))
+
+    def run() -> None:
+        heard = _Encoder(speech)(test_signals())
+        tokens = torch.linspace(0, first.head.weight.shape[1] - 1, _LEVEL_TOKENS * len(heard)).long()
+        first(tokens.view(-1, len(heard)).T, heard)
+
+    level(places, run)
 
 
 def _require_v1(speech: Speech) -> None:
@@ -204,7 +233,7 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, batc
 class EncoderLayer(nn.Module):
     def __init__(self, module: Any, pairs: int) -> None:
         super().__init__()
-        self.norm_1, self.norm_2 = module.input_layernorm, module.post_attention_layernorm
+        self.norm_1, self.norm_2 = (copy.deepcopy(norm) for norm in (module.input_layernorm, module.post_attention_layernorm))
         self.attention = _SelfAttention(module.self_attn, pairs)
         self.up, self.down, self.activation = product(module.mlp.fc1), product(module.mlp.fc2), module.mlp.activation_fn
 
@@ -231,11 +260,20 @@ class _Encoder(nn.Module):
             hidden = layer(hidden, turns)
         return cast(Tensor, self.norm(hidden))
 
+    def places(self) -> list[Place]:
+        """Where outliers can be moved from normalised activations into weights."""
+        return [
+            Place([norm.weight], [product])
+            for layer in self.layers
+            for norm, product in ((layer.norm_1, layer.attention.qkv), (layer.norm_2, layer.up))
+        ]
+
 
 class DecoderLayer(nn.Module):
     def __init__(self, module: Any, pairs: int) -> None:
         super().__init__()
-        self.norm_1, self.norm_2, self.norm_3 = module.input_layernorm, module.post_attention_layernorm, module.final_layernorm
+        norms = (module.input_layernorm, module.post_attention_layernorm, module.final_layernorm)
+        self.norm_1, self.norm_2, self.norm_3 = (copy.deepcopy(norm) for norm in norms)
         self.own, self.cross = _SelfAttention(module.self_attn, pairs), _CrossAttention(module.encoder_attn)
         self.up, self.down, self.activation = product(module.mlp.fc1), product(module.mlp.fc2), module.mlp.activation_fn
 
@@ -261,11 +299,13 @@ class _Decoder(nn.Module):
         super().__init__()
         decoder = speech.decoder
         self.follows = follows
-        self.embedding = nn.Parameter(decoder.embed_tokens.weight.detach(), requires_grad=False)
+        self.head = product(speech.head)
+        table = decoder.embed_tokens.weight.detach()
+        self.embedding = None if torch.equal(table, speech.head.weight) else nn.Parameter(table, requires_grad=False)
         self.rotation = Rotation(decoder.rotary_emb)
         self.layers = nn.ModuleList(DecoderLayer(layer, len(decoder.rotary_emb.inv_freq)) for layer in decoder.layers)
         self.norm = decoder.norm
-        self.head = product(speech.head)
+        self.volume: nn.Parameter | None = None
         attention = [layer.encoder_attn for layer in decoder.layers]
         self.width = int(attention[0].head_dim)
         self.heads = attention[0].k_proj.weight.shape[0] // self.width
@@ -283,18 +323,33 @@ class _Decoder(nn.Module):
         else:
             before = 0
             past = [None] * len(self.layers)
-            parts = self.heard(given[0]).split(self.heads * self.width, dim=-1)
+            memory = given[0] if self.volume is None else given[0] * self.volume
+            parts = self.heard(memory).split(self.heads * self.width, dim=-1)
             laid_out = [part.view(batch, -1, self.heads, self.width).transpose(1, 2) for part in parts]
             heard = [tuple(laid_out[at : at + 2]) for at in range(0, len(laid_out), 2)]
         positions = torch.arange(before, before + count)
         mask = hidden_from(torch.arange(before + count) > positions[:, None])
         turns = self.rotation(positions)
-        hidden = nn.functional.embedding(input_ids, self.embedding)
+        hidden = self._embedded(input_ids)
         present: list[Tensor] = []
-        for layer, own, memory in zip(self.layers, past, heard, strict=True):
-            hidden, key, value = layer(hidden, turns, own, memory, mask)
-            present += [key, value] if self.follows else [key, value, *memory]
+        for layer, own, crossed in zip(self.layers, past, heard, strict=True):
+            hidden, key, value = layer(hidden, turns, own, crossed, mask)
+            present += [key, value] if self.follows else [key, value, *crossed]
         return self.head(self.norm(hidden)), *present
+
+    def _embedded(self, input_ids: Tensor) -> Tensor:
+        if self.embedding is not None:
+            return nn.functional.embedding(input_ids, self.embedding)
+        rows = self.head.weight.index_select(1, input_ids.flatten())
+        return rows.T.reshape(*input_ids.shape, -1)
+
+    def places(self) -> list[Place]:
+        """As of the encoder, layer by layer."""
+        return [
+            Place([norm.weight], [product])
+            for layer in self.layers
+            for norm, product in ((layer.norm_1, layer.own.qkv), (layer.norm_2, layer.cross.query), (layer.norm_3, layer.up))
+        ]
 
 
 # --- ONNX ------------------------------------------------------------------------------------------------------------------------------

@@ -88,7 +88,11 @@ def _write_graphs(speech: "Speech", target: Target, precision: ExportPrecision, 
     if speech.streaming:
         graphs, smaller = streaming_graphs(speech), QUANTISED
     else:
-        graphs = {"encoder_model": lambda: encoder_graph(speech), "decoder_model_merged": lambda: decoder_graph(speech)}
+        small = precision == "u8"
+        graphs = {
+            "encoder_model": lambda: encoder_graph(speech, levelled=small),
+            "decoder_model_merged": lambda: decoder_graph(speech, levelled=small),
+        }
         smaller = tuple(graphs)
     for name, graph in graphs.items():
         model = graph()
