@@ -11,7 +11,7 @@ than in transformers; query and key share it, so scores are the same. Tokens are
 import copy
 import tempfile
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -33,6 +33,9 @@ TRACED_TOKENS = 3
 """Sizes of the inputs that the graphs are traced with; nothing in the graphs depends on them."""
 
 
+_NEAR = 0.25
+"""Share of the largest entry up to which entries count as small where they are multiplied apart from what is beyond."""
+
 _LEVEL_TOKENS = 64
 """Of the vocabulary, evenly spaced, that a decoder is levelled with for each test signal."""
 
@@ -40,7 +43,7 @@ _LEVEL_TOKENS = 64
 def encoder_graph(speech: Speech, *, levelled: bool = False) -> "onnx.ModelProto":
     """`input_values` `[batch_size, num_samples]` at 16 kHz to `last_hidden_state` `[batch_size, frames, width]`, float32.
 
-    `levelled` gives weights for a graph that is going to be quantised, see `lora.export.level`; the output is the same.
+    `levelled` gives a graph that is going to be quantised, see `lora.export.level` and `Product`; the output is the same.
 
     Raises `ExportError` for streaming checkpoints, and as `require_plain` does.
     """
@@ -48,6 +51,7 @@ def encoder_graph(speech: Speech, *, levelled: bool = False) -> "onnx.ModelProto
     encoder = _Encoder(speech)
     if levelled:
         level(encoder.places(), lambda: encoder(test_signals()))
+        _take_apart(encoder.layers)
     return traced(
         encoder,
         (torch.zeros(2, TRACED_SAMPLES),),
@@ -92,6 +96,12 @@ def decoder_graph(speech: Speech, *, levelled: bool = False) -> "onnx.ModelProto
     return _merged(opening, going_on, heads, width)
 
 
+def _take_apart(layers: Iterable[Any]) -> None:
+    """What an activation function gives is mostly small, here and there large, and never in the same channels for long."""
+    for layer in layers:
+        layer.down.apart = True
+
+
 def _level_decoders(speech: Speech, first: "_Decoder", following: "_Decoder") -> None:
     """Both in the same way: they share their weights."""
     first.volume = nn.Parameter(torch.ones(speech.model.config.hidden_size), requires_grad=False)
@@ -105,6 +115,7 @@ def _level_decoders(speech: Speech, first: "_Decoder", following: "_Decoder") ->
         first(tokens.view(-1, len(heard)).T, heard)
 
     level(places, run)
+    _take_apart([*first.layers, *following.layers])
 
 
 def _require_v1(speech: Speech) -> None:
@@ -128,16 +139,26 @@ def require_plain(speech: Speech) -> None:
 
 
 class Product(nn.Module):
-    """Linear layers with the same input as one product, its weight `[in, out]` as ONNX multiplies."""
+    """Linear layers with the same input as one product, its weight `[in, out]` as ONNX multiplies.
+
+    `apart` multiplies small entries apart from what large ones have beyond them: two inputs to quantise, so that a few large entries
+    do not leave all others a few steps. In float32 the sum is the same.
+    """
 
     def __init__(self, weights: Sequence[Tensor], biases: Sequence[Tensor | None]) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.cat(list(weights)).T.contiguous(), requires_grad=False)
         present = [bias for bias in biases if bias is not None]
         self.bias = nn.Parameter(torch.cat(present), requires_grad=False) if present else None
+        self.apart = False
 
     def forward(self, inputs: Tensor) -> Tensor:
-        output = inputs @ self.weight
+        if self.apart:
+            limit = inputs.abs().max() * _NEAR
+            near = torch.minimum(torch.maximum(inputs, -limit), limit)
+            output = near @ self.weight + (inputs - near) @ self.weight
+        else:
+            output = inputs @ self.weight
         return output if self.bias is None else output + self.bias
 
 
@@ -264,7 +285,7 @@ class _Encoder(nn.Module):
         """Where outliers can be moved from normalised activations into weights."""
         return [
             Place([norm.weight], [product])
-            for layer in self.layers
+            for layer in cast(Iterable[Any], self.layers)
             for norm, product in ((layer.norm_1, layer.attention.qkv), (layer.norm_2, layer.up))
         ]
 
@@ -347,7 +368,7 @@ class _Decoder(nn.Module):
         """As of the encoder, layer by layer."""
         return [
             Place([norm.weight], [product])
-            for layer in self.layers
+            for layer in cast(Iterable[Any], self.layers)
             for norm, product in ((layer.norm_1, layer.own.qkv), (layer.norm_2, layer.cross.query), (layer.norm_3, layer.up))
         ]
 

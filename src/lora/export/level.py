@@ -35,7 +35,7 @@ class Place:
     """
 
     scales: Sequence[nn.Parameter]
-    products: Sequence[nn.Module]
+    products: Sequence[Any]
 
 
 def level(places: Sequence[Place], run: Callable[[], Any]) -> None:
@@ -55,7 +55,7 @@ def level(places: Sequence[Place], run: Callable[[], Any]) -> None:
     for hook in hooks:
         hook.remove()
     for number, place in enumerate(places):
-        divisor = _divisor(reach[number], place.products[0].weight)  # type: ignore[arg-type]
+        divisor = _divisor(reach[number], place.products[0].weight)
         for scale in place.scales:
             scale.data = scale.data / divisor
         for product in place.products:

@@ -103,6 +103,8 @@ def _store_grids(model: "onnx.ModelProto") -> None:
         tensor = weights[node.input[1]]
         exact = numpy_helper.to_array(tensor)
         lowest, step = exact.min(), (exact.max() - exact.min()) / np.float32(_STEPS)
+        if step == 0:
+            continue
         places = np.round((exact - lowest) / step)
         if np.abs(places * step + lowest - exact).max() > _EXACT * np.abs(exact).max():
             continue
@@ -110,9 +112,9 @@ def _store_grids(model: "onnx.ModelProto") -> None:
         tensor.CopyFrom(numpy_helper.from_array(places.astype(np.uint8), f"{name}_places"))
         model.graph.initializer.extend(
             [
-                numpy_helper.from_array(step, f"{name}_step"),
-                numpy_helper.from_array(np.uint8(0), f"{name}_zero"),
-                numpy_helper.from_array(lowest, f"{name}_lowest"),
+                numpy_helper.from_array(np.asarray(step), f"{name}_step"),
+                numpy_helper.from_array(np.zeros((), np.uint8), f"{name}_zero"),
+                numpy_helper.from_array(np.asarray(lowest), f"{name}_lowest"),
             ]
         )
         added += [
