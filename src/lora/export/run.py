@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 
 import msgspec
@@ -317,22 +317,17 @@ def _account(
         },
         seconds=dict(display.seconds),
         peak_bytes=peak_bytes,
-        versions=_versions(request.targets),
+        versions=_versions(request),
     )
 
 
-def _versions(targets: tuple[Target, ...]) -> dict[str, str]:
-    names = ["moonshine-lora", "torch", "transformers", "onnx", "onnxruntime"]
-    names += [PACKAGES[target][1] for target in targets if target != "merged"]
-    found = {"moonshine-voice": REQUIREMENT.partition("==")[2]} if "moonshine-voice" in targets else {}
-    for name in names:
-        if name in found:
-            continue
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:  # of those that this export did not need
-            continue
-    return found
+def _versions(request: ExportRequest) -> dict[str, str]:
+    """Of the packages that made the files, and of the runtimes that were asked."""
+    on_device = [target for target in request.targets if target != "merged"]
+    names = ["moonshine-lora", "torch", "transformers", *(("onnx", "onnxruntime") if on_device else ())]
+    runtimes = () if request.skip_proof else tuple(PACKAGES[target][1] for target in on_device)
+    separate = {"moonshine-voice": REQUIREMENT.partition("==")[2]}
+    return {name: separate[name] if name in separate else version(name) for name in (*names, *runtimes)}
 
 
 def _require_proven(exported: Exported) -> None:
