@@ -1,9 +1,10 @@
-"""What is done to a waveform to vary it: speed, room, noise, telephone, level, joining. Pure: nothing is drawn by chance here."""
+"""What is done to a waveform to vary it: speed, pitch, room, noise, telephone, level, joining. Pure: nothing is drawn by chance here."""
 
 import math
 import typing
 from collections.abc import Sequence
-from typing import Literal
+from importlib.metadata import version
+from typing import Any, Literal
 
 import numpy as np
 
@@ -24,6 +25,24 @@ _SUBTYPES: dict[Codec, str] = {"mulaw": "ULAW", "alaw": "ALAW", "gsm": "GSM610"}
 def change_speed(samples: Waveform, factor: float) -> Waveform:
     """The clip played `factor` times as fast: `[round(samples / factor)]`. Pitch moves with it, as on a tape."""
     return _resampled(samples, SAMPLE_RATE_HZ * factor, SAMPLE_RATE_HZ)
+
+
+def change_pitch(samples: Waveform, semitones: float) -> Waveform:
+    """The clip with its voice `semitones` higher, at the same speed and of the same length. Formants move with the pitch.
+
+    Raises `AudioError` where `python-stretch` is not installed.
+    """
+    stretch = _pitch_library().Signalsmith.Stretch(0)  # a seed, as the library would take the system's chance otherwise
+    stretch.preset(1, SAMPLE_RATE_HZ)
+    stretch.setTransposeSemitones(semitones)
+    shifted: Waveform = np.ascontiguousarray(stretch.process(samples[np.newaxis, :])[0], dtype=np.float32)
+    return shifted
+
+
+def pitch_version() -> str:
+    """The version of the library that shifts pitch. Raises `AudioError` where it is not installed."""
+    _pitch_library()
+    return version("python-stretch")
 
 
 def reverberate(samples: Waveform, impulse: Waveform) -> Waveform:
@@ -88,6 +107,17 @@ def limit(samples: Waveform) -> Waveform:
 def power(samples: Waveform) -> float:
     """Mean square."""
     return float(np.mean(np.square(samples, dtype=np.float64)))
+
+
+def _pitch_library() -> Any:
+    try:
+        import python_stretch
+    except ImportError as error:
+        raise AudioError(
+            "pitch needs python-stretch, which has no ready-made package for this system; `uv pip install python-stretch` builds it "
+            "with a C++ compiler, or leave --pitch-min and --pitch-max out"
+        ) from error
+    return python_stretch
 
 
 def _resampled(samples: Waveform, from_hz: float, to_hz: float) -> Waveform:
