@@ -212,7 +212,7 @@ def test_a_hundred_thousand_rows_are_read_in_little_memory(folder: Path) -> None
         tracemalloc.stop()
     assert len(content) == 100_000
     assert len(content.speakers()) == 100
-    assert peak < 120e6  # 1.2 kB a row
+    assert peak < 60e6  # 600 bytes a row
 
 
 def test_reading_leaves_inline_samples_on_disk(folder: Path) -> None:

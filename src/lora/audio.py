@@ -36,14 +36,22 @@ class AudioSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """Target RMS level in dB relative to full scale; None leaves the level as recorded."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, init=False)
 class FileAudio:
     """Encoded audio in a file of its own."""
 
-    path: Path
+    name: str
+    """The path as text: a `Path` takes three times the memory, and a corpus names millions of files."""
+
+    def __init__(self, path: Path) -> None:
+        object.__setattr__(self, "name", str(path))
+
+    @property
+    def path(self) -> Path:
+        return Path(self.name)
 
     def __str__(self) -> str:
-        return str(self.path)
+        return self.name
 
     def content(self) -> bytes:
         try:

@@ -10,6 +10,7 @@ import hashlib
 import itertools
 import os
 import random
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -310,11 +311,11 @@ def _parse(path: Path, number: int, offset: int, raw: bytes, rules: Rules, probl
         id=str(row.id) if row.id is not None else f"line-{number}",
         audio=source,
         text=row.text,
-        speaker_id=str(row.speaker_id) if row.speaker_id is not None else None,
+        speaker_id=sys.intern(str(row.speaker_id)) if row.speaker_id is not None else None,  # few values, millions of lines
         line=number,
         declared_s=Seconds(row.duration) if row.duration is not None else None,
         meta=row.meta,
-        language=row.language,
+        language=sys.intern(row.language) if row.language is not None else None,
     )
 
 
