@@ -20,6 +20,8 @@ _log = logging.getLogger(__name__)
 
 LIBRISPEECH: Final = "openslr/librispeech_asr"
 _TIMEOUT_S = 20
+_EMPTY_FILE: Final = "BatchSize must be greater than 0"
+"""What reading a parquet file without rows ends in."""
 
 _PARTS = r"(?P<part>train|dev|validation|test)"
 _HOURS = r"(?:[._-](?P<hours>100|360|500))?"
@@ -97,6 +99,7 @@ def _open(source: HubSource) -> tuple[Any, bool]:
     from datasets.packaged_modules.folder_based_builder.folder_based_builder import FolderBasedBuilder
 
     datasets.disable_progress_bars()
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # it logs what it then raises, which becomes one line here
     _require_reachable(source)
     place = _find(source)
     _log.info("reading %s of %s", place, source.dataset)
@@ -225,6 +228,8 @@ def _reason(error: Exception) -> str | None:
     import datasets
     from huggingface_hub import errors
 
+    if isinstance(error, datasets.exceptions.DatasetsError) and isinstance(error.__cause__, errors.HfHubHTTPError):
+        return _reason(error.__cause__)
     if isinstance(error, errors.GatedRepoError):
         return "is gated; accept its terms on its page and set HF_TOKEN"
     if isinstance(error, errors.RevisionNotFoundError):
@@ -239,6 +244,8 @@ def _reason(error: Exception) -> str | None:
     unreachable = type(error).__module__.partition(".")[0] in ("httpx", "httpx2")
     if unreachable or isinstance(error, ConnectionError | errors.LocalEntryNotFoundError):
         return f"is on the hub, which cannot be reached ({_first_line(error)}); check the network"
+    if isinstance(error.__cause__ or error, StopIteration) or _EMPTY_FILE in str(error):
+        return "cannot be read (a file of it holds no rows); take that file out"
     broken = type(error).__module__.partition(".")[0] == "pyarrow"
     kinds = datasets.exceptions.DatasetsError | datasets.data_files.EmptyDatasetError | datasets.inspect.SplitsNotFoundError
     if broken or isinstance(error, kinds):
