@@ -369,7 +369,7 @@ def test_mistakes_are_one_line_each(arguments: list[object], sounds: Path, sets:
         ((*copies, "--gain-db", 3, "--telephone-codecs", "gsm"), "--telephone-codecs changes nothing without a probability above 0"),
         (
             (*copies, "--telephone-probability", 1, "--telephone-codecs", "gsm,amr"),
-            "no codec is named 'amr'; known are none, mulaw, alaw, gsm",
+            "no codec is named 'amr'; known are none, mulaw, alaw, gsm, opus",
         ),
         ((*copies, "--gain-db", 3, "--rms-dbfs", -23), "--gain-db is undone by --rms-dbfs"),
         ((*copies, "--speed-min", 0.5, "--max-seconds", 7), "over --max-seconds 7; raise either"),

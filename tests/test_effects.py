@@ -1,5 +1,6 @@
 """Effects keep their promises exactly: ratios, levels, bands, lengths and alignment, on real speech."""
 
+import io
 import sys
 from collections.abc import Sequence
 
@@ -169,6 +170,17 @@ def test_codecs_degrade_speech_in_the_order_that_is_known(speech: Waveform) -> N
     assert left["mulaw"] > 20
     assert left["alaw"] > 20
     assert 3 < left["gsm"] < 20
+    assert 3 < left["opus"] < 20
+
+
+def test_opus_has_the_bitrate_of_a_narrow_connection_and_gives_the_same_samples_each_time(waveforms: Sequence[Waveform]) -> None:
+    narrow = np.concatenate(waveforms)[::2]
+    subtype, container, level = effects._FORMATS["opus"]
+    file = io.BytesIO()
+    soundfile.write(file, narrow, effects.TELEPHONE_RATE_HZ, format=container, subtype=subtype, compression_level=level)
+    assert 12_000 < 8 * file.tell() / (len(narrow) / effects.TELEPHONE_RATE_HZ) < 20_000
+    first, second = (effects.telephone(waveforms[0], "opus") for _ in range(2))
+    assert np.array_equal(first, second)
 
 
 def test_a_codec_that_libsndfile_lacks_is_refused(speech: Waveform, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -190,17 +190,19 @@ def encode_wav(samples: Waveform) -> bytes:
     return _encoded(samples, "WAV")
 
 
-def through_codec(samples: Waveform, rate_hz: int, subtype: str) -> Waveform:
+def through_codec(samples: Waveform, rate_hz: int, subtype: str, container: str = "WAV", level: float | None = None) -> Waveform:
     """`samples` within [-1, 1] after a lossy codec of libsndfile, such as `ULAW`, at the same rate and of the same length.
+
+    `level` is libsndfile's for codecs that have one: from 0, the highest bitrate, to 1, the lowest.
 
     Raises `AudioError` when the system's libsndfile lacks the codec.
     """
     import soundfile
 
-    if not soundfile.check_format("WAV", subtype):
+    if not soundfile.check_format(container, subtype):
         raise AudioError(f"libsndfile {soundfile.__libsndfile_version__} cannot write {subtype}; leave this codec out")
     with _temporary(b"") as file:
-        soundfile.write(file.fileno(), samples, rate_hz, format="WAV", subtype=subtype, closefd=False)
+        soundfile.write(file.fileno(), samples, rate_hz, format=container, subtype=subtype, compression_level=level, closefd=False)
         file.seek(0)
         with soundfile.SoundFile(file.fileno(), closefd=False) as sound:
             decoded: Waveform = sound.read(len(samples), dtype="float32")  # codecs that work in blocks fill the last one

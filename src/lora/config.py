@@ -116,7 +116,7 @@ class AugmentConfig(Section, frozen=True, kw_only=True):
     impulse_probability: Annotated[Ratio, Meta(description="share of copies with reverberation")] = 0.5
     telephone_probability: Annotated[Ratio, Meta(description="share of copies sent through an 8 kHz telephone line")] = 0.0
     telephone_codecs: Annotated[
-        str, Meta(description="codecs drawn from for telephone copies: none, mulaw, alaw, gsm; joined by commas")
+        str, Meta(description="codecs drawn from for telephone copies: none, mulaw, alaw, gsm, opus; joined by commas")
     ] = "none,mulaw,alaw,gsm"
     concat_probability: Annotated[Ratio, Meta(description="share of copies that join several training utterances")] = 0.0
     concat_clips: Annotated[int, Meta(ge=2, le=20, description="most utterances in a joined copy")] = 3

@@ -12,14 +12,19 @@ from lora.audio import Waveform, is_silent, through_codec
 from lora.errors import AudioError
 from lora.units import SAMPLE_RATE_HZ, Samples
 
-Codec = Literal["none", "mulaw", "alaw", "gsm"]
+Codec = Literal["none", "mulaw", "alaw", "gsm", "opus"]
 CODECS: tuple[Codec, ...] = typing.get_args(Codec)
 
 TELEPHONE_RATE_HZ = 8_000
 PEAK_LIMIT = 0.999
 """Loudest sample of a varied clip: above 1 a 16-bit file cannot hold it."""
 
-_SUBTYPES: dict[Codec, str] = {"mulaw": "ULAW", "alaw": "ALAW", "gsm": "GSM610"}
+_FORMATS: dict[Codec, tuple[str, str, float | None]] = {
+    "mulaw": ("ULAW", "WAV", None),
+    "alaw": ("ALAW", "WAV", None),
+    "gsm": ("GSM610", "WAV", None),
+    "opus": ("OPUS", "OGG", 0.96),  # about 16 kbit/s, as in calls over a narrow connection
+}
 
 
 def change_speed(samples: Waveform, factor: float) -> Waveform:
@@ -81,7 +86,7 @@ def telephone(samples: Waveform, codec: Codec) -> Waveform:
     narrow = _resampled(samples, SAMPLE_RATE_HZ, TELEPHONE_RATE_HZ)
     if codec != "none":
         headroom = np.float32(max(1.0, float(np.abs(narrow).max()) / PEAK_LIMIT))
-        narrow = through_codec(narrow / headroom, TELEPHONE_RATE_HZ, _SUBTYPES[codec]) * headroom
+        narrow = through_codec(narrow / headroom, TELEPHONE_RATE_HZ, *_FORMATS[codec]) * headroom
     wide = _resampled(narrow, TELEPHONE_RATE_HZ, SAMPLE_RATE_HZ)
     return np.pad(wide, (0, max(0, len(samples) - len(wide))))[: len(samples)]
 
