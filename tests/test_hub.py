@@ -169,6 +169,24 @@ def test_a_stream_is_written_as_a_manifest_and_read_no_further_than_asked(hub: T
     assert len(every) == ROWS
 
 
+def test_a_stream_that_is_left_early_lets_the_process_end(dataset: Path, tmp_path: Path) -> None:
+    """Row groups large enough that Arrow is still reading ahead when the command is done."""
+    row = pq.read_table(dataset / "data" / f"train-00000-of-0000{FILES}.parquet").to_pylist()[0]
+    row["audio"]["bytes"] += bytes(300_000)  # behind the sound, where no decoder looks
+    (tmp_path / "large").mkdir()
+    writer = None
+    for group in range(12):
+        table = pa.Table.from_pylist([row | {"id": f"{group}-{number}"} for number in range(40)])
+        writer = writer or pq.ParquetWriter(tmp_path / "large" / "train.parquet", table.schema, compression="none", use_dictionary=False)
+        writer.write_table(table)
+    assert writer is not None
+    writer.close()
+    command = [sys.executable, ROOT / "scripts" / "build_manifest.py", "--dataset", tmp_path / "large", "--split", "train", "--limit", "2"]
+    done = subprocess.run([*command, "--output", tmp_path / "m.jsonl"], capture_output=True, text=True, timeout=120, check=True)
+    assert "m.jsonl: 2 utterances" in done.stdout
+    assert len(read(tmp_path / "m.jsonl", Rules())) == 2
+
+
 def test_parts_read_their_own_files_and_are_the_whole(hub: ThreadingHTTPServer, dataset: Path, tmp_path: Path) -> None:
     every = [item.id for item in items(HubSource(str(dataset), "train"))]
     parts = [[item.id for item in items(HubSource(str(dataset), "train", part=(number, 3)))] for number in (1, 2, 3)]
