@@ -1,10 +1,8 @@
 #!/usr/bin/env python3
 """Writes domain speech as a manifest: a dataset, a folder or a table; see docs/manifests.md."""
 
-import sys
-
-from lora.console import run
+from lora.console import end, run
 from lora.corpora.commands import build_domain_manifest
 
 if __name__ == "__main__":
-    sys.exit(run(build_domain_manifest))
+    end(run(build_domain_manifest))

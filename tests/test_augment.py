@@ -61,6 +61,8 @@ def everything(sounds: Path, **others: Any) -> AugmentConfig:
         "augment_copies": 2,
         "speed_min": 0.9,
         "speed_max": 1.1,
+        "pitch_min": -2.0,
+        "pitch_max": 2.0,
         "gain_db": 12.0,
         "noise_dir": str(sounds / "noise"),
         "noise_probability": 1.0,
@@ -94,6 +96,8 @@ def test_copies_are_sound_recordings_below_full_scale_within_the_longest_clip(so
         assert len(samples) <= RULES.max_s * SAMPLE_RATE_HZ
         assert one.speed is not None
         assert 0.9 <= one.speed <= 1.1
+        assert one.pitch is not None
+        assert -2 <= one.pitch <= 2
         assert one.snr_db is not None
         assert 5 <= one.snr_db <= 20
     assert {one.noise for one in done} == {"street.wav", "rooms/fan.flac"}
@@ -118,7 +122,9 @@ def test_a_copy_depends_on_seed_utterance_and_number_only(sounds: Path, sets: Ma
 
 
 def test_one_effect_more_leaves_the_draws_of_the_others(sounds: Path, sets: Manifests) -> None:
-    with_all, without = (planned(everything(sounds, **more), sets.train) for more in ({}, {"gain_db": 0.0, "telephone_probability": 0.0}))
+    with_all, without = (
+        planned(everything(sounds, **more), sets.train) for more in ({}, {"gain_db": 0.0, "pitch_min": 0.0, "pitch_max": 0.0})
+    )
     for utterance in without.manifest:
         one, other = (augmenter.variant(utterance, 1)[2] for augmenter in (with_all, without))
         assert (one.speed, one.noise, one.snr_db, one.impulse, one.joined) == (
@@ -188,6 +194,18 @@ def test_the_speed_alone_changes_the_length_and_gain_alone_the_level(sets: Manif
         assert len(samples) == len(original)
 
 
+def test_the_pitch_alone_leaves_the_length_and_makes_copies_anew(sets: Manifests) -> None:
+    high, higher = (planned(AugmentConfig(augment_copies=1, pitch_min=low, pitch_max=4.0), sets.train) for low in (1.0, 2.0))
+    for utterance in high.manifest:
+        samples, text, one = high.variant(utterance, 1)
+        assert one.pitch is not None
+        assert 1 <= one.pitch <= 4
+        assert len(samples) == len(load(utterance.audio, RAW))
+        assert text == utterance.text
+        assert not np.array_equal(samples, load(utterance.audio, RAW))
+    assert high.make(RAW).summary.folder != higher.make(RAW).summary.folder
+
+
 def test_noise_is_heard_as_far_below_speech_as_the_manifest_says(sounds: Path, sets: Manifests) -> None:
     """From the stored files: what is left after the speech is taken away, both at the level of the copy."""
     config = AugmentConfig(augment_copies=1, noise_dir=str(sounds / "noise"), noise_probability=1.0, snr_min_db=0.0, snr_max_db=25.0)
@@ -243,6 +261,7 @@ def test_the_same_speaker_is_joined_before_others(clips: Sequence[Utterance], tm
 def flags(sounds: Path) -> list[object]:
     return [
         *("--augment-copies", 2, "--speed-min", 0.9, "--speed-max", 1.1, "--gain-db", 6, "--noise-dir", sounds / "noise"),
+        *("--pitch-min", -2, "--pitch-max", 2),
         *("--impulse-dir", sounds / "impulse", "--telephone-probability", 0.5, "--concat-probability", 0.5),
     ]
 
@@ -274,6 +293,11 @@ def test_a_run_trains_on_the_copies_and_records_them(arguments: list[object], so
     assert adapter is not None
     assert record.adapter is not None
     assert adapter.sha256 == record.adapter.sha256
+
+
+def test_pitch_without_its_library_is_refused_before_anything_starts(arguments: list[object], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "python_stretch", None)
+    assert "error: pitch needs python-stretch" in refusal(*arguments, "--augment-copies", 1, "--pitch-max", 2, "--dry-run")
 
 
 def test_a_dry_run_checks_and_makes_nothing(arguments: list[object], sounds: Path, tmp_path: Path) -> None:
@@ -318,7 +342,7 @@ def test_mistakes_are_one_line_each(arguments: list[object], sounds: Path, sets:
         (("--gain-db", 3), "--gain-db varies copies, and there are none; give --augment-copies too, or leave it out"),
         (("--write-augmented", 2), "--write-augmented: there are no copies to write; give --augment-copies and an effect"),
         (("--write-augmented", 0), "--write-augmented"),
-        (copies, "--augment-copies 1 without an effect only repeats the speech; give --speed-min, --gain-db"),
+        (copies, "--augment-copies 1 without an effect only repeats the speech; give --speed-min, --pitch-min, --gain-db"),
         (("--augment-copies", -1), "--augment-copies -1: must be int >= 0"),
         ((*noise, tmp_path / "none"), "none: no such folder"),
         ((*noise, tmp_path / "empty"), "--noise-dir " + str(tmp_path / "empty") + ": holds no audio (.aac, .flac"),
@@ -329,6 +353,12 @@ def test_mistakes_are_one_line_each(arguments: list[object], sounds: Path, sets:
         ((*copies, "--impulse-dir", tmp_path / "empty"), "--impulse-dir " + str(tmp_path / "empty") + ": holds no audio"),
         ((*noise, sounds / "noise", "--snr-min-db", 20, "--snr-max-db", 5), "--snr-min-db 20 is above --snr-max-db 5; swap them"),
         ((*copies, "--speed-min", 1.2), "--speed-min 1.2 is above --speed-max 1; swap them"),
+        ((*copies, "--pitch-min", 1), "--pitch-min 1 is above --pitch-max 0; swap them"),
+        ((*copies, "--pitch-max", 13), "--pitch-max 13: must be float <= 12.0"),
+        ((*copies, "--pitch-min", -13), "--pitch-min -13: must be float >= -12.0"),
+        ((*copies, "--pitch-max", "high"), "--pitch-max high: must be float"),
+        ((*copies, "--pitch-max", "nan"), "--pitch-max"),
+        (("--pitch-max", 2), "--pitch-max varies copies, and there are none; give --augment-copies too, or leave it out"),
         ((*noise, sounds / "noise", "--noise-probability", 1.5), "--noise-probability 1.5: must be float <= 1.0"),
         ((*copies, "--concat-probability", -0.1), "--concat-probability -0.1: must be float >= 0.0"),
         (
@@ -339,7 +369,7 @@ def test_mistakes_are_one_line_each(arguments: list[object], sounds: Path, sets:
         ((*copies, "--gain-db", 3, "--telephone-codecs", "gsm"), "--telephone-codecs changes nothing without a probability above 0"),
         (
             (*copies, "--telephone-probability", 1, "--telephone-codecs", "gsm,amr"),
-            "no codec is named 'amr'; known are none, mulaw, alaw, gsm",
+            "no codec is named 'amr'; known are none, mulaw, alaw, gsm, opus",
         ),
         ((*copies, "--gain-db", 3, "--rms-dbfs", -23), "--gain-db is undone by --rms-dbfs"),
         ((*copies, "--speed-min", 0.5, "--max-seconds", 7), "over --max-seconds 7; raise either"),

@@ -63,6 +63,7 @@ def test_every_setting_has_a_flag_of_its_name(section: str, setting: msgspec.str
         "trackers": "wandb",
         "speed_min": "0.5",
         "speed_max": "1.5",
+        "pitch_min": "-3",
         "noise_probability": "0.3",
         "snr_max_db": "30",
         "impulse_probability": "0.3",
@@ -77,7 +78,9 @@ def test_every_setting_has_a_flag_of_its_name(section: str, setting: msgspec.str
         "guardrail": ("--max-drift-points", "1"),
         "max_drift_points": ("--guardrail", "drift"),
         "augment_copies": ("--speed-max", "1.1"),
-        **dict.fromkeys(("speed_min", "speed_max", "gain_db", "noise_dir", "impulse_dir", "telephone_probability"), copies),
+        **dict.fromkeys(
+            ("speed_min", "speed_max", "pitch_min", "pitch_max", "gain_db", "noise_dir", "impulse_dir", "telephone_probability"), copies
+        ),
         **dict.fromkeys(("noise_probability", "snr_min_db", "snr_max_db"), noise),
         "impulse_probability": impulse,
         "telephone_codecs": (*copies, "--telephone-probability", "1"),

@@ -1,21 +1,23 @@
 """The corpora of the default run are what their publishers ship, cleanly split; fetching fails with a reason or gives exactly them."""
 
 import io
+import itertools
 import json
 import os
 import shutil
 import subprocess
 import sys
 import tarfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from lora.audio import AudioSettings, FileAudio, Waveform, load
+from lora.audio import AudioSettings, FileAudio, Waveform, load, stored_seconds
 from lora.corpora import asterisk, general, quickstart
 from lora.corpora.asterisk import CORPUS_SHA256, CORRECTIONS, corpus_sha256, read_transcripts, same_text_key
-from lora.corpora.build import Choice, Item, choose
+from lora.corpora.build import Choice, Item, Summary, build, choose
 from lora.corpora.general import HELDOUT, REPLAY, Recording, waveform
 from lora.corpora.hub import candidates
 from lora.corpora.quickstart import QuickstartManifests
@@ -273,15 +275,34 @@ def test_other_split_names_are_taken_literally() -> None:
 def test_sample_is_uniform_seeded_and_in_order(made: QuickstartManifests) -> None:
     audio = next(u.audio for u in read(made.heldout, Rules()) if isinstance(u.audio, FileAudio))
     items = [Item(str(n), audio, "x", None) for n in range(40)]
-    draws = [[int(item.id) for item in choose(items, Choice(10, seed))[0]] for seed in range(200)]
+    draws = [[int(item.id) for item in choose(items, Choice(10, seed), Summary())] for seed in range(200)]
     assert all(draw == sorted(set(draw)) and len(draw) == 10 for draw in draws)
-    assert [int(item.id) for item in choose(items, Choice(10, 0))[0]] == draws[0]
+    assert [int(item.id) for item in choose(items, Choice(10, 0), Summary())] == draws[0]
     counts = np.bincount(np.concatenate(draws), minlength=40)
     assert counts.min() > 25  # 50 expected, 6 the standard deviation
     assert counts.max() < 75
-    assert len(choose(items, Choice(None, 0))[0]) == 40
+    assert len(list(choose(items, Choice(), Summary()))) == 40
     with pytest.raises(ConfigError, match="--samples 41: only 40 are available"):
-        choose(items, Choice(41, 0))
+        choose(items, Choice(41, 0), Summary())
+
+
+def test_the_first_recordings_are_taken_as_they_come_and_no_more_is_read(made: QuickstartManifests, tmp_path: Path) -> None:
+    """Writing keeps pace with reading, so that a corpus may be larger than memory."""
+    audio = next(u.audio for u in read(made.heldout, Rules()) if isinstance(u.audio, FileAudio))
+    length_s = stored_seconds(audio)
+    for choice, expected in ((Choice(limit=3), 3), (Choice(hours=4.5 * length_s / 3600), 5), (Choice(limit=9, hours=length_s / 3600), 1)):
+        output = tmp_path / f"{expected}.jsonl"
+        asked: list[int] = []
+
+        def source(asked: list[int] = asked, output: Path = output) -> Iterator[Item]:
+            for number in itertools.count():
+                asked.append(number)
+                folders = list(output.parent.glob(f".{output.stem}_audio.*.part"))
+                assert sum(1 for folder in folders for _ in folder.iterdir()) == number
+                yield Item(str(number), audio, "x", None)
+
+        assert build(source(), choice, output, "path", overwrite=False).utterances == expected
+        assert len(asked) == len(read(output, Rules())) == expected
 
 
 def test_general_clips_hold_the_cut_they_name(manifests: dict[str, Manifest]) -> None:

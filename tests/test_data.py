@@ -8,9 +8,11 @@ import pytest
 from running import rows_of, write_rows
 
 from lora.config import DataConfig
-from lora.data import SpeechSet, read_set
+from lora.data import SpeechSet, examples, read_set
 from lora.errors import ManifestError
 from lora.manifest import Rules, Utterance
+from lora.model_utils import Speech
+from lora.text import resolve_style
 
 CONFIG = DataConfig(train_manifest="t", domain_manifest="d", heldout_manifest="h")
 
@@ -64,6 +66,14 @@ def test_a_pattern_that_matches_nothing_or_two_of_a_name_is_refused(rows: list[d
         (tmp_path / folder / "part.jsonl").write_text(json.dumps(rows[0]))
     with pytest.raises(ManifestError, match=r"two of the parts have the same name"):
         read(tmp_path / "*" / "part.jsonl")
+
+
+def test_equal_tokens_are_held_once(tiny: Speech, rows: list[dict[str, object]], tmp_path: Path) -> None:
+    part = read(write_rows(tmp_path / "all.jsonl", rows))
+    made = examples(tiny, part, resolve_style("none", [], "en"))
+    assert [list(one.labels) for one in made] == [tiny.labels(utterance.text or "") for utterance in part.manifest]
+    tokens = [token for one in made for token in one.labels]
+    assert len({id(token) for token in tokens}) == len(set(tokens)) < len(tokens)
 
 
 def test_a_name_with_a_bracket_is_a_file_where_there_is_one(rows: list[dict[str, object]], tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """Effects keep their promises exactly: ratios, levels, bands, lengths and alignment, on real speech."""
 
+import io
+import sys
 from collections.abc import Sequence
 
 import numpy as np
@@ -43,6 +45,65 @@ def test_speed_changes_the_length_by_its_factor_and_moves_a_tone_with_it(factor:
     assert abs(len(played) - len(tone) / factor) <= 1
     spectrum = np.abs(np.fft.rfft(played * np.hanning(len(played))))
     assert spectrum.argmax() * SAMPLE_RATE_HZ / len(played) == pytest.approx(440 * factor, abs=1)
+
+
+def fundamentals(samples: Waveform) -> dict[int, float]:
+    """F0 in Hz of the frames of 40 ms that are clearly voiced, by frame number: where normalised autocorrelation peaks."""
+    size, hop = SAMPLE_RATE_HZ // 25, SAMPLE_RATE_HZ // 100
+    shortest, longest = SAMPLE_RATE_HZ // 500, SAMPLE_RATE_HZ // 60
+    loud = np.square(samples, dtype=np.float64).mean()
+    found = {}
+    for number, start in enumerate(range(0, len(samples) - size - longest, hop)):
+        ahead = samples[start : start + size + longest].astype(np.float64)
+        frame = ahead[:size]
+        if np.square(frame).mean() < loud:
+            continue
+        norms = np.sqrt(np.convolve(np.square(ahead), np.ones(size), "valid"))
+        likeness = np.correlate(ahead, frame, "valid") / (norms * norms[0])
+        lag = shortest + int(likeness[shortest:].argmax())
+        if likeness[lag] > 0.9:
+            first = next(n for n in range(shortest, lag + 1) if likeness[n] > 0.95 * likeness[lag])  # not two periods
+            peak = first + int(likeness[first : first + 5].argmax())
+            found[number] = SAMPLE_RATE_HZ / peak
+    return found
+
+
+@pytest.mark.parametrize("semitones", [-4.0, -1.5, 1.5, 4.0])
+def test_pitch_moves_a_voice_by_its_semitones_and_leaves_its_words_where_they_are(waveforms: Sequence[Waveform], semitones: float) -> None:
+    moved, late = [], []
+    for speech in waveforms[:4]:
+        shifted = effects.change_pitch(speech, semitones)
+        assert shifted.shape == speech.shape
+        assert shifted.dtype == np.float32
+        assert abs(db(effects.power(shifted) / effects.power(speech))) < 1.0
+        before, after = fundamentals(speech), fundamentals(shifted)
+        moved += [12 * np.log2(after[number] / before[number]) for number in before.keys() & after.keys()]
+        late.append(lag(np.abs(speech), np.abs(shifted)))
+    assert len(moved) > 50
+    assert np.median(moved) == pytest.approx(semitones, abs=0.25)
+    assert max(map(abs, late)) < SAMPLE_RATE_HZ * 0.01
+
+
+def test_pitch_of_zero_leaves_the_voice_and_the_same_clip_always_gives_the_same_samples(speech: Waveform) -> None:
+    same = effects.change_pitch(speech, 0.0)
+    assert db(effects.power(speech) / effects.power(same - speech)) > 40
+    assert np.array_equal(effects.change_pitch(speech, 3.0), effects.change_pitch(speech, 3.0))
+
+
+@pytest.mark.parametrize("length", [1_600, 1_601, 5_000])
+def test_pitch_takes_the_shortest_clips(speech: Waveform, length: int) -> None:
+    start = int(np.abs(speech).argmax())
+    clip = speech[start - length // 2 : start - length // 2 + length]
+    shifted = effects.change_pitch(clip, 2.0)
+    assert shifted.shape == clip.shape
+    assert np.isfinite(shifted).all()
+    assert abs(db(effects.power(shifted) / effects.power(clip))) < 6
+
+
+def test_pitch_without_its_library_is_refused(speech: Waveform, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "python_stretch", None)
+    with pytest.raises(AudioError, match=r"pitch needs python-stretch, .* builds it with a C\+\+ compiler, or leave --pitch-min"):
+        effects.change_pitch(speech, 1.0)
 
 
 @pytest.mark.parametrize("snr_db", [-5.0, 0.0, 7.3, 40.0])
@@ -109,6 +170,17 @@ def test_codecs_degrade_speech_in_the_order_that_is_known(speech: Waveform) -> N
     assert left["mulaw"] > 20
     assert left["alaw"] > 20
     assert 3 < left["gsm"] < 20
+    assert 3 < left["opus"] < 20
+
+
+def test_opus_has_the_bitrate_of_a_narrow_connection_and_gives_the_same_samples_each_time(waveforms: Sequence[Waveform]) -> None:
+    narrow = np.concatenate(waveforms)[::2]
+    subtype, container, level = effects._FORMATS["opus"]
+    file = io.BytesIO()
+    soundfile.write(file, narrow, effects.TELEPHONE_RATE_HZ, format=container, subtype=subtype, compression_level=level)
+    assert 12_000 < 8 * file.tell() / (len(narrow) / effects.TELEPHONE_RATE_HZ) < 20_000
+    first, second = (effects.telephone(waveforms[0], "opus") for _ in range(2))
+    assert np.array_equal(first, second)
 
 
 def test_a_codec_that_libsndfile_lacks_is_refused(speech: Waveform, monkeypatch: pytest.MonkeyPatch) -> None:

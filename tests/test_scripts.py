@@ -147,7 +147,7 @@ def test_another_seed_gives_another_sample(librispeech: Path, tmp_path: Path) ->
     assert chosen[0] != chosen[1]
 
 
-def test_declared_configs_and_streaming_agree(librispeech: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_declared_configs_and_folders_agree(librispeech: Path, tmp_path: Path) -> None:
     copy = tmp_path / "declared"
     for file in librispeech.rglob("*.parquet"):
         target = copy / "data" / file.relative_to(librispeech)
@@ -155,9 +155,7 @@ def test_declared_configs_and_streaming_agree(librispeech: Path, tmp_path: Path,
         target.write_bytes(file.read_bytes())
     configs = [f"- config_name: {c}\n  data_files:\n  - split: test\n    path: data/{c}/test/*.parquet\n" for c in ("clean", "other")]
     (copy / "README.md").write_text("---\nconfigs:\n" + "".join(configs) + "---\n")
-    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "cache"))
     streamed = list(items(HubSource(str(copy), "test.other")))
-    assert streamed == list(items(HubSource(str(copy), "test", config="other", streaming=False)))
     assert streamed == list(items(HubSource(str(librispeech), "test", config="other")))
     assert len(streamed) == 8
 
@@ -195,8 +193,15 @@ def test_refusals_say_what_to_do(librispeech: Path, tmp_path: Path) -> None:
         ((*common, "--split", "test.clean", "--text-column", "txt"), "no column 'txt', only file, audio, text,"),
         ((*common, "--split", "test.clean", "--speaker-column", "speaker"), "closest is 'speaker_id'; set --speaker-column, or"),
         ((*common, "--split", "test.clean", "--audio-column", "file"), "column 'file' holds no encoded audio; set --audio-column"),
-        ((*common, "--split", "test.clean", "--id-column", "speaker_id"), "name several recordings; choose another --id-column"),
+        ((*common, "--split", "test.clean", "--id-column", "speaker_id"), "names several recordings; choose another --id-column"),
         ((*common, "--split", "test.clean", "--text-column", "chapter_id"), "column 'chapter_id' holds int; set --text-column"),
+        ((*common, "--split", "test.clean", "--samples", 3, "--limit", 3), "--samples draws from all recordings, --limit and --hours take"),
+        ((*common, "--split", "test.clean", "--samples", 3, "--hours", 1), "--samples draws from all recordings, --limit and --hours take"),
+        ((*common, "--split", "test.clean", "--limit", 0), "--limit: must be at least 1, not 0"),
+        ((*common, "--split", "test.clean", "--hours", -1), "--hours: must be a number above 0, not -1"),
+        ((*common, "--split", "test.clean", "--part", "3/2"), "--part: must be a part's number and how many there are, such as 3/10"),
+        ((*common, "--split", "test.clean", "--part", "2"), "--part: must be a part's number and how many there are, such as 3/10"),
+        ((*common, "--split", "test.clean", "--part", "1/3"), "--part 1/3: it is made of 2 files, so there are at most that many parts"),
         (("--dataset", tmp_path / "none", "--output", output), "none: no such folder"),
         (("--dataset", tmp_path / "empty", "--output", output), "empty: cannot be read"),
         ((*common, "--sampels", 3), "unknown flag --sampels (did you mean --samples?); see --help"),
@@ -319,7 +324,7 @@ def test_own_recordings_are_checked(recordings: Path, tmp_path: Path) -> None:
     assert "t.tsv line 3: in/c.wav: no such file" in message
     table.write_text("file\ttext\nin/b.wav\t \n")
     message = refusal("build_domain_manifest", "--csv", table, "--speaker-column", "none", *output, "--overwrite")
-    assert "in/b have no text" in message
+    assert "in/b has no text" in message
     message = refusal("build_domain_manifest", "--from-folder", tmp_path / "in", "--text-column", "x", *output, "--overwrite")
     assert "--text-column: a folder has no columns" in message
     assert "not allowed with argument" in refusal("build_domain_manifest", "--from-folder", "a", "--csv", "b", *output)

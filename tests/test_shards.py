@@ -1,8 +1,11 @@
 """Several processes do what one does, over gloo: the same numbers, every utterance once, one set of files, and no waiting for the dead."""
 
 import json
+import os
 import signal
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -157,6 +160,45 @@ def test_two_processes_transcribe_what_one_does(random_v1: Speech, sets: Manifes
     assert (tmp_path / "two.json").read_bytes() == (tmp_path / "one.json").read_bytes()
     assert said[0].count("\n") == 4
     assert said[1] == ""
+
+
+ENCODING = """
+import sys
+from pathlib import Path
+import torch
+from lora import shards
+from lora.audio import AudioSettings
+from lora.checkpoint import resolve
+from lora.features import StoredFeatures
+from lora.manifest import Rules, read
+from lora.model_utils import load_speech
+torch.set_num_threads(1)
+checkpoint, manifest, folder = sys.argv[1:]
+speech = load_speech(resolve(checkpoint), torch.device("cpu"), "float32")
+with shards.joined(speech.device):
+    StoredFeatures(speech, AudioSettings(), Path(folder)).prepare(read(Path(manifest), Rules()))
+"""
+
+
+def test_each_process_encodes_its_own_part_and_a_shared_cache_holds_the_whole(random_v1: Speech, sets: Manifests, tmp_path: Path) -> None:
+    """Two processes that share a cache, then two with one each, which shows who encoded what; all bytes are those of one process."""
+
+    def encoded(*folders: str) -> list[dict[str, bytes]]:
+        names = {"WORLD_SIZE": str(len(folders)), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+        command = [sys.executable, "-c", ENCODING, str(random_v1.checkpoint.folder), str(sets.replay)]
+        processes = [
+            subprocess.Popen([*command, str(tmp_path / folder)], env=os.environ | names | {"RANK": str(rank), "LOCAL_RANK": str(rank)})
+            for rank, folder in enumerate(folders)
+        ]
+        assert [process.wait(120) for process in processes] == [0] * len(folders)
+        return [{file.name: file.read_bytes() for file in (tmp_path / folder).rglob("*.npy")} for folder in folders]
+
+    whole = encoded("alone")[0]
+    assert len(whole) == 6
+    assert encoded("shared", "shared") == [whole, whole]
+    first, second = encoded("first", "second")
+    assert (len(first), len(second)) == (3, 3)
+    assert first | second == whole
 
 
 def test_half_a_launch_is_refused(command: tuple[object, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -107,7 +107,7 @@ def _without(*fields: str) -> Callable[[Rows], Rows]:
 
 
 MANIFEST_MISTAKES: dict[str, tuple[Callable[[Rows], Rows], str]] = {
-    "no text": (_without("text"), "5 problems: line 1: text: is missing; every utterance needs its transcript; line 2:"),
+    "no text": (_without("text"), "5 problems: lines 1, 2, 3, 4, 5: text: is missing; every utterance needs its transcript"),
     "empty text": (_replaced(2, text=" "), "line 2: text: is empty; write the transcript or drop the line"),
     "audio is not there": (_replaced(3, audio="nowhere.wav"), "line 3: audio: nowhere.wav: no such file under"),
     "audio elsewhere": (_replaced(3, audio="../secret.wav"), "line 3: audio: ../secret.wav lies outside the manifest's folder; move it"),
@@ -129,7 +129,8 @@ MANIFEST_MISTAKES: dict[str, tuple[Callable[[Rows], Rows], str]] = {
 def test_manifest_rows(arguments: list[object], sets: Manifests, output: Path, name: str, mistake: str) -> None:
     change, message = MANIFEST_MISTAKES[mistake]
     if name == "heldout":
-        message = message.replace("5 problems", "4 problems").replace("transcript;", "transcript, unless --guardrail drift is set;")
+        message = message.replace("5 problems: lines 1, 2, 3, 4, 5", "4 problems: lines 1, 2, 3, 4")
+        message = message.replace("its transcript", "its transcript, unless --guardrail drift is set")
     broken = write_rows(sets.train.parent / f"broken-{name}.jsonl", change(rows(getattr(sets, name))))
     error = refusal(*arguments, f"--{name}-manifest", broken)
     assert error.startswith(f"error: {broken}: ")
@@ -243,7 +244,7 @@ def test_sites(arguments: list[object], output: Path) -> None:
             "q_proj",
             "matches no layer; take decoder, self, cross, mlp, encoder, both, all, or match full names such as model.encoder.layers.0.",
         ),
-        ("decoder,crss", "matches no layer"),
+        ("decoder,crss", "matches no layer (did you mean 'cross' for 'crss'?); take decoder,"),
         ("model.(", "neither one of decoder, self, cross, mlp, encoder, both, all nor a regular expression"),
         (".*", "shares its weights with the embedding or is one; leave it out"),
     ):

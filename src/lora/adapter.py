@@ -3,6 +3,7 @@
 With the method `full` there is no adapter: the sites' own weights train, and the whole model is saved as a checkpoint.
 """
 
+import difflib
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -107,7 +108,11 @@ def find_sites(speech: Speech, targets: str) -> tuple[str, ...]:
     found = tuple(name for name in named if wanted.fullmatch(name))
     if not found:
         example = next(name for name in named if "self_attn" in name)
-        raise ConfigError(f"--lora-targets {targets}: matches no layer; take {', '.join(SITES)}, or match full names such as {example}")
+        near = [(word, close[0]) for word in words if word not in SITES and (close := difflib.get_close_matches(word, SITES, n=1))]
+        meant = f" (did you mean {near[0][1]!r} for {near[0][0]!r}?)" if near else ""
+        raise ConfigError(
+            f"--lora-targets {targets}: matches no layer{meant}; take {', '.join(SITES)}, or match full names such as {example}"
+        )
     tied = [name for name in found if name == "proj_out" or not isinstance(named[name], nn.Linear)]
     if tied:
         raise ConfigError(f"--lora-targets {targets}: {tied[0]} shares its weights with the embedding or is one; leave it out")

@@ -36,14 +36,22 @@ class AudioSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """Target RMS level in dB relative to full scale; None leaves the level as recorded."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, init=False)
 class FileAudio:
     """Encoded audio in a file of its own."""
 
-    path: Path
+    name: str
+    """The path as text: a `Path` takes three times the memory, and a corpus names millions of files."""
+
+    def __init__(self, path: Path) -> None:
+        object.__setattr__(self, "name", str(path))
+
+    @property
+    def path(self) -> Path:
+        return Path(self.name)
 
     def __str__(self) -> str:
-        return str(self.path)
+        return self.name
 
     def content(self) -> bytes:
         try:
@@ -182,17 +190,19 @@ def encode_wav(samples: Waveform) -> bytes:
     return _encoded(samples, "WAV")
 
 
-def through_codec(samples: Waveform, rate_hz: int, subtype: str) -> Waveform:
+def through_codec(samples: Waveform, rate_hz: int, subtype: str, container: str = "WAV", level: float | None = None) -> Waveform:
     """`samples` within [-1, 1] after a lossy codec of libsndfile, such as `ULAW`, at the same rate and of the same length.
+
+    `level` is libsndfile's for codecs that have one: from 0, the highest bitrate, to 1, the lowest.
 
     Raises `AudioError` when the system's libsndfile lacks the codec.
     """
     import soundfile
 
-    if not soundfile.check_format("WAV", subtype):
+    if not soundfile.check_format(container, subtype):
         raise AudioError(f"libsndfile {soundfile.__libsndfile_version__} cannot write {subtype}; leave this codec out")
     with _temporary(b"") as file:
-        soundfile.write(file.fileno(), samples, rate_hz, format="WAV", subtype=subtype, closefd=False)
+        soundfile.write(file.fileno(), samples, rate_hz, format=container, subtype=subtype, compression_level=level, closefd=False)
         file.seek(0)
         with soundfile.SoundFile(file.fileno(), closefd=False) as sound:
             decoded: Waveform = sound.read(len(samples), dtype="float32")  # codecs that work in blocks fill the last one

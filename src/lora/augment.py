@@ -55,6 +55,8 @@ class Applied(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     joined: tuple[str, ...] = ()
     """Ids of the utterances that follow it in the clip."""
     speed: float | None = None
+    pitch: float | None = None
+    """Semitones."""
     impulse: str | None = None
     noise: str | None = None
     snr_db: float | None = None
@@ -168,6 +170,9 @@ class Augmenter:
         samples = effects.join([load(one.audio, RAW) for one in chain], pauses)
         if speed is not None:
             samples = effects.change_speed(samples, speed)
+        pitch = draws("pitch").uniform(config.pitch_min, config.pitch_max) if config.changes_pitch() else None
+        if pitch is not None:
+            samples = effects.change_pitch(samples, pitch)
         impulse = noise = snr_db = codec = gain_db = None
         rng = draws("impulse")
         if self.impulses is not None and rng.random() < config.impulse_probability:
@@ -194,6 +199,7 @@ class Augmenter:
             copy=copy,
             joined=tuple(one.id for one in chain[1:]),
             speed=speed,
+            pitch=pitch,
             impulse=impulse,
             noise=noise,
             snr_db=snr_db,
@@ -267,7 +273,8 @@ class Augmenter:
         parts = [(one.id, one.text, one.speaker_id, fingerprint(one.audio, RAW), one.meta) for one in self._ordered]
         sounds = [dict(found.hashes) if found is not None else {} for found in (self.noises, self.impulses)]
         settings = msgspec.structs.replace(self.config, noise_dir=None, impulse_dir=None)  # what is in them counts, not where they lie
-        libraries = (np.__version__, soxr.__version__, soundfile.__libsndfile_version__)
+        shifter = effects.pitch_version() if self.config.changes_pitch() else None
+        libraries = (np.__version__, soxr.__version__, soundfile.__libsndfile_version__, shifter)
         return sha256_bytes(msgspec.json.encode((LAYOUT, settings, self.seed, self.rules.max_s, parts, sounds, libraries)))
 
 
@@ -281,9 +288,12 @@ def plan(
 ) -> Augmenter:
     """Reads and checks what copies of the training set need, and writes nothing. `others` are the sets that no noise may come from.
 
-    Raises `AudioError` for a folder without audio and for a file in it that is unreadable, silent or a recording of another set, and
-    `ConfigError` when the slowest speed makes a clip longer than the longest one accepted.
+    Raises `AudioError` for a folder without audio, for a file in it that is unreadable, silent or a recording of another set, and
+    where pitch is asked for and cannot be shifted here; `ConfigError` when the slowest speed makes a clip longer than the longest one
+    accepted.
     """
+    if config.changes_pitch():
+        effects.pitch_version()
     manifest, recordings = train
     longest, utterance = max(
         ((recording.length_s, utterance) for recording, utterance in zip(recordings, manifest, strict=True)), key=lambda pair: pair[0]

@@ -105,6 +105,8 @@ class AugmentConfig(Section, frozen=True, kw_only=True):
     augment_copies: Annotated[int, Meta(ge=0, le=100, description="varied copies of each training utterance")] = 0
     speed_min: Annotated[float, Meta(ge=0.5, le=2, description="slowest playback drawn; pitch moves with speed")] = 1.0
     speed_max: Annotated[float, Meta(ge=0.5, le=2, description="fastest playback drawn")] = 1.0
+    pitch_min: Annotated[float, Meta(ge=-12, le=12, description="lowest pitch drawn, in semitones from the voice's own; speed stays")] = 0.0
+    pitch_max: Annotated[float, Meta(ge=-12, le=12, description="highest pitch drawn, in semitones")] = 0.0
     gain_db: Annotated[float, Meta(ge=0, le=30, description="level changes by at most this, up or down")] = 0.0
     noise_dir: Annotated[str | None, Meta(description="folder of background noise to mix in")] = None
     noise_probability: Annotated[Ratio, Meta(description="share of copies with background noise")] = 0.5
@@ -114,13 +116,16 @@ class AugmentConfig(Section, frozen=True, kw_only=True):
     impulse_probability: Annotated[Ratio, Meta(description="share of copies with reverberation")] = 0.5
     telephone_probability: Annotated[Ratio, Meta(description="share of copies sent through an 8 kHz telephone line")] = 0.0
     telephone_codecs: Annotated[
-        str, Meta(description="codecs drawn from for telephone copies: none, mulaw, alaw, gsm; joined by commas")
+        str, Meta(description="codecs drawn from for telephone copies: none, mulaw, alaw, gsm, opus; joined by commas")
     ] = "none,mulaw,alaw,gsm"
     concat_probability: Annotated[Ratio, Meta(description="share of copies that join several training utterances")] = 0.0
     concat_clips: Annotated[int, Meta(ge=2, le=20, description="most utterances in a joined copy")] = 3
 
     def changes_speed(self) -> bool:
         return (self.speed_min, self.speed_max) != (1.0, 1.0)
+
+    def changes_pitch(self) -> bool:
+        return (self.pitch_min, self.pitch_max) != (0.0, 0.0)
 
     def codecs(self) -> tuple[Codec, ...]:
         """The codecs that are named. Raises `ConfigError` for one that does not exist."""
@@ -431,7 +436,7 @@ def _require_consistent_augmentation(config: RunConfig, origin: str) -> None:
         if given:
             raise ConfigError(f"{origin}: {flag(given[0])} varies copies, and there are none; give --augment-copies too, or leave it out")
         return
-    for low, high in (("speed_min", "speed_max"), ("snr_min_db", "snr_max_db")):
+    for low, high in (("speed_min", "speed_max"), ("pitch_min", "pitch_max"), ("snr_min_db", "snr_max_db")):
         if getattr(augment, low) > getattr(augment, high):
             bounds = f"{flag(low)} {getattr(augment, low):g} is above {flag(high)} {getattr(augment, high):g}"
             raise ConfigError(f"{origin}: {bounds}; swap them")
@@ -454,10 +459,10 @@ def _require_consistent_augmentation(config: RunConfig, origin: str) -> None:
             raise ConfigError(f"{origin}: {flag(idle[0])} changes nothing without {wanted}; give it, or leave {flag(idle[0])} out")
     if augment.gain_db > 0 and config.data.rms_dbfs is not None:
         raise ConfigError(f"{origin}: --gain-db is undone by --rms-dbfs, which brings every clip to one level; leave one of them out")
-    if not (any(used.values()) or augment.changes_speed() or augment.gain_db > 0):
+    if not (any(used.values()) or augment.changes_speed() or augment.changes_pitch() or augment.gain_db > 0):
         raise ConfigError(
-            f"{origin}: --augment-copies {augment.augment_copies} without an effect only repeats the speech; give --speed-min, --gain-db, "
-            "--noise-dir, --impulse-dir, --telephone-probability or --concat-probability"
+            f"{origin}: --augment-copies {augment.augment_copies} without an effect only repeats the speech; give --speed-min, "
+            "--pitch-min, --gain-db, --noise-dir, --impulse-dir, --telephone-probability or --concat-probability"
         )
     augment.codecs()
 

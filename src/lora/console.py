@@ -53,6 +53,16 @@ def run(main: Callable[[], int]) -> int:
         return EXIT_BROKEN_PIPE
 
 
+def end(code: int) -> NoReturn:
+    """Ends the process at once with what `run` returned, for commands that may leave a stream of a dataset before its end.
+
+    Arrow's threads read ahead through Python; at an orderly end they would wait for the interpreter, and it for them, for ever.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
 def _on_terminate(_signal: int, _frame: FrameType | None) -> NoReturn:
     raise TerminatedError
 

@@ -139,8 +139,9 @@ def with_copies(sets: SpeechSets, copies: Copies) -> SpeechSets:
 def examples(speech: Speech, part: SpeechSet, style: ResolvedStyle, texts: Sequence[str] | None = None) -> list[Example]:
     """Examples of a set; `texts`, one for each utterance, take the place of the manifest's transcripts."""
     given = texts if texts is not None else [utterance.text or "" for utterance in part.manifest]
+    shared: dict[int, int] = {}  # one object for each token id in use: millions of labels take eight bytes each, not forty
     return [
-        Example(utterance, recording.length_s, tuple(speech.labels(apply_style(style, text))))
+        Example(utterance, recording.length_s, tuple(shared.setdefault(token, token) for token in speech.labels(apply_style(style, text))))
         for utterance, recording, text in zip(part.manifest, part.recordings, given, strict=True)
     ]
 

@@ -1,9 +1,10 @@
-"""What is done to a waveform to vary it: speed, room, noise, telephone, level, joining. Pure: nothing is drawn by chance here."""
+"""What is done to a waveform to vary it: speed, pitch, room, noise, telephone, level, joining. Pure: nothing is drawn by chance here."""
 
 import math
 import typing
 from collections.abc import Sequence
-from typing import Literal
+from importlib.metadata import version
+from typing import Any, Literal
 
 import numpy as np
 
@@ -11,19 +12,42 @@ from lora.audio import Waveform, is_silent, through_codec
 from lora.errors import AudioError
 from lora.units import SAMPLE_RATE_HZ, Samples
 
-Codec = Literal["none", "mulaw", "alaw", "gsm"]
+Codec = Literal["none", "mulaw", "alaw", "gsm", "opus"]
 CODECS: tuple[Codec, ...] = typing.get_args(Codec)
 
 TELEPHONE_RATE_HZ = 8_000
 PEAK_LIMIT = 0.999
 """Loudest sample of a varied clip: above 1 a 16-bit file cannot hold it."""
 
-_SUBTYPES: dict[Codec, str] = {"mulaw": "ULAW", "alaw": "ALAW", "gsm": "GSM610"}
+_FORMATS: dict[Codec, tuple[str, str, float | None]] = {
+    "mulaw": ("ULAW", "WAV", None),
+    "alaw": ("ALAW", "WAV", None),
+    "gsm": ("GSM610", "WAV", None),
+    "opus": ("OPUS", "OGG", 0.96),  # about 16 kbit/s, as in calls over a narrow connection
+}
 
 
 def change_speed(samples: Waveform, factor: float) -> Waveform:
     """The clip played `factor` times as fast: `[round(samples / factor)]`. Pitch moves with it, as on a tape."""
     return _resampled(samples, SAMPLE_RATE_HZ * factor, SAMPLE_RATE_HZ)
+
+
+def change_pitch(samples: Waveform, semitones: float) -> Waveform:
+    """The clip with its voice `semitones` higher, at the same speed and of the same length. Formants move with the pitch.
+
+    Raises `AudioError` where `python-stretch` is not installed.
+    """
+    stretch = _pitch_library().Signalsmith.Stretch(0)  # a seed, as the library would take the system's chance otherwise
+    stretch.preset(1, SAMPLE_RATE_HZ)
+    stretch.setTransposeSemitones(semitones)
+    shifted: Waveform = np.ascontiguousarray(stretch.process(samples[np.newaxis, :])[0], dtype=np.float32)
+    return shifted
+
+
+def pitch_version() -> str:
+    """The version of the library that shifts pitch. Raises `AudioError` where it is not installed."""
+    _pitch_library()
+    return version("python-stretch")
 
 
 def reverberate(samples: Waveform, impulse: Waveform) -> Waveform:
@@ -62,7 +86,7 @@ def telephone(samples: Waveform, codec: Codec) -> Waveform:
     narrow = _resampled(samples, SAMPLE_RATE_HZ, TELEPHONE_RATE_HZ)
     if codec != "none":
         headroom = np.float32(max(1.0, float(np.abs(narrow).max()) / PEAK_LIMIT))
-        narrow = through_codec(narrow / headroom, TELEPHONE_RATE_HZ, _SUBTYPES[codec]) * headroom
+        narrow = through_codec(narrow / headroom, TELEPHONE_RATE_HZ, *_FORMATS[codec]) * headroom
     wide = _resampled(narrow, TELEPHONE_RATE_HZ, SAMPLE_RATE_HZ)
     return np.pad(wide, (0, max(0, len(samples) - len(wide))))[: len(samples)]
 
@@ -88,6 +112,17 @@ def limit(samples: Waveform) -> Waveform:
 def power(samples: Waveform) -> float:
     """Mean square."""
     return float(np.mean(np.square(samples, dtype=np.float64)))
+
+
+def _pitch_library() -> Any:
+    try:
+        import python_stretch
+    except ImportError as error:
+        raise AudioError(
+            "pitch needs python-stretch, which has no ready-made package for this system; `uv pip install python-stretch` builds it "
+            "with a C++ compiler, or leave --pitch-min and --pitch-max out"
+        ) from error
+    return python_stretch
 
 
 def _resampled(samples: Waveform, from_hz: float, to_hz: float) -> Waveform:

@@ -57,7 +57,7 @@ class StoredFeatures:
         self._encoder = Encoder(speech)
         self._audio = audio
         self._folder = folder or features_dir()
-        self._files: dict[AudioSource, Path] = {}
+        self._keys: dict[AudioSource, str] = {}
 
     def prepare(self, utterances: Iterable[Utterance], advance: Callable[[], None] = lambda: None) -> None:
         """Encodes those that are not stored yet; `advance` is called after each. Of several processes each encodes a part."""
@@ -83,12 +83,12 @@ class StoredFeatures:
         return join([self._read(utterance).to(self._speech.device, non_blocking=True) for utterance in utterances])
 
     def _file(self, utterance: Utterance) -> Path:
-        if utterance.audio not in self._files:
+        if utterance.audio not in self._keys:
             speech = self._speech
             options = f"{LAYOUT} {speech.checkpoint.sha256} {speech.precision} {speech.device.type}"
-            key = sha256_bytes(fingerprint(utterance.audio, self._audio).encode(), options.encode())
-            self._files[utterance.audio] = self._folder / key[:2] / f"{key}.npy"
-        return self._files[utterance.audio]
+            self._keys[utterance.audio] = sha256_bytes(fingerprint(utterance.audio, self._audio).encode(), options.encode())
+        key = self._keys[utterance.audio]
+        return self._folder / key[:2] / f"{key}.npy"
 
     def _read(self, utterance: Utterance) -> Tensor:
         file = self._file(utterance)

@@ -10,6 +10,7 @@ import hashlib
 import itertools
 import os
 import random
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -31,6 +32,8 @@ MIN_S = Seconds(0.1)
 """Shortest utterance: below 56 ms the encoder has no frame at all, below 100 ms nobody has said a word."""
 
 PROBLEMS_SHOWN = 20
+LINES_SHOWN = 5
+"""Of those that share a problem."""
 
 
 class Row(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -131,11 +134,21 @@ class _Problems:
         if not self.found:
             return
         ordered = sorted(self.found, key=lambda p: p.line)
-        lines = [f"line {p.line}: {p.field}: {p.message}" for p in ordered[:PROBLEMS_SHOWN]]
-        if len(ordered) > PROBLEMS_SHOWN:
-            lines.append(f"and {len(ordered) - PROBLEMS_SHOWN} more")
+        alike: dict[tuple[str, str], list[int]] = {}  # the same mistake is often made in every line
+        for problem in ordered:
+            alike.setdefault((problem.field, problem.message), []).append(problem.line)
+        parts = [f"{_lines_named(lines)}: {where}: {what}" for (where, what), lines in list(alike.items())[:PROBLEMS_SHOWN]]
+        if left := sum(len(lines) for lines in list(alike.values())[PROBLEMS_SHOWN:]):
+            parts.append(f"and {left} more")
         noun = "problem" if len(ordered) == 1 else "problems"
-        raise ManifestError(f"{self.path}: {len(ordered)} {noun}: " + "; ".join(lines), tuple(ordered))
+        raise ManifestError(f"{self.path}: {len(ordered)} {noun}: " + "; ".join(parts), tuple(ordered))
+
+
+def _lines_named(lines: Sequence[int]) -> str:
+    """`line 4`, or `lines 4, 8 and 3 more`."""
+    shown = ", ".join(map(str, lines[:LINES_SHOWN]))
+    rest = f" and {len(lines) - LINES_SHOWN} more" if len(lines) > LINES_SHOWN else ""
+    return f"line{'s' if len(lines) > 1 else ''} {shown}{rest}"
 
 
 def read(path: Path, rules: Rules) -> Manifest:
@@ -310,11 +323,11 @@ def _parse(path: Path, number: int, offset: int, raw: bytes, rules: Rules, probl
         id=str(row.id) if row.id is not None else f"line-{number}",
         audio=source,
         text=row.text,
-        speaker_id=str(row.speaker_id) if row.speaker_id is not None else None,
+        speaker_id=sys.intern(str(row.speaker_id)) if row.speaker_id is not None else None,  # few values, millions of lines
         line=number,
         declared_s=Seconds(row.duration) if row.duration is not None else None,
         meta=row.meta,
-        language=row.language,
+        language=sys.intern(row.language) if row.language is not None else None,
     )
 
 

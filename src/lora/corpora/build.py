@@ -1,9 +1,9 @@
 """Recordings of any corpus to a manifest: choose, check, write; and several manifests to one. Nothing appears half-written."""
 
 import difflib
+import itertools
 import random
 import re
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -49,10 +49,15 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """Which items of a corpus become a manifest: those within the limits, and of these `samples` drawn with `seed`, or all."""
+    """Which items of a corpus become a manifest: those within the limits of length, and of these a sample, the first ones, or all."""
 
-    samples: int | None
-    seed: int
+    samples: int | None = None
+    """Draws so many with `seed`, all equally likely; the corpus is read to its end."""
+    seed: int = 0
+    limit: int | None = None
+    """Takes the first ones, at most so many."""
+    hours: float | None = None
+    """Takes the first ones, until they last so long."""
     min_s: float = MIN_S
     max_s: float = Rules().max_s
 
@@ -74,45 +79,79 @@ class Summary:
 def build(items: Iterable[Item], choice: Choice, output: Path, mode: AudioMode, *, overwrite: bool) -> Summary:
     """Writes the chosen items as a manifest and says what is in it.
 
+    Items are written as they arrive; only a sample is held in memory. After `limit` or `hours` nothing more is read.
+
     Raises:
-        ConfigError: fewer items than asked for.
+        ConfigError: fewer items to draw from than asked for.
         ManifestError: two items share an id, an item has no text, or there are none.
         AudioError: a recording cannot be decoded.
         RunFolderError: the output exists, or cannot be written.
     """
     refuse_existing(output, mode, overwrite=overwrite)
-    chosen, outside = choose(items, choice)
-    _require_sound(chosen, output)
+    summary = Summary()
+    chosen = choose(items, choice, summary)
+    first = next(chosen, None)  # a source that is not there is refused before anything is opened for writing
+    if first is None:
+        raise ManifestError(f"{output}: not written, as there is nothing to put in; check the source and the limits of length")
+    known = set[str]()
     with writing(output, mode, overwrite=overwrite) as writer:
-        writer.summary.outside_limits = outside
-        for item in chosen:
+        writer.summary = summary
+        for item in itertools.chain([first], chosen):
+            if item.id in known:
+                raise ManifestError(
+                    f"{output}: not written, as {item.id} names several recordings; choose another --id-column, or none to number them"
+                )
+            if not item.text.strip():
+                raise ManifestError(f"{output}: not written, as {item.id} has no text; check --text-column, or remove it")
+            known.add(item.id)
             writer.add(Row(audio="", text=item.text, speaker_id=item.speaker_id, id=item.id), item.audio)
-    return writer.summary
+    return summary
 
 
-def choose(items: Iterable[Item], choice: Choice) -> tuple[list[Item], int]:
-    """The chosen items in the corpus's order, and how many lay outside the limits of length.
+def choose(items: Iterable[Item], choice: Choice, summary: Summary) -> Iterator[Item]:
+    """The chosen items in the corpus's order; `summary` is told how many lay outside the limits of length.
 
-    The sample is a reservoir: every item of the corpus has the same chance, whatever order it comes in, and the same seed gives the
-    same items. The corpus is read to its end once; only the sample is held in memory, still encoded.
+    A sample is a reservoir: every item of the corpus has the same chance, whatever order it comes in, and the same seed gives the
+    same items. Raises `ConfigError` where there are fewer.
     """
+    fitting = _fitting(items, choice, summary)
+    return _first(fitting, choice) if choice.samples is None else iter(_sample(fitting, choice.samples, choice, summary))
+
+
+def _fitting(items: Iterable[Item], choice: Choice, summary: Summary) -> Iterator[tuple[Item, Seconds]]:
+    """Those within the limits of length, and how long they last."""
+    for item in items:
+        length_s = stored_seconds(item.audio)
+        if choice.min_s <= length_s <= choice.max_s:
+            yield item, length_s
+        else:
+            summary.outside_limits += 1
+
+
+def _first(fitting: Iterator[tuple[Item, Seconds]], choice: Choice) -> Iterator[Item]:
+    taken_s = 0.0
+    for number, (item, length_s) in enumerate(fitting, start=1):
+        yield item
+        taken_s += length_s
+        if number == choice.limit or (choice.hours is not None and taken_s >= 3600 * choice.hours):
+            return
+
+
+def _sample(fitting: Iterator[tuple[Item, Seconds]], count: int, choice: Choice, summary: Summary) -> list[Item]:
     source = random.Random(choice.seed)
     kept: list[tuple[int, Item]] = []
-    seen = outside = 0
-    for item in items:
-        if not choice.min_s <= stored_seconds(item.audio) <= choice.max_s:
-            outside += 1
-            continue
-        if choice.samples is None or seen < choice.samples:
+    seen = 0
+    for item, _ in fitting:
+        if seen < count:
             kept.append((seen, item))
-        elif (place := source.randrange(seen + 1)) < choice.samples:
+        elif (place := source.randrange(seen + 1)) < count:
             kept[place] = (seen, item)
         seen += 1
-    if choice.samples is not None and seen < choice.samples:
-        limits = f" ({outside} more lie outside {choice.min_s:g} to {choice.max_s:g} s)" if outside else ""
-        raise ConfigError(f"--samples {choice.samples}: only {seen} are available{limits}; ask for fewer, or leave --samples out for all")
+    if seen < count:
+        limits = f" ({summary.outside_limits} more lie outside {choice.min_s:g} to {choice.max_s:g} s)" if summary.outside_limits else ""
+        raise ConfigError(f"--samples {count}: only {seen} are available{limits}; ask for fewer, or leave --samples out for all")
     kept.sort(key=lambda pair: pair[0])
-    return [item for _, item in kept], outside
+    return [item for _, item in kept]
 
 
 def merge(manifests: Sequence[Path], output: Path, mode: AudioMode, *, overwrite: bool, allow_outside: bool = False) -> Summary:
@@ -254,20 +293,6 @@ def require_columns(name: str, available: Sequence[str], wanted: dict[str, str |
                 f"{name}: has no column {column!r}, only {', '.join(available)}; {hint}set {flag}"
                 + (f", or {flag} none to do without" if optional else "")
             )
-
-
-def _require_sound(items: Sequence[Item], output: Path) -> None:
-    if not items:
-        raise ManifestError(f"{output}: not written, as there is nothing to put in; check the source and the limits of length")
-    counts = Counter(item.id for item in items)
-    if repeated := [name for name, count in counts.items() if count > 1]:
-        raise ManifestError(f"{output}: not written, as {_some(repeated)} name several recordings; choose another --id-column, or none")
-    if empty := [item.id for item in items if not item.text.strip()]:
-        raise ManifestError(f"{output}: not written, as {_some(empty)} have no text; check --text-column, or remove them")
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def _require_same_text(earlier: Manifest, old: Utterance, later: Manifest, new: Utterance) -> None:

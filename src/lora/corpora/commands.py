@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from lora.console import ArgumentParser, positive_int
+from lora.console import ArgumentParser, positive_int, positive_number
 from lora.corpora.build import Choice, Item, Summary, build, describe, merge
 from lora.corpora.hub import LIBRISPEECH, HubSource, items
 from lora.corpora.local import CsvSource, csv_items, folder_items
@@ -66,6 +66,9 @@ def _add_dataset(parser: argparse.ArgumentParser, *, config: str | None, split: 
     group.add_argument("--config", default=config, help="the dataset's configuration" + (f" (default: {config})" if config else ""))
     group.add_argument("--split", default=split, help="e.g. test.clean, or test with --config clean (default: %(default)s)")
     group.add_argument("--revision", help="commit, tag or branch on the hub (default: the newest)")
+    group.add_argument(
+        "--part", type=_part, metavar="I/N", help="read the I-th of N shares of the split's files, for a corpus in parts (default: all)"
+    )
 
 
 def _add_columns(parser: argparse.ArgumentParser) -> None:
@@ -79,6 +82,8 @@ def _add_choice(parser: argparse.ArgumentParser, *, seed: int) -> None:
     group = parser.add_argument_group("choice")
     group.add_argument("--samples", type=positive_int, metavar="N", help="draw N recordings, all equally likely (default: take all)")
     group.add_argument("--seed", type=int, default=seed, metavar="S", help="decides which are drawn (default: %(default)s)")
+    group.add_argument("--limit", type=positive_int, metavar="N", help="take the first N recordings and read no further")
+    group.add_argument("--hours", type=positive_number, metavar="H", help="take the first recordings until they last H hours")
     for flag, limit, what in (("--min-seconds", float(MIN_S), "shorter"), ("--max-seconds", Rules().max_s, "longer")):
         group.add_argument(flag, type=float, default=limit, metavar="T", help=f"leave out {what} recordings (default: %(default)s)")
 
@@ -96,6 +101,8 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
 
 
 def _domain_items(options: argparse.Namespace) -> Iterator[Item]:
+    if options.part is not None and (options.from_folder or options.csv) is not None:
+        raise ConfigError("--part: is for a dataset's files; leave it out")
     if options.from_folder is not None:
         if given := [flag for flag in ("audio", "text", "speaker", "id") if getattr(options, f"{flag}_column") is not None]:
             raise ConfigError(f"--{given[0]}-column: a folder has no columns; leave it out")
@@ -124,8 +131,17 @@ def _hub_items(options: argparse.Namespace) -> Iterator[Item]:
             speaker_column=_optional(options.speaker_column, HUB_COLUMNS.speaker_column),
             id_column=_optional(options.id_column, HUB_COLUMNS.id_column),
             revision=options.revision,
+            part=options.part,
         )
     )
+
+
+def _part(text: str) -> tuple[int, int]:
+    """An `argparse` type: number and count of a part."""
+    number, slash, count = text.partition("/")
+    if not (slash and number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
+        raise argparse.ArgumentTypeError(f"must be a part's number and how many there are, such as 3/10, not {text}")
+    return int(number), int(count)
 
 
 def _optional(given: str | None, default: str | None) -> str | None:
@@ -137,7 +153,9 @@ def _optional(given: str | None, default: str | None) -> str | None:
 def _build(source: Iterator[Item], options: argparse.Namespace) -> int:
     if options.min_seconds > options.max_seconds:
         raise ConfigError(f"--min-seconds {options.min_seconds:g} is over --max-seconds {options.max_seconds:g}")
-    choice = Choice(options.samples, options.seed, options.min_seconds, options.max_seconds)
+    if options.samples is not None and (options.limit or options.hours) is not None:
+        raise ConfigError("--samples draws from all recordings, --limit and --hours take the first ones; leave either out")
+    choice = Choice(options.samples, options.seed, options.limit, options.hours, options.min_seconds, options.max_seconds)
     return _report(options, build(source, choice, options.output, options.audio, overwrite=options.overwrite))
 
 

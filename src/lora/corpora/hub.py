@@ -20,6 +20,8 @@ _log = logging.getLogger(__name__)
 
 LIBRISPEECH: Final = "openslr/librispeech_asr"
 _TIMEOUT_S = 20
+_EMPTY_FILE: Final = "BatchSize must be greater than 0"
+"""What reading a parquet file without rows ends in."""
 
 _PARTS = r"(?P<part>train|dev|validation|test)"
 _HOURS = r"(?:[._-](?P<hours>100|360|500))?"
@@ -43,9 +45,8 @@ class HubSource:
     """None numbers the utterances in the dataset's order."""
     revision: str | None = None
     """A commit, tag or branch on the hub; None is the newest."""
-    streaming: bool = True
-    """False downloads the whole split into the cache of `datasets` first, which pays when it is read many times. Audio folders are
-    always streamed."""
+    part: tuple[int, int] | None = None
+    """Number and count: of the files that the split is made of, only this share is read. None reads all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +62,11 @@ class _Place:
 
 
 def items(source: HubSource) -> Iterator[Item]:
-    """Every recording of the split, in the dataset's order, with its audio still encoded.
+    """Every recording of the split, in the dataset's order, with its audio still encoded. Read as a stream: nothing is kept.
 
     Raises:
         FetchError: the dataset is not there, not open to this account or token, or the hub cannot be reached.
-        ConfigError: it has no such config, split or column.
+        ConfigError: it has no such config, split, part or column.
     """
     with _hub_errors(source):
         rows, paths = _open(source)
@@ -98,17 +99,18 @@ def _open(source: HubSource) -> tuple[Any, bool]:
     from datasets.packaged_modules.folder_based_builder.folder_based_builder import FolderBasedBuilder
 
     datasets.disable_progress_bars()
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # it logs what it then raises, which becomes one line here
     _require_reachable(source)
     place = _find(source)
     _log.info("reading %s of %s", place, source.dataset)
     builder = datasets.load_dataset_builder(source.dataset, place.config, data_dir=place.data_dir, revision=source.revision)
     folder = isinstance(builder, FolderBasedBuilder)
-    if source.streaming or folder:
-        rows = builder.as_streaming_dataset(split=place.split)
-    else:
-        builder.download_and_prepare()
-        rows = builder.as_dataset(split=place.split)
-    names = rows.column_names if rows.column_names is not None else list(next(iter(rows.decode(False).take(1))))
+    rows = builder.as_streaming_dataset(split=place.split)
+    if source.part is not None:
+        rows = _part(rows, source.part, f"{source.dataset} ({place})")
+    names = rows.column_names if rows.column_names is not None else list(next(iter(rows.decode(False).take(1)), ()))
+    if not names:
+        raise FetchError(f"{source.dataset} ({place}): holds no recording; choose another --config, --split or --part")
     require_columns(
         f"{source.dataset} ({place})",
         names,
@@ -123,6 +125,13 @@ def _open(source: HubSource) -> tuple[Any, bool]:
         # An audio folder gives paths, and `datasets` wants a codec installed even to hand on a path as `Audio`.
         rows = rows.cast_column(source.audio_column, datasets.Value("string") if folder else datasets.Audio(decode=False))
     return rows, folder
+
+
+def _part(rows: Any, part: tuple[int, int], name: str) -> Any:
+    number, count = part
+    if count > rows.num_shards:
+        raise ConfigError(f"{name}: --part {number}/{count}: it is made of {rows.num_shards} files, so there are at most that many parts")
+    return rows.shard(count, number - 1)
 
 
 def _require_reachable(source: HubSource) -> None:
@@ -219,6 +228,8 @@ def _reason(error: Exception) -> str | None:
     import datasets
     from huggingface_hub import errors
 
+    if isinstance(error, datasets.exceptions.DatasetsError) and isinstance(error.__cause__, errors.HfHubHTTPError):
+        return _reason(error.__cause__)
     if isinstance(error, errors.GatedRepoError):
         return "is gated; accept its terms on its page and set HF_TOKEN"
     if isinstance(error, errors.RevisionNotFoundError):
@@ -233,6 +244,8 @@ def _reason(error: Exception) -> str | None:
     unreachable = type(error).__module__.partition(".")[0] in ("httpx", "httpx2")
     if unreachable or isinstance(error, ConnectionError | errors.LocalEntryNotFoundError):
         return f"is on the hub, which cannot be reached ({_first_line(error)}); check the network"
+    if isinstance(error.__cause__ or error, StopIteration) or _EMPTY_FILE in str(error):
+        return "cannot be read (a file of it holds no rows); take that file out"
     broken = type(error).__module__.partition(".")[0] == "pyarrow"
     kinds = datasets.exceptions.DatasetsError | datasets.data_files.EmptyDatasetError | datasets.inspect.SplitsNotFoundError
     if broken or isinstance(error, kinds):

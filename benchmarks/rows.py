@@ -1,0 +1,74 @@
+"""How much memory a training set takes for each utterance: the manifest, what decoding showed, labels, and the cache's keys.
+
+The audio files are links to one file of a few bytes: nothing here decodes them.
+"""
+
+import argparse
+import gc
+import os
+import tempfile
+import tracemalloc
+from pathlib import Path
+
+import torch
+
+from lora.audio import AudioSettings
+from lora.checkpoint import resolve
+from lora.data import SpeechSet, examples
+from lora.features import StoredFeatures
+from lora.manifest import Recording, Row, Rules, read, write
+from lora.model_utils import load_speech
+from lora.text import resolve_style
+from lora.units import Seconds
+
+TEXT = "the quick brown fox jumps over the lazy dog and runs on through the field"
+LINKS = 60_000
+"""File systems allow about so many links to one file."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rows", type=int, default=100_000)
+    options = parser.parse_args()
+    speech = load_speech(resolve("packaged:moonshine-tiny"), torch.device("cpu"), "float32")
+    with tempfile.TemporaryDirectory() as name:
+        manifest = _manifest(Path(name), options.rows)
+        tracemalloc.start()
+        before = 0
+
+        def say(what: str) -> None:
+            nonlocal before
+            gc.collect()
+            taken = tracemalloc.get_traced_memory()[0]
+            print(f"{what:40} {(taken - before) / options.rows:7.0f} bytes an utterance")
+            before = taken
+
+        content = read(manifest, Rules(language="en"))
+        say("manifest")
+        part = SpeechSet(content, tuple(Recording(Seconds(6 + n / 1e9), os.urandom(32).hex()) for n in range(len(content))))
+        say("recordings")
+        made = examples(speech, part, resolve_style("none", [], "en"))
+        say(f"labels, {sum(len(one.labels) for one in made) / len(made):.0f} tokens each")
+        features = StoredFeatures(speech, AudioSettings(), Path(name) / "features")
+        for utterance in content:
+            features._file(utterance)
+        say("keys of the cache")
+        print(f"{'all':40} {before / options.rows:7.0f} bytes an utterance")
+
+
+def _manifest(folder: Path, count: int) -> Path:
+    def row(number: int) -> Row:
+        name = f"audio/{number // 1000:04d}-{1000 + number // 40}-{number:07d}.flac"
+        source = folder / "audio" / str(number // LINKS)
+        if not source.exists():
+            source.write_bytes(b"flac")
+        (folder / name).hardlink_to(source)
+        return Row(audio=name, text=f"{TEXT} {number}", speaker_id=str(number // 400), id=Path(name).stem, duration=6.0, language="en")
+
+    (folder / "audio").mkdir()
+    write(folder / "train.jsonl", map(row, range(count)))
+    return folder / "train.jsonl"
+
+
+if __name__ == "__main__":
+    main()
