@@ -120,8 +120,8 @@ def adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with torch.no_grad():
         for parameter in adapted.parameters():
             parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator))
-    folder = tmp_path_factory.mktemp("run") / "lora_adapter"
-    folder.mkdir()
+    folder = tmp_path_factory.mktemp("adapter") / "run" / "lora_adapter"
+    folder.mkdir(parents=True)
     passport = adapters.Passport(
         base_model_id=MODEL,
         base_revision=None,
@@ -353,6 +353,15 @@ def test_the_process_ends_with_an_app_that_is_killed(tmp_path: Path) -> None:
     while Path(f"/proc/{pid}/stat").exists() and Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z":
         assert time.monotonic() < until, "the engine outlives the app"
         time.sleep(0.1)
+
+
+def test_an_adapter_leaves_no_warning_when_the_app_ends(adapter: Path, clip: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "lora_cli.main", "--plain", "--adapter-dir", str(adapter), "--file", str(clip)]
+    environment = os.environ | {"XDG_STATE_HOME": str(tmp_path)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=WAIT_S)
+    assert done.returncode == 0
+    steps = ["loading PyTorch", "loading run", "loading moonshine-tiny", "warming up", "listening with run"]
+    assert done.stderr.splitlines() == steps
 
 
 def test_the_app_side_does_not_load_torch() -> None:
