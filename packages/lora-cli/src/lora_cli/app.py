@@ -122,14 +122,14 @@ class MoonshineApp(App[None]):
             for number in ENDING_SIGNALS:
                 asyncio.get_running_loop().add_signal_handler(number, self.exit, None, 128 + number)
 
-    def on_main_screen_shown(self) -> None:
+    async def on_main_screen_shown(self) -> None:
         """Starts the engine and opens the microphone, now that there is something to look at."""
         self._shown = True
         self._show_voice()
         self._show_talking()
         self.main.show_hint("What you say appears here.")
         self.ticking = self.set_interval(TICK_S, self.tick)
-        self._engine = self._session.open_engine(self._on_event)
+        self._engine = await asyncio.to_thread(self._session.open_engine, self._on_event)  # it is imported then
         self._engine.start()
         self._recorder = Recorder(self._engine)
         self._open_source(self._recorder)

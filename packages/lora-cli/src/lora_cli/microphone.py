@@ -160,14 +160,26 @@ class Microphone:
 
 
 def _format(sounddevice: Any, device: Device) -> tuple[int, int]:
-    """Rate and channels to open with: what the model takes where the device gives it, else the device's own, which many insist on."""
-    for rate_hz, channels in ((SAMPLE_RATE_HZ, 1), (device.rate_hz, 1)):
-        try:
-            sounddevice.check_input_settings(device=device.index, samplerate=rate_hz, channels=channels, dtype="float32")
-        except sounddevice.PortAudioError:
-            continue
-        return rate_hz, channels
-    return device.rate_hz, device.channels
+    """Rate and channels to open with: what the model takes where the device gives it, else the device's own, which many insist on.
+
+    Raises `AudioError` with what the device says to each when it takes none.
+    """
+    refused = []
+    for rate_hz, channels in dict.fromkeys(((SAMPLE_RATE_HZ, 1), (device.rate_hz, 1), (device.rate_hz, device.channels))):
+        reason = _refusal(sounddevice, device, rate_hz, channels)
+        if reason is None:
+            return rate_hz, channels
+        refused.append(f"{rate_hz} Hz {channels} channels: {reason}")
+    raise AudioError(f"{device.name}: takes no format that it was asked for ({'; '.join(refused)}); choose another with --device")
+
+
+def _refusal(sounddevice: Any, device: Device, rate_hz: int, channels: int) -> str | None:
+    """Why a device cannot be opened so; None where it can."""
+    try:
+        sounddevice.check_input_settings(device=device.index, samplerate=rate_hz, channels=channels, dtype="float32")
+    except sounddevice.PortAudioError as error:
+        return _reason(error)
+    return None
 
 
 def play(samples: Waveform) -> None:
