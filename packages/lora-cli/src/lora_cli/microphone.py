@@ -88,13 +88,14 @@ def find(wanted: str | None) -> Device:
 class Microphone:
     """An open input. Chunks of 16 kHz mono go to `on_samples`, peaks to `on_level`, problems to `on_problem`.
 
-    All three are called from a thread of the microphone's own. PortAudio's callback only puts the block away: it must never wait.
+    `on_samples` says whether they are being recorded: what is wrong with sound that nobody wants is not worth a warning. All three are
+    called from a thread of the microphone's own. PortAudio's callback only puts the block away: it must never wait.
     """
 
     def __init__(
         self,
         device: Device,
-        on_samples: Callable[[Waveform], None],
+        on_samples: Callable[[Waveform], bool],
         on_level: Callable[[float], None],
         on_problem: Callable[[Problem], None],
     ) -> None:
@@ -137,7 +138,7 @@ class Microphone:
         self._blocks.put(block.copy())
 
     def _run(self) -> None:
-        overflows = 0
+        overflows, recorded = 0, False
         patience_s = OPENING_S
         while not self._closed.is_set():
             try:
@@ -152,10 +153,10 @@ class Microphone:
             samples = self._to_model(block)
             peak = float(np.abs(block).max(initial=0.0))
             if len(samples):
-                self._on_samples(samples)
+                recorded = self._on_samples(samples)
             self._on_level(peak)
             lost, overflows = self.overflows - overflows, self.overflows
-            if warning := self._health.after(peak, lost, time.monotonic()):
+            if warning := self._health.after(peak, lost, time.monotonic(), recorded=recorded):
                 self._on_problem(Problem(f"{self.device.name}: {warning}"))
 
 
@@ -220,8 +221,11 @@ class _Health:
         self._silent_since: float | None = None
         self._said: dict[str, float] = {}
 
-    def after(self, peak: float, lost: int, now: float) -> str | None:
-        """The warning that a block's `peak` and the blocks `lost` before it call for, if any."""
+    def after(self, peak: float, lost: int, now: float, *, recorded: bool) -> str | None:
+        """The warning that a block's `peak` and the blocks `lost` before it call for, if any: only what is recorded does."""
+        if not recorded:
+            self._silent_since = None
+            return None
         if peak > 0.0:
             self._silent_since = None
         elif self._silent_since is None:

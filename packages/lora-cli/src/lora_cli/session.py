@@ -65,7 +65,8 @@ class Results(Protocol):
         """Plays it, and returns when it was played."""
 
 
-OnSamples = Callable[[Waveform], None]
+OnSamples = Callable[[Waveform], bool]
+"""Takes sound; says whether it is being recorded."""
 OnLevel = Callable[[float], None]
 """Takes the peak of the latest sound, 0 to 1."""
 OnProblem = Callable[[Problem], None]
@@ -108,16 +109,17 @@ class Recorder:
             self._on = True
             return self._engine.begin(hands_free=hands_free, preroll=preroll)
 
-    def hear(self, samples: Waveform) -> None:
-        """Takes samples from the source."""
+    def hear(self, samples: Waveform) -> bool:
+        """Takes samples from the source; says whether they are being recorded."""
         with self._lock:
             if self._on:
                 self._engine.feed(samples)
                 self.heard.set()
-                return
+                return True
             self._kept.append(samples)
             while sum(map(len, self._kept)) - len(self._kept[0]) >= PREROLL_SAMPLES:
                 self._kept.popleft()
+            return False
 
     def end(self) -> None:
         """Ends the recording; its text is still to come."""
