@@ -305,10 +305,11 @@ def test_a_process_that_dies_is_told_in_one_line_and_the_app_goes_on(said: Wavef
     os.kill(talk.engine.pid, signal.SIGKILL)
     failed = talk.heard.until(Failed)
     assert failed.message == "the speech engine ended with exit code -9; start moonshine again"
-    talk.engine.begin(hands_free=False, preroll=said)
+    assert talk.engine.begin(hands_free=False, preroll=said) == 1
     talk.engine.feed(said)
     talk.engine.end()
     talk.engine.close()
+    assert talk.heard.events[-1] == failed
 
 
 def test_a_model_that_cannot_be_had_is_told_in_one_line(tmp_path: Path) -> None:
@@ -370,7 +371,11 @@ def test_the_app_side_does_not_load_torch() -> None:
 
 
 def test_an_engine_that_was_never_started_closes() -> None:
-    Engine([Voice(BASE, MODEL)], Heard()).close()
+    heard = Heard()
+    engine = Engine([Voice(BASE, MODEL)], heard)
+    engine.close()
+    assert engine.pid is None
+    assert heard.events == []
 
 
 def test_a_streaming_checkpoint_is_heard_too(said: Waveform, tmp_path: Path) -> None:

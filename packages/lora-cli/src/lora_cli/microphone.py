@@ -50,6 +50,12 @@ class Device:
     rate_hz: int
     default: bool
 
+    @property
+    def label(self) -> str:
+        """A line in a list of inputs."""
+        mark = "*" if self.default else " "
+        return f"{mark} {self.index:3}  {self.name}  ({self.channels} channels, {self.rate_hz} Hz)"
+
 
 def devices() -> tuple[Device, ...]:
     """The inputs there are. Raises `AudioError` when PortAudio is not installed."""

@@ -73,6 +73,15 @@ OnProblem = Callable[[Problem], None]
 
 
 @dataclass(frozen=True, slots=True)
+class InputDevice:
+    """A microphone to choose: `label` says what it is, and `open` raises `lora.errors.LoraError` when it cannot be opened."""
+
+    name: str
+    label: str
+    open: Callable[[OnSamples, OnLevel, OnProblem], Source]
+
+
+@dataclass(frozen=True, slots=True)
 class Session:
     """The makers of what the app needs; it calls them once its first frame is on the screen.
 
@@ -84,6 +93,8 @@ class Session:
     open_source: Callable[[OnSamples, OnLevel, OnProblem], Source]
     source_name: str
     results: Results
+    devices: Callable[[], tuple[InputDevice, ...]] | None = None
+    """The microphones there are; None where a recording is heard in place of one. Raises `LoraError` without a sound library."""
 
 
 class Recorder:
