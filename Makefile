@@ -12,7 +12,7 @@ UV_HOME := .uv
 UV := $(shell command -v uv 2>/dev/null || echo $(UV_HOME)/bin/uv)
 
 # A sound server, PortAudio, and terminals that tests drive without a display.
-RIG := pulseaudio pulseaudio-utils libportaudio2 libasound2-plugins tmux xvfb xdotool kitty libgl1-mesa-dri fonts-dejavu imagemagick
+RIG := pulseaudio pulseaudio-utils pulseaudio-module-jack jackd2 libportaudio2 libasound2-plugins tmux xvfb xdotool kitty libgl1-mesa-dri fonts-dejavu imagemagick
 SUDO := $(shell test "$$(id -u)" = 0 || echo sudo)
 
 MARKERS ?= not slow

@@ -4,7 +4,8 @@
 
 PYTHON is the interpreter of an environment that holds `moonshine-voice==0.1.0`. Speech is played in real time, in chunks of 100 ms, to
 the engine and to moonshine-voice; `generate` gets the whole buffer when it is released. The three take turns. Latency is from when
-the last sample is due to when the final text is there. Let the machine be quiet, and use two cores: `taskset -c 0,1`.
+the last sample is due to when the final text is there. `--updates` measures only what one more partial text costs, without PYTHON. Let
+the machine be quiet, and use two cores: `taskset -c 0,1`.
 """
 
 import argparse
@@ -79,21 +80,24 @@ class Said:
 
 def main() -> int:
     parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--peer-python", type=Path, required=True, help="interpreter that has moonshine-voice==0.1.0")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--peer-python", type=Path, help="interpreter that has moonshine-voice==0.1.0")
+    what.add_argument("--updates", action="store_true", help="only partial texts, ours and those of `generate`")
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared/data", help="folder with librispeech/")
     parser.add_argument("--utterances", type=positive_int, default=9, help="of 2 to 15 s (default 9)")
     parser.add_argument("--seconds", type=positive_int, default=60, help="length of the one long recording (default 60)")
     options = parser.parse_args()
     manifest = options.data / "librispeech/heldout.jsonl"
     for needed in (options.peer_python, manifest):
-        if not needed.exists():
+        if needed is not None and not needed.exists():
             raise LoraError(f"{needed}: is not there; name it with --peer-python or --data")
     prepare_process()
     speech = list(read(manifest, Rules()))
     clips = _chosen(speech, options.utterances)
-    with _ours() as ours, _peer(options.peer_python) as peer:
-        _latencies(clips, {"ours": ours.say, "moonshine-voice live": peer, "`generate`, whole buffer": _generate})
-        _long(ours, _joined(speech)[: options.seconds * SAMPLE_RATE_HZ])
+    if options.peer_python is not None:
+        with _ours() as ours, _peer(options.peer_python) as peer:
+            _latencies(clips, {"ours": ours.say, "moonshine-voice live": peer, "`generate`, whole buffer": _generate})
+            _long(ours, _joined(speech)[: options.seconds * SAMPLE_RATE_HZ])
     _updates(clips)
     return 0
 

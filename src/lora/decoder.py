@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from lora.layers import PRODUCT_DTYPES, Projection, Rotation
+from lora.layers import PRODUCT_DTYPES, PackedProduct, Projection, Rotation
 from lora.model_utils import IGNORED_LABEL, Encoded, Speech
 
 HEAD_ROWS = 64
@@ -120,6 +120,7 @@ class Decoder:
         self._norm = decoder.norm
         self._exact_head = speech.head.weight.detach()
         self._head = self._exact_head.to(dtype)
+        self._packed_head = PackedProduct(self._head) if PackedProduct.takes(self._head) else None
         self._width = attention[0].head_dim
         self._dropout = attention[0].attention_dropout
         self._scale = attention[0].scaling
@@ -174,7 +175,8 @@ class Decoder:
 
     def best_tokens(self, hidden: Tensor) -> Tensor:
         """Likeliest token `[positions]` after each state `[positions, width]`."""
-        return torch.cat([self._best(rows, self._logits(rows)) for rows in hidden.split(HEAD_ROWS)])
+        product = self._logits if self._packed_head is None else self._packed_head
+        return torch.cat([self._best(rows, product(rows)) for rows in hidden.split(HEAD_ROWS)])
 
     def judge(self, hidden: Tensor, labels: Tensor) -> tuple[float, Tensor]:
         """Summed cross-entropy in nats of `labels` `[positions]` after the states `[positions, width]`, and the likeliest tokens."""

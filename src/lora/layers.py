@@ -73,6 +73,30 @@ class Projection:
         return [part.to(inputs.dtype, memory_format=torch.contiguous_format).contiguous() for part in heads]
 
 
+class PackedProduct:
+    """A wide layer without bias as oneDNN computes it from a weight that is laid out for it once, for inputs without gradient.
+
+    PyTorch's own product lays the weight out in each call: three rows by 32,768 columns take 15 ms so on one core, and 2 ms here.
+    """
+
+    def __init__(self, weight: Tensor) -> None:
+        self._weight = weight
+        self._version: int | None = None
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        """Outputs `[rows, size]` for `inputs` `[rows, width]`. A weight that has changed is laid out anew."""
+        if self._weight._version != self._version:
+            self._packed = torch.ops.mkldnn._reorder_linear_weight(self._weight)
+            self._version = self._weight._version
+        output: Tensor = torch.ops.mkldnn._linear_pointwise(inputs, self._packed, None, "none", [], "")
+        return output
+
+    @staticmethod
+    def takes(weight: Tensor) -> bool:
+        """Whether this machine's PyTorch can compute with it so."""
+        return weight.device.type == "cpu" and weight.dtype == torch.float32 and torch.backends.mkldnn.is_available()
+
+
 def _updated(output: Tensor, inputs: Tensor, module: Any, weight: Tensor) -> Tensor:
     """A PEFT layer's update on the output of its frozen `weight`, as PEFT defines it (LoRA, rsLoRA, PiSSA; DoRA scales the sum)."""
     name = module.active_adapters[0]

@@ -1,5 +1,7 @@
-"""Opens the default microphone and writes what it hears: `python hear.py SECONDS OUTPUT.npz`. A process of its own, for the sound library
-reads its environment when it is imported."""
+"""Opens the default microphone and writes what it hears: `python hear.py SECONDS OUTPUT.npz [--unrecorded]`.
+
+A process of its own, for the sound library reads its environment when it is imported.
+"""
 
 import json
 import sys
@@ -17,9 +19,10 @@ problems: list[Problem] = []
 first = threading.Event()
 
 
-def hear(samples: np.ndarray) -> None:
+def hear(samples: np.ndarray) -> bool:
     heard.append(samples)
     first.set()
+    return "--unrecorded" not in sys.argv
 
 
 microphone = Microphone(find(None), hear, peaks.append, problems.append)

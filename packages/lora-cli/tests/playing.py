@@ -2,7 +2,7 @@
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -101,6 +101,21 @@ async def playing(
         app.ticking.pause()
         await play.types(answer)
         yield play
+
+
+Scene = Callable[[Play], Awaitable[None]]
+
+
+def played(scene: Scene, script: Script | None = None, **options: object) -> Script:
+    """Plays a scene and returns the script with what the app asked for."""
+    script = script or Script()
+
+    async def act() -> None:
+        async with playing(script, **options) as play:  # type: ignore[arg-type]
+            await scene(play)
+
+    asyncio.run(act())
+    return script
 
 
 def final(text: str, *, other: str | None = None, recording: int = 1, minute: int = 0) -> Final:

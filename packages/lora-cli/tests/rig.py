@@ -22,6 +22,8 @@ from lora.audio import AudioSettings, read_file
 from lora.units import SAMPLE_RATE_HZ
 
 SINK = "vmic"
+JACK = "interface"
+"""Name of the input that takes no other rate than its own."""
 
 
 def require(*programs: str) -> None:
@@ -44,6 +46,13 @@ class VirtualMicrophone:
     def environment(self) -> dict[str, str]:
         return os.environ | self.settings
 
+    @property
+    def format(self) -> str:
+        """Of its samples, with channels and rate, as the sound server tells it."""
+        command = ["pactl", "list", "short", "sources"]
+        told = subprocess.run(command, env=self.environment, check=True, capture_output=True, text=True).stdout
+        return told.split("\t")[3]
+
     def play(self, clip: Path) -> None:
         """Speaks a recording into the microphone, and returns when it was spoken."""
         with tempfile.NamedTemporaryFile(suffix=".wav") as file:
@@ -61,9 +70,18 @@ class VirtualMicrophone:
 
 
 @contextmanager
-def virtual_microphone(*, noise: bool = False) -> Iterator[VirtualMicrophone]:
-    """Silence plays all the time: without it the monitor has no clock, and the first second would be lost. `noise` is that of a room."""
-    require("pulseaudio", "pactl", "pacat", "paplay")
+def virtual_microphone(
+    *, noise: bool = False, rate_hz: int = SAMPLE_RATE_HZ, channels: int = 1, jack: bool = False
+) -> Iterator[VirtualMicrophone]:
+    """A microphone of that rate and so many channels, each of which hears all that is played. `noise` is that of a room.
+
+    The sound server gives the default input in every format. With `jack` there is also the input `JACK`, an interface's, which gives none
+    but its own.
+
+    Silence plays all the time, at the microphone's own rate: without it the monitor has no clock, the first second would be lost, and the
+    server would change the rate to that of the first sound.
+    """
+    require("pulseaudio", "pactl", "pacat", "paplay", *(("jackd",) if jack else ()))
     with tempfile.TemporaryDirectory(prefix="mic", dir="/tmp") as name:  # a socket's path has at most 108 characters
         folder = Path(name)
         settings = {
@@ -72,19 +90,23 @@ def virtual_microphone(*, noise: bool = False) -> Iterator[VirtualMicrophone]:
             "PULSE_STATE_PATH": name,
             "PULSE_COOKIE": f"{folder}/c",
             "XDG_STATE_HOME": f"{folder}/state",
-        }
+        } | ({"JACK_DEFAULT_SERVER": folder.name, "JACK_NO_AUDIO_RESERVATION": "1"} if jack else {})
         environment = os.environ | settings
         command = ["pulseaudio", "-n", "--daemonize=no", "--exit-idle-time=-1", "--use-pid-file=no", f"--log-target=file:{folder}/log"]
         command += ["-L", f"module-native-protocol-unix socket={folder}/s auth-anonymous=1"]
-        command += ["-L", f"module-null-sink sink_name={SINK} rate={SAMPLE_RATE_HZ} channels=1 format=s16le"]
-        server = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        if jack:
+            command += ["-L", f"module-jack-sink sink_name={SINK} channels={channels} client_name={JACK} connect=no"]
+        else:
+            command += ["-L", f"module-null-sink sink_name={SINK} rate={rate_hz} channels={channels} format=s16le"]
         quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
         deadline = time.monotonic() + 20
+        interface = _interface(folder, environment, rate_hz) if jack else None
+        server = subprocess.Popen(command, env=environment, **quiet)  # type: ignore[call-overload]
         while subprocess.run(["pactl", "info"], env=environment, check=False, **quiet).returncode:  # type: ignore[call-overload]
             assert time.monotonic() < deadline, (folder / "log").read_text()
             time.sleep(0.05)
         subprocess.run(["pactl", "set-default-source", f"{SINK}.monitor"], env=environment, check=True)
-        clock = ["pacat", "-p", "-d", SINK, "--latency-msec=20", f"--rate={SAMPLE_RATE_HZ}", "--channels=1", "--format=s16le", "--raw"]
+        clock = ["pacat", "-p", "-d", SINK, "--latency-msec=20", f"--rate={rate_hz}", "--channels=1", "--format=s16le", "--raw"]
         silence = subprocess.Popen([*clock, _room(folder) if noise else "/dev/zero"], env=environment, **quiet)  # type: ignore[call-overload]
         try:
             with ThreadPoolExecutor(1) as speakers:
@@ -93,6 +115,20 @@ def virtual_microphone(*, noise: bool = False) -> Iterator[VirtualMicrophone]:
             for process in (silence, server):
                 process.kill()
                 process.wait()
+            if interface is not None:
+                interface.terminate()  # it removes its shared memory
+                interface.wait()
+
+
+def _interface(folder: Path, environment: Mapping[str, str], rate_hz: int) -> subprocess.Popen[bytes]:
+    """A JACK server without hardware, ready for clients."""
+    command = ["jackd", "--no-realtime", "-d", "dummy", "-r", str(rate_hz), "-p", "1024", "-C", "0", "-P", "0"]
+    server = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 20
+    while not list(Path("/dev/shm").glob(f"jack_{folder.name}_*")):
+        assert time.monotonic() < deadline, "jackd does not start"
+        time.sleep(0.05)
+    return server
 
 
 def _room(folder: Path) -> Path:

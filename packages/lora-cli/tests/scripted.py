@@ -2,11 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from lora_cli.events import Event, Final, Voice
-from lora_cli.session import OnLevel, OnProblem, OnSamples, Results, SaveFormat, Session
+from lora_cli.microphone import Device
+from lora_cli.session import InputDevice, OnLevel, OnProblem, OnSamples, Results, SaveFormat, Session
 
 from lora.audio import Waveform
 from lora.errors import AudioError, RunFolderError
@@ -33,8 +35,25 @@ class Script:
     results: Results | None = None
     """What takes the results in place of the script."""
 
+    devices: tuple[str, ...] | None = ("built-in", "headset")
+    """Microphones; those named `broken` cannot be opened. None for a recording."""
+
     def session(self) -> Session:
-        return Session(self.voices, self._engine, self._source, "default", self.results or self)
+        devices = None if self.devices is None else self._devices
+        return Session(self.voices, self._engine, self._source, "default", self.results or self, devices)
+
+    def _devices(self) -> tuple[InputDevice, ...]:
+        assert self.devices is not None
+        return tuple(
+            InputDevice(name, Device(index, name, 2, 48_000, index == 0).label, partial(self._open, name))
+            for index, name in enumerate(self.devices)
+        )
+
+    def _open(self, name: str, on_samples: OnSamples, on_level: OnLevel, on_problem: OnProblem) -> "Script":
+        if name == "broken":
+            raise AudioError("broken: cannot be opened; choose another with --device")
+        self.asked.append(("open", name))
+        return self._source(on_samples, on_level, on_problem)
 
     def _engine(self, emit: Callable[[Event], None]) -> "Script":
         self.emit = emit

@@ -120,8 +120,8 @@ def adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with torch.no_grad():
         for parameter in adapted.parameters():
             parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator))
-    folder = tmp_path_factory.mktemp("run") / "lora_adapter"
-    folder.mkdir()
+    folder = tmp_path_factory.mktemp("adapter") / "run" / "lora_adapter"
+    folder.mkdir(parents=True)
     passport = adapters.Passport(
         base_model_id=MODEL,
         base_revision=None,
@@ -305,10 +305,11 @@ def test_a_process_that_dies_is_told_in_one_line_and_the_app_goes_on(said: Wavef
     os.kill(talk.engine.pid, signal.SIGKILL)
     failed = talk.heard.until(Failed)
     assert failed.message == "the speech engine ended with exit code -9; start moonshine again"
-    talk.engine.begin(hands_free=False, preroll=said)
+    assert talk.engine.begin(hands_free=False, preroll=said) == 1
     talk.engine.feed(said)
     talk.engine.end()
     talk.engine.close()
+    assert talk.heard.events[-1] == failed
 
 
 def test_a_model_that_cannot_be_had_is_told_in_one_line(tmp_path: Path) -> None:
@@ -355,13 +356,26 @@ def test_the_process_ends_with_an_app_that_is_killed(tmp_path: Path) -> None:
         time.sleep(0.1)
 
 
+def test_an_adapter_leaves_no_warning_when_the_app_ends(adapter: Path, clip: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "lora_cli.main", "--plain", "--adapter-dir", str(adapter), "--file", str(clip)]
+    environment = os.environ | {"XDG_STATE_HOME": str(tmp_path)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=WAIT_S)
+    assert done.returncode == 0
+    steps = ["loading PyTorch", "loading run", "loading moonshine-tiny", "warming up", "listening with run"]
+    assert done.stderr.splitlines() == steps
+
+
 def test_the_app_side_does_not_load_torch() -> None:
     code = "import sys, lora_cli.engine; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_an_engine_that_was_never_started_closes() -> None:
-    Engine([Voice(BASE, MODEL)], Heard()).close()
+    heard = Heard()
+    engine = Engine([Voice(BASE, MODEL)], heard)
+    engine.close()
+    assert engine.pid is None
+    assert heard.events == []
 
 
 def test_a_streaming_checkpoint_is_heard_too(said: Waveform, tmp_path: Path) -> None:

@@ -36,9 +36,9 @@ class Heard:
             self.overflows = int(found["overflows"])
 
 
-def hearing(microphone: VirtualMicrophone, seconds: float, output: Path) -> subprocess.Popen[str]:
+def hearing(microphone: VirtualMicrophone, seconds: float, output: Path, *options: str) -> subprocess.Popen[str]:
     """A process that hears; it is ready when this returns."""
-    command = [sys.executable, str(HEAR), str(seconds), str(output)]
+    command = [sys.executable, str(HEAR), str(seconds), str(output), *options]
     process = subprocess.Popen(command, env=microphone.environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
@@ -73,6 +73,13 @@ def test_a_microphone_that_is_unplugged_is_told_and_what_was_heard_stays(microph
 def test_digital_silence_is_told_as_muted(microphone: VirtualMicrophone, tmp_path: Path) -> None:
     assert hearing(microphone, MUTED_S + 1, tmp_path / "heard.npz").wait(30) == 0
     assert any("muted" in problem for problem in Heard(tmp_path / "heard.npz").problems)
+
+
+def test_silence_that_is_not_recorded_is_not_told(microphone: VirtualMicrophone, tmp_path: Path) -> None:
+    assert hearing(microphone, MUTED_S + 1, tmp_path / "heard.npz", "--unrecorded").wait(30) == 0
+    heard = Heard(tmp_path / "heard.npz")
+    assert len(heard.samples) > MUTED_S * SAMPLE_RATE_HZ
+    assert heard.problems == []
 
 
 def test_no_microphone_is_one_line(tmp_path: Path) -> None:
@@ -111,8 +118,28 @@ def test_eight_channels_at_another_rate_are_what_resampling_in_one_go_gives(clip
 
 def test_warnings_are_not_said_over_and_over() -> None:
     health = _Health()
-    said = [health.after(CLIPPING, 0, at / 10) for at in range(50)]
+    said = [health.after(CLIPPING, 0, at / 10, recorded=True) for at in range(50)]
     assert [warning for warning in said if warning] == ["too loud, the sound is cut off; turn the microphone down"]
-    assert health.after(CLIPPING, 0, 20.0) is not None
-    assert "too busy" in (health.after(0.1, 1, 21.0) or "")
-    assert health.after(0.1, 0, 22.0) is None
+    assert health.after(CLIPPING, 0, 20.0, recorded=True) is not None
+    assert "too busy" in (health.after(0.1, 1, 21.0, recorded=True) or "")
+    assert health.after(0.1, 0, 22.0, recorded=True) is None
+
+
+def test_a_microphone_is_called_muted_from_when_it_is_recorded() -> None:
+    health = _Health()
+    assert [health.after(0.0, 0, at / 10, recorded=False) for at in range(100)] == [None] * 100
+    said = [health.after(0.0, 0, 10 + at / 10, recorded=True) for at in range(20)]
+    assert [at for at, warning in enumerate(said) if warning] == [round(10 * MUTED_S) + 1]
+
+
+def test_a_device_that_takes_no_format_says_why_for_each(microphone: VirtualMicrophone) -> None:
+    """One that went away after it was listed."""
+    code = (
+        "from dataclasses import replace; from lora_cli.microphone import Microphone, find;"
+        "Microphone(replace(find(None), index=99, rate_hz=44_100, channels=8), None, None, None)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], env=microphone.environment, capture_output=True, text=True, check=False)
+    told = done.stderr.splitlines()[-1]
+    assert told.startswith("lora.errors.AudioError: default: takes no format that it was asked for (16000 Hz 1 channels: ")
+    for form in ("44100 Hz 1 channels", "44100 Hz 8 channels"):
+        assert f"; {form}: Error querying device 99" in told

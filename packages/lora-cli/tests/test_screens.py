@@ -75,6 +75,11 @@ async def save(play: Play) -> None:
     await play.press("s")
 
 
+async def devices(play: Play) -> None:
+    await _history(play)
+    await play.press("i")
+
+
 async def no_microphone(play: Play) -> None:
     await _ready(play)
 
@@ -94,6 +99,7 @@ SCREENS: dict[str, tuple[Callable[[Play], Awaitable[None]], tuple[int, int], str
     "help": (help_, (100, 30), "auto", KITTY),
     "correct": (correct, (80, 24), "auto", KITTY),
     "save": (save, (80, 24), "auto", KITTY),
+    "devices": (devices, (80, 24), "auto", KITTY),
     "no-microphone": (no_microphone, (80, 24), "auto", KITTY),
     "60-columns": (hold, (60, 20), "auto", KITTY),
     "40-columns": (hold, (40, 12), "auto", KITTY),
@@ -132,6 +138,7 @@ def test_the_readme_shows_every_mode_and_its_commands_are_understood() -> None:
         "compared",
         "correct",
         "save",
+        "devices",
         "help",
         "light",
     }

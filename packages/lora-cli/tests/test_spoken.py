@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from rig import VirtualMicrophone, require, virtual_microphone
+from rig import JACK, VirtualMicrophone, require, virtual_microphone
 from terminal import KITTY, PRESS, RELEASE, REPEAT, XTERM, Terminal, assert_restored, children
 
 from lora.audio import FileAudio
@@ -185,6 +185,30 @@ def test_a_toggled_recording_gives_the_text_and_a_killed_app_loses_only_what_is_
     corrected = f"{kept['text']} indeed"
     assert kept["corrected"] == corrected
     assert [row.text for row in read(tmp_path / "moonshine-lora/corrections.jsonl", Rules())] == [corrected]
+
+
+@pytest.mark.parametrize("jack", [False, True], ids=["the sound server's", "one that takes nothing else"])
+def test_a_device_of_eight_channels_at_44100_hz_is_heard(
+    jack: bool, sentences: Sequence[Sentence], tmp_path: Path, opened: list[Terminal]
+) -> None:
+    with virtual_microphone(rate_hz=44_100, channels=8, jack=jack) as device:
+        assert device.format.endswith(" 8ch 44100Hz")
+        environment = {**device.settings, "XDG_STATE_HOME": str(tmp_path)}
+        opened.append(terminal := Terminal(tmp_path / "out.jsonl", [*APP, *(("--device", JACK) if jack else ())], environment=environment))
+        terminal.start(XTERM)
+        terminal.until("mode: toggle")
+        terminal.child.send(" ")
+        terminal.until("[REC]")
+        speaking = device.speak(sentences[5].clip)
+        until(speaking.done, lambda: terminal.read(0.2))
+        assert speaking.exception() is None
+        terminal.read(TAIL_S)
+        terminal.child.send(" ")
+        until(lambda: len(finals(terminal.out)) == 1, lambda: terminal.read(0.2))
+        sentences[5].assert_heard(finals(terminal.out)[0])
+        terminal.child.send("q")
+        assert terminal.ended() == 0
+    assert "Traceback" not in terminal.bytes
 
 
 def test_hands_free_gives_the_text_without_a_key_and_ends_when_stdin_does(

@@ -24,10 +24,11 @@ from lora_cli.driver import ENDING_SIGNALS, TalkDriver, check_terminal
 from lora_cli.events import Ended, Event, Failed, Final, Loading, Partial, Problem, Ready, Switched, Voice
 from lora_cli.keyboard import KeyReleased, KeyReleaseSupport, KeyRepeated
 from lora_cli.screens.correct import CorrectScreen
+from lora_cli.screens.device import DeviceScreen
 from lora_cli.screens.help import HelpScreen
 from lora_cli.screens.main import MainScreen
 from lora_cli.screens.save import SaveScreen
-from lora_cli.session import NOTHING, Engine, Recorder, SaveFormat, Session, Source
+from lora_cli.session import NOTHING, Engine, InputDevice, Recorder, SaveFormat, Session, Source
 from lora_cli.talking import AUTO, EndsWith, Input, Mode, Talking, choose
 from lora_cli.widgets import PlainScrollBar
 
@@ -97,6 +98,7 @@ class MoonshineApp(App[None]):
         self._source: Source | None = None
         self._no_source: str | None = None
         """Why no sound comes, if so. A recording may begin before the microphone is open: it hears from then on."""
+        self._source_name = session.source_name
         self._recorder: Recorder | None = None
         self._voice = session.voices[0].name
         self._other: str | None = None
@@ -122,14 +124,14 @@ class MoonshineApp(App[None]):
             for number in ENDING_SIGNALS:
                 asyncio.get_running_loop().add_signal_handler(number, self.exit, None, 128 + number)
 
-    def on_main_screen_shown(self) -> None:
+    async def on_main_screen_shown(self) -> None:
         """Starts the engine and opens the microphone, now that there is something to look at."""
         self._shown = True
         self._show_voice()
         self._show_talking()
         self.main.show_hint("What you say appears here.")
         self.ticking = self.set_interval(TICK_S, self.tick)
-        self._engine = self._session.open_engine(self._on_event)
+        self._engine = await asyncio.to_thread(self._session.open_engine, self._on_event)  # it is imported then
         self._engine.start()
         self._recorder = Recorder(self._engine)
         self._open_source(self._recorder)
@@ -330,6 +332,37 @@ class MoonshineApp(App[None]):
         names = [voice.name for voice in voices]
         return voices[(names.index(name) + 1) % len(voices)] if len(voices) > 1 else None
 
+    @work(exclusive=True, group="device")
+    async def action_device(self) -> None:
+        if self._session.devices is None:
+            self.main.status.say("a recording is heard; start without --file to choose a microphone")
+            return
+        if self._recorder is None or (self._source is None and self._no_source is None):
+            self.main.status.say("the microphone is being opened")
+            return
+        self._talk(Input.LOST)
+        with self._refusals_shown():
+            devices = await asyncio.to_thread(self._session.devices)
+            device: InputDevice | None = await self.push_screen_wait(DeviceScreen(devices))
+            if device is None:
+                return
+            self._no_source = f"{device.name} is being opened"
+            try:
+                self._source = await asyncio.to_thread(self._reopened, device, self._recorder)
+            except LoraError as error:
+                self._source, self._no_source = None, str(error)
+                raise
+            self._no_source, self._source_name = None, device.name
+            self._show_voice()
+            self.main.status.say(f"listening to {device.name}")
+            self.post_message(SourceOpened())
+
+    def _reopened(self, device: InputDevice, recorder: Recorder) -> Source:
+        """Opens another microphone in the place of the one that is open."""
+        if self._source is not None:
+            self._source.close()
+        return device.open(recorder.hear, self._on_level, self._on_problem)
+
     async def action_copy(self) -> None:
         if final := self._chosen():
             self.copy_to_clipboard(final.text)
@@ -405,7 +438,7 @@ class MoonshineApp(App[None]):
     # -- showing -------------------------------------------------------------------------------------------------------------------
 
     def _show_voice(self) -> None:
-        self.main.show_voice(self._voice, self._other, self._session.source_name)
+        self.main.show_voice(self._voice, self._other, self._source_name)
 
     def _show_talking(self) -> None:
         if not self._shown:

@@ -182,8 +182,13 @@ def _work(pipe: Connection, voices: tuple[Voice, ...], device: Device, precision
             os.dup2(stream.fileno(), number)
     inbox = Inbox(pipe)
     pipe.send(Sent(Loading("loading PyTorch", 1, len(voices) + 2)))
-    prepare_process()  # before the import below: OpenMP reads its settings when PyTorch is loaded
+    prepare_process()  # before the imports below: OpenMP reads its settings when PyTorch is loaded
+    from tqdm import tqdm
+
     from lora_cli.hearing import work
+
+    # Libraries' progress bars would make a lock for several processes, a semaphore that this one, which ends at once, would leave behind.
+    tqdm.set_lock(threading.RLock())
 
     work(pipe, inbox, voices, device, precision)
 

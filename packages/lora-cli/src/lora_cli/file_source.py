@@ -23,7 +23,7 @@ class FileSource:
     """
 
     def __init__(
-        self, path: Path, on_samples: Callable[[Waveform], None], on_level: Callable[[float], None], on_end: Callable[[], None]
+        self, path: Path, on_samples: Callable[[Waveform], object], on_level: Callable[[float], None], on_end: Callable[[], None]
     ) -> None:
         """Reads the file. Raises `AudioError` when it cannot."""
         self._samples = read_file(path, AudioSettings())

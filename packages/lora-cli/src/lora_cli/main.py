@@ -4,6 +4,7 @@ import argparse
 import sys
 import threading
 from collections.abc import Callable
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -102,15 +103,14 @@ def _list_devices() -> int:
 
     found = devices()
     for device in found:
-        mark = "*" if device.default else " "
-        print(f"{mark} {device.index:3}  {device.name}  ({device.channels} channels, {device.rate_hz} Hz)")
+        print(device.label)
     if not found:
         print("no microphone; connect one, or give --file", file=sys.stderr)
     return 0
 
 
 def _session(options: argparse.Namespace, results: "Results", through: threading.Event) -> "Session":
-    from lora_cli.session import Session
+    from lora_cli.session import InputDevice, Session
     from lora_cli.voices import choose
 
     voices = choose(options.model_id, options.adapter_dir, options.run, options.language)
@@ -132,8 +132,13 @@ def _session(options: argparse.Namespace, results: "Results", through: threading
 
         return Microphone(find(options.device), on_samples, on_level, on_problem)
 
+    def list_devices() -> "tuple[InputDevice, ...]":
+        from lora_cli.microphone import Microphone, devices
+
+        return tuple(InputDevice(device.name, device.label, partial(Microphone, device)) for device in devices())
+
     name = options.file.name if options.file is not None else options.device or "default microphone"
-    return Session(voices, open_engine, open_source, name, results)
+    return Session(voices, open_engine, open_source, name, results, None if options.file is not None else list_devices)
 
 
 if __name__ == "__main__":

@@ -50,6 +50,12 @@ class Device:
     rate_hz: int
     default: bool
 
+    @property
+    def label(self) -> str:
+        """A line in a list of inputs."""
+        mark = "*" if self.default else " "
+        return f"{mark} {self.index:3}  {self.name}  ({self.channels} channels, {self.rate_hz} Hz)"
+
 
 def devices() -> tuple[Device, ...]:
     """The inputs there are. Raises `AudioError` when PortAudio is not installed."""
@@ -88,13 +94,14 @@ def find(wanted: str | None) -> Device:
 class Microphone:
     """An open input. Chunks of 16 kHz mono go to `on_samples`, peaks to `on_level`, problems to `on_problem`.
 
-    All three are called from a thread of the microphone's own. PortAudio's callback only puts the block away: it must never wait.
+    `on_samples` says whether they are being recorded: what is wrong with sound that nobody wants is not worth a warning. All three are
+    called from a thread of the microphone's own. PortAudio's callback only puts the block away: it must never wait.
     """
 
     def __init__(
         self,
         device: Device,
-        on_samples: Callable[[Waveform], None],
+        on_samples: Callable[[Waveform], bool],
         on_level: Callable[[float], None],
         on_problem: Callable[[Problem], None],
     ) -> None:
@@ -137,7 +144,7 @@ class Microphone:
         self._blocks.put(block.copy())
 
     def _run(self) -> None:
-        overflows = 0
+        overflows, recorded = 0, False
         patience_s = OPENING_S
         while not self._closed.is_set():
             try:
@@ -152,22 +159,34 @@ class Microphone:
             samples = self._to_model(block)
             peak = float(np.abs(block).max(initial=0.0))
             if len(samples):
-                self._on_samples(samples)
+                recorded = self._on_samples(samples)
             self._on_level(peak)
             lost, overflows = self.overflows - overflows, self.overflows
-            if warning := self._health.after(peak, lost, time.monotonic()):
+            if warning := self._health.after(peak, lost, time.monotonic(), recorded=recorded):
                 self._on_problem(Problem(f"{self.device.name}: {warning}"))
 
 
 def _format(sounddevice: Any, device: Device) -> tuple[int, int]:
-    """Rate and channels to open with: what the model takes where the device gives it, else the device's own, which many insist on."""
-    for rate_hz, channels in ((SAMPLE_RATE_HZ, 1), (device.rate_hz, 1)):
-        try:
-            sounddevice.check_input_settings(device=device.index, samplerate=rate_hz, channels=channels, dtype="float32")
-        except sounddevice.PortAudioError:
-            continue
-        return rate_hz, channels
-    return device.rate_hz, device.channels
+    """Rate and channels to open with: what the model takes where the device gives it, else the device's own, which many insist on.
+
+    Raises `AudioError` with what the device says to each when it takes none.
+    """
+    refused = []
+    for rate_hz, channels in dict.fromkeys(((SAMPLE_RATE_HZ, 1), (device.rate_hz, 1), (device.rate_hz, device.channels))):
+        reason = _refusal(sounddevice, device, rate_hz, channels)
+        if reason is None:
+            return rate_hz, channels
+        refused.append(f"{rate_hz} Hz {channels} channels: {reason}")
+    raise AudioError(f"{device.name}: takes no format that it was asked for ({'; '.join(refused)}); choose another with --device")
+
+
+def _refusal(sounddevice: Any, device: Device, rate_hz: int, channels: int) -> str | None:
+    """Why a device cannot be opened so; None where it can."""
+    try:
+        sounddevice.check_input_settings(device=device.index, samplerate=rate_hz, channels=channels, dtype="float32")
+    except sounddevice.PortAudioError as error:
+        return _reason(error)
+    return None
 
 
 def play(samples: Waveform) -> None:
@@ -208,8 +227,11 @@ class _Health:
         self._silent_since: float | None = None
         self._said: dict[str, float] = {}
 
-    def after(self, peak: float, lost: int, now: float) -> str | None:
-        """The warning that a block's `peak` and the blocks `lost` before it call for, if any."""
+    def after(self, peak: float, lost: int, now: float, *, recorded: bool) -> str | None:
+        """The warning that a block's `peak` and the blocks `lost` before it call for, if any: only what is recorded does."""
+        if not recorded:
+            self._silent_since = None
+            return None
         if peak > 0.0:
             self._silent_since = None
         elif self._silent_since is None:

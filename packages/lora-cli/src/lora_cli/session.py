@@ -65,10 +65,20 @@ class Results(Protocol):
         """Plays it, and returns when it was played."""
 
 
-OnSamples = Callable[[Waveform], None]
+OnSamples = Callable[[Waveform], bool]
+"""Takes sound; says whether it is being recorded."""
 OnLevel = Callable[[float], None]
 """Takes the peak of the latest sound, 0 to 1."""
 OnProblem = Callable[[Problem], None]
+
+
+@dataclass(frozen=True, slots=True)
+class InputDevice:
+    """A microphone to choose: `label` says what it is, and `open` raises `lora.errors.LoraError` when it cannot be opened."""
+
+    name: str
+    label: str
+    open: Callable[[OnSamples, OnLevel, OnProblem], Source]
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +93,8 @@ class Session:
     open_source: Callable[[OnSamples, OnLevel, OnProblem], Source]
     source_name: str
     results: Results
+    devices: Callable[[], tuple[InputDevice, ...]] | None = None
+    """The microphones there are; None where a recording is heard in place of one. Raises `LoraError` without a sound library."""
 
 
 class Recorder:
@@ -108,16 +120,17 @@ class Recorder:
             self._on = True
             return self._engine.begin(hands_free=hands_free, preroll=preroll)
 
-    def hear(self, samples: Waveform) -> None:
-        """Takes samples from the source."""
+    def hear(self, samples: Waveform) -> bool:
+        """Takes samples from the source; says whether they are being recorded."""
         with self._lock:
             if self._on:
                 self._engine.feed(samples)
                 self.heard.set()
-                return
+                return True
             self._kept.append(samples)
             while sum(map(len, self._kept)) - len(self._kept[0]) >= PREROLL_SAMPLES:
                 self._kept.popleft()
+            return False
 
     def end(self) -> None:
         """Ends the recording; its text is still to come."""

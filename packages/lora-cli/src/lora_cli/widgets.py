@@ -130,10 +130,10 @@ class Utterances(OptionList):
 
     def _drop_oldest(self) -> None:
         """Makes room for many rows at once, for every removal lays the list out again."""
-        chosen = self.highlighted
+        chosen, kept = self.highlighted, list(self.options)[_TRIM_ROWS:]
         del self._finals[:_TRIM_ROWS]
         self.clear_options()
-        self.add_options([Option(row(final)) for final in self._finals])
+        self.add_options(kept)
         if chosen is not None:
             self.highlighted = max(0, chosen - _TRIM_ROWS)
 

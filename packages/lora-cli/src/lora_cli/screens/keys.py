@@ -22,6 +22,7 @@ class KeyHelp:
 KEYS = (
     KeyHelp("space", "space", "talk", "talk", "talk: hold it, or press it to start and to stop, as the mode says"),
     KeyHelp("m", "m", "next_mode", "mode", "next mode: hold, toggle, vad (hands-free)"),
+    KeyHelp("i", "i", "device", "input", "input: another microphone"),
     KeyHelp("v", "v", "next_voice", "voice", "next voice: another model or adapter"),
     KeyHelp("b", "b", "compare", "A/B", "A/B: the next voice says its text of the same speech too; again: off"),
     KeyHelp("c", "c", "copy", "copy", "copy the chosen utterance's text"),

@@ -1,0 +1,181 @@
+"""Finished utterances on the screen, and what keys do with them."""
+
+import gc
+import weakref
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from lora_cli.results import Results
+from lora_cli.screens.correct import CorrectScreen
+from lora_cli.session import SaveFormat
+from lora_cli.widgets import MOST_ROWS, Utterances
+from playing import Play, ended, final, played
+from scripted import CHUNK, Script
+
+from lora.manifest import Rules, read
+
+
+def test_no_speech_is_said_and_not_kept() -> None:
+    async def scene(play: Play) -> None:
+        await play.says(final(""), ended())
+        assert "(no speech found)" in play.text
+
+    assert played(scene).asked == ["start"]
+
+
+def test_utterances_show_time_length_latency_and_both_texts() -> None:
+    async def scene(play: Play) -> None:
+        await play.says(final("Please fold the line.", other="Please hold the line."))
+        assert "09:26:53   3.0 s  121 ms  tiny : Please fold the line." in play.text
+        assert "tuned: Please hold the line." in play.text
+
+    played(scene)
+
+
+def test_commands_work_on_the_chosen_utterance() -> None:
+    async def scene(play: Play) -> None:
+        await play.says(*(final(text, minute=minute) for minute, text in enumerate(["one", "two", "three"])))
+        await play.press("up")
+        await play.press("c")
+        assert play.app.clipboard == "two"
+        await play.press("r")
+        await play.press("d")
+        assert "two" not in play.text
+        await play.press("c")
+        await play.press("end", "c")
+
+    asked = played(scene).asked
+    assert asked[4:] == [("copy", "two"), ("replay", "two"), ("remove", "two"), ("copy", "three"), ("copy", "three")]
+
+
+def test_a_new_utterance_does_not_take_the_choice_away() -> None:
+    async def scene(play: Play) -> None:
+        await play.says(final("one"), final("two", minute=1))
+        await play.press("up")
+        await play.says(final("three", minute=2))
+        await play.press("c")
+        assert play.app.clipboard == "one"
+
+    played(scene)
+
+
+def test_commands_without_utterances_say_so() -> None:
+    async def scene(play: Play) -> None:
+        for key in "cesdr":
+            await play.press(key)
+            assert "nothing was said yet" in play.text
+            assert play.app.screen is play.app.main
+
+    assert played(scene).asked == ["start"]
+
+
+def test_a_correction_is_typed_with_spaces_and_repeats_and_kept_with_enter() -> None:
+    async def scene(play: Play) -> None:
+        await play.says(final("Please fold the line"))
+        await play.types("e")
+        assert isinstance(play.app.screen, CorrectScreen)
+        await play.types("\x1b[127;;u" + "\x1b[127;1:2u" * 3 + "\x1b[127;1:3u")
+        await play.types("way q")
+        await play.types("\x1b[13u")
+        assert "saved for training: corrections.jsonl" in play.text
+        assert "Please fold the way q" in play.text
+
+    assert played(scene).asked[2:] == [("correct", "Please fold the line", "Please fold the way q")]
+
+
+@pytest.mark.parametrize(("keys", "says"), [(("escape",), ""), (("ctrl+a", "ctrl+k", "enter"), "cannot be trained on")])
+def test_an_abandoned_or_empty_correction_is_not_kept(keys: tuple[str, ...], says: str) -> None:
+    async def scene(play: Play) -> None:
+        await play.says(final("one"))
+        await play.press("e")
+        await play.press(*keys)
+        assert says in play.text
+        assert play.app.screen is play.app.main
+
+    assert played(scene).asked == ["start", ("add", "one")]
+
+
+@pytest.mark.parametrize(("keys", "form"), [((), SaveFormat.TEXT), (("down",), SaveFormat.JSONL), (("down", "down"), SaveFormat.SRT)])
+def test_the_history_is_saved_in_the_form_that_was_chosen(keys: tuple[str, ...], form: SaveFormat) -> None:
+    async def scene(play: Play) -> None:
+        await play.says(final("one"))
+        await play.press("s")
+        await play.press(*keys, "enter")
+        assert f"saved: history.{form}" in play.text
+
+    assert played(scene).asked[2:] == [("save", form)]
+
+
+@pytest.mark.parametrize("keys", ["c", "d", "r", ("e", "enter"), ("s", "enter")])
+def test_a_refusal_is_shown_and_the_app_goes_on(keys: str | tuple[str, ...]) -> None:
+    async def scene(play: Play) -> None:
+        await play.says(final("one"))
+        play.script.refusal = "out: cannot be written (disk full); free some space"
+        await play.press(*keys)
+        assert "! out: cannot be written (disk full)" in play.text
+        assert "one" in play.text
+        assert play.app.is_running
+
+    played(scene)
+
+
+def test_an_utterance_that_cannot_be_stored_is_shown_all_the_same() -> None:
+    async def scene(play: Play) -> None:
+        await play.says(final("one"))
+        assert "! disk full" in play.text
+        assert "one" in play.text
+
+    played(scene, Script(refusal="disk full"))
+
+
+def test_with_real_results_commands_leave_what_they_say_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    results = Results(tmp_path / "corrections.jsonl", tmp_path)
+    spoken = [replace(final(text, minute=minute), samples=np.tile(CHUNK, 100)) for minute, text in enumerate(["one", "to"])]
+
+    async def scene(play: Play) -> None:
+        await play.says(*spoken)
+        await play.press("e")
+        await play.press("backspace", "w", "o", "enter")
+        assert [(row.text, row.audio.waveform().shape) for row in read(tmp_path / "corrections.jsonl", Rules())] == [("two", (32000,))]
+        await play.press("up", "d")
+        await play.press("s")
+        await play.press("enter")
+
+    played(scene, Script(results=results))
+    [saved] = tmp_path.glob("moonshine-*.txt")
+    assert saved.read_text() == "two\n"
+    assert len(list((tmp_path / "state").rglob("*.flac"))) == 1, "the deleted utterance's sound is gone"
+
+
+def test_the_screen_keeps_no_sound() -> None:
+    """An hour of speech is 230 MB as samples."""
+    heard: list[weakref.ref[np.ndarray]] = []
+
+    async def scene(play: Play) -> None:
+        for number in range(3):
+            said = final(f"number {number}", recording=number)
+            heard.append(weakref.ref(said.samples))
+            await play.says(said)
+            del said
+        assert "  3.0 s" in play.text
+        gc.collect()
+        assert all(one() is None for one in heard)
+
+    played(scene)
+
+
+def test_the_history_is_bounded_and_stays_at_the_newest() -> None:
+    async def scene(play: Play) -> None:
+        history = play.app.main.query_one(Utterances)
+        for number in range(MOST_ROWS + 20):
+            history.add(final(f"utterance {number}"))
+        await play.settle()
+        assert history.option_count <= MOST_ROWS
+        assert f"utterance {MOST_ROWS + 19}" in play.text
+        assert history.chosen is not None
+        assert history.chosen.text == f"utterance {MOST_ROWS + 19}"
+
+    played(scene)
