@@ -30,6 +30,10 @@ class Forked:
         os.waitpid(self.pid, 0)
         raise TimeoutError(self.output.read_text())
 
+    def running(self) -> bool:
+        """Whether it has not ended; it can still be waited for."""
+        return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
+
     def send(self, number: signal.Signals) -> None:
         os.kill(self.pid, number)
 

@@ -1,5 +1,7 @@
 """Full fine-tuning: the sites' own weights train, what reads them reads them as they are, and a checkpoint comes out."""
 
+import subprocess
+import sys
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import replace
@@ -8,7 +10,7 @@ from pathlib import Path
 import pytest
 import reference
 import torch
-from running import ANY_VERDICT, QUICK, Manifests, manifests, moonshine_lora, refusal
+from running import ANY_VERDICT, QUICK, ROOT, Manifests, manifests, moonshine_lora, refusal
 from torch import Tensor
 from transformers import AutoModelForSpeechSeq2Seq
 
@@ -130,6 +132,25 @@ def test_a_run_leaves_a_checkpoint_that_says_what_was_reported(random_speech: Sp
     assert again.code == 0, again.err
     with pytest.raises(CheckpointError, match="holds no adapter"):
         read_passport(saved)
+
+
+def test_the_export_of_a_run_is_what_the_run_scored(random_v1: Speech, sets: Manifests, tmp_path: Path) -> None:
+    """Merged, proven and evaluated as the guide says: with `just transcribe`, in a process of its own."""
+    run, export = tmp_path / "run", tmp_path / "export"
+    options = ("--method", "full", "--lora-targets", "both", "--full-learning-rate", 1e-2, "--warmup-steps", 0)
+    model = ("--model-id", random_v1.checkpoint.folder)
+    found = moonshine_lora("experiment", *model, *sets.flags(), *QUICK, *ANY_VERDICT, *options, "--output-dir", run)
+    assert found.code == 0, found.err
+    made = moonshine_lora("export", "--run", run, "--to", "merged", "--output", export)
+    assert made.code == 0, made.err
+    record = read(run)
+    assert record.domain is not None
+    asked = ["transcribe", f"--model-id {export / 'merged'} --manifest {sets.domain} --device cpu"]
+    said = subprocess.run([Path(sys.executable).parent / "just", *asked], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert said.returncode == 0, said.stderr
+    texts = {line.split("\t")[0]: line.split("\t")[1] for line in said.stdout.splitlines()}
+    assert texts == {row.id: row.hypothesis for row in record.domain.tuned.score.utterances}
+    assert texts != {row.id: row.hypothesis for row in record.domain.baseline.score.utterances}
 
 
 def read_passport_of(folder: Path) -> tuple[float | None, float]:

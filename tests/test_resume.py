@@ -1,5 +1,6 @@
 """A run that is killed, interrupted or broken off goes on as if nothing had happened, or says why it cannot."""
 
+import bisect
 import json
 import os
 import random
@@ -7,13 +8,14 @@ import shutil
 import signal
 import time
 import tomllib
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
-from forked import fork
+from forked import Forked, fork
 from running import ANY_VERDICT, QUICK, Manifests, files_below, manifests, moonshine_lora, refusal
 from safetensors.torch import load_file
 
@@ -21,7 +23,7 @@ from lora import trainstate
 from lora.files import sha256_file
 from lora.manifest import Utterance
 from lora.model_utils import Speech
-from lora.record import RunRecord
+from lora.record import RunRecord, result_folder
 from lora.record import read as read_record
 
 KILLS = int(os.environ.get("RESUME_KILLS", "8"))
@@ -31,6 +33,10 @@ SHORT = (
     *("--lora-dropout", 0.1, "--tokens-per-second", 0.5, "--learning-rate", "1e-2", "--warmup-steps", 0, *ANY_VERDICT),
 )
 """Twelve updates of a random model, with dropout, replay and a guard; a checkpoint after every second."""
+
+STEPS, EVERY = 16, 4
+LONG = ("--max-steps", STEPS, "--eval-interval", EVERY, "--patience", 99, "--tokens-per-second", 3)
+"""Most of the run is training and its evaluations, in which clips are decoded up to a cap that is not low."""
 
 
 @pytest.fixture(scope="module")
@@ -63,9 +69,10 @@ def timeless(record: RunRecord) -> dict[str, Any]:
 
 
 def assert_same(folder: Path, whole: Path) -> None:
-    """Bit for bit the same adapter, the same numbers, and the same files."""
-    adapter = Path("lora_adapter") / "adapter_model.safetensors"
-    assert sha256_file(folder / adapter) == sha256_file(whole / adapter)
+    """Bit for bit the same adapter or checkpoint, the same numbers, and the same files."""
+    config = read_record(whole).config.adapter
+    weights = Path(result_folder(config)) / ("model.safetensors" if config.method == "full" else "adapter_model.safetensors")
+    assert sha256_file(folder / weights) == sha256_file(whole / weights)
     assert timeless(read_record(folder)) == timeless(read_record(whole))
     assert files_below(folder) == files_below(whole)
 
@@ -95,41 +102,85 @@ def require_whole(folder: Path) -> None:
 
 
 def events(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    """The lines of a run's log that are whole; none where there is no log yet."""
+    file = folder / "log.jsonl"
+    return [json.loads(line) for line in file.read_text().splitlines(keepends=True) if line.endswith("\n")] if file.exists() else []
+
+
+def arrivals(process: Forked, folder: Path) -> tuple[float, ...]:
+    """Seconds from now to each line of the log of a run that goes on to its end, and to that end."""
+    started, found = time.monotonic(), [0.0]
+    while process.running():
+        found += [time.monotonic() - started] * (1 + len(events(folder)) - len(found))
+        time.sleep(0.001)
+    return *found, time.monotonic() - started
+
+
+def phase(folder: Path) -> str:
+    """What a run was doing when it was killed, by the last line of its log."""
+    logged = events(folder)
+    last = logged[-1] if logged else {"event": "start"}
+    kind, step = last["event"], last.get("step")
+    if kind == "start":
+        return "before training"
+    if kind == "baseline":
+        return "before training" if logged[-2]["event"] == "start" else "labels and first evaluation"
+    if kind == "update":
+        return "dev evaluation" if step % EVERY == 0 else "training"
+    if kind == "dev":
+        return "training" if step < STEPS else "final evaluation"
+    return "final evaluation" if sum(one["event"] == "tuned" for one in logged) == 1 else "reports"
 
 
 @pytest.mark.slow
-def test_wherever_it_is_killed_a_resumed_run_ends_the_same_bit_for_bit(command: tuple[object, ...], whole: Path, tmp_path: Path) -> None:
-    """Real kills of real processes, at moments drawn over the length of a run; `RESUME_KILLS` sets their number."""
-    timed = fork(*command, "--output-dir", tmp_path / "timed", output=tmp_path / "timed.txt")
-    timed.wait_for("", tmp_path / "timed" / "record.json")
-    started = time.monotonic()
-    assert timed.wait() == 0
-    length_s, draw, steps = time.monotonic() - started, random.Random(7), []
+def test_wherever_it_is_killed_a_resumed_run_ends_the_same_bit_for_bit(command: tuple[object, ...], tmp_path: Path) -> None:
+    """Real kills of real processes, at moments drawn over the length of an undisturbed run; `RESUME_KILLS` sets their number.
+
+    Every fifth moment is of the whole run, the others are between the start of training and the end of the last evaluation.
+
+    A moment is the time since the last line of the log before it, so that a machine that is slower for a while does not move it.
+    """
+    command, whole = (*command, *LONG), tmp_path / "whole"
+    assert fork(*command, "--output-dir", tmp_path / "first", output=tmp_path / "first.txt").wait() == 0  # fills the cache
+    lines = arrivals(fork(*command, "--output-dir", whole, output=tmp_path / "whole.txt"), whole)
+    assert read_record(whole).status == "completed"
+    assert_same(tmp_path / "first", whole)
+    kinds = [entry["event"] for entry in events(whole)]
+    # Line n of the log came at lines[n], counted from 1. Training starts behind the baseline.
+    begin, end = lines[len(kinds) - kinds[::-1].index("baseline")], lines[len(kinds) - kinds[::-1].index("tuned")]
+    draw, steps, phases = random.Random(7), [], Counter[str]()
     for number in range(KILLS):
+        moment = draw.uniform(begin, end) if number % 5 else draw.uniform(0, lines[-1])
         folder = tmp_path / f"run-{number}"
+        before = bisect.bisect(lines, moment) - 1
         arguments = (*command, "--output-dir", folder)
         process = fork(*arguments, output=tmp_path / "killed.txt")
-        if number % 10:  # every tenth is killed whenever it comes, before there is a run perhaps
-            process.wait_for("", folder / "record.json")
-        time.sleep(draw.uniform(0, length_s))
+        while len(events(folder)) < before and process.running():
+            time.sleep(0.001)
+        time.sleep(moment - lines[before])
         process.send(signal.SIGKILL)
         process.wait()
         if not folder.exists():
+            phases["before there was a run"] += 1
             assert "holds no run" in refusal(*arguments, "--resume")
-            assert moonshine_lora(*arguments).code == 0
-        elif read_record(folder).status != "completed":
+            assert fork(*arguments, output=tmp_path / "anew.txt").wait() == 0
+        elif read_record(folder).status == "completed":
+            phases["after its end"] += 1
+            for left in ("checkpoints", ".checkpoints.old"):  # only what was to be removed last may be left
+                shutil.rmtree(folder / left, ignore_errors=True)
+        else:
+            phases[phase(folder)] += 1
             require_whole(folder)
             again = fork(*arguments, "--resume", output=tmp_path / "resumed.txt")
             assert again.wait() == 0, (number, again.output.read_text())
             steps.append(read_record(folder).resumed[0].step)
-        for left in ("checkpoints", ".checkpoints.old"):  # of a run that was killed when it had just been completed
-            if (folder / left).is_dir() and not read_record(folder).resumed:
-                shutil.rmtree(folder / left)
         assert_same(folder, whole)
         shutil.rmtree(folder)
-    print(f"{KILLS} kills of a run of {length_s:.1f} s; resumed from steps {sorted(steps)}")
+        print(f"{number + 1} kills: {dict(phases)}", flush=True)
+    print(f"{KILLS} kills of a run of {lines[-1]:.1f} s: {dict(phases)}; resumed from steps {sorted(steps)}")
     assert len(set(steps)) > 1
+    inside = ("labels and first evaluation", "training", "dev evaluation", "final evaluation")
+    assert sum(phases[name] for name in inside) > KILLS / 2
 
 
 def test_a_run_killed_twice_ends_the_same(command: tuple[object, ...], whole: Path, tmp_path: Path) -> None:
@@ -151,6 +202,23 @@ def test_a_run_killed_twice_ends_the_same(command: tuple[object, ...], whole: Pa
     assert [entry["step"] for entry in events(folder) if entry["event"] == "resumed"] == [2, 6]
     assert {entry["step"] for entry in events(folder) if entry["event"] == "update"} == set(range(1, 13))
     assert record.stages.keys() == read_record(whole).stages.keys()
+
+
+def test_full_fine_tuning_that_is_killed_ends_the_same(command: tuple[object, ...], tmp_path: Path) -> None:
+    """All weights of encoder and decoder, with the optimizer's, come back from the checkpoint."""
+    own = ("--method", "full", "--lora-targets", "both", "--full-learning-rate", "1e-3")
+    split = command.index("--lora-dropout")
+    command = (*command[:split], *command[split + 2 :], *own)
+    whole, folder = tmp_path / "whole", tmp_path / "run"
+    assert moonshine_lora(*command, "--output-dir", whole).code == 0
+    process = fork(*command, "--output-dir", folder, output=tmp_path / "out.txt")
+    process.wait_for('"event":"update","step":7,', folder / "log.jsonl")
+    process.send(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    require_whole(folder)
+    assert moonshine_lora(*command, "--output-dir", folder, "--resume").code == 0
+    assert [one.step for one in read_record(folder).resumed] == [6]
+    assert_same(folder, whole)
 
 
 def test_a_run_killed_after_training_does_not_train_again(command: tuple[object, ...], whole: Path, tmp_path: Path) -> None:

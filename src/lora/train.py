@@ -218,6 +218,7 @@ class _Loop:
             losses, stopping = self._add_up(losses, stopping)
         torch.nn.utils.clip_grad_norm_(self._parameters, self._config.max_grad_norm)
         self._optimizer.step()
+        torch.autograd.graph.increment_version(self._parameters)  # a fused step does not, and stacked weights are renewed by it
         self._optimizer.zero_grad()
         nats = sum(torch.stack(losses).tolist())  # read once, when all of the update is on its way: a GPU waits for nobody before
         audio_s = sum(example.length_s for batch in update for example in batch)
