@@ -7,19 +7,17 @@ import shutil
 import signal
 import time
 import tomllib
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 from forked import fork
-from running import ANY_VERDICT, QUICK, Manifests, files_below, manifests, moonshine_lora, refusal
+from running import ANY_VERDICT, QUICK, Manifests, files_below, moonshine_lora, refusal
 from safetensors.torch import load_file
 
 from lora import trainstate
 from lora.files import sha256_file
-from lora.manifest import Utterance
 from lora.model_utils import Speech
 from lora.record import RunRecord
 from lora.record import read as read_record
@@ -31,11 +29,6 @@ SHORT = (
     *("--lora-dropout", 0.1, "--tokens-per-second", 0.5, "--learning-rate", "1e-2", "--warmup-steps", 0, *ANY_VERDICT),
 )
 """Twelve updates of a random model, with dropout, replay and a guard; a checkpoint after every second."""
-
-
-@pytest.fixture(scope="module")
-def sets(clips: Sequence[Utterance], tmp_path_factory: pytest.TempPathFactory) -> Manifests:
-    return manifests(tmp_path_factory.mktemp("sets"), clips)
 
 
 @pytest.fixture(scope="module")
