@@ -41,7 +41,7 @@ run: data ## measure, train, measure again, accept or reject: outputs/quickstart
 	$(BIN)/python -m lora.runners.experiment --config configs/quickstart.toml --overwrite
 
 test: sync ## run the tests (the slow ones: make test-slow)
-	$(BIN)/python -m pytest -n $(WORKERS) -m '$(MARKERS)'
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m '$(MARKERS)'
 
 test-slow: MARKERS = slow
 test-slow: WORKERS = 1

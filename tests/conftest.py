@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from running import Manifests, manifests
 from transformers import (
     AutoProcessor,
     MoonshineConfig,
@@ -112,6 +113,12 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Sequence[Utterance]:
     """Twenty utterances of 1.8 to 6 s by several voices, with their transcripts: recordings of the moonshine-voice wheel, cut at pauses."""
     manifests = general.prepare(tmp_path_factory.mktemp("speech"))
     return [*read(manifests.heldout, Rules()), *read(manifests.replay, Rules())]
+
+
+@pytest.fixture(scope="module")
+def sets(clips: Sequence[Utterance], tmp_path_factory: pytest.TempPathFactory) -> Manifests:
+    """`clips` as the five sets of a run."""
+    return manifests(tmp_path_factory.mktemp("sets"), clips)
 
 
 @pytest.fixture(scope="session")

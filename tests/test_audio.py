@@ -2,6 +2,8 @@
 
 import io
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import av
@@ -209,3 +211,36 @@ def test_inline_audio_that_is_no_list_of_numbers_is_named(tmp_path: Path) -> Non
             load(inline(tmp_path / "a", wrong), AS_IS)
     with pytest.raises(AudioError, match="sampling rate of 0 Hz"):
         load(inline(tmp_path / "a", [0.1], 0), AS_IS)
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_no_signal_at_the_first_resampling_is_lost_or_aborts_it(name: str) -> None:
+    """Interrupted while the resampler is imported, at a random moment, in one child after another."""
+    code = f"""
+import os, random, signal, time
+import numpy as np
+from lora.audio import resample
+from lora.console import run
+
+def work():
+    signal.setitimer(signal.ITIMER_REAL, random.uniform(1e-4, 12e-3))
+    end = time.monotonic() + 10
+    while time.monotonic() < end:
+        resample(samples, 48_000, 16_000)
+    return 1
+
+samples = np.zeros(4_800, np.float32)
+signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(signal.{name}))
+codes = set()
+for _ in range(30):
+    if not (pid := os.fork()):
+        code = 99
+        try:
+            code = run(work)
+        finally:
+            os._exit(code)
+    codes.add(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+print(codes)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
+    assert done.stdout == ("{130}\n" if name == "SIGINT" else "{143}\n"), done.stderr

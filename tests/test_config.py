@@ -176,6 +176,7 @@ def test_a_mistake_in_the_file_is_refused_and_named(tmp_path: Path, content: str
     [
         (["--epochs", "three"], r"--epochs three: must be float"),
         (["--batch-size", "0"], r"--batch-size 0: must be int >= 1"),
+        (["--max-steps", "many"], r"--max-steps many: must be int$"),
         (["--batch-size", "2.5"], r"--batch-size 2\.5: must be int"),
         (["--lora-dropout", "1"], r"--lora-dropout 1: must be float < 1\.0"),
         (["--precision", "float16"], r"--precision float16: must be one of float32, bfloat16"),

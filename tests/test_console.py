@@ -7,7 +7,16 @@ import sys
 
 import pytest
 
-from lora.console import EXIT_BROKEN_PIPE, EXIT_INTERRUPTED, EXIT_TERMINATED, ArgumentParser, positive_int, run
+from lora.console import (
+    EXIT_BROKEN_PIPE,
+    EXIT_INTERRUPTED,
+    EXIT_TERMINATED,
+    ArgumentParser,
+    number_from_zero,
+    positive_int,
+    positive_number,
+    run,
+)
 from lora.errors import ConfigError, ManifestError
 
 HEADER = "import sys, time\nfrom lora.console import run\nfrom lora.errors import ConfigError\n"
@@ -79,6 +88,8 @@ def test_closed_pipe_ends_quietly() -> None:
 def parser() -> ArgumentParser:
     result = ArgumentParser(prog="x")
     result.add_argument("--max-seconds", type=positive_int)
+    result.add_argument("--alpha", type=positive_number)
+    result.add_argument("--audio-mb", type=number_from_zero)
     commands = result.add_subparsers(dest="command")
     commands.add_parser("train").add_argument("--learning-rate", type=float)
     return result
@@ -93,7 +104,9 @@ def parser() -> ArgumentParser:
         (["--quux"], "error: unknown flag --quux; see --help"),
         (["train", "surplus"], "error: unexpected 'surplus'; see --help"),
         (["--max-seconds", "0"], "error: argument --max-seconds: must be at least 1, not 0; see --help"),
-        (["--max-seconds", "many"], "error: argument --max-seconds: invalid positive_int value: 'many'; see --help"),
+        (["--max-seconds", "many"], "error: argument --max-seconds: must be a whole number, not 'many'; see --help"),
+        (["--alpha", "half"], "error: argument --alpha: must be a number, not 'half'; see --help"),
+        (["--audio-mb", "some"], "error: argument --audio-mb: must be a number, not 'some'; see --help"),
     ],
 )
 def test_parser_errors_are_one_line_with_a_suggestion(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,7 +13,7 @@ import msgspec
 import pytest
 import torch
 from peft import PeftModel
-from running import ANY_VERDICT, QUICK, ROOT, Manifests, files_below, manifests, moonshine_lora, refusal, rows_of, write_rows
+from running import ANY_VERDICT, QUICK, ROOT, Manifests, files_below, moonshine_lora, refusal, rows_of, write_rows
 from safetensors.torch import load_file
 from transformers import AutoProcessor, MoonshineForConditionalGeneration
 
@@ -71,11 +71,6 @@ class Run:
     @property
     def log(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in (self.folder / "log.jsonl").read_text().splitlines()]
-
-
-@pytest.fixture(scope="module")
-def sets(clips: Sequence[Utterance], tmp_path_factory: pytest.TempPathFactory) -> Manifests:
-    return manifests(tmp_path_factory.mktemp("sets"), clips)
 
 
 @pytest.fixture(scope="module")

@@ -9,19 +9,17 @@ import signal
 import time
 import tomllib
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 from forked import Forked, fork
-from running import ANY_VERDICT, QUICK, Manifests, files_below, manifests, moonshine_lora, refusal
+from running import ANY_VERDICT, QUICK, Manifests, files_below, moonshine_lora, refusal
 from safetensors.torch import load_file
 
 from lora import trainstate
 from lora.files import sha256_file
-from lora.manifest import Utterance
 from lora.model_utils import Speech
 from lora.record import RunRecord, result_folder
 from lora.record import read as read_record
@@ -37,11 +35,6 @@ SHORT = (
 STEPS, EVERY = 16, 4
 LONG = ("--max-steps", STEPS, "--eval-interval", EVERY, "--patience", 99, "--tokens-per-second", 3)
 """Most of the run is training and its evaluations, in which clips are decoded up to a cap that is not low."""
-
-
-@pytest.fixture(scope="module")
-def sets(clips: Sequence[Utterance], tmp_path_factory: pytest.TempPathFactory) -> Manifests:
-    return manifests(tmp_path_factory.mktemp("sets"), clips)
 
 
 @pytest.fixture(scope="module")

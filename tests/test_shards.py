@@ -7,16 +7,14 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from forked import Forked, fork
-from running import ANY_VERDICT, QUICK, Manifests, files_below, manifests, moonshine_lora, the_error
+from running import ANY_VERDICT, QUICK, Manifests, files_below, moonshine_lora, the_error
 from safetensors.torch import load_file
 from test_resume import assert_same
 
-from lora.manifest import Utterance
 from lora.model_utils import Speech
 from lora.record import read as read_record
 
@@ -48,11 +46,6 @@ def together(count: int, *arguments: object, folder: Path) -> list[str]:
     processes = launch(count, *arguments, folder=folder)
     assert [process.wait() for process in processes] == [0] * count, [process.output.read_text() for process in processes]
     return [process.output.read_text() for process in processes]
-
-
-@pytest.fixture(scope="module")
-def sets(clips: Sequence[Utterance], tmp_path_factory: pytest.TempPathFactory) -> Manifests:
-    return manifests(tmp_path_factory.mktemp("sets"), clips)
 
 
 @pytest.fixture(scope="module")

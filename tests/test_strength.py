@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from records import completed
-from running import ANY_VERDICT, QUICK, Manifests, manifests, moonshine_lora, refusal
+from running import ANY_VERDICT, QUICK, Manifests, moonshine_lora, refusal
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -174,11 +174,6 @@ def test_none_of_the_update_is_the_base_model(
 
 
 # --- whole runs ---------------------------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def sets(clips: Sequence[Utterance], tmp_path_factory: pytest.TempPathFactory) -> Manifests:
-    return manifests(tmp_path_factory.mktemp("sets"), clips)
 
 
 def run(model: Speech, sets: Manifests, folder: Path, *options: object) -> RunRecord:

@@ -2,7 +2,7 @@
 
 import sqlite3
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +10,12 @@ import msgspec
 import numpy as np
 import pytest
 from accelerate.tracking import TensorBoardTracker
-from running import ANY_VERDICT, QUICK, Manifests, manifests, moonshine_lora, refusal
+from running import ANY_VERDICT, QUICK, Manifests, moonshine_lora, refusal
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lora.config import RunConfig, build, flat
 from lora.errors import ConfigError
 from lora.files import read_json
-from lora.manifest import Utterance
 from lora.model_utils import Speech
 from lora.record import read
 from lora.tracking import Trackers, require
@@ -31,11 +30,6 @@ CONFIG = build(
     },
     None,
 )
-
-
-@pytest.fixture(scope="module")
-def sets(clips: Sequence[Utterance], tmp_path_factory: pytest.TempPathFactory) -> Manifests:
-    return manifests(tmp_path_factory.mktemp("sets"), clips)
 
 
 def arguments(model: Speech, sets: Manifests, folder: Path, *options: object) -> tuple[object, ...]:

@@ -443,3 +443,11 @@ def test_what_transcribe_is_told(random_v1: Speech, sets: Manifests, tmp_path: P
     ):
         assert message in refusal(*model, *options), options
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_is_never_replaced_by_a_folder(tmp_path: Path) -> None:
+    kept = tmp_path / "notes.txt"
+    kept.write_text("mine")
+    assert refusal("data", "--output", kept) == f"error: {kept}: is a file, where a folder is to be made; choose another place"
+    assert kept.read_text() == "mine"
+    assert files_below(tmp_path) == {"notes.txt"}

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from lora.errors import AudioError
 from lora.files import sha256_bytes
+from lora.process import signals_wait
 from lora.units import SAMPLE_RATE_HZ, Seconds, seconds
 
 Waveform = npt.NDArray[np.float32]
@@ -180,6 +181,14 @@ def waveform_hash(samples: Waveform) -> str:
     return sha256_bytes(_pcm16(samples).astype("<i2").tobytes())
 
 
+def resample(samples: npt.NDArray[np.float32], from_hz: float, to_hz: float) -> Waveform:
+    """`samples` of shape `[samples]` at another sampling rate."""
+    with signals_wait():
+        import soxr
+
+    return np.ascontiguousarray(soxr.resample(samples, from_hz, to_hz, quality=_RESAMPLER_QUALITY), dtype=np.float32)
+
+
 def encode_flac(samples: Waveform) -> bytes:
     """16-bit mono FLAC of a waveform. Decoding it gives the same `waveform_hash`."""
     return _encoded(samples, "FLAC")
@@ -285,9 +294,7 @@ def _at_model_rate(samples: npt.NDArray[np.float32], rate: int, name: str) -> Wa
         raise AudioError(f"{name}: declares a sampling rate of {rate} Hz")
     if rate == SAMPLE_RATE_HZ or samples.size == 0:
         return np.ascontiguousarray(samples, dtype=np.float32)
-    import soxr
-
-    return np.ascontiguousarray(soxr.resample(samples, rate, SAMPLE_RATE_HZ, quality=_RESAMPLER_QUALITY), dtype=np.float32)
+    return resample(samples, rate, SAMPLE_RATE_HZ)
 
 
 def _at_rms(samples: Waveform, target_dbfs: float) -> Waveform:

@@ -379,7 +379,7 @@ def _converted(section_name: str, name: str, value: Any) -> Any:
         if typing.get_origin(plain) is Literal:
             reason = f"must be one of {', '.join(typing.get_args(plain))}"
         else:
-            reason = str(error).replace("Expected", "must be").replace(", got `str`", "").replace("`", "")
+            reason = str(error).replace("Expected", "must be").replace(", got `str`", "").replace(" | null", "").replace("`", "")
         raise ConfigError(f"{flag(name)} {value}: {reason}") from error
 
 

@@ -141,15 +141,25 @@ def _option_strings(parser: argparse.ArgumentParser) -> Iterator[str]:
 
 def positive_int(text: str) -> int:
     """An `argparse` type: a whole number of at least 1."""
-    value = int(text)
+    try:
+        value = int(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"must be a whole number, not {text!r}") from error
     if value < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, not {value}")
     return value
 
 
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"must be a number, not {text!r}") from error
+
+
 def positive_number(text: str) -> float:
     """An `argparse` type: a finite number above 0."""
-    value = float(text)
+    value = _number(text)
     if not (value > 0 and math.isfinite(value)):
         raise argparse.ArgumentTypeError(f"must be a number above 0, not {text}")
     return value
@@ -157,7 +167,7 @@ def positive_number(text: str) -> float:
 
 def number_from_zero(text: str) -> float:
     """An `argparse` type: a finite number of at least 0."""
-    value = float(text)
+    value = _number(text)
     if not (value >= 0 and math.isfinite(value)):
         raise argparse.ArgumentTypeError(f"must be a number of at least 0, not {text}")
     return value

@@ -72,10 +72,12 @@ def atomic_file(path: Path, *, durable: bool = False) -> Iterator[BinaryIO]:
 
 @contextmanager
 def atomic_folder(path: Path, *, durable: bool = False) -> Iterator[Path]:
-    """A temporary folder that becomes `path` when the block ends well, replacing what was there; else nothing changes.
+    """A temporary folder that becomes `path` when the block ends well, replacing the folder that was there; else nothing changes.
 
-    `durable` waits until the disk holds it, so that it outlives a power failure too.
+    `durable` waits until the disk holds it, so that it outlives a power failure too. Raises `RunFolderError` where `path` is a file.
     """
+    if path.exists() and not path.is_dir():
+        raise RunFolderError(f"{path}: is a file, where a folder is to be made; choose another place")
     with writing_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part"))

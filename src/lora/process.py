@@ -1,7 +1,12 @@
-"""Settles how this process computes and talks, before PyTorch is imported."""
+"""Settles how this process computes and talks, before PyTorch is imported, and when signals may interrupt it."""
 
 import os
+import signal
+import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from types import FrameType
 
 _SPIN_COUNT = "1000"
 """How long OpenMP threads spin for work before they sleep. With the default (about 300,000 turns) a second busy program on two
@@ -18,3 +23,27 @@ def prepare_process() -> None:
     logging.disable_progress_bar()
     # accelerate asks transformers for a property that transformers has renamed.
     warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
+
+
+@contextmanager
+def signals_wait() -> Iterator[None]:
+    """For the block, SIGINT and SIGTERM wait: what their handlers raise comes after it.
+
+    A C++ binding that is being imported runs Python code of its own; an exception in the midst of that gets lost or aborts the process.
+    """
+    if threading.current_thread() is not threading.main_thread():  # handlers run only there
+        yield
+        return
+    received: list[int] = []
+
+    def keep(number: int, _frame: FrameType | None) -> None:
+        received.append(number)
+
+    with ExitStack() as handlers:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            if (before := signal.getsignal(number)) is not None:  # None: a handler that is not Python's, and raises nothing
+                handlers.callback(signal.signal, number, before)
+                signal.signal(number, keep)
+        yield
+    for number in received:
+        signal.raise_signal(number)
