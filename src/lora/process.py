@@ -40,10 +40,10 @@ def signals_wait() -> Iterator[None]:
         received.append(number)
 
     with ExitStack() as handlers:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            if (before := signal.getsignal(number)) is not None:  # None: a handler that is not Python's, and raises nothing
-                handlers.callback(signal.signal, number, before)
-                signal.signal(number, keep)
+        for kind in (signal.SIGINT, signal.SIGTERM):
+            if (before := signal.getsignal(kind)) is not None:  # None: a handler that is not Python's, and raises nothing
+                handlers.callback(signal.signal, kind, before)
+                signal.signal(kind, keep)
         yield
     for number in received:
         signal.raise_signal(number)
