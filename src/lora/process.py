@@ -45,5 +45,5 @@ def signals_wait() -> Iterator[None]:
                 handlers.callback(signal.signal, number, before)
                 signal.signal(number, keep)
         yield
-    for number in received:
-        signal.raise_signal(number)
+    for kept in received:
+        signal.raise_signal(kept)
