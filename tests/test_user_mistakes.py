@@ -401,7 +401,7 @@ def test_adapters(run: Path, random_v1: Speech, random_v2: Speech, sets: Manifes
         ((*model, "--processor-dir", tmp_path / "none"), "none: holds no processor; give a run's processor/ folder"),
         ((*model, "--processor-dir", run), "run: holds no processor"),
         ((*model, "--tokens-per-second", 0), "argument --tokens-per-second: must be a number above 0, not 0"),
-        ((*model, "--tokens-per-second", "many"), "argument --tokens-per-second: invalid"),
+        ((*model, "--tokens-per-second", "many"), "argument --tokens-per-second: must be a number, not 'many'"),
         ((*model, "--max-seconds", "nan"), "argument --max-seconds: must be a number above 0, not nan"),
     ):
         assert message in refusal("transcribe", *options, *what), options

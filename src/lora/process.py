@@ -45,5 +45,5 @@ def signals_wait() -> Iterator[None]:
                 handlers.callback(signal.signal, kind, before)
                 signal.signal(kind, keep)
         yield
-    for number in received:
-        signal.raise_signal(number)
+    for kept in received:
+        signal.raise_signal(kept)
