@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -268,13 +269,12 @@ class Augmenter:
     def _key(self) -> str:
         """Hash of everything that decides how the copies sound."""
         import soundfile
-        import soxr
 
         parts = [(one.id, one.text, one.speaker_id, fingerprint(one.audio, RAW), one.meta) for one in self._ordered]
         sounds = [dict(found.hashes) if found is not None else {} for found in (self.noises, self.impulses)]
         settings = msgspec.structs.replace(self.config, noise_dir=None, impulse_dir=None)  # what is in them counts, not where they lie
         shifter = effects.pitch_version() if self.config.changes_pitch() else None
-        libraries = (np.__version__, soxr.__version__, soundfile.__libsndfile_version__, shifter)
+        libraries = (np.__version__, version("soxr"), soundfile.__libsndfile_version__, shifter)
         return sha256_bytes(msgspec.json.encode((LAYOUT, settings, self.seed, self.rules.max_s, parts, sounds, libraries)))
 
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from lora.audio import Waveform, is_silent, through_codec
+from lora.audio import Waveform, is_silent, resample, through_codec
 from lora.errors import AudioError
 from lora.units import SAMPLE_RATE_HZ, Samples
 
@@ -29,7 +29,7 @@ _FORMATS: dict[Codec, tuple[str, str, float | None]] = {
 
 def change_speed(samples: Waveform, factor: float) -> Waveform:
     """The clip played `factor` times as fast: `[round(samples / factor)]`. Pitch moves with it, as on a tape."""
-    return _resampled(samples, SAMPLE_RATE_HZ * factor, SAMPLE_RATE_HZ)
+    return resample(samples, SAMPLE_RATE_HZ * factor, SAMPLE_RATE_HZ)
 
 
 def change_pitch(samples: Waveform, semitones: float) -> Waveform:
@@ -83,11 +83,11 @@ def telephone(samples: Waveform, codec: Codec) -> Waveform:
 
     Raises `AudioError` when the system's libsndfile lacks the codec.
     """
-    narrow = _resampled(samples, SAMPLE_RATE_HZ, TELEPHONE_RATE_HZ)
+    narrow = resample(samples, SAMPLE_RATE_HZ, TELEPHONE_RATE_HZ)
     if codec != "none":
         headroom = np.float32(max(1.0, float(np.abs(narrow).max()) / PEAK_LIMIT))
         narrow = through_codec(narrow / headroom, TELEPHONE_RATE_HZ, *_FORMATS[codec]) * headroom
-    wide = _resampled(narrow, TELEPHONE_RATE_HZ, SAMPLE_RATE_HZ)
+    wide = resample(narrow, TELEPHONE_RATE_HZ, SAMPLE_RATE_HZ)
     return np.pad(wide, (0, max(0, len(samples) - len(wide))))[: len(samples)]
 
 
@@ -123,9 +123,3 @@ def _pitch_library() -> Any:
             "with a C++ compiler, or leave --pitch-min and --pitch-max out"
         ) from error
     return python_stretch
-
-
-def _resampled(samples: Waveform, from_hz: float, to_hz: float) -> Waveform:
-    import soxr
-
-    return np.ascontiguousarray(soxr.resample(samples, from_hz, to_hz, quality="HQ"), dtype=np.float32)

@@ -1,6 +1,7 @@
 """The terminal app: passes what the user does to microphone, engine and history, and shows what they say."""
 
 import asyncio
+import gc
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -132,6 +133,7 @@ class MoonshineApp(App[None]):
         self.main.show_hint("What you say appears here.")
         self.ticking = self.set_interval(TICK_S, self.tick)
         self._engine = await asyncio.to_thread(self._session.open_engine, self._on_event)  # it is imported then
+        gc.freeze()  # what is there by now stays; looking through it for garbage would keep the screen waiting for 50 ms each time
         self._engine.start()
         self._recorder = Recorder(self._engine)
         self._open_source(self._recorder)

@@ -13,8 +13,9 @@ from typing import Any, Final
 
 import numpy as np
 
-from lora.audio import Waveform
+from lora.audio import Waveform, resample
 from lora.errors import AudioError
+from lora.process import signals_wait
 from lora.units import SAMPLE_RATE_HZ
 from lora_cli.events import Problem
 
@@ -194,12 +195,10 @@ def play(samples: Waveform) -> None:
 
     Raises `AudioError` when there is no output.
     """
-    import soxr
-
     sounddevice = _sounddevice()
     try:
         rate_hz = round(sounddevice.query_devices(kind="output")["default_samplerate"])
-        sounddevice.play(soxr.resample(samples, SAMPLE_RATE_HZ, rate_hz), rate_hz, blocking=True)
+        sounddevice.play(resample(samples, SAMPLE_RATE_HZ, rate_hz), rate_hz, blocking=True)
     except (sounddevice.PortAudioError, ValueError) as error:  # the second where there is no output at all
         raise AudioError(f"nothing to play on ({_reason(error)}); connect a loudspeaker or headphones") from error
 
@@ -208,7 +207,8 @@ class _Resampler:
     """Blocks `[frames, channels]` at a device's rate to `[samples]` at 16 kHz, without a seam between blocks."""
 
     def __init__(self, rate_hz: int) -> None:
-        import soxr
+        with signals_wait():
+            import soxr
 
         self._stream = soxr.ResampleStream(rate_hz, SAMPLE_RATE_HZ, 1, dtype="float32") if rate_hz != SAMPLE_RATE_HZ else None
 
