@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -310,6 +311,17 @@ def test_a_process_that_dies_is_told_in_one_line_and_the_app_goes_on(said: Wavef
     talk.engine.end()
     talk.engine.close()
     assert talk.heard.events[-1] == failed
+
+
+def test_a_process_that_cannot_be_started_is_told_in_one_line(tmp_path: Path, said: Waveform, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A temporary folder that is gone stands for all that the system may refuse."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+    talk = Talk([Voice(BASE, MODEL)])
+    message = talk.heard.until(Failed).message
+    assert message.startswith("the speech engine cannot be started: [Errno 2] No such file or directory")
+    assert talk.engine.begin(hands_free=False, preroll=said) == 1
+    talk.engine.end()
+    talk.engine.close()
 
 
 def test_a_model_that_cannot_be_had_is_told_in_one_line(tmp_path: Path) -> None:

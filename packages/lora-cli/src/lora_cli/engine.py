@@ -8,9 +8,11 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from datetime import datetime, timedelta
 from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from lora.audio import Waveform, duration
@@ -46,7 +48,7 @@ class Engine:
         self._over = False
         """Whether the process has ended: nothing is kept for it any more."""
         self._closing = threading.Event()
-        self._process: multiprocessing.process.BaseProcess | None = None
+        self._process: BaseProcess | None = None
         self._thread = threading.Thread(target=self._supervise, name="engine", daemon=True)
 
     def start(self) -> None:
@@ -125,14 +127,15 @@ class Engine:
 
     def _supervise(self) -> None:
         """Runs the process and passes its events on, until it ends."""
-        with tempfile.TemporaryDirectory(prefix="moonshine-") as folder:
-            errors = Path(folder, "stderr")
-            context = multiprocessing.get_context("spawn")
-            ours, theirs = context.Pipe()
-            arguments = (theirs, self._voices, self._device, self._precision, errors)
-            self._process = process = context.Process(target=_work, args=arguments, name="moonshine engine", daemon=True)
-            process.start()
-            theirs.close()  # or the end of the process would not show in ours
+        with ExitStack() as stack:
+            try:
+                errors = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="moonshine-")), "stderr")
+                process, ours = self._started(errors)
+            except OSError as error:
+                with self._lock:
+                    self._recording, self._over = False, True
+                self._emit(Failed(f"the speech engine cannot be started: {error}; mend that and start moonshine again"))
+                return
             writer = threading.Thread(target=self._write, args=(ours,), name="engine-writer", daemon=True)
             writer.start()
             failed = self._read(ours)
@@ -144,6 +147,16 @@ class Engine:
             ours.close()
             if not failed and not self._closing.is_set():
                 self._emit(Failed(_epitaph(process.exitcode, errors)))
+
+    def _started(self, errors: Path) -> tuple[BaseProcess, Connection]:
+        """The process, and our end of the pipe to it."""
+        context = multiprocessing.get_context("spawn")
+        ours, theirs = context.Pipe()
+        arguments = (theirs, self._voices, self._device, self._precision, errors)
+        self._process = process = context.Process(target=_work, args=arguments, name="moonshine engine", daemon=True)
+        process.start()
+        theirs.close()  # or the end of the process would not show in ours
+        return process, ours
 
     def _write(self, pipe: Connection) -> None:
         """Passes commands on. A full pipe blocks here, and nobody else."""
