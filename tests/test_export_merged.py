@@ -174,8 +174,8 @@ def test_a_missing_package_is_named_with_its_extra_and_merged_needs_none(monkeyp
     ("target", "small_disk"),
     [
         *(("merged", size) for size in (8, 2_000, 4_600)),
-        *(("moonshine-voice", size) for size in (8, 20_000, 42_100)),
-        *(("sherpa-onnx", size) for size in (8, 20_000, 41_800)),
+        *(("moonshine-voice", size) for size in (8, 20_000, 28_000)),
+        *(("sherpa-onnx", size) for size in (8, 20_000, 27_700)),
     ],
     indirect=["small_disk"],
 )
