@@ -13,6 +13,8 @@ from typing import Any
 from lora.audio import FileAudio
 from lora.main import main
 from lora.manifest import Utterance
+from lora.record import RunRecord
+from lora.record import read as read_record
 
 ROOT = Path(__file__).parents[1]
 
@@ -33,6 +35,27 @@ class Result:
     code: int
     out: str
     err: str
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """How a command that made a run ended, and what it left."""
+
+    folder: Path
+    code: int
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        values: dict[str, Any] = json.loads((self.folder / "experiment_metrics.json").read_text())
+        return values
+
+    @property
+    def record(self) -> RunRecord:
+        return read_record(self.folder)
+
+    @property
+    def log(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in (self.folder / "log.jsonl").read_text().splitlines()]
 
 
 def moonshine_lora(*arguments: object) -> Result:

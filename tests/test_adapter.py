@@ -287,7 +287,10 @@ def test_all_takes_in_every_other_site_word(random_speech: Speech) -> None:
 
 @pytest.mark.parametrize("targets", ["q_proj", "decoders", "model.nothing", "decoder,encoders", ""])
 def test_sites_that_match_nothing_are_refused_with_an_example(random_speech: Speech, targets: str) -> None:
-    with pytest.raises(ConfigError, match=r"matches no layer( \(did you mean .*\))?; take decoder, self, cross, .* such as model\.\w+\.layers\.0\.self_attn\."):
+    with pytest.raises(
+        ConfigError,
+        match=r"matches no layer( \(did you mean .*\))?; take decoder, self, cross, .* such as model\.\w+\.layers\.0\.self_attn\.",
+    ):
         find_sites(random_speech, targets)
 
 

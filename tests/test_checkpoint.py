@@ -5,16 +5,16 @@ import os
 import shutil
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 from safetensors import safe_open
 from safetensors.numpy import load_file
+from serving import COMMIT, HubAnswers, served
 
 from lora import packaged
 from lora.checkpoint import Checkpoint, resolve
@@ -22,8 +22,6 @@ from lora.errors import CheckpointError
 from lora.files import cache_dir, read_json, sha256_bytes, sha256_file
 from lora.packaged import BASE, PACKAGED, TINY, PackagedModel
 from lora.wheels import fetch, read_member
-
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 @pytest.fixture(scope="session")
@@ -418,19 +416,12 @@ def test_missing_processor_is_refused(local: Path) -> None:
 # --- the model hub ---------------------------------------------------------------------------------------------------------------------
 
 
-class Hub(BaseHTTPRequestHandler):
-    """Answers like the model hub for the folder `files`, at one commit; every other name is one kind of refusal."""
+class Hub(HubAnswers):
+    """Answers for the model in the folder `files`, at one commit; every other name is one kind of refusal."""
 
-    files: Path
-    asked: list[str]
+    gated = 401
 
-    def do_GET(self) -> None:
-        self.asked.append(self.path)
-        path = self.path.split("?")[0]
-        refusals = {"gated": (401, "GatedRepo"), "missing": (404, "RepoNotFound"), "down": (503, "")}
-        for name, (status, code) in refusals.items():
-            if f"/owner/{name}" in path:
-                return self.answer(status, b"{}", {"X-Error-Code": code} if code else {})
+    def answer_found(self, path: str) -> None:
         if path.startswith(("/api/models/owner/good/revision/v9", "/api/models/owner/good/tree/v9")):
             return self.answer(404, b"{}", {"X-Error-Code": "RevisionNotFound"})
         if path.startswith("/api/models/owner/good/tree/"):
@@ -439,9 +430,6 @@ class Hub(BaseHTTPRequestHandler):
             return self.answer_json({"id": "owner/good", "sha": COMMIT, "siblings": [], "private": False})
         return self.answer_file(self.files / path.partition(f"/resolve/{COMMIT}/")[2])
 
-    def do_HEAD(self) -> None:
-        self.do_GET()
-
     def entry(self, file: Path) -> dict[str, object]:
         path = file.relative_to(self.files).as_posix()
         return {"type": "file", "path": path, "size": file.stat().st_size, "oid": sha256_file(file)[:40]}
@@ -449,29 +437,11 @@ class Hub(BaseHTTPRequestHandler):
     def answer_file(self, file: Path) -> None:
         self.answer(200, file.read_bytes(), {"ETag": f'"{sha256_file(file)[:40]}"', "X-Repo-Commit": COMMIT})
 
-    def answer_json(self, value: object) -> None:
-        self.answer(200, json.dumps(value).encode(), {"Content-Type": "application/json"})
-
-    def answer(self, status: int, body: bytes, headers: dict[str, str]) -> None:
-        self.send_response(status)
-        for name, value in headers.items():
-            self.send_header(name, value)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        if self.command == "GET":
-            self.wfile.write(body)
-
-    def log_message(self, format: str, *args: object) -> None:
-        """Keeps the test's output to itself."""
-
 
 @pytest.fixture
 def hub(local: Path) -> Iterator[ThreadingHTTPServer]:
-    handler = type("ThisHub", (Hub,), {"files": local, "asked": []})
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+    with served(Hub, local) as server:
         yield server
-        server.shutdown()
 
 
 @pytest.fixture

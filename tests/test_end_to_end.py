@@ -1,18 +1,16 @@
 """What the project promises, on real speech and the real model: minutes each. `make test-slow` runs them."""
 
-import json
 import os
 import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from peft import PeftModel
-from running import ROOT
+from running import ROOT, RunFolder
 from transformers import AutoProcessor, MoonshineForConditionalGeneration
 
 from lora.audio import AudioSettings, load
@@ -23,8 +21,6 @@ from lora.evaluate import Evaluation, Example, evaluate
 from lora.features import LiveFeatures
 from lora.manifest import Rules, read, validate
 from lora.model_utils import Speech
-from lora.record import RunRecord
-from lora.record import read as read_record
 from lora.scoring import score_utterance, total
 from lora.units import SAMPLE_RATE_HZ, Seconds, seconds
 
@@ -35,28 +31,17 @@ SPEECH = ROOT.parent / "shared" / "data"
 
 
 @dataclass(frozen=True)
-class Run:
-    """How a run ended, and where."""
+class Run(RunFolder):
+    """With what it printed."""
 
-    code: int
     err: str
-    folder: Path
-
-    @property
-    def metrics(self) -> dict[str, Any]:
-        values: dict[str, Any] = json.loads((self.folder / "experiment_metrics.json").read_text())
-        return values
-
-    @property
-    def record(self) -> RunRecord:
-        return read_record(self.folder)
 
 
 def experiment(place: Path, *arguments: object) -> Run:
     """The command as a process of its own, which uses all cores."""
     command = [sys.executable, "-m", "lora.runners.experiment", *map(str, arguments), "--output-dir", str(place / "run")]
     done = subprocess.run(command, cwd=place, capture_output=True, text=True, check=False)
-    return Run(done.returncode, done.stderr, place / "run")
+    return Run(place / "run", done.returncode, done.stderr)
 
 
 @pytest.fixture(scope="module")

@@ -7,13 +7,12 @@ import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import pytest
 import torch
 from peft import PeftModel
-from running import ANY_VERDICT, QUICK, ROOT, Manifests, files_below, moonshine_lora, refusal, rows_of, write_rows
+from running import ANY_VERDICT, QUICK, ROOT, Manifests, RunFolder, files_below, moonshine_lora, refusal, rows_of, write_rows
 from safetensors.torch import load_file
 from transformers import AutoProcessor, MoonshineForConditionalGeneration
 
@@ -24,7 +23,6 @@ from lora.decode import DecodeSettings
 from lora.files import sha256_file
 from lora.manifest import Rules, Utterance, read
 from lora.model_utils import Speech
-from lora.record import RunRecord
 from lora.record import read as read_record
 from lora.runners import real_small
 
@@ -51,26 +49,11 @@ ARTIFACTS = {
 
 
 @dataclass(frozen=True)
-class Run:
-    """A run folder and how the command ended that made it."""
+class Run(RunFolder):
+    """With its manifests and what it printed."""
 
-    folder: Path
     sets: Manifests
-    code: int
     out: str
-
-    @property
-    def metrics(self) -> dict[str, Any]:
-        values: dict[str, Any] = json.loads((self.folder / "experiment_metrics.json").read_text())
-        return values
-
-    @property
-    def record(self) -> RunRecord:
-        return read_record(self.folder)
-
-    @property
-    def log(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in (self.folder / "log.jsonl").read_text().splitlines()]
 
 
 @pytest.fixture(scope="module")
@@ -80,14 +63,14 @@ def run(tiny: Speech, sets: Manifests, tmp_path_factory: pytest.TempPathFactory)
     training = ("--max-steps", 4, "--epochs", 9, "--eval-interval", 2, "--learning-rate", "4e-3", "--warmup-steps", 0, "--seed", 3)
     options = (*training, *ANY_VERDICT, "--split-by", "utterance", "--device", "cpu", "--output-dir", folder)
     result = moonshine_lora("experiment", "--model-id", tiny.checkpoint.model_id, *sets.flags(), *options)
-    return Run(folder, sets, result.code, result.out)
+    return Run(folder, result.code, sets, result.out)
 
 
 def quick(model: Speech, sets: Manifests, folder: Path, *options: object) -> Run:
     """Two updates of a random model."""
     arguments = ("--model-id", model.checkpoint.folder, *sets.flags(), *QUICK, "--output-dir", folder, *options)
     result = moonshine_lora("experiment", *arguments)
-    return Run(folder, sets, result.code, result.out)
+    return Run(folder, result.code, sets, result.out)
 
 
 def test_a_run_leaves_its_artifacts_and_nothing_else(run: Run) -> None:

@@ -5,9 +5,8 @@ import os
 import re
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from running import Result
+from serving import COMMIT, HubAnswers, served
 
 from lora.corpora import asterisk
 from lora.corpora.hub import HubSource, items
@@ -22,25 +22,18 @@ from lora.errors import FetchError
 from lora.manifest import Manifest, Rules, read
 
 ROOT = Path(__file__).parents[1]
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
 ROWS = 12
 FILES = 4
 
 
-class Hub(BaseHTTPRequestHandler):
-    """Answers like the hub for the dataset in the folder `files`, at one commit; other names are kinds of refusals."""
+class Hub(HubAnswers):
+    """Answers for the dataset in the folder `files`, at one commit; other names are kinds of refusals."""
 
-    files: Path
-    asked: list[str]
+    gated = 403
     broken: str = "/"
     """Files with this in their name cannot be read."""
 
-    def do_GET(self) -> None:
-        path = self.path.split("?")[0]
-        self.asked.append(path)
-        for name, (status, code) in {"gated": (403, "GatedRepo"), "missing": (404, "RepoNotFound"), "down": (503, "")}.items():
-            if f"/owner/{name}" in path:
-                return self.answer(status, b"{}", {"X-Error-Code": code} if code else {})
+    def answer_found(self, path: str) -> None:
         if "/revision/v9" in path:
             return self.answer(404, b"{}", {"X-Error-Code": "RevisionNotFound"})
         if "/tree/" in path:
@@ -55,10 +48,7 @@ class Hub(BaseHTTPRequestHandler):
             return self.answer_json({"id": "owner/good", "sha": COMMIT, "siblings": siblings, "private": False})
         return self.answer(404, b"{}", {"X-Error-Code": "EntryNotFound"})
 
-    def do_HEAD(self) -> None:
-        self.do_GET()
-
-    def do_POST(self) -> None:
+    def do_POST(self) -> None:  # noqa: N802
         """What is asked of single paths."""
         body = self.rfile.read(int(self.headers["Content-Length"])).decode()
         names = json.loads(body)["paths"] if body.startswith("{") else re.findall(r"paths=([^&]*)", body)
@@ -82,21 +72,6 @@ class Hub(BaseHTTPRequestHandler):
             first, last = int(wanted[1]), min(int(wanted[2] or len(content)), len(content) - 1)
             return self.answer(206, content[first : last + 1], headers | {"Content-Range": f"bytes {first}-{last}/{len(content)}"})
         return self.answer(200, content, headers)
-
-    def answer_json(self, value: object) -> None:
-        self.answer(200, json.dumps(value).encode(), {"Content-Type": "application/json"})
-
-    def answer(self, status: int, body: bytes, headers: dict[str, str]) -> None:
-        self.send_response(status)
-        for name, value in headers.items():
-            self.send_header(name, value)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(body)
-
-    def log_message(self, format: str, *args: object) -> None:
-        """Keeps the test's output to itself."""
 
 
 @pytest.fixture(scope="module")
@@ -123,11 +98,8 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def hub(dataset: Path) -> Iterator[ThreadingHTTPServer]:
-    handler = type("ThisHub", (Hub,), {"files": dataset, "asked": []})
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+    with served(Hub, dataset) as server:
         yield server
-        server.shutdown()
 
 
 def build(hub: ThreadingHTTPServer, folder: Path, *arguments: object, name: str = "owner/good") -> Result:

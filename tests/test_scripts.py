@@ -197,6 +197,8 @@ def test_refusals_say_what_to_do(librispeech: Path, tmp_path: Path) -> None:
         ((*common, "--split", "test.clean", "--text-column", "chapter_id"), "column 'chapter_id' holds int; set --text-column"),
         ((*common, "--split", "test.clean", "--samples", 3, "--limit", 3), "--samples draws from all recordings, --limit and --hours take"),
         ((*common, "--split", "test.clean", "--samples", 3, "--hours", 1), "--samples draws from all recordings, --limit and --hours take"),
+        ((*common, "--split", "test.clean", "--samples", 3, "--seed", "a"), "--seed: must be a whole number, not 'a'"),
+        ((*common, "--split", "test.clean", "--min-seconds", "b"), "--min-seconds: must be a number, not 'b'"),
         ((*common, "--split", "test.clean", "--limit", 0), "--limit: must be at least 1, not 0"),
         ((*common, "--split", "test.clean", "--hours", -1), "--hours: must be a number above 0, not -1"),
         ((*common, "--split", "test.clean", "--part", "3/2"), "--part: must be a part's number and how many there are, such as 3/10"),

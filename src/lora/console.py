@@ -141,12 +141,21 @@ def _option_strings(parser: argparse.ArgumentParser) -> Iterator[str]:
 
 def positive_int(text: str) -> int:
     """An `argparse` type: a whole number of at least 1."""
+    return _whole_number(text, least=1)
+
+
+def int_from_zero(text: str) -> int:
+    """An `argparse` type: a whole number of at least 0."""
+    return _whole_number(text, least=0)
+
+
+def _whole_number(text: str, *, least: int) -> int:
     try:
         value = int(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"must be a whole number, not {text!r}") from error
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, not {value}")
+    if value < least:
+        raise argparse.ArgumentTypeError(f"must be at least {least}, not {value}")
     return value
 
 

@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from lora.console import ArgumentParser, positive_int, positive_number
+from lora.console import ArgumentParser, int_from_zero, number_from_zero, positive_int, positive_number
 from lora.corpora.build import Choice, Item, Summary, build, describe, merge
 from lora.corpora.hub import LIBRISPEECH, HubSource, items
 from lora.corpora.local import CsvSource, csv_items, folder_items
@@ -81,11 +81,13 @@ def _add_columns(parser: argparse.ArgumentParser) -> None:
 def _add_choice(parser: argparse.ArgumentParser, *, seed: int) -> None:
     group = parser.add_argument_group("choice")
     group.add_argument("--samples", type=positive_int, metavar="N", help="draw N recordings, all equally likely (default: take all)")
-    group.add_argument("--seed", type=int, default=seed, metavar="S", help="decides which are drawn (default: %(default)s)")
+    group.add_argument("--seed", type=int_from_zero, default=seed, metavar="S", help="decides which are drawn (default: %(default)s)")
     group.add_argument("--limit", type=positive_int, metavar="N", help="take the first N recordings and read no further")
     group.add_argument("--hours", type=positive_number, metavar="H", help="take the first recordings until they last H hours")
     for flag, limit, what in (("--min-seconds", float(MIN_S), "shorter"), ("--max-seconds", Rules().max_s, "longer")):
-        group.add_argument(flag, type=float, default=limit, metavar="T", help=f"leave out {what} recordings (default: %(default)s)")
+        group.add_argument(
+            flag, type=number_from_zero, default=limit, metavar="T", help=f"leave out {what} recordings (default: %(default)s)"
+        )
 
 
 def _add_output(parser: argparse.ArgumentParser) -> None:
