@@ -11,11 +11,11 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src" / "lora"
 
 ORDER = (
+    "process",
     "errors",
     "units",
     "language",
     "files",
-    "process",
     "shards",
     "audio",
     "effects",

@@ -7,13 +7,14 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import msgspec
 
 from lora.errors import LoraError, RunFolderError
+from lora.process import signals_wait
 
 
 def cache_dir() -> Path:
@@ -55,10 +56,13 @@ def atomic_file(path: Path, *, durable: bool = False) -> Iterator[BinaryIO]:
     """
     with writing_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-        temporary = Path(name)
-        try:
-            with os.fdopen(handle, "wb") as stream:
+        with ExitStack() as cleanup:
+            with signals_wait():  # until there is someone to remove it
+                handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+                temporary = Path(name)
+                cleanup.callback(temporary.unlink, missing_ok=True)
+                stream = cleanup.enter_context(os.fdopen(handle, "wb"))
+            with stream:
                 yield stream
             temporary.chmod(0o666 & ~_umask())
             if durable:
@@ -66,8 +70,6 @@ def atomic_file(path: Path, *, durable: bool = False) -> Iterator[BinaryIO]:
             temporary.replace(path)
             if durable:
                 _sync(path.parent)
-        finally:
-            temporary.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -80,24 +82,30 @@ def atomic_folder(path: Path, *, durable: bool = False) -> Iterator[Path]:
         raise RunFolderError(f"{path}: is a file, where a folder is to be made; choose another place")
     with writing_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part"))
-        try:
+        with ExitStack() as cleanup:
+            with signals_wait():  # until there is someone to remove it
+                temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part"))
+                cleanup.callback(_discard, temporary)
             yield temporary
             temporary.chmod(0o777 & ~_umask())
             if durable:
                 for file in (*temporary.iterdir(), temporary):
                     _sync(file)
-            if path.exists():
-                retired = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".old"))
-                path.rename(retired / path.name)
-                temporary.rename(path)
-                shutil.rmtree(retired)
-            else:
-                temporary.rename(path)
+            with signals_wait():  # between its two renames there is neither the old folder nor the new
+                if path.exists():
+                    retired = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".old"))
+                    path.rename(retired / path.name)
+                    temporary.rename(path)
+                    shutil.rmtree(retired)
+                else:
+                    temporary.rename(path)
             if durable:
                 _sync(path.parent)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _discard(folder: Path) -> None:
+    with signals_wait():
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _sync(path: Path) -> None:
