@@ -15,7 +15,7 @@ from lora_cli.app import MoonshineApp
 from lora_cli.engine import Engine
 from lora_cli.events import Ended, Event, Final, Partial, Voice
 from lora_cli.results import Results
-from lora_cli.session import OnLevel, OnProblem, OnSamples, Session
+from lora_cli.session import PREROLL_SAMPLES, OnLevel, OnProblem, OnSamples, Session
 
 from lora.audio import Waveform
 from lora.corpora import general
@@ -37,6 +37,8 @@ class Speaker:
         self._said, self._on_samples, self._on_level = said, on_samples, on_level
         self._closed = threading.Event()
         self.recorded = 0
+        self.preroll = 0
+        """Samples said just before somebody listened. How many depends on the moment, and they are part of the recording."""
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
@@ -46,6 +48,7 @@ class Speaker:
 
     def _run(self) -> None:
         while not self._on_samples(np.zeros(CHUNK, dtype=np.float32)):  # until somebody listens
+            self.preroll = min(self.preroll + CHUNK, PREROLL_SAMPLES)
             if self._closed.wait(0.01):
                 return
         self.recorded = CHUNK
@@ -124,7 +127,7 @@ def test_an_hour_grows_neither_process_and_loses_no_sound(tmp_path: Path, monkey
     assert {text for text, _ in finals} == {finals[0][0]}
     assert partials
     assert speakers[0].recorded == UTTERANCES * (SENTENCE_S + PAUSE_S) * SAMPLE_RATE_HZ + CHUNK
-    assert ended[0].speech + ended[0].silence == speakers[0].recorded
+    assert ended[0].speech + ended[0].silence == speakers[0].preroll + speakers[0].recorded
     assert ended[0].speech == sum(length for _, length in finals)
     kept = [soundfile.info(file).frames for file in results.folder.glob("audio/*.flac")]
     assert (len(kept), sum(kept)) == (UTTERANCES, ended[0].speech), "what is on disk"
