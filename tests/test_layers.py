@@ -17,6 +17,7 @@ ORDER = (
     "language",
     "files",
     "shards",
+    "cores",
     "audio",
     "effects",
     "manifest",

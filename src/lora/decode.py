@@ -121,11 +121,8 @@ def _finish(decoder: Decoder, clips: list["_Clip"], memory: Memory, cache: Cache
     end, device = decoder.speech.end_id, decoder.speech.device
     for clip in clips:
         clip.cut(end)
-    running = [clip for clip in clips if not clip.ended(end)]
-    if len(running) < len(clips):
-        chosen = torch.tensor([index for index, clip in enumerate(clips) if not clip.ended(end)], dtype=torch.long, device=device)
-        memory = memory.select(chosen)
-        cache.select(chosen)
+    running = list(clips)
+    _close_up(running, end, memory, cache)
     while running:
         guesses = [clip.guess() for clip in running]
         tokens = nn.utils.rnn.pad_sequence(
@@ -138,14 +135,19 @@ def _finish(decoder: Decoder, clips: list["_Clip"], memory: Memory, cache: Cache
         best = decoder.best_tokens(hidden.flatten(0, 1)).view(tokens.shape).tolist()
         for clip, guess, own in zip(running, guesses, best, strict=True):
             clip.hear(own[: _agreement(guess, own) + 1], end)
-        for place in reversed(range(len(running))):
-            if running[place].ended(end):
-                last = running.pop()
-                if place < len(running):
-                    memory.move(len(running), place)
-                    cache.move(len(running), place)
-                    running[place] = last
+        _close_up(running, end, memory, cache)
     return [clip.transcript(decoder.speech) for clip in clips]
+
+
+def _close_up(running: list["_Clip"], end: int, memory: Memory, cache: Cache) -> None:
+    """Puts the last running clips where clips have ended: a copy without those would hold the largest tensors of a run twice."""
+    for place in reversed(range(len(running))):
+        if running[place].ended(end):
+            last = running.pop()
+            if place < len(running):
+                memory.move(len(running), place)
+                cache.move(len(running), place)
+                running[place] = last
 
 
 class _Clip:

@@ -35,10 +35,6 @@ class Memory:
     mask: Tensor | None
     """Added to the scores, `[batch, 1, 1, frames]`: minus infinity where a clip has ended."""
 
-    def select(self, rows: Tensor) -> "Memory":
-        """A copy with these clips only."""
-        return Memory(tuple(part[rows] for part in self.parts), None if self.mask is None else self.mask[rows])
-
     def first(self, count: int) -> "Memory":
         """A view of the first clips."""
         return Memory(tuple(part[:count] for part in self.parts), None if self.mask is None else self.mask[:count])
@@ -79,11 +75,6 @@ class Cache:
         self._keys[layer][clips, :, positions] = keys.transpose(1, 2)
         self._values[layer][clips, :, positions] = values.transpose(1, 2)
         return self._keys[layer][:count, :, :reach], self._values[layer][:count, :, :reach]
-
-    def select(self, rows: Tensor) -> None:
-        """Keeps these clips only."""
-        self._keys = [keys[rows] for keys in self._keys]
-        self._values = [values[rows] for values in self._values]
 
     def move(self, source: int, target: int) -> None:
         """Puts one clip in another's place."""

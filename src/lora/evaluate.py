@@ -8,6 +8,7 @@ import msgspec
 import torch
 
 from lora import shards
+from lora.cores import spread
 from lora.decode import DecodeSettings, Transcript, batches, transcribe, transcribe_and_score
 from lora.decoder import Decoder
 from lora.features import Features
@@ -48,12 +49,12 @@ def evaluate(
     `expected` are texts that the transcripts may resemble, say those of another step: only the time that it takes depends on them.
     """
     decoder = Decoder(speech)
+    drafts: list[Sequence[int]] = [()] * len(examples) if expected is None else [speech.labels(text) for text in expected]
 
     def batch(indices: Sequence[int], encoded: Encoded) -> tuple[float, list[Transcript]]:
         chosen = [examples[index] for index in indices]
         lengths_s, labels = [example.length_s for example in chosen], [example.labels for example in chosen]
-        drafts = [()] * len(labels) if expected is None else [speech.labels(expected[index]) for index in indices]
-        return transcribe_and_score(decoder, encoded, lengths_s, settings, labels, drafts)
+        return transcribe_and_score(decoder, encoded, lengths_s, settings, labels, [drafts[index] for index in indices])
 
     losses, transcripts = _shared(speech, examples, features, batch_size, advance, batch)
     score = score_transcripts(examples, transcripts, speech.language)
@@ -116,14 +117,15 @@ def _shared(
 ) -> tuple[list[float], list[Transcript]]:
     """Losses by batch and transcripts by example. Each process takes whole batches, so that every number is that of one process."""
 
+    def one(piece: tuple[int, list[int]]) -> _Batch:
+        number, indices = piece
+        with torch.inference_mode():
+            encoded = features.batch([examples[index].utterance for index in indices])
+        return _Batch(number, indices, *compute(indices, encoded))
+
     def own() -> list[_Batch]:
-        done = []
-        for number, indices in shards.part(list(enumerate(batches([example.length_s for example in examples], batch_size)))):
-            with torch.inference_mode():
-                encoded = features.batch([examples[index].utterance for index in indices])
-            done.append(_Batch(number, indices, *compute(indices, encoded)))
-            advance(len(indices))
-        return done
+        pieces = shards.part(list(enumerate(batches([example.length_s for example in examples], batch_size))))
+        return spread(pieces, one, speech.device, lambda piece: advance(len(piece[1])))
 
     training = speech.model.training
     speech.model.eval()

@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lora import shards
 from lora.audio import AudioSettings, AudioSource, Waveform, fingerprint, load
+from lora.cores import spread
 from lora.encoder import Encoder
 from lora.errors import CacheError
 from lora.files import atomic_file, cache_dir, sha256_bytes
@@ -22,8 +23,8 @@ from lora.units import SAMPLE_RATE_HZ, Samples
 LAYOUT = "2"
 """Part of every key; raised when what is stored, or how it is computed, changes."""
 
-BATCH_SAMPLES = Samples(20 * SAMPLE_RATE_HZ)
-"""Sound that is encoded together: short clips alone leave the processor idle between small products."""
+BATCH_SAMPLES = Samples(10 * SAMPLE_RATE_HZ)
+"""Sound that is encoded together: short clips alone leave a core idle between small products. More gains nothing."""
 
 
 class Features(Protocol):
@@ -65,19 +66,30 @@ class StoredFeatures:
         shards.gathered(lambda: self._prepare(own, advance))
 
     def _prepare(self, utterances: Iterable[Utterance], advance: Callable[[], None]) -> None:
-        waiting: list[tuple[Path, Waveform]] = []
+        sharing: dict[Path, list[Utterance]] = {}
         for utterance in utterances:
-            file = self._file(utterance)
-            if file.is_file():
-                os.utime(file)  # in use: the last to be pruned
-                advance()
-                continue
-            waiting.append((file, load(utterance.audio, self._audio)))
-            if sum(len(samples) for _, samples in waiting) >= BATCH_SAMPLES:
-                self._encode(waiting, advance)
-                waiting = []
-        if waiting:
-            self._encode(waiting, advance)
+            sharing.setdefault(self._file(utterance), []).append(utterance)
+
+        def stored(batch: Iterable[Path]) -> None:
+            for file in batch:
+                for _ in sharing[file]:
+                    advance()
+
+        def absent() -> Iterator[dict[Path, Waveform]]:
+            batch: dict[Path, Waveform] = {}
+            for file, (utterance, *_) in sharing.items():
+                if file.is_file():
+                    os.utime(file)  # in use: the last to be pruned
+                    stored([file])
+                    continue
+                batch[file] = load(utterance.audio, self._audio)
+                if sum(map(len, batch.values())) >= BATCH_SAMPLES:
+                    yield batch
+                    batch = {}
+            if batch:
+                yield batch
+
+        spread(absent(), self._encode, self._speech.device, stored)
 
     def batch(self, utterances: Sequence[Utterance]) -> Encoded:
         return join([self._read(utterance).to(self._speech.device, non_blocking=True) for utterance in utterances])
@@ -93,7 +105,7 @@ class StoredFeatures:
     def _read(self, utterance: Utterance) -> Tensor:
         file = self._file(utterance)
         if not file.is_file():
-            self._encode([(file, load(utterance.audio, self._audio))])
+            self._encode({file: load(utterance.audio, self._audio)})
         try:
             stored = np.load(file)
         except (ValueError, EOFError) as error:
@@ -101,10 +113,9 @@ class StoredFeatures:
         return torch.from_numpy(stored)
 
     @torch.inference_mode()
-    def _encode(self, clips: Sequence[tuple[Path, Waveform]], advance: Callable[[], None] = lambda: None) -> None:
-        for (file, _), hidden in zip(clips, self._encoder.each([samples for _, samples in clips]), strict=True):
+    def _encode(self, clips: Mapping[Path, Waveform]) -> None:
+        for file, hidden in zip(clips, self._encoder.each(list(clips.values())), strict=True):
             self._write(file, hidden.cpu())
-            advance()
 
     @staticmethod
     def _write(file: Path, hidden: Tensor) -> None:

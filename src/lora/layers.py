@@ -64,13 +64,16 @@ class Projection:
 
     def laid_out(self, inputs: Tensor, width: int) -> list[Tensor]:
         """Outputs as `[batch, heads, frames, width]` for `inputs` `[batch, frames, inner]`, each contiguous: read once a token."""
+
+        def heads(output: Tensor) -> Tensor:
+            turned = output.unflatten(-1, (-1, width)).transpose(1, 2)
+            laid: Tensor = turned.to(inputs.dtype, memory_format=torch.contiguous_format)
+            return laid.contiguous()
+
         if self._adapted or self._live or self._bias is not None:
-            parts = self(inputs)
-        else:  # one layer after the other: all at once would be the largest tensor of a run
-            low = inputs.to(self._weight.dtype)
-            parts = [functional.linear(low, weight) for weight in self._weight.split(self._sizes)]
-        heads = [part.unflatten(-1, (-1, width)).transpose(1, 2) for part in parts]
-        return [part.to(inputs.dtype, memory_format=torch.contiguous_format).contiguous() for part in heads]
+            return [heads(part) for part in self(inputs)]
+        low = inputs.to(self._weight.dtype)  # one layer after the other: all at once would be the largest tensor of a run
+        return [heads(functional.linear(low, weight)) for weight in self._weight.split(self._sizes)]
 
 
 class PackedProduct:
@@ -119,28 +122,29 @@ class Rotation:
     def __init__(self, module: Any, device: torch.device) -> None:
         self._module = module
         self._device = device
-        self._table(64)
+        self._turns = self._table(64)
 
     @torch.inference_mode(False)  # autograd refuses tensors that were made in inference mode, and training may use this one later
-    def _table(self, count: int) -> None:
+    def _table(self, count: int) -> Tensor:
         like = torch.zeros((), device=self._device)
         cos, sin = self._module(like, position_ids=torch.arange(count, device=self._device)[None])
         turning = cos.shape[-1] // 2
-        self._turns = torch.complex(cos[0, :, :turning], sin[0, :, :turning])
+        return torch.complex(cos[0, :, :turning], sin[0, :, :turning])
 
     def first(self, count: int) -> Callable[[Tensor], Tensor]:
         """A function that turns heads `[batch, heads, count, width]` of a clip's first tokens."""
-        self._reach(count)
-        return self._turner(self._turns[:count])
+        return self._turner(self._reaching(count)[:count])
 
     def at(self, positions: Tensor, reach: int) -> Callable[[Tensor], Tensor]:
         """A function that turns heads `[batch, heads, tokens, width]` at `positions` `[batch, tokens]`, all below `reach`."""
-        self._reach(reach)
-        return self._turner(self._turns[positions][:, None])
+        return self._turner(self._reaching(reach)[positions][:, None])
 
-    def _reach(self, count: int) -> None:
-        if count > len(self._turns):
-            self._table(2 * count)
+    def _reaching(self, count: int) -> Tensor:
+        """A table of at least so many positions. Another thread may put a shorter one in its place at any moment."""
+        turns = self._turns
+        if count > len(turns):
+            turns = self._turns = self._table(2 * count)
+        return turns
 
     def _turner(self, turns: Tensor) -> Callable[[Tensor], Tensor]:
         turning = 2 * turns.shape[-1]

@@ -3,7 +3,8 @@
 import base64
 import os
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
@@ -18,6 +19,11 @@ from lora.units import SAMPLE_RATE_HZ, Seconds
 DURATION_TOLERANCE_S = 0.01
 """A recording whose length is further from the recorded one is another recording."""
 
+TOGETHER = 32
+"""Recordings that are encoded at a time; of one such block some may be encoded in vain when the page gets full."""
+
+EMBEDDED = "data:"
+
 
 @dataclass(frozen=True, slots=True)
 class Clip:
@@ -25,6 +31,15 @@ class Clip:
 
     source: str | None = None
     note: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """An utterance of a test set, by the set's name and its own, as long as it was in the run."""
+
+    split: str
+    id: str
+    length_s: Seconds
 
 
 class Clips:
@@ -42,28 +57,44 @@ class Clips:
         self._sets[name] = found
         return found if isinstance(found, str) else None
 
-    def clip(self, name: str, utterance_id: str, length_s: Seconds) -> Clip:
-        """The player of one utterance. Those asked for first are embedded, until one no longer fits; the others are linked."""
-        utterances = self._sets[name]
+    def clips(self, wanted: Sequence[Wanted]) -> list[Clip]:
+        """The players of utterances, in their order. The first are embedded, until one no longer fits; the others are linked."""
+        found: list[Clip] = []
+        with ThreadPoolExecutor() as pool:  # libsndfile releases the interpreter lock
+            for start in range(0, len(wanted), TOGETHER):
+                block = wanted[start : start + TOGETHER]
+                players = map(self._linked, block) if self._full else pool.map(self._embedded, block)
+                found += [self._fitting(one, player) for one, player in zip(block, players, strict=True)]
+        return found
+
+    def _fitting(self, wanted: Wanted, player: Clip) -> Clip:
+        """An embedded recording while there is room, then a link to it."""
+        if player.source is None or not player.source.startswith(EMBEDDED):
+            return player
+        self._full = self._full or len(player.source) > self._left
+        if self._full:
+            return self._linked(wanted)
+        self._left -= len(player.source)
+        return player
+
+    def _utterance(self, wanted: Wanted) -> Utterance | Clip:
+        utterances = self._sets[wanted.split]
         if isinstance(utterances, str):
             return Clip(note="no audio: see above the table")
-        utterance = utterances.get(utterance_id)
-        if utterance is None:
-            return Clip(note=f"no audio: the manifest holds no {utterance_id}")
-        if self._full:
-            return self._linked(utterance)
+        return utterances.get(wanted.id) or Clip(note=f"no audio: the manifest holds no {wanted.id}")
+
+    def _embedded(self, wanted: Wanted) -> Clip:
+        """The whole recording as an address, or why it has none."""
+        utterance = self._utterance(wanted)
+        if isinstance(utterance, Clip):
+            return utterance
         try:
             samples = load(utterance.audio, self._data.audio())
         except AudioError as error:
             return Clip(note=f"no audio: {error}")
-        if abs(duration(samples) - length_s) > DURATION_TOLERANCE_S:
-            return Clip(note=f"no audio: it lasts {duration(samples):.2f} s now, and lasted {length_s:.2f} s in the run")
-        source = f"data:audio/mpeg;base64,{base64.b64encode(encode_mp3(samples)).decode()}"
-        if len(source) > self._left:
-            self._full = True
-            return self._linked(utterance)
-        self._left -= len(source)
-        return Clip(source=source)
+        if abs(duration(samples) - wanted.length_s) > DURATION_TOLERANCE_S:
+            return Clip(note=f"no audio: it lasts {duration(samples):.2f} s now, and lasted {wanted.length_s:.2f} s in the run")
+        return Clip(source=f"{EMBEDDED}audio/mpeg;base64,{base64.b64encode(encode_mp3(samples)).decode()}")
 
     def _read(self, info: ManifestInfo | None) -> dict[str, Utterance] | str:
         if info is None:
@@ -77,7 +108,11 @@ class Clips:
             return f"{info.path}: has changed since the run"
         return {utterance.id: utterance for utterance in manifest}
 
-    def _linked(self, utterance: Utterance) -> Clip:
+    def _linked(self, wanted: Wanted) -> Clip:
+        """The address of the recording's file, unread."""
+        utterance = self._utterance(wanted)
+        if isinstance(utterance, Clip):
+            return utterance
         if not isinstance(utterance.audio, FileAudio):
             return Clip(note="no audio: it is inline in the manifest, and over the limit of what is embedded (--audio-mb)")
         relative = os.path.relpath(utterance.audio.path.resolve(), self._page.parent.resolve())
@@ -96,4 +131,4 @@ def encode_mp3(samples: Waveform) -> bytes:
 
 def megabytes(sources: Iterable[str | None]) -> float:
     """What the embedded ones among these addresses take in the page."""
-    return sum(len(source) for source in sources if source and source.startswith("data:")) / 1e6
+    return sum(len(source) for source in sources if source and source.startswith(EMBEDDED)) / 1e6

@@ -25,7 +25,7 @@ from lora.files import write_text
 from lora.language import LANGUAGES
 from lora.record import RunRecord, SetResult
 from lora.report import charts
-from lora.report.clips import Clip, Clips, megabytes
+from lora.report.clips import EMBEDDED, Clip, Clips, Wanted, megabytes
 from lora.report.diff import Piece, pieces
 from lora.scoring import Counts, Score, UtteranceScore
 
@@ -123,7 +123,7 @@ def render(record: RunRecord, page: Path, audio_mb: float | None = AUDIO_MB) -> 
         rows=rows,
         silent=silent,
         embedded=megabytes(row.clip.source for row in rows),
-        linked=sum(1 for row in rows if row.clip.source and not row.clip.source.startswith("data:")),
+        linked=sum(1 for row in rows if row.clip.source and not row.clip.source.startswith(EMBEDDED)),
         long_words=LONG_WORDS,
         settings=flat(record.config).items(),
         spoken=LANGUAGES[record.config.model.language],
@@ -171,6 +171,7 @@ def _utterances(record: RunRecord, clips: Clips) -> list[UtteranceRow]:
         for before, after in zip(result.baseline.score.utterances, result.tuned.score.utterances, strict=True)
     ]
     pairs.sort(key=lambda pair: (-abs(d := pair[2].words.errors - pair[1].words.errors), -d, -pair[2].words.errors))
+    players = clips.clips([Wanted(split, before.id, before.seconds) for split, before, _ in pairs])
     return [
         UtteranceRow(
             split=split,
@@ -178,9 +179,9 @@ def _utterances(record: RunRecord, clips: Clips) -> list[UtteranceRow]:
             after=after,
             before_pieces=pieces(before, record.config.model.language),
             after_pieces=pieces(after, record.config.model.language),
-            clip=clips.clip(split, before.id, before.seconds),
+            clip=clip,
         )
-        for split, before, after in pairs
+        for (split, before, after), clip in zip(pairs, players, strict=True)
     ]
 
 
