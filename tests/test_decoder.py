@@ -14,8 +14,9 @@ from torch import Tensor
 from lora.adapter import Adapted, attach, fold_in, merged, restore, state
 from lora.audio import Waveform
 from lora.config import AdapterConfig
-from lora.decoder import CACHE_STEP, HEAD_ROWS, Cache, Decoder
+from lora.decoder import CACHE_STEP, Cache, Decoder
 from lora.encoder import Encoder
+from lora.head import HEAD_ROWS
 from lora.manifest import Utterance
 from lora.model_utils import IGNORED_LABEL, Encoded, Speech, pad_labels
 
@@ -162,7 +163,7 @@ def test_encoder_output_is_not_modified_by_decoding_or_the_loss(random_speech: S
 def test_best_tokens_are_the_highest_logits(any_speech: Speech, count: int) -> None:
     hidden = torch.randn(count, any_speech.head.weight.shape[1], generator=torch.Generator().manual_seed(3))
     with torch.inference_mode():
-        assert torch.equal(Decoder(any_speech).best_tokens(hidden), any_speech.head(hidden).argmax(dim=-1))
+        assert torch.equal(Decoder(any_speech).head.best_tokens(hidden), any_speech.head(hidden).argmax(dim=-1))
 
 
 def test_best_tokens_follow_a_head_that_trains(random_v1: Speech) -> None:
@@ -170,7 +171,7 @@ def test_best_tokens_follow_a_head_that_trains(random_v1: Speech) -> None:
     hidden = torch.randn(5, random_v1.head.weight.shape[1], generator=torch.Generator().manual_seed(3))
     with torch.no_grad():
         for _ in range(2):
-            assert torch.equal(decoder.best_tokens(hidden), random_v1.head(hidden).argmax(dim=-1))
+            assert torch.equal(decoder.head.best_tokens(hidden), random_v1.head(hidden).argmax(dim=-1))
             random_v1.head.weight.mul_(-1.0)
 
 
@@ -179,7 +180,7 @@ def test_bfloat16_finds_the_best_tokens_of_float32(any_speech: Speech, waveforms
     with torch.inference_mode():
         decoder = Decoder(any_speech)
         hidden = decoder(tokens(3, 30), decoder.listen(heard(any_speech, waveforms))).flatten(0, 1)
-        assert torch.equal(Decoder(half(any_speech)).best_tokens(hidden), any_speech.head(hidden).argmax(dim=-1))
+        assert torch.equal(Decoder(half(any_speech)).head.best_tokens(hidden), any_speech.head(hidden).argmax(dim=-1))
 
 
 def test_judging_gives_the_loss_and_the_best_tokens(any_speech: Speech, clips: Sequence[Utterance], waveforms: Sequence[Waveform]) -> None:
@@ -188,7 +189,7 @@ def test_judging_gives_the_loss_and_the_best_tokens(any_speech: Speech, clips: S
     wanted = labels != IGNORED_LABEL
     with torch.inference_mode():
         hidden = decoder(decoder.inputs(labels), decoder.listen(encoded))[wanted]
-        nats, best = decoder.judge(hidden, labels[wanted])
+        nats, best = decoder.head.judge(hidden, labels[wanted])
         assert nats == pytest.approx(decoder.loss_sum(encoded, labels).item(), rel=1e-5)
         assert torch.equal(best, any_speech.head(hidden).argmax(dim=-1))
 

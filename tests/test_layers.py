@@ -35,6 +35,7 @@ ORDER = (
     "significance",
     "model_utils",
     "layers",
+    "head",
     "encoder",
     "decoder",
     "decode",

@@ -62,7 +62,7 @@ def transcribe(
     targets = pad_labels(rows, decoder.speech.device)
     memory, cache = decoder.listen(encoded), Cache()
     hidden = decoder(decoder.inputs(targets), memory, cache)
-    best = decoder.best_tokens(hidden[targets != IGNORED_LABEL])
+    best = decoder.head.best_tokens(hidden[targets != IGNORED_LABEL])
     return _finish(decoder, _begun(rows, best, lengths_s, settings, drafts), memory, cache)
 
 
@@ -80,7 +80,7 @@ def transcribe_and_score(
     memory, cache = decoder.listen(encoded), Cache()
     hidden = decoder(decoder.inputs(targets), memory, cache)
     wanted = targets != IGNORED_LABEL
-    nats, best = decoder.judge(hidden[wanted], targets[wanted])
+    nats, best = decoder.head.judge(hidden[wanted], targets[wanted])
     return nats, _finish(decoder, _begun(labels, best, lengths_s, settings, drafts), memory, cache)
 
 
@@ -132,7 +132,7 @@ def _finish(decoder: Decoder, clips: list["_Clip"], memory: Memory, cache: Cache
         ).to(device)
         cache.set_lengths([len(clip.said) for clip in running], device)
         hidden = decoder(tokens, memory.first(len(running)), cache)
-        best = decoder.best_tokens(hidden.flatten(0, 1)).view(tokens.shape).tolist()
+        best = decoder.head.best_tokens(hidden.flatten(0, 1)).view(tokens.shape).tolist()
         for clip, guess, own in zip(running, guesses, best, strict=True):
             clip.hear(own[: _agreement(guess, own) + 1], end)
         _close_up(running, end, memory, cache)

@@ -14,14 +14,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from lora.layers import PRODUCT_DTYPES, PackedProduct, Projection, Rotation
+from lora.head import Head
+from lora.layers import PRODUCT_DTYPES, Projection, Rotation
 from lora.model_utils import IGNORED_LABEL, Encoded, Speech
-
-HEAD_ROWS = 64
-"""Positions whose logits exist at a time: 8 MB in float32 for 32,768 tokens, which a processor's cache can hold."""
-
-CLOSE = 2.0**-6
-"""Logits of bfloat16, which has 8 bits, are compared again when they differ by less than this share."""
 
 CACHE_STEP = 32
 """Tokens by which the self-attention cache grows."""
@@ -109,9 +104,7 @@ class Decoder:
         attention = [layer.encoder_attn for layer in decoder.layers]
         self._cross = Projection([projection for module in attention for projection in (module.k_proj, module.v_proj)], dtype)
         self._norm = decoder.norm
-        self._exact_head = speech.head.weight.detach()
-        self._head = self._exact_head.to(dtype)
-        self._packed_head = PackedProduct(self._head) if PackedProduct.takes(self._head) else None
+        self.head = Head(speech.head.weight, dtype)
         self._width = attention[0].head_dim
         self._dropout = attention[0].attention_dropout
         self._scale = attention[0].scaling
@@ -142,7 +135,6 @@ class Decoder:
             rotation = self._rotation.at(positions, cache.longest + new)
             later = torch.arange(cache.longest + new, device=tokens.device) > positions[:, :, None]
             past = hidden.new_zeros(later.shape).masked_fill_(later, -math.inf)[:, None]
-        dropout = self._dropout if self.speech.model.training else 0.0
         for index, layer in enumerate(self._layers):
             query, key, value = layer.qkv(layer.norms[0](hidden))
             query, key = rotation(self._heads(torch.cat([query, key], dim=-1))).chunk(2, dim=1)
@@ -152,31 +144,16 @@ class Decoder:
                     cache.fill(key, value)
                 else:
                     key, value = cache.add(index, key, value, positions)
-            causal = past is None and new > 1
-            mixed = functional.scaled_dot_product_attention(query, key, value, past, dropout, causal, scale=self._scale)
+            mixed = self._attend(query, key, value, past, causal=past is None and new > 1)
             hidden = hidden + layer.out(mixed.transpose(1, 2).flatten(2))[0]
             query = self._heads(layer.cross_query(layer.norms[1](hidden))[0])
             keys, values = memory.parts[2 * index : 2 * index + 2]
-            mixed = functional.scaled_dot_product_attention(query, keys, values, memory.mask, dropout, scale=self._scale)
+            mixed = self._attend(query, keys, values, memory.mask)
             hidden = hidden + layer.cross_out(mixed.transpose(1, 2).flatten(2))[0]
             up, gate = layer.up(layer.norms[2](hidden))[0].chunk(2, dim=-1)
             hidden = hidden + layer.down(layer.activation(gate) * up)[0]
         normed: Tensor = self._norm(hidden)
         return normed
-
-    def best_tokens(self, hidden: Tensor) -> Tensor:
-        """Likeliest token `[positions]` after each state `[positions, width]`."""
-        product = self._logits if self._packed_head is None else self._packed_head
-        return torch.cat([self._best(rows, product(rows)) for rows in hidden.split(HEAD_ROWS)])
-
-    def judge(self, hidden: Tensor, labels: Tensor) -> tuple[float, Tensor]:
-        """Summed cross-entropy in nats of `labels` `[positions]` after the states `[positions, width]`, and the likeliest tokens."""
-        nats, best = 0.0, []
-        for rows, wanted in zip(hidden.split(HEAD_ROWS), labels.split(HEAD_ROWS), strict=True):
-            logits = self._logits(rows)
-            best.append(self._best(rows, logits))
-            nats += _odds(logits, wanted)[0].item()
-        return nats, torch.cat(best)
 
     def loss_sum(self, encoded: Encoded, labels: Tensor) -> Tensor:
         """Summed cross-entropy in nats over the labels `[batch, tokens]` that are not `IGNORED_LABEL`, in float32, with gradients.
@@ -185,8 +162,7 @@ class Decoder:
         """
         hidden = self(self.inputs(labels), self.listen(encoded))
         wanted = labels != IGNORED_LABEL
-        loss: Tensor = _HeadLoss.apply(hidden[wanted], labels[wanted], self._head)  # type: ignore[no-untyped-call]
-        return loss
+        return self.head.loss_sum(hidden[wanted], labels[wanted])
 
     def inputs(self, labels: Tensor) -> Tensor:
         """What the decoder is given to predict `labels`: the start token, then all but the last."""
@@ -194,54 +170,16 @@ class Decoder:
         tokens = torch.cat([start, labels[:, :-1]], dim=1)
         return tokens.masked_fill(tokens == IGNORED_LABEL, self.speech.end_id)
 
-    def _logits(self, hidden: Tensor) -> Tensor:
-        logits: Tensor = functional.linear(hidden.to(self._head.dtype), self._head)
-        return logits
-
-    def _best(self, hidden: Tensor, logits: Tensor) -> Tensor:
-        """Likeliest tokens. Of those that bfloat16 logits cannot tell apart the float32 head decides."""
-        if logits.dtype == torch.float32:
-            return logits.argmax(dim=-1)
-        highest = logits.amax(dim=-1, keepdim=True)
-        rows, tokens = (logits >= highest - CLOSE * highest.abs()).nonzero(as_tuple=True)
-        exact = (hidden[rows] * self._exact_head[tokens]).sum(dim=-1)
-        top = exact.new_full((len(hidden),), -math.inf).scatter_reduce_(0, rows, exact, "amax")
-        first = exact == top[rows]
-        best: Tensor = tokens.new_empty(len(hidden)).scatter_(0, rows[first], tokens[first])
-        return best
+    def _attend(self, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, *, causal: bool = False) -> Tensor:
+        """Attention `[batch, heads, new, width]`. One new token on a CPU is two plain products, sooner than PyTorch's own kernel."""
+        dropout = self._dropout if self.speech.model.training else 0.0
+        if query.shape[2] > 1 or query.device.type != "cpu" or dropout:
+            return functional.scaled_dot_product_attention(query, keys, values, mask, dropout, causal, scale=self._scale)
+        scores = torch.matmul(self._scale * query, keys.transpose(2, 3))
+        if mask is not None:
+            scores = scores + mask
+        return torch.matmul(scores.softmax(dim=-1), values)
 
     def _heads(self, states: Tensor) -> Tensor:
         heads: Tensor = states.unflatten(-1, (-1, self._width))
         return heads.transpose(1, 2)
-
-
-class _HeadLoss(torch.autograd.Function):
-    """Summed cross-entropy behind a frozen head; the gradient is computed with the loss, so logits are never kept."""
-
-    @staticmethod
-    def forward(ctx: Any, hidden: Tensor, labels: Tensor, weight: Tensor) -> Tensor:
-        nats = hidden.new_zeros(())
-        gradients = []
-        for rows, wanted in zip(hidden.split(HEAD_ROWS), labels.split(HEAD_ROWS), strict=True):
-            loss, odds, total = _odds(functional.linear(rows.to(weight.dtype), weight), wanted)
-            nats += loss
-            if ctx.needs_input_grad[0]:
-                share = odds.div_(total)
-                share.scatter_add_(1, wanted[:, None], -torch.ones_like(total))
-                gradients.append((share.to(weight.dtype) @ weight).to(hidden.dtype))
-        ctx.save_for_backward(*gradients)
-        return nats
-
-    @staticmethod
-    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, None, None]:
-        return torch.cat(ctx.saved_tensors) * upstream[0], None, None
-
-
-def _odds(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Summed cross-entropy of `labels` `[positions]`, and softmax of `logits` `[positions, tokens]` before and as its division."""
-    odds = logits.float()
-    highest = odds.amax(dim=-1, keepdim=True)
-    at_label = odds.gather(1, labels[:, None])
-    odds = odds.sub_(highest).exp_() if odds is not logits else odds.sub(highest).exp_()
-    total = odds.sum(dim=-1, keepdim=True)
-    return (total.log() + highest - at_label).sum(), odds, total

@@ -79,7 +79,8 @@ class Projection:
 class PackedProduct:
     """A wide layer without bias as oneDNN computes it from a weight that is laid out for it once, for inputs without gradient.
 
-    PyTorch's own product lays the weight out in each call: three rows by 32,768 columns take 15 ms so on one core, and 2 ms here.
+    PyTorch's own product lays the weight out in each call: of 288 by 32,768, with four rows, that takes 6.3 ms in place of 1.6 ms on one
+    core, in bfloat16 2.1 ms in place of 0.6 ms; with 64 rows 1.8 and 1.3 times as long.
     """
 
     def __init__(self, weight: Tensor) -> None:
@@ -88,16 +89,19 @@ class PackedProduct:
 
     def __call__(self, inputs: Tensor) -> Tensor:
         """Outputs `[rows, size]` for `inputs` `[rows, width]`. A weight that has changed is laid out anew."""
-        if self._weight._version != self._version:
-            self._packed = torch.ops.mkldnn._reorder_linear_weight(self._weight)
-            self._version = self._weight._version
+        version = 0 if self._weight.is_inference() else self._weight._version  # what is made in inference mode has no count of changes
+        if version != self._version:
+            self._packed = torch.ops.mkldnn._reorder_linear_weight(self._weight.contiguous())
+            self._version = version
         output: Tensor = torch.ops.mkldnn._linear_pointwise(inputs, self._packed, None, "none", [], "")
         return output
 
     @staticmethod
     def takes(weight: Tensor) -> bool:
         """Whether this machine's PyTorch can compute with it so."""
-        return weight.device.type == "cpu" and weight.dtype == torch.float32 and torch.backends.mkldnn.is_available()
+        if weight.device.type != "cpu" or not torch.backends.mkldnn.is_available():
+            return False
+        return weight.dtype == torch.float32 or (weight.dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def _updated(output: Tensor, inputs: Tensor, module: Any, weight: Tensor) -> Tensor:
