@@ -22,7 +22,7 @@ from lora.audio import AudioSettings, Waveform, encode_flac, load
 from lora.checkpoint import resolve
 from lora.console import ArgumentParser, run
 from lora.errors import LoraError
-from lora.features import features_dir
+from lora.kept import kept_dir
 from lora.manifest import Row, Rules, Utterance, read, write
 from lora.units import SAMPLE_RATE_HZ
 
@@ -119,7 +119,7 @@ class Bench:
         return Measured(wall_s, peak_mb, said["train_audio_s_per_s"], seconds_of(test) / said["baseline_eval_s"])
 
     def _ours(self, train: Path, test: Path, epochs: str) -> Measured:
-        shutil.rmtree(features_dir(), ignore_errors=True)
+        shutil.rmtree(kept_dir(), ignore_errors=True)
         output = self._folder / "run"
         command = [sys.executable, "-m", "lora.runners.experiment", "--model-id", "packaged:moonshine-tiny", "--precision", "bfloat16"]
         command += ["--train-manifest", str(train), "--domain-manifest", str(test), "--split-by", "utterance", "--overwrite"]

@@ -25,7 +25,7 @@ from typing import Any
 from lora.checkpoint import resolve
 from lora.console import ArgumentParser, positive_int, run
 from lora.errors import LoraError
-from lora.features import features_dir
+from lora.kept import kept_dir
 
 ROOT = Path(__file__).parents[1]
 HOUR_S = 3600.0
@@ -103,7 +103,7 @@ def _peer(options: argparse.Namespace) -> Measured:
 
 def _ours(options: argparse.Namespace, *, cold: bool, replay: bool) -> Measured:
     if cold:
-        shutil.rmtree(features_dir(), ignore_errors=True)
+        shutil.rmtree(kept_dir(), ignore_errors=True)
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "lora.runners.experiment", "--model-id", "packaged:moonshine-tiny"]
         command += ["--output-dir", f"{folder}/run"]

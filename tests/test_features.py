@@ -1,6 +1,5 @@
 """Stored encoder outputs are what the encoder gives, are found only where they fit, and never half-written."""
 
-import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -13,7 +12,7 @@ import torch
 
 from lora.audio import AudioSettings, FileAudio
 from lora.errors import CacheError
-from lora.features import LiveFeatures, StoredFeatures, prune
+from lora.features import LiveFeatures, StoredFeatures
 from lora.manifest import Utterance
 from lora.model_utils import Encoded, Speech, load_speech
 
@@ -124,29 +123,6 @@ def test_stored_outputs_can_be_trained_on(random_v1: Speech, clips: Sequence[Utt
     weight = torch.ones(32, requires_grad=True)
     (hidden @ weight).sum().backward()
     assert weight.grad is not None
-
-
-def test_pruning_keeps_the_latest_files_within_the_limit(tmp_path: Path) -> None:
-    written = [tmp_path / f"{number:02d}" / f"{number}.npy" for number in range(5)]
-    for age, file in enumerate(written):
-        file.parent.mkdir()
-        file.write_bytes(bytes(100))
-        os.utime(file, (1_000_000 - age, 1_000_000 - age))
-    assert prune(500, tmp_path) == 0
-    assert prune(250, tmp_path) == 300
-    assert files(tmp_path) == written[:2]
-    assert prune(0, tmp_path) == 200
-    assert files(tmp_path) == []
-
-
-def test_pruning_keeps_no_file_that_is_older_than_one_it_removes(tmp_path: Path) -> None:
-    for number, size in enumerate([100, 300, 50]):
-        file = tmp_path / "00" / f"{number}.npy"
-        file.parent.mkdir(exist_ok=True)
-        file.write_bytes(bytes(size))
-        os.utime(file, (1_000_000 - number, 1_000_000 - number))
-    assert prune(200, tmp_path) == 350
-    assert [file.name for file in files(tmp_path)] == ["0.npy"]
 
 
 OTHER_PROCESS = """

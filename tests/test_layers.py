@@ -16,6 +16,7 @@ ORDER = (
     "units",
     "language",
     "files",
+    "kept",
     "shards",
     "cores",
     "audio",
@@ -67,7 +68,7 @@ ORDER = (
 """A module imports from those above it only. Inside a folder its modules may use each other, without going round in circles."""
 
 TORCH_FREE = (
-    *("errors", "units", "language", "files", "audio", "effects", "manifest", "config", "console", "wheels", "augment"),
+    *("errors", "units", "language", "files", "kept", "audio", "effects", "manifest", "config", "console", "wheels", "augment"),
     *("passport", "text", "scoring", "analysis", "significance", "gate", "corpora", "tracking", "main"),
     *("runtimes", "exported", "agreement"),
 )

@@ -235,6 +235,17 @@ def test_recordings_are_embedded_as_they_were_heard(tmp_path: Path, inline: bool
     assert (rate, round(loudest)) == (16_000, 300), "the page's first row is the third utterance"
 
 
+def test_sound_is_encoded_once_for_all_pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MOONSHINE_LORA_CACHE", str(tmp_path / "cache"))
+    record, page = recorded(tmp_path), tmp_path / HTML_FILE
+    first = render(record, page)
+    kept = sorted((tmp_path / "cache" / "kept").glob("*/*.mp3"))
+    written = [file.stat().st_ino for file in kept]
+    assert len(kept) == len(set(sources(first)))
+    assert render(record, page) == first
+    assert [file.stat().st_ino for file in kept] == written, "a second page writes none anew"
+
+
 def test_recordings_over_the_limit_are_linked_relative_to_the_page(tmp_path: Path) -> None:
     record, page = recorded(tmp_path), tmp_path / "outputs" / "run" / HTML_FILE
     size = len(sources(render(record, page))[0])

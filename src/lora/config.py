@@ -232,7 +232,9 @@ class OutputConfig(Section, frozen=True, kw_only=True):
 
     output_dir: Annotated[str, Meta(description="run folder; must be new or empty")]
     overwrite: Annotated[bool, Meta(description="replace the run that the folder holds")] = False
-    feature_cache_gb: Annotated[float, Meta(ge=0, description="GB of encoder outputs kept for later runs; oldest go first")] = 10.0
+    feature_cache_gb: Annotated[float, Meta(ge=0, description="GB of features, scores and sound kept for later runs; oldest go first")] = (
+        10.0
+    )
     trackers: Annotated[
         str | None, Meta(description=f"also log to {', '.join(TRACKERS)}; several joined by commas. The run's own files are always written")
     ] = None

@@ -25,12 +25,14 @@ from lora.decoder import Decoder
 from lora.display import Display
 from lora.errors import ConfigError, LoraError, ScoringError, StoppedError, TrainingError
 from lora.evaluate import Evaluation, Example, evaluate, transcribe_all
-from lora.features import Features, LiveFeatures, StoredFeatures, prune
+from lora.features import Features, LiveFeatures, StoredFeatures
 from lora.files import atomic_folder, remove_at_once, sha256_file, system_errors
 from lora.gate import judge
+from lora.kept import prune
 from lora.known import known
 from lora.language import metric
 from lora.model_utils import Speech, choose_device, load_speech, pad_labels
+from lora.process import give_back_memory
 from lora.record import AdapterInfo, CheckpointInfo, ManifestInfo, Resumption, RunRecord, SetResult, result_folder
 from lora.report.card import CARD_FILE, write_card
 from lora.report.html import HTML_FILE, write_html
@@ -191,11 +193,11 @@ def _whence(checkpoint: Path | None) -> str:
 
 def _finish(prepared: Prepared, record: RunRecord, metrics_file: str, log: RunLog) -> None:
     """Writes the reports, and the record last: a completed run is whole."""
-    prune(int(prepared.config.output.feature_cache_gb * 1e9))
     write_report(record, prepared.folder / MARKDOWN_FILE)
     write_html(record, prepared.folder / HTML_FILE)
     write_card(record, prepared.folder / result_folder(prepared.config.adapter) / CARD_FILE)
     write_metrics(record, prepared.folder / metrics_file)
+    prune(int(prepared.config.output.feature_cache_gb * 1e9))
     log.write("completed", decision=record.verdict.decision if record.verdict else None)
     records.write(record, prepared.folder)
     if prepared.checkpoints.is_dir():
@@ -332,6 +334,7 @@ def _encoded(prepared: Prepared, display: Display) -> Features:
     utterances = [utterance for part in prepared.sets.named().values() for utterance in part.manifest]
     with display.stage("encode", "Encoding speech, once for all stages"), display.bar(len(utterances), "utterances") as advance:
         stored.prepare(utterances, lambda: advance(shards.count(), ""))
+    give_back_memory()
     return stored
 
 
@@ -340,7 +343,9 @@ def _evaluate(
 ) -> Evaluation:
     with display.bar(len(part), "utterances") as advance:
         size = prepared.config.eval.eval_batch_size
-        return evaluate(speech, part, features, prepared.decode, size, lambda count: advance(count * shards.count(), ""), expected)
+        found = evaluate(speech, part, features, prepared.decode, size, lambda count: advance(count * shards.count(), ""), expected)
+    give_back_memory()
+    return found
 
 
 def _baseline(prepared: Prepared, part: list[Example], features: Features, display: Display) -> tuple[Evaluation, bool]:
@@ -460,6 +465,8 @@ def _train(
             return train(adapted, data, features, config.train, prepared.decode, size, progress, state)
         except StoppedError:
             signals.end()
+        finally:
+            give_back_memory()
 
 
 def _sweep(

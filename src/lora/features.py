@@ -1,7 +1,6 @@
 """Encoder outputs of utterances: computed once and kept on disk while the encoder is frozen, or anew where it trains."""
 
 import os
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -15,7 +14,8 @@ from lora.audio import AudioSettings, AudioSource, Waveform, fingerprint, load
 from lora.cores import spread
 from lora.encoder import Encoder
 from lora.errors import CacheError
-from lora.files import atomic_file, cache_dir, sha256_bytes
+from lora.files import atomic_file, sha256_bytes
+from lora.kept import kept_file
 from lora.manifest import Utterance
 from lora.model_utils import Encoded, Speech, join
 from lora.units import SAMPLE_RATE_HZ, Samples
@@ -49,15 +49,14 @@ class LiveFeatures:
 class StoredFeatures:
     """Runs the frozen encoder once for each recording; what it gave is shared by all stages, and by later runs.
 
-    A file's name is the hash of the recording, the checkpoint, precision, device and audio settings, so nothing stale is ever
-    found and two runs may write side by side.
+    A file's key is the hash of the recording, the checkpoint, precision, device and audio settings.
     """
 
     def __init__(self, speech: Speech, audio: AudioSettings, folder: Path | None = None) -> None:
         self._speech = speech
         self._encoder = Encoder(speech)
         self._audio = audio
-        self._folder = folder or features_dir()
+        self._folder = folder
         self._keys: dict[AudioSource, str] = {}
 
     def prepare(self, utterances: Iterable[Utterance], advance: Callable[[], None] = lambda: None) -> None:
@@ -99,8 +98,7 @@ class StoredFeatures:
             speech = self._speech
             options = f"{LAYOUT} {speech.checkpoint.sha256} {speech.precision} {speech.device.type}"
             self._keys[utterance.audio] = sha256_bytes(fingerprint(utterance.audio, self._audio).encode(), options.encode())
-        key = self._keys[utterance.audio]
-        return self._folder / key[:2] / f"{key}.npy"
+        return kept_file(self._keys[utterance.audio], ".npy", self._folder)
 
     def _read(self, utterance: Utterance) -> Tensor:
         file = self._file(utterance)
@@ -121,30 +119,3 @@ class StoredFeatures:
     def _write(file: Path, hidden: Tensor) -> None:
         with atomic_file(file) as stream:
             np.save(stream, hidden.numpy())
-
-
-def features_dir() -> Path:
-    """Where encoder outputs are kept between runs."""
-    return cache_dir() / "features"
-
-
-ABANDONED_S = 24 * 3600.0
-"""Age of a half-written file, in seconds, at which its process is surely gone."""
-
-
-def prune(limit_bytes: int, folder: Path | None = None) -> int:
-    """Removes the least recently used outputs until at most `limit_bytes` are kept; returns how many bytes went."""
-    for file in (folder or features_dir()).glob("*/.*.part"):
-        if time.time() - file.stat().st_mtime > ABANDONED_S:
-            file.unlink(missing_ok=True)
-    kept_files = [file for file in (folder or features_dir()).glob("*/*") if file.suffix in (".npy", ".json")]
-    files = sorted(kept_files, key=lambda file: file.stat().st_mtime, reverse=True)
-    kept = removed = 0
-    for file in files:
-        size = file.stat().st_size
-        if not removed and kept + size <= limit_bytes:
-            kept += size
-        else:
-            file.unlink(missing_ok=True)  # another run may have pruned it
-            removed += size
-    return removed

@@ -13,8 +13,9 @@ from lora.audio import AudioSettings, fingerprint
 from lora.decode import DecodeSettings
 from lora.errors import CacheError
 from lora.evaluate import Example
-from lora.features import LAYOUT, features_dir
+from lora.features import LAYOUT
 from lora.files import read_json, sha256_bytes, write_json
+from lora.kept import kept_file
 from lora.model_utils import Speech
 from lora.text import normaliser_version
 
@@ -52,7 +53,7 @@ def known(
             ]
         )
     )
-    file = (folder or features_dir()) / key[:2] / f"{key}.json"
+    file = kept_file(key, ".json", folder)
     found = shards.from_main(lambda: _read(file, kind))  # the others may see another disk, and must not compute alone
     if found is not None:
         return found, True

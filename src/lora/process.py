@@ -1,8 +1,10 @@
 """Settles how this process computes and talks, before PyTorch is imported, and when signals may interrupt it."""
 
+import ctypes
 import gc
 import os
 import signal
+import sys
 import threading
 import warnings
 from collections.abc import Iterator
@@ -29,6 +31,15 @@ def prepare_process() -> None:
     logging.disable_progress_bar()
     # accelerate asks transformers for a property that transformers has renamed.
     warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
+
+
+def give_back_memory() -> None:
+    """Returns freed memory to the system where the C library is glibc: it keeps it for blocks of like size: the next stage has others."""
+    if sys.platform != "linux":
+        return
+    library = ctypes.CDLL(None)
+    if hasattr(library, "malloc_trim"):
+        library.malloc_trim(0)
 
 
 @contextmanager

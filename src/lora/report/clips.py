@@ -12,6 +12,8 @@ from urllib.parse import quote
 from lora.audio import FileAudio, Waveform, duration, load
 from lora.config import DataConfig
 from lora.errors import AudioError, ManifestError
+from lora.files import atomic_file, sha256_bytes
+from lora.kept import kept_file
 from lora.manifest import Rules, Utterance, read
 from lora.record import ManifestInfo
 from lora.units import SAMPLE_RATE_HZ, Seconds
@@ -94,7 +96,7 @@ class Clips:
             return Clip(note=f"no audio: {error}")
         if abs(duration(samples) - wanted.length_s) > DURATION_TOLERANCE_S:
             return Clip(note=f"no audio: it lasts {duration(samples):.2f} s now, and lasted {wanted.length_s:.2f} s in the run")
-        return Clip(source=f"{EMBEDDED}audio/mpeg;base64,{base64.b64encode(encode_mp3(samples)).decode()}")
+        return Clip(source=f"{EMBEDDED}audio/mpeg;base64,{base64.b64encode(mp3(samples)).decode()}")
 
     def _read(self, info: ManifestInfo | None) -> dict[str, Utterance] | str:
         if info is None:
@@ -117,6 +119,21 @@ class Clips:
             return Clip(note="no audio: it is inline in the manifest, and over the limit of what is embedded (--audio-mb)")
         relative = os.path.relpath(utterance.audio.path.resolve(), self._page.parent.resolve())
         return Clip(source=quote(Path(relative).as_posix()))
+
+
+def mp3(samples: Waveform) -> bytes:
+    """The waveform as `encode_mp3` gives it, encoded once for all pages that play it."""
+    import soundfile
+
+    key = sha256_bytes(samples.tobytes(), f"mp3 {soundfile.__libsndfile_version__}".encode())
+    file = kept_file(key, ".mp3")
+    if file.is_file():
+        os.utime(file)  # in use: the last to be pruned
+        return file.read_bytes()
+    encoded = encode_mp3(samples)
+    with atomic_file(file) as stream:
+        stream.write(encoded)
+    return encoded
 
 
 def encode_mp3(samples: Waveform) -> bytes:
