@@ -34,7 +34,7 @@ def prepare_process() -> None:
 
 
 def give_back_memory() -> None:
-    """Returns freed memory to the system where the C library is glibc: it keeps it for blocks of like size: the next stage has others."""
+    """Returns freed memory to the system where the C library is glibc, which keeps it for blocks of like size."""
     if sys.platform != "linux":
         return
     library = ctypes.CDLL(None)
