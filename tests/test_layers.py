@@ -37,6 +37,7 @@ ORDER = (
     "model_utils",
     "layers",
     "head",
+    "cross",
     "encoder",
     "decoder",
     "decode",

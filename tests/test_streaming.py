@@ -23,7 +23,7 @@ from lora.audio import Waveform, duration
 from lora.config import AdapterConfig
 from lora.decode import DecodeSettings, transcribe
 from lora.decoder import Decoder
-from lora.encoder import FRAME_SAMPLES, Encoder, _window
+from lora.encoder import FRAME_SAMPLES, Encoder, _within
 from lora.manifest import Utterance
 from lora.model_utils import Speech, pad_labels
 from lora.record import read
@@ -88,7 +88,7 @@ def test_the_checkpoints_own_configuration_decides_the_generation(streaming: Spe
 @given(frames=st.integers(1, 40), before=st.integers(1, 20), after=st.integers(0, 6))
 def test_a_window_holds_the_frames_that_the_paper_says(frames: int, before: int, after: int) -> None:
     """Brute force: each frame hears itself and the `before - 1` frames before it, and, of those after it, `after - 1`."""
-    heard = _window(frames, (before, after), torch.device("cpu"))
+    heard = _within(torch.arange(frames), torch.arange(frames), (before, after))
     for at in range(frames):
         wanted = [other for other in range(frames) if at - (before - 1) <= other <= at + max(0, after - 1)]
         assert heard[at].nonzero().flatten().tolist() == wanted

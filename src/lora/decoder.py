@@ -7,37 +7,19 @@ outputs and gradients to those of transformers and PEFT.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from lora.cross import CrossAttention, Memory
 from lora.head import Head
 from lora.layers import PRODUCT_DTYPES, Projection, Rotation
 from lora.model_utils import IGNORED_LABEL, Encoded, Speech
 
 CACHE_STEP = 32
 """Tokens by which the self-attention cache grows."""
-
-
-@dataclass(frozen=True, slots=True)
-class Memory:
-    """What the decoder hears: keys and values `[batch, heads, frames, width]` of one layer after the other."""
-
-    parts: tuple[Tensor, ...]
-    mask: Tensor | None
-    """Added to the scores, `[batch, 1, 1, frames]`: minus infinity where a clip has ended."""
-
-    def first(self, count: int) -> "Memory":
-        """A view of the first clips."""
-        return Memory(tuple(part[:count] for part in self.parts), None if self.mask is None else self.mask[:count])
-
-    def move(self, source: int, target: int) -> None:
-        """Puts one clip in another's place."""
-        for part in (*self.parts, *(() if self.mask is None else (self.mask,))):
-            part[target] = part[source]
 
 
 class Cache:
@@ -83,8 +65,7 @@ class _Layer:
         self.norms = (module.input_layernorm, module.post_attention_layernorm, module.final_layernorm)
         self.qkv = Projection([own.q_proj, own.k_proj, own.v_proj], dtype)
         self.out = Projection([own.o_proj], dtype)
-        self.cross_query = Projection([cross.q_proj], dtype)
-        self.cross_out = Projection([cross.o_proj], dtype)
+        self.cross = CrossAttention(cross, dtype)
         self.up = Projection([mlp.fc1], dtype)
         self.down = Projection([mlp.fc2], dtype)
         self.activation = mlp.activation_fn
@@ -102,7 +83,7 @@ class Decoder:
         self._embedding = decoder.embed_tokens.weight
         self._layers = [_Layer(layer, dtype) for layer in decoder.layers]
         attention = [layer.encoder_attn for layer in decoder.layers]
-        self._cross = Projection([projection for module in attention for projection in (module.k_proj, module.v_proj)], dtype)
+        self._dtype = dtype
         self._norm = decoder.norm
         self.head = Head(speech.head.weight, dtype)
         self._width = attention[0].head_dim
@@ -118,8 +99,9 @@ class Decoder:
             hidden = decoder.proj(hidden + decoder.pos_emb.weight[: hidden.shape[1]])
         mask = None
         if encoded.mask is not None:
-            mask = hidden.new_zeros(encoded.mask.shape).masked_fill_(~encoded.mask, -math.inf)[:, None, None]
-        return Memory(tuple(self._cross.laid_out(hidden, self._width)), mask)
+            mask = hidden.new_zeros(encoded.mask.shape).masked_fill_(~encoded.mask, -math.inf)[:, None]
+        downs = tuple(down for layer in self._layers for down in layer.cross.downs(hidden))
+        return Memory(hidden.to(self._dtype, copy=True), downs, mask)  # a copy, for decoding moves clips in it
 
     def __call__(self, tokens: Tensor, memory: Memory, cache: Cache | None = None) -> Tensor:
         """Decoder states `[batch, tokens, width]` of input `tokens` `[batch, tokens]`.
@@ -146,14 +128,12 @@ class Decoder:
                     key, value = cache.add(index, key, value, positions)
             mixed = self._attend(query, key, value, past, causal=past is None and new > 1)
             hidden = hidden + layer.out(mixed.transpose(1, 2).flatten(2))[0]
-            query = self._heads(layer.cross_query(layer.norms[1](hidden))[0])
-            keys, values = memory.parts[2 * index : 2 * index + 2]
-            mixed = self._attend(query, keys, values, memory.mask)
-            hidden = hidden + layer.cross_out(mixed.transpose(1, 2).flatten(2))[0]
+            downs = memory.downs[2 * index : 2 * index + 2]
+            hidden = hidden + layer.cross(layer.norms[1](hidden), memory, downs, training=self.speech.model.training)
             up, gate = layer.up(layer.norms[2](hidden))[0].chunk(2, dim=-1)
             hidden = hidden + layer.down(layer.activation(gate) * up)[0]
-        normed: Tensor = self._norm(hidden)
-        return normed
+        states: Tensor = self._norm(hidden)
+        return states
 
     def loss_sum(self, encoded: Encoded, labels: Tensor) -> Tensor:
         """Summed cross-entropy in nats over the labels `[batch, tokens]` that are not `IGNORED_LABEL`, in float32, with gradients.

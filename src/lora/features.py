@@ -20,7 +20,7 @@ from lora.manifest import Utterance
 from lora.model_utils import Encoded, Speech, join
 from lora.units import SAMPLE_RATE_HZ, Samples
 
-LAYOUT = "2"
+LAYOUT = "3"
 """Part of every key; raised when what is stored, or how it is computed, changes."""
 
 BATCH_SAMPLES = Samples(10 * SAMPLE_RATE_HZ)
