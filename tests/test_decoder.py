@@ -14,7 +14,7 @@ from torch import Tensor
 from lora.adapter import Adapted, attach, fold_in, merged, restore, state
 from lora.audio import Waveform
 from lora.config import AdapterConfig
-from lora.decoder import CACHE_STEP, Cache, Decoder
+from lora.decoder import SUM_STEP, Cache, Decoder
 from lora.encoder import Encoder
 from lora.head import HEAD_ROWS
 from lora.manifest import Utterance
@@ -84,7 +84,7 @@ def test_states_of_a_clip_alone_equal_those_of_transformers_without_a_mask(any_s
 
 @pytest.mark.parametrize(
     "steps",
-    [[1] * 12, [5, 1, 3, 2, 1], [1, CACHE_STEP, CACHE_STEP + 1, 1, 20]],
+    [[1] * 12, [5, 1, 3, 2, 1], [1, SUM_STEP, SUM_STEP + 1, 1, 20]],
     ids=["single", "some", "past-the-cache-step"],
 )
 def test_tokens_that_follow_in_a_cache_give_the_states_of_all_at_once(
@@ -102,7 +102,7 @@ def test_tokens_that_follow_in_a_cache_give_the_states_of_all_at_once(
 
 
 def test_token_by_token_equals_all_at_once_far_beyond_the_first_tables(random_speech: Speech, waveforms: Sequence[Waveform]) -> None:
-    encoded, given = heard(random_speech, waveforms), tokens(3, 4 * CACHE_STEP + 9)
+    encoded, given = heard(random_speech, waveforms), tokens(3, 4 * SUM_STEP + 9)
     decoder, cache, found = Decoder(random_speech), Cache(), []
     with torch.inference_mode():
         memory = decoder.listen(encoded)

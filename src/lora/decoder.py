@@ -18,8 +18,9 @@ from lora.head import Head
 from lora.layers import PRODUCT_DTYPES, Projection, Rotation
 from lora.model_utils import IGNORED_LABEL, Encoded, Speech
 
-CACHE_STEP = 32
-"""Tokens by which the self-attention cache grows."""
+SUM_STEP = 64
+"""Attention that transcribes takes a multiple of so many frames or tokens, those that do not count masked: sums are then the same, to the
+last bit in bfloat16, whatever else a batch or a draft holds."""
 
 
 class Cache:
@@ -34,29 +35,37 @@ class Cache:
 
     def fill(self, keys: Tensor, values: Tensor) -> None:
         """Stores a layer's first tokens, the same number for each clip."""
-        self._keys.append(keys)
-        self._values.append(values)
+        self._keys.append(_lengthened(keys))
+        self._values.append(_lengthened(values))
 
     def set_lengths(self, lengths: Sequence[int], device: torch.device) -> None:
         """Says how many of the stored tokens count for each clip; those behind them will be overwritten."""
         self.lengths, self.longest = torch.tensor(lengths, device=device), max(lengths)
 
-    def add(self, layer: int, keys: Tensor, values: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """Stores more tokens `[batch, heads, new, width]` of the first clips at `positions` `[batch, new]`; returns what they hold."""
-        count, reach = keys.shape[0], self.longest + keys.shape[2]
-        if reach > self._keys[layer].shape[2]:
-            grown = (0, 0, 0, reach + CACHE_STEP - self._keys[layer].shape[2])
-            self._keys[layer] = functional.pad(self._keys[layer], grown)
-            self._values[layer] = functional.pad(self._values[layer], grown)
-        clips = torch.arange(count, device=keys.device)[:, None]
+    def add(self, layer: int, keys: Tensor, values: Tensor, positions: Tensor) -> None:
+        """Stores more tokens `[batch, heads, new, width]` of the first clips at `positions` `[batch, new]`."""
+        if self.longest + keys.shape[2] > self._keys[layer].shape[2]:
+            self._keys[layer] = _lengthened(self._keys[layer], keys.shape[2])
+            self._values[layer] = _lengthened(self._values[layer], keys.shape[2])
+        clips = torch.arange(keys.shape[0], device=keys.device)[:, None]
         self._keys[layer][clips, :, positions] = keys.transpose(1, 2)
         self._values[layer][clips, :, positions] = values.transpose(1, 2)
+
+    def held(self, layer: int, count: int, tokens: int) -> tuple[Tensor, Tensor]:
+        """Keys and values of the first `count` clips; of tokens as many as are asked for, and up to a multiple of `SUM_STEP`."""
+        reach = -(-tokens // SUM_STEP) * SUM_STEP
         return self._keys[layer][:count, :, :reach], self._values[layer][:count, :, :reach]
 
     def move(self, source: int, target: int) -> None:
         """Puts one clip in another's place."""
         for part in (*self._keys, *self._values):
             part[target] = part[source]
+
+
+def _lengthened(part: Tensor, tokens: int = 0) -> Tensor:
+    """Room for so many more tokens in `[batch, heads, tokens, width]`, up to a multiple of `SUM_STEP`."""
+    held = part.shape[2]
+    return functional.pad(part, (0, 0, 0, -(-(held + tokens) // SUM_STEP) * SUM_STEP - held))
 
 
 class _Layer:
@@ -97,9 +106,12 @@ class Decoder:
         if self.speech.streaming:
             decoder = self.speech.decoder
             hidden = decoder.proj(hidden + decoder.pos_emb.weight[: hidden.shape[1]])
-        mask = None
-        if encoded.mask is not None:
-            mask = hidden.new_zeros(encoded.mask.shape).masked_fill_(~encoded.mask, -math.inf)[:, None]
+        there = encoded.mask
+        if not torch.is_grad_enabled():
+            extra = -hidden.shape[1] % SUM_STEP
+            there = hidden.new_ones(hidden.shape[:2], dtype=torch.bool) if there is None else there
+            hidden, there = functional.pad(hidden, (0, 0, 0, extra)), functional.pad(there, (0, extra))
+        mask = None if there is None else hidden.new_zeros(there.shape).masked_fill_(~there, -math.inf)[:, None]
         downs = tuple(down for layer in self._layers for down in layer.cross.downs(hidden))
         return Memory(hidden.to(self._dtype, copy=True), downs, mask)  # a copy, for decoding moves clips in it
 
@@ -109,24 +121,28 @@ class Decoder:
         They are the clips' first tokens, which an empty `cache` stores, or those that follow what the clips have in `cache`.
         """
         hidden = functional.embedding(tokens, self._embedding)
-        new = tokens.shape[1]
-        if cache is None or cache.lengths is None:
-            rotation, past, positions = self._rotation.first(new), None, None
+        new, learning = tokens.shape[1], torch.is_grad_enabled()
+        cache = Cache() if cache is None else cache
+        if cache.lengths is None:
+            rotation, positions = self._rotation.first(new), torch.arange(new, device=tokens.device)[None]
         else:
             positions = cache.lengths[:, None] + torch.arange(new, device=tokens.device)
             rotation = self._rotation.at(positions, cache.longest + new)
-            later = torch.arange(cache.longest + new, device=tokens.device) > positions[:, :, None]
-            past = hidden.new_zeros(later.shape).masked_fill_(later, -math.inf)[:, None]
+        reach = cache.longest + new
+        later = torch.arange(-(-reach // SUM_STEP) * SUM_STEP, device=tokens.device) > positions[:, :, None]
+        past = None if learning else hidden.new_zeros(later.shape).masked_fill_(later, -math.inf)[:, None]
         for index, layer in enumerate(self._layers):
             query, key, value = layer.qkv(layer.norms[0](hidden))
             query, key = rotation(self._heads(torch.cat([query, key], dim=-1))).chunk(2, dim=1)
             value = self._heads(value)
-            if cache is not None:
-                if positions is None:
+            if not learning:
+                key, value = key.to(self._dtype), value.to(self._dtype)
+                if cache.lengths is None:
                     cache.fill(key, value)
                 else:
-                    key, value = cache.add(index, key, value, positions)
-            mixed = self._attend(query, key, value, past, causal=past is None and new > 1)
+                    cache.add(index, key, value, positions)
+                key, value = cache.held(index, len(tokens), reach)
+            mixed = self._attend(query, key, value, past)
             hidden = hidden + layer.out(mixed.transpose(1, 2).flatten(2))[0]
             downs = memory.downs[2 * index : 2 * index + 2]
             hidden = hidden + layer.cross(layer.norms[1](hidden), memory, downs, training=self.speech.model.training)
@@ -150,15 +166,14 @@ class Decoder:
         tokens = torch.cat([start, labels[:, :-1]], dim=1)
         return tokens.masked_fill(tokens == IGNORED_LABEL, self.speech.end_id)
 
-    def _attend(self, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, *, causal: bool = False) -> Tensor:
-        """Attention `[batch, heads, new, width]`. One new token on a CPU is two plain products, sooner than PyTorch's own kernel."""
+    def _attend(self, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
+        """Attention `[batch, heads, new, width]` of tokens, to those before them where there is no mask."""
         dropout = self._dropout if self.speech.model.training else 0.0
-        if query.shape[2] > 1 or query.device.type != "cpu" or dropout:
-            return functional.scaled_dot_product_attention(query, keys, values, mask, dropout, causal, scale=self._scale)
-        scores = torch.matmul(self._scale * query, keys.transpose(2, 3))
-        if mask is not None:
-            scores = scores + mask
-        return torch.matmul(scores.softmax(dim=-1), values)
+        if mask is None:
+            return functional.scaled_dot_product_attention(query, keys, values, None, dropout, True, scale=self._scale)
+        scores = torch.matmul((self._scale * query).to(keys.dtype), keys.transpose(2, 3)).float()
+        scores += mask
+        return torch.matmul(scores.softmax(dim=-1).to(values.dtype), values).float()
 
     def _heads(self, states: Tensor) -> Tensor:
         heads: Tensor = states.unflatten(-1, (-1, self._width))
