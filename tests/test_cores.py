@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from lora.cores import MOST, spread
+from lora.cores import AT_A_TIME, spread
 from lora.errors import AudioError
 
 CPU = torch.device("cpu")
@@ -42,7 +42,7 @@ def test_results_come_in_the_order_of_the_pieces_whoever_is_first() -> None:
 def test_pieces_divide_the_threads_and_the_threads_come_back(threads: int) -> None:
     seen: set[tuple[str, int]] = set()
     spread(range(8), lambda _: seen.add((threading.current_thread().name, torch.get_num_threads())), CPU, nothing)
-    assert {count for _, count in seen} == {max(1, threads // MOST)}
+    assert {count for _, count in seen} == {max(1, threads // AT_A_TIME)}
     assert torch.get_num_threads() == threads
 
 
@@ -62,7 +62,7 @@ def test_pieces_are_made_as_there_is_room_for_them() -> None:
         most_ahead = max(most_ahead, len(made) - piece)
 
     spread(pieces(), lambda piece: piece, CPU, done)
-    assert most_ahead <= 2 * MOST + 1
+    assert most_ahead <= 2 * AT_A_TIME + 1
 
 
 @pytest.mark.parametrize("where", ["do", "done", "pieces"])
@@ -84,7 +84,7 @@ def test_an_error_ends_the_work_and_comes_through(threads: int, where: str) -> N
 
     with pytest.raises(AudioError, match="clip 3 is broken"):
         spread(pieces(), do, CPU, lambda piece: fail("done", piece))
-    assert len(begun) <= 4 + 2 * MOST
+    assert len(begun) <= 4 + 2 * AT_A_TIME
     assert torch.get_num_threads() == threads
 
 
@@ -100,7 +100,7 @@ def test_a_signal_is_heard_while_pieces_are_computed() -> None:
 
     with pytest.raises(KeyboardInterrupt):
         spread(range(100), do, CPU, nothing)
-    assert len(begun) <= 2 * MOST + 1
+    assert len(begun) <= 2 * AT_A_TIME + 1
 
 
 @pytest.mark.usefixtures("threads")

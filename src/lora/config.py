@@ -198,7 +198,7 @@ class TrainConfig(Section, frozen=True, kw_only=True):
 class EvalConfig(Section, frozen=True, kw_only=True):
     """Greedy decoding, the same for baseline, dev, tuned, transcribe and live."""
 
-    eval_batch_size: Annotated[Count, Meta(description="utterances decoded together at most; results do not depend on it")] = 32
+    eval_batch_size: Annotated[Count, Meta(description="utterances decoded together at most; results do not depend on it")] = 128
     tokens_per_second: Annotated[
         Annotated[float, Meta(gt=0, le=50)] | None,
         Meta(description="cap on tokens per second of audio; else 6.5 for English, 13 for other languages"),

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import torch
 
-MOST = 2
+AT_A_TIME = 2
 """Pieces at a time: each holds a batch in memory, and between two products they wait for each other's Python. More was not measured."""
 
 Piece = TypeVar("Piece")
@@ -22,11 +22,11 @@ Result = TypeVar("Result")
 def spread(pieces: Iterable[Piece], do: Callable[[Piece], Result], device: torch.device, done: Callable[[Piece], None]) -> list[Result]:
     """What `do` gives for each piece, in their order. `done` is called for each as its result comes, in this thread and in order.
 
-    On a CPU, PyTorch's threads are divided among `MOST` pieces at a time. On another device, or with a single thread, the pieces take
+    On a CPU, PyTorch's threads are divided among `AT_A_TIME` pieces at a time. On another device, or with a single thread, the pieces take
     turns. They are asked for in this thread, as there is room for them. An exception, wherever it is raised, ends the work: what has
     begun is finished, and nothing else begins.
     """
-    workers = min(MOST, torch.get_num_threads()) if device.type == "cpu" else 1
+    workers = min(AT_A_TIME, torch.get_num_threads()) if device.type == "cpu" else 1
     results: list[Result] = []
     if workers == 1:
         for piece in pieces:

@@ -15,6 +15,9 @@ from torch.nn import functional
 
 from lora.layers import Projection
 
+SCORES = 2**21
+"""Scores of whole clips that are held at a time, 8 MB in float32; training, whose batches are small, holds all for its gradients."""
+
 
 @dataclass(frozen=True, slots=True)
 class Memory:
@@ -27,10 +30,10 @@ class Memory:
     mask: Tensor | None
     """Added to the scores, `[batch, 1, frames]`: minus infinity where a clip has ended."""
 
-    def first(self, count: int) -> "Memory":
-        """A view of the first clips."""
-        downs = tuple(None if down is None else down[:count] for down in self.downs)
-        return Memory(self.frames[:count], downs, None if self.mask is None else self.mask[:count])
+    def part(self, start: int, stop: int) -> "Memory":
+        """A view of some of the clips."""
+        downs = tuple(None if down is None else down[start:stop] for down in self.downs)
+        return Memory(self.frames[start:stop], downs, None if self.mask is None else self.mask[start:stop])
 
     def move(self, source: int, target: int) -> None:
         """Puts one clip in another's place."""
@@ -105,9 +108,17 @@ class CrossAttention:
         """What the updates of keys and values make of frames `[batch, frames, width]` first, for `Memory`."""
         return self._key.down(frames), self._value.down(frames)
 
-    def __call__(self, states: Tensor, memory: Memory, downs: Sequence[Tensor | None], *, training: bool) -> Tensor:
-        """What tokens with `states` `[batch, tokens, width]` take from the memory, `[batch, tokens, width]`."""
+    def __call__(self, states: Tensor, memory: Memory, layer: int, *, training: bool) -> Tensor:
+        """What tokens with `states` `[batch, tokens, width]` take from the memory in this layer, `[batch, tokens, width]`."""
+        clips = max(1, SCORES // (self._heads * states.shape[1] * memory.frames.shape[1]))
+        if len(states) <= clips or torch.is_grad_enabled():
+            return self._attend(states, memory, layer, training)
+        parts = ((states[at : at + clips], memory.part(at, at + clips)) for at in range(0, len(states), clips))
+        return torch.cat([self._attend(some, part, layer, training) for some, part in parts])
+
+    def _attend(self, states: Tensor, memory: Memory, layer: int, training: bool) -> Tensor:
         batch, tokens = states.shape[:2]
+        downs = memory.downs[2 * layer : 2 * layer + 2]
         query = self._scale * self._query(states)[0].view(batch * tokens, self._heads, -1).transpose(0, 1)
         if (gain := self._key.gain()) is not None:
             query = query * gain

@@ -1,5 +1,6 @@
 """Greedy transcription: one settings object and one loop for baseline, dev, tuned, export checks, transcribe and live use."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -7,6 +8,7 @@ import msgspec
 import torch
 from torch import Tensor
 
+from lora.cores import AT_A_TIME
 from lora.cross import Memory
 from lora.decoder import Cache, Decoder
 from lora.layers import rounded
@@ -27,8 +29,8 @@ class DecodeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         return int(length_s * self.tokens_per_second) + EXTRA_TOKENS
 
 
-BATCH_SECONDS = 160.0
-"""Sound decoded together at most. Each second takes 0.6 MB of keys and values in tiny, 1.1 MB in base; more gains no speed."""
+BATCH_SECONDS = 400.0
+"""Sound decoded together at most. Each second takes 50 KB of encoder output in tiny, 70 KB in base; more gains no speed."""
 
 MOST_AHEAD = 8
 """Most tokens of a draft that are checked in one round."""
@@ -107,15 +109,25 @@ def _agreement(guess: Sequence[int], own: Sequence[int]) -> int:
 
 
 def batches(lengths_s: Sequence[Seconds], size: int) -> Iterator[list[int]]:
-    """Indices in batches of clips of similar length, of at most `size` clips and `BATCH_SECONDS`.
+    """Indices in batches of clips of similar length, of at most `size` clips and, padded, `BATCH_SECONDS`; or of one clip.
 
-    The longest come first, so that a batch too big for the memory fails at once.
+    All hold about as much, and there is one for each that `spread` works on at a time. The longest clips come first, so that a batch too
+    big for the memory fails at once.
     """
     order = sorted(range(len(lengths_s)), key=lambda i: -lengths_s[i])
-    while order:
-        count = max(1, min(size, int(BATCH_SECONDS / max(lengths_s[order[0]], 0.1))))
-        yield order[:count]
-        order = order[count:]
+    total_s = sum(lengths_s)
+    share_s = total_s / (AT_A_TIME * math.ceil(total_s / (AT_A_TIME * BATCH_SECONDS))) if total_s else 0.0
+    batch: list[int] = []
+    held_s = 0.0
+    for index in order:
+        padded_s = (len(batch) + 1) * lengths_s[batch[0]] if batch else 0.0
+        if batch and (len(batch) == size or held_s + lengths_s[index] / 2 > share_s or padded_s > BATCH_SECONDS):
+            yield batch
+            batch, held_s = [], 0.0
+        batch.append(index)
+        held_s += lengths_s[index]
+    if batch:
+        yield batch
 
 
 def _finish(decoder: Decoder, clips: list["_Clip"], memory: Memory, cache: Cache) -> list[Transcript]:
@@ -131,7 +143,7 @@ def _finish(decoder: Decoder, clips: list["_Clip"], memory: Memory, cache: Cache
         count, width = min(rounded(len(rows), 8), len(clips)), rounded(max(map(len, rows)), 4)
         tokens = torch.tensor([[*row, *[end] * (width - len(row))] for row in [*rows, *[[end]] * (count - len(rows))]], device=device)
         cache.set_lengths([*(len(clip.said) for clip in running), *[0] * (count - len(rows))], device)
-        hidden = decoder(tokens, memory.first(count), cache)
+        hidden = decoder(tokens, memory.part(0, count), cache)
         best = decoder.head.best_tokens(hidden.flatten(0, 1)).view(tokens.shape).tolist()
         for clip, guess, own in zip(running, guesses, best, strict=False):
             clip.hear(own[: _agreement(guess, own) + 1], end)

@@ -144,8 +144,7 @@ class Decoder:
                 key, value = cache.held(index, len(tokens), reach)
             mixed = self._attend(query, key, value, past)
             hidden = hidden + layer.out(mixed.transpose(1, 2).flatten(2))[0]
-            downs = memory.downs[2 * index : 2 * index + 2]
-            hidden = hidden + layer.cross(layer.norms[1](hidden), memory, downs, training=self.speech.model.training)
+            hidden = hidden + layer.cross(layer.norms[1](hidden), memory, index, training=self.speech.model.training)
             up, gate = layer.up(layer.norms[2](hidden))[0].chunk(2, dim=-1)
             hidden = hidden + layer.down(layer.activation(gate) * up)[0]
         states: Tensor = self._norm(hidden)
