@@ -1,7 +1,7 @@
 """Moonshine's decoder as plain tensor operations: the one that trains, scores and decodes, for both generations.
 
-transformers' own modules hold the weights; here layers with the same input are one product, keys and values of the encoder output
-are computed once, the head sees only the positions that are wanted, and a clip leaves the batch the moment it ends. Tests hold
+transformers' own modules hold the weights; here layers with the same input are one product, keys and values of the encoder output are
+never computed, the head sees only the positions that are wanted, and a clip leaves the batch the moment it ends. Tests hold
 outputs and gradients to those of transformers and PEFT.
 """
 

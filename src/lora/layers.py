@@ -10,7 +10,8 @@ from torch.nn import functional
 from lora.config import Precision
 
 PRODUCT_DTYPES: dict[Precision, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-"""What products with frozen weights compute in. What trains, sums, norms, attention and softmax are float32 in either precision."""
+"""What products with frozen weights compute in, and the products of attention that needs no gradient. What trains, sums, norms and softmax
+are float32 in either precision."""
 
 
 class Projection:

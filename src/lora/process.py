@@ -15,7 +15,7 @@ _SPIN_COUNT = "1000"
 """How long OpenMP threads spin for work before they sleep. With the default (about 300,000 turns) a second busy program on two
 cores makes decoding 17 times slower, for each thread spins in the other's time; with 1000 it is 1.2 times, and as fast alone."""
 
-_PRODUCT_PROGRAMS = "64"
+_PRODUCT_PROGRAMS = "128"
 """Programs for products of one size that oneDNN keeps. With its default of 1024 a run takes 0.4 GB more and no less time."""
 
 _GC_OBJECTS = 50_000

@@ -23,6 +23,7 @@ from lora.evaluate import Evaluation, Example, evaluate
 from lora.features import Features
 from lora.files import sha256_bytes
 from lora.model_utils import Speech, pad_labels
+from lora.process import give_back_memory
 from lora.trainstate import Numbers, Step, TrainState, Window
 from lora.units import Seconds
 
@@ -344,6 +345,7 @@ class _Selection:
         self.kept = {other.step: self.kept[other.step] for other in kept}  # once out, a step never comes back
         self.misses = 0 if self.best_step == number else self.misses + 1
         self._progress.evaluated(step, self.best_step == number)
+        give_back_memory()  # an evaluation takes more than an update
 
     def restore_best(self) -> None:
         restore(self._adapted, self.kept[self.best_step])
