@@ -52,7 +52,7 @@ class FromFrames:
         self._layer = layer
         self._live = layer.weight.requires_grad
         self._exact = layer.weight.detach().clone() if adapted else layer.weight.detach()  # merging changes it in place
-        self._weight = self._exact.to(dtype)
+        self._weight = self._exact.to(dtype, copy=True)  # in memory of its own: a file's offset can change how products are rounded
         self._adapter: Any = module if adapted and not module.merged else None
 
     @property

@@ -47,12 +47,16 @@ class Projection:
                 output = output + self._bias
         parts = list(output.split(self._sizes, dim=-1)) if len(self._sizes) > 1 else [output]
         for index, module, weight in self._adapted:
-            parts[index] = _updated(parts[index], flat, module, weight)
+            parts[index] = _updated(parts[index], flat.float(), module, weight)
         return [part.view(*inputs.shape[:-1], part.shape[-1]) for part in parts]
 
     def activated(self, inputs: Tensor, activation: Callable[[Tensor], Tensor]) -> Tensor:
-        """The activation of a single layer's output `[rows, size]` for `inputs` `[rows, width]`; without gradients as one operation."""
-        if self._product is None or self._adapted or (torch.is_grad_enabled() and inputs.requires_grad):
+        """The activation of a single layer's output `[rows, size]` for `inputs` `[rows, width]`.
+
+        Without gradients it is one operation in bfloat16. In float32 that gains nothing, and an update of zero must change no bit.
+        """
+        learning = torch.is_grad_enabled() and inputs.requires_grad
+        if self._product is None or self._product.dtype == torch.float32 or self._adapted or learning:
             return activation(self(inputs)[0])
         return self._product.activated(inputs, self._bias, activation)
 
@@ -60,7 +64,7 @@ class Projection:
         """With the weights as they are now; their gradients where those are asked for."""
         biases = [layer.bias for layer in self._live if layer.bias is not None]
         if torch.is_grad_enabled():
-            return functional.linear(flat, torch.cat([layer.weight for layer in self._live]), torch.cat(biases) if biases else None)
+            return functional.linear(flat.float(), torch.cat([layer.weight for layer in self._live]), torch.cat(biases) if biases else None)
         versions = tuple(layer.weight._version for layer in self._live)
         if versions != self._versions:
             self._stacked = FrozenProduct(torch.cat([layer.weight.detach() for layer in self._live]), torch.float32)
@@ -73,6 +77,7 @@ class FrozenProduct:
     """A frozen weight `[size, width]` with float32 inputs and outputs, computed in `dtype`, gradients of the inputs too."""
 
     def __init__(self, weight: Tensor, dtype: torch.dtype) -> None:
+        self.dtype = dtype
         self._weight = weight.to(dtype)
         packed = PackedProduct.takes(self._weight)
         self._forward = PackedProduct(self._weight) if packed else None
