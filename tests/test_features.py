@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from lora.audio import AudioSettings, FileAudio
 from lora.errors import CacheError
-from lora.features import LiveFeatures, StoredFeatures
+from lora.features import NAME, LiveFeatures, StoredFeatures
 from lora.manifest import Utterance
 from lora.model_utils import Encoded, Speech, load_speech
 
@@ -64,7 +65,7 @@ def test_an_utterance_with_meta_can_be_stored(random_v1: Speech, clips: Sequence
 def test_a_second_use_reads_what_is_stored(random_v1: Speech, clips: Sequence[Utterance], tmp_path: Path) -> None:
     StoredFeatures(random_v1, AUDIO, tmp_path).prepare([clips[0]])
     marked = np.full((3, 32), 7.0, dtype=np.float32)
-    np.save(only_file(tmp_path), marked)
+    save_file({NAME: torch.from_numpy(marked)}, only_file(tmp_path))
     later = StoredFeatures(random_v1, AUDIO, tmp_path)
     later.prepare([clips[0]])
     assert later.batch([clips[0]]).hidden.tolist() == [marked.tolist()]
@@ -140,7 +141,7 @@ features = StoredFeatures(load_speech(resolve(checkpoint), torch.device("cpu"), 
 utterances = read(Path(manifest), Rules()).utterances[:4]
 print("ready", flush=True)
 while Path(folder).is_dir():
-    for file in Path(folder).glob("*/*.npy"):
+    for file in Path(folder).glob("*/*.safetensors"):
         file.unlink(missing_ok=True)
     features.prepare(utterances)
 """
@@ -160,8 +161,8 @@ def test_two_processes_may_write_the_same_files(random_v1: Speech, clips: Sequen
             features.prepare(clips[:4])
         assert other.poll() is None
         other.terminate()
-    found = [file for file in files(folder) if file.suffix == ".npy"]
-    assert all(np.load(file).shape[1] == 32 for file in found)
+    found = [file for file in files(folder) if file.suffix == ".safetensors"]
+    assert all(load_file(file)[NAME].shape[1] == 32 for file in found)
     features.prepare(clips[:4])
     with torch.inference_mode():
         assert_equal(features.batch(clips[:4]), LiveFeatures(random_v1, AUDIO).batch(clips[:4]))

@@ -13,7 +13,7 @@ def files(folder: Path) -> list[Path]:
 
 
 def test_pruning_keeps_the_latest_files_within_the_limit(tmp_path: Path) -> None:
-    suffixes = [".npy", ".json", ".mp3", ".npy", ".npy"]
+    suffixes = [".safetensors", ".json", ".mp3", ".safetensors", ".safetensors"]
     written = [kept_file(f"{number:02d}", suffix, tmp_path) for number, suffix in enumerate(suffixes)]
     for age, file in enumerate(written):
         file.parent.mkdir()
@@ -28,15 +28,15 @@ def test_pruning_keeps_the_latest_files_within_the_limit(tmp_path: Path) -> None
 
 def test_pruning_keeps_no_file_that_is_older_than_one_it_removes(tmp_path: Path) -> None:
     for number, size in enumerate([100, 300, 50]):
-        file = tmp_path / "00" / f"{number}.npy"
+        file = tmp_path / "00" / f"{number}.safetensors"
         file.parent.mkdir(exist_ok=True)
         file.write_bytes(bytes(size))
         os.utime(file, (1_000_000 - number, 1_000_000 - number))
     assert prune(200, tmp_path) == 350
-    assert [file.name for file in files(tmp_path)] == ["0.npy"]
+    assert [file.name for file in files(tmp_path)] == ["0.safetensors"]
 
 
 def test_a_kept_file_is_in_the_cache_folder_unless_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MOONSHINE_LORA_CACHE", str(tmp_path))
     assert kept_dir() == tmp_path / "kept"
-    assert kept_file("abc", ".npy") == tmp_path / "kept" / "ab" / "abc.npy"
+    assert kept_file("abc", ".safetensors") == tmp_path / "kept" / "ab" / "abc.safetensors"

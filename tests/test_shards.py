@@ -184,7 +184,7 @@ def test_each_process_encodes_its_own_part_and_a_shared_cache_holds_the_whole(ra
             for rank, folder in enumerate(folders)
         ]
         assert [process.wait(120) for process in processes] == [0] * len(folders)
-        return [{file.name: file.read_bytes() for file in (tmp_path / folder).rglob("*.npy")} for folder in folders]
+        return [{file.name: file.read_bytes() for file in (tmp_path / folder).rglob("*.safetensors")} for folder in folders]
 
     whole = encoded("alone")[0]
     assert len(whole) == 6

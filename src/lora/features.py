@@ -5,8 +5,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
-import numpy as np
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from safetensors.torch import save as serialise
 from torch import Tensor
 
 from lora import shards
@@ -22,6 +24,9 @@ from lora.units import SAMPLE_RATE_HZ, Samples
 
 LAYOUT = "3"
 """Part of every key; raised when what is stored, or how it is computed, changes."""
+
+NAME = "frames"
+"""Of the tensor in a stored file. Safetensors, for numpy's files are read with Python's parser, which fails at times in two threads."""
 
 BATCH_SAMPLES = Samples(10 * SAMPLE_RATE_HZ)
 """Sound that is encoded together: short clips alone leave a core idle between small products. More gains nothing."""
@@ -98,17 +103,16 @@ class StoredFeatures:
             speech = self._speech
             options = f"{LAYOUT} {speech.checkpoint.sha256} {speech.precision} {speech.device.type}"
             self._keys[utterance.audio] = sha256_bytes(fingerprint(utterance.audio, self._audio).encode(), options.encode())
-        return kept_file(self._keys[utterance.audio], ".npy", self._folder)
+        return kept_file(self._keys[utterance.audio], ".safetensors", self._folder)
 
     def _read(self, utterance: Utterance) -> Tensor:
         file = self._file(utterance)
         if not file.is_file():
             self._encode({file: load(utterance.audio, self._audio)})
         try:
-            stored = np.load(file)
-        except (ValueError, EOFError) as error:
+            return load_file(file)[NAME]
+        except (SafetensorError, KeyError) as error:
             raise CacheError(f"{file}: is not a stored encoder output ({error}); remove it with `moonshine-lora cache clear`") from error
-        return torch.from_numpy(stored)
 
     @torch.inference_mode()
     def _encode(self, clips: Mapping[Path, Waveform]) -> None:
@@ -118,4 +122,4 @@ class StoredFeatures:
     @staticmethod
     def _write(file: Path, hidden: Tensor) -> None:
         with atomic_file(file) as stream:
-            np.save(stream, hidden.numpy())
+            stream.write(serialise({NAME: hidden.contiguous()}))

@@ -11,7 +11,7 @@ from lora.files import cache_dir
 ABANDONED_S = 24 * 3600.0
 """Age of a half-written file, in seconds, at which its process is surely gone."""
 
-SUFFIXES = (".npy", ".json", ".mp3")
+SUFFIXES = (".safetensors", ".json", ".mp3")
 
 
 def kept_dir() -> Path:
