@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -262,6 +262,7 @@ def test_batches_hold_every_clip_once_longest_first(size: int) -> None:
 
 @settings(max_examples=50, deadline=None)
 @given(lengths=st.lists(st.floats(0, 2 * BATCH_SECONDS), max_size=40), size=st.integers(1, 16))
+@example(lengths=[5e-324], size=1)
 def test_a_batch_holds_at_most_so_many_clips_and_seconds(lengths: list[float], size: int) -> None:
     found = list(batches([Seconds(length_s) for length_s in lengths], size))
     assert sorted(index for batch in found for index in batch) == list(range(len(lengths)))

@@ -116,7 +116,7 @@ def batches(lengths_s: Sequence[Seconds], size: int) -> Iterator[list[int]]:
     """
     order = sorted(range(len(lengths_s)), key=lambda i: -lengths_s[i])
     total_s = sum(lengths_s)
-    share_s = total_s / (AT_A_TIME * math.ceil(total_s / (AT_A_TIME * BATCH_SECONDS))) if total_s else 0.0
+    share_s = total_s / (AT_A_TIME * max(1, math.ceil(total_s / (AT_A_TIME * BATCH_SECONDS))))
     batch: list[int] = []
     before_s, share = 0.0, 0
     for index in order:
