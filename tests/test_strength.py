@@ -255,8 +255,7 @@ def test_half_or_nothing_of_the_update_is_saved_scored_and_reported(
     assert any(weight.any() for name, weight in full.items() if ".lora_B." in name), "training changed nothing"
     assert_scaled(share, full, chosen)
     assert record.domain is not None
-    tuned, baseline = record.domain.tuned, record.domain.baseline
-    assert (tuned.score == baseline.score and tuned.loss == pytest.approx(baseline.loss, rel=1e-6)) is (chosen == 0.0)
+    assert (record.domain.tuned == record.domain.baseline) is (chosen == 0.0)
     report = (tmp_path / "share" / "report.md").read_text()
     said = "a share of 0.5 was saved" if chosen else "None of the shares of the trained update spares general speech"
     assert said in report

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from lora.layers import Projection
+from lora.layers import Projection, dora_gain
 
 SCORES = 2**21
 """Scores of whole clips that are held at a time, 8 MB in float32; training, whose batches are small, holds all for its gradients."""
@@ -52,7 +52,7 @@ class FromFrames:
         self._layer = layer
         self._live = layer.weight.requires_grad
         self._exact = layer.weight.detach().clone() if adapted else layer.weight.detach()  # merging changes it in place
-        self._weight = self._exact.to(dtype, copy=True)  # in memory of its own: a file's offset can change how products are rounded
+        self._weight = self._exact.to(dtype)
         self._adapter: Any = module if adapted and not module.merged else None
 
     @property
@@ -78,12 +78,8 @@ class FromFrames:
 
     def gain(self) -> Tensor | None:
         """DoRA's factor `[heads, 1, head width]` of what the layer gives."""
-        if self._adapter is None or not self._adapter.use_dora.get(name := self._adapter.active_adapters[0]):
-            return None
-        update = self._adapter.scaling[name] * (self._adapter.lora_B[name].weight @ self._adapter.lora_A[name].weight)
-        norm = (self._exact + update).detach().norm(dim=1)  # a constant, by the paper's section 4.3
-        gain: Tensor = self._adapter.lora_magnitude_vector[name].weight / norm
-        return gain.view(self._heads, 1, -1)
+        gain = None if self._adapter is None else dora_gain(self._adapter, self._exact)
+        return None if gain is None else gain.view(self._heads, 1, -1)
 
     def _by_head(self, weight: Tensor) -> Tensor:
         return weight.view(self._heads, -1, weight.shape[1])
@@ -117,6 +113,7 @@ class CrossAttention:
         return torch.cat([self._attend(some, part, layer, training) for some, part in parts])
 
     def _attend(self, states: Tensor, memory: Memory, layer: int, training: bool) -> Tensor:
+        """What `__call__` gives, for clips whose scores are held at a time."""
         batch, tokens = states.shape[:2]
         downs = memory.downs[2 * layer : 2 * layer + 2]
         query = self._scale * self._query(states)[0].view(batch * tokens, self._heads, -1).transpose(0, 1)

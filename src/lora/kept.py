@@ -11,8 +11,6 @@ from lora.files import cache_dir
 ABANDONED_S = 24 * 3600.0
 """Age of a half-written file, in seconds, at which its process is surely gone."""
 
-SUFFIXES = (".safetensors", ".json", ".mp3")
-
 
 def kept_dir() -> Path:
     """The folder that holds them."""
@@ -20,7 +18,7 @@ def kept_dir() -> Path:
 
 
 def kept_file(key: str, suffix: str, folder: Path | None = None) -> Path:
-    """Where what has this key is, or belongs; `suffix` is one of `SUFFIXES`."""
+    """Where what has this key is, or belongs."""
     return (folder or kept_dir()) / key[:2] / f"{key}{suffix}"
 
 
@@ -29,7 +27,7 @@ def prune(limit_bytes: int, folder: Path | None = None) -> int:
     for file in (folder or kept_dir()).glob("*/.*.part"):
         if time.time() - file.stat().st_mtime > ABANDONED_S:
             file.unlink(missing_ok=True)
-    kept_files = [file for file in (folder or kept_dir()).glob("*/*") if file.suffix in SUFFIXES]
+    kept_files = [file for file in (folder or kept_dir()).glob("*/*") if not file.name.startswith(".")]
     files = sorted(kept_files, key=lambda file: file.stat().st_mtime, reverse=True)
     kept = removed = 0
     for file in files:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from lora.config import Precision
@@ -29,6 +29,7 @@ class Projection:
                 weights[index] = weights[index].clone()  # merging changes it in place
         self._sizes = [layer.weight.shape[0] for layer in layers]
         self._versions: tuple[int, ...] = ()
+        self._stacked: FrozenProduct | None = None
         self._product = None if self._live else FrozenProduct(torch.cat(weights) if len(weights) > 1 else weights[0], dtype)
         present = [layer.bias for layer in layers if layer.bias is not None]
         self._bias = torch.cat([bias.detach() for bias in present]) if present else None
@@ -66,7 +67,7 @@ class Projection:
         if torch.is_grad_enabled():
             return functional.linear(flat.float(), torch.cat([layer.weight for layer in self._live]), torch.cat(biases) if biases else None)
         versions = tuple(layer.weight._version for layer in self._live)
-        if versions != self._versions:
+        if self._stacked is None or versions != self._versions:
             self._stacked = FrozenProduct(torch.cat([layer.weight.detach() for layer in self._live]), torch.float32)
             self._versions = versions
         output = self._stacked(flat)
@@ -103,7 +104,7 @@ class FrozenProduct:
 
     def activated(self, inputs: Tensor, bias: Tensor | None, activation: Callable[[Tensor], Tensor]) -> Tensor:
         """The activation of the outputs `[rows, size]`, in `dtype` where it is part of the product."""
-        name = FUSED_ACTIVATIONS.get(_kind(activation))
+        name = _fused(activation)
         if self._forward is not None and name is not None:
             return self._forward(inputs, bias, name)
         output = self.forward(inputs)
@@ -123,16 +124,10 @@ class _Frozen(torch.autograd.Function):
         return ctx.product.backward(upstream[0]), None
 
 
-FUSED_ACTIVATIONS = {"gelu": "gelu", "tanh": "tanh"}
-"""Activations that oneDNN applies to a product as it is computed, by what `_kind` says of them."""
-
-
-def _kind(activation: Callable[[Tensor], Tensor]) -> str:
-    """Which of the activations of `FUSED_ACTIVATIONS` a function is, or none of them."""
-    function = getattr(activation, "act", activation)  # what transformers wraps
-    if isinstance(activation, nn.GELU):
-        return "gelu" if activation.approximate == "none" else ""
-    return {functional.gelu: "gelu", torch.tanh: "tanh"}.get(function, "")
+def _fused(activation: Callable[[Tensor], Tensor]) -> str | None:
+    """oneDNN's name for an activation that it applies to a product as it is computed; None for others."""
+    function = getattr(activation, "act", activation)  # transformers wraps it in a module
+    return {functional.gelu: "gelu", torch.tanh: "tanh"}.get(function)
 
 
 class PackedProduct:
@@ -187,15 +182,24 @@ def _updated(output: Tensor, inputs: Tensor, module: Any, weight: Tensor) -> Ten
     name = module.active_adapters[0]
     down, up, scale = module.lora_A[name].weight, module.lora_B[name].weight, module.scaling[name]
     low = functional.linear(module.lora_dropout[name](inputs), down)
-    if not module.use_dora.get(name):
+    gain = dora_gain(module, weight)
+    if gain is None:
         return torch.addmm(output, low, up.T, alpha=scale)
-    layer = module.base_layer
-    norm = (weight + scale * (up @ down)).detach().norm(dim=1)  # a constant, by the paper's section 4.3
-    gain = module.lora_magnitude_vector[name].weight / norm
-    bare = output if layer.bias is None else output - layer.bias
+    bias = module.base_layer.bias
+    bare = output if bias is None else output - bias
     total = torch.addmm(bare, low, up.T, alpha=scale) * gain
-    scaled: Tensor = total if layer.bias is None else total + layer.bias
-    return scaled
+    return total if bias is None else total + bias
+
+
+def dora_gain(module: Any, weight: Tensor) -> Tensor | None:
+    """What DoRA multiplies each output of a PEFT layer with, `[size]`; None for other updates. `weight` is the frozen one."""
+    name = module.active_adapters[0]
+    if not module.use_dora.get(name):
+        return None
+    update = module.scaling[name] * (module.lora_B[name].weight @ module.lora_A[name].weight)
+    norm = (weight + update).detach().norm(dim=1)  # a constant, by the paper's section 4.3
+    gain: Tensor = module.lora_magnitude_vector[name].weight / norm
+    return gain
 
 
 class Rotation:
