@@ -71,6 +71,19 @@ def test_a_second_use_reads_what_is_stored(random_v1: Speech, clips: Sequence[Ut
     assert later.batch([clips[0]]).hidden.tolist() == [marked.tolist()]
 
 
+def test_after_a_model_is_released_another_copy_encodes_what_was_removed(
+    random_speech: Speech, clips: Sequence[Utterance], tmp_path: Path
+) -> None:
+    first, second = (load_speech(random_speech.checkpoint, random_speech.device, "float32") for _ in range(2))
+    features = StoredFeatures(first, AUDIO, tmp_path)
+    before = features.batch([clips[0]])
+    first.release()
+    assert all(parameter.is_meta for parameter in first.model.parameters())
+    only_file(tmp_path).unlink()
+    assert_equal(features.encoded_by(second).batch([clips[0]]), before)
+    assert only_file(tmp_path).is_file()
+
+
 def test_what_decides_the_output_decides_the_file(random_v1: Speech, random_v2: Speech, clips: Sequence[Utterance], tmp_path: Path) -> None:
     half = load_speech(random_v1.checkpoint, random_v1.device, "bfloat16")
     other_audio = tmp_path / "other.flac"

@@ -3,6 +3,8 @@
 import io
 import json
 import math
+import os
+import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -154,7 +156,7 @@ def stored_seconds(source: FileAudio | EncodedAudio) -> Seconds:
     import soundfile
 
     try:
-        with _temporary(source.content()) as file, soundfile.SoundFile(file.fileno(), closefd=False) as sound:
+        with nameless_file(source.content()) as file, soundfile.SoundFile(file.fileno(), closefd=False) as sound:
             return Seconds(sound.frames / sound.samplerate)
     except soundfile.LibsndfileError as error:
         raise AudioError(_unreadable(str(source), error)) from error
@@ -210,7 +212,7 @@ def through_codec(samples: Waveform, rate_hz: int, subtype: str, container: str 
 
     if not soundfile.check_format(container, subtype):
         raise AudioError(f"libsndfile {soundfile.__libsndfile_version__} cannot write {subtype}; leave this codec out")
-    with _temporary(b"") as file:
+    with nameless_file() as file:
         soundfile.write(file.fileno(), samples, rate_hz, format=container, subtype=subtype, compression_level=level, closefd=False)
         file.seek(0)
         with soundfile.SoundFile(file.fileno(), closefd=False) as sound:
@@ -221,7 +223,7 @@ def through_codec(samples: Waveform, rate_hz: int, subtype: str, container: str 
 def _encoded(samples: Waveform, container: str) -> bytes:
     import soundfile
 
-    with _temporary(b"") as file:
+    with nameless_file() as file:
         soundfile.write(file.fileno(), _pcm16(samples), SAMPLE_RATE_HZ, format=container, subtype="PCM_16", closefd=False)
         file.seek(0)
         return file.read()
@@ -251,15 +253,21 @@ def _sndfile_decode(data: bytes, name: str) -> tuple[npt.NDArray[np.float32], in
     import soundfile
 
     try:
-        with _temporary(data) as file, soundfile.SoundFile(file.fileno(), closefd=False) as sound:
+        with nameless_file(data) as file, soundfile.SoundFile(file.fileno(), closefd=False) as sound:
             return sound.read(dtype="float32"), sound.samplerate
     except soundfile.LibsndfileError as error:
         raise AudioError(_unreadable(name, error)) from error
 
 
-def _temporary(data: bytes) -> IO[bytes]:
-    """A nameless file with this content. Given a stream, libsndfile calls back into Python, where Ctrl-C gets lost and cuts the audio."""
-    file = tempfile.TemporaryFile()  # noqa: SIM115 - the caller closes it
+def nameless_file(data: bytes = b"") -> IO[bytes]:
+    """A file with this content that is gone when it is closed; on Linux it never touches a disk.
+
+    Given a stream, libsndfile calls back into Python, where Ctrl-C gets lost and cuts the audio.
+    """
+    if sys.platform == "linux":
+        file: IO[bytes] = os.fdopen(os.memfd_create("audio"), "w+b")
+    else:
+        file = tempfile.TemporaryFile()  # noqa: SIM115 - the caller closes it
     file.write(data)
     file.seek(0)
     return file

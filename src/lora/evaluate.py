@@ -15,6 +15,7 @@ from lora.features import Features
 from lora.language import Language
 from lora.manifest import Utterance
 from lora.model_utils import Encoded, Speech
+from lora.process import give_back_memory
 from lora.scoring import Score, score_utterance, total
 from lora.units import Seconds
 
@@ -123,9 +124,13 @@ def _shared(
             encoded = features.batch([examples[index].utterance for index in indices])
         return _Batch(number, indices, *compute(indices, encoded))
 
+    def done(piece: tuple[int, list[int]]) -> None:
+        give_back_memory()  # a batch takes more than a step of training
+        advance(len(piece[1]))
+
     def own() -> list[_Batch]:
         pieces = shards.part(list(enumerate(batches([example.length_s for example in examples], batch_size))))
-        return spread(pieces, one, speech.device, lambda piece: advance(len(piece[1])))
+        return spread(pieces, one, speech.device, done)
 
     training = speech.model.training
     speech.model.eval()

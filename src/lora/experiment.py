@@ -1,8 +1,7 @@
 """One run from settings to verdict. The only module that knows the order of the stages."""
 
 import platform
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -250,12 +249,13 @@ def _stages(
         outcome = _train(prepared, adapted, data, features, state, log, trackers, display)
     strength, tried = _sweep(prepared, adapted, data, outcome, features, log, display) if config.train.strength_sweep else (None, ())
     info = shards.from_main(lambda: _save(prepared, adapted))
+    prepared.speech.release()  # what follows is read from disk
     with display.stage("tuned", f"Tuned, from the saved {'checkpoint' if adapted.full else 'adapter'}"):
-        with _reloaded(prepared) as speech:
-            after = features if isinstance(features, StoredFeatures) else LiveFeatures(speech, config.data.audio())
-            said = [row.hypothesis for row in baseline["heldout"].score.utterances]  # general speech should sound as before
-            drafts = {"domain": None, "heldout": said}
-            tuned = {name: _evaluate(prepared, speech, part, after, display, drafts[name]) for name, part in test_sets.items()}
+        speech = _reloaded(prepared)
+        features = features.encoded_by(speech) if isinstance(features, StoredFeatures) else LiveFeatures(speech, config.data.audio())
+        said = [row.hypothesis for row in baseline["heldout"].score.utterances]  # general speech should sound as before
+        drafts = {"domain": None, "heldout": said}
+        tuned = {name: _evaluate(prepared, speech, part, features, display, drafts[name]) for name, part in test_sets.items()}
         _log_scores(log, trackers, display, "tuned", tuned, step=outcome.steps)
     results = {name: _result(baseline[name], tuned[name], config.train.seed) for name in test_sets}
     moved = drift(baseline["heldout"].score, tuned["heldout"].score, config.train.seed)
@@ -522,18 +522,15 @@ def _save(prepared: Prepared, adapted: Adapted) -> AdapterInfo:
     )
 
 
-@contextmanager
-def _reloaded(prepared: Prepared) -> Iterator[Speech]:
+def _reloaded(prepared: Prepared) -> Speech:
     """The tuned model as it is on disk."""
     config, made = prepared.config, prepared.folder / result_folder(prepared.config.adapter)
     full = config.adapter.method == "full"
     checkpoint = resolve(str(made.resolve())) if full else prepared.checkpoint
     speech = load_speech(checkpoint, prepared.speech.device, config.model.precision, config.model.language)
-    if full:
-        yield speech
-    else:
-        with adapters.merged(adapters.load(speech, made)) as merged:
-            yield merged
+    if not full:
+        adapters.fold_in(adapters.load(speech, made))
+    return speech
 
 
 def _result(baseline: Evaluation, tuned: Evaluation, seed: int) -> SetResult:

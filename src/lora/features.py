@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from copy import copy
 from pathlib import Path
 from typing import Protocol
 
@@ -63,6 +64,12 @@ class StoredFeatures:
         self._audio = audio
         self._folder = folder
         self._keys: dict[AudioSource, str] = {}
+
+    def encoded_by(self, speech: Speech) -> "StoredFeatures":
+        """The same outputs, where another copy of the same frozen encoder computes what is no longer stored."""
+        other = copy(self)
+        other._encoder = Encoder(speech)
+        return other
 
     def prepare(self, utterances: Iterable[Utterance], advance: Callable[[], None] = lambda: None) -> None:
         """Encodes those that are not stored yet; `advance` is called after each. Of several processes each encodes a part."""

@@ -5,9 +5,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
-from lora.layers import PackedProduct
+from lora.layers import FrozenProduct
 
 HEAD_ROWS = 64
 """Positions whose logits exist at a time: 8 MB in float32 for 32,768 tokens, which a processor's cache can hold."""
@@ -24,20 +23,17 @@ class Head:
 
     def __init__(self, weight: Tensor, dtype: torch.dtype) -> None:
         self._exact = weight.detach()
-        self._weight = self._exact.to(dtype)
-        packed = PackedProduct.takes(self._weight)
-        self._forward = PackedProduct(self._weight) if packed else None
-        self._backward = PackedProduct(self._weight.T) if packed else None
+        self._product = FrozenProduct(self._exact, dtype)
 
     def best_tokens(self, hidden: Tensor) -> Tensor:
         """Likeliest token `[positions]` after each state `[positions, width]`."""
-        return torch.cat([self._best(rows, self._logits(rows)) for rows in hidden.split(HEAD_ROWS)])
+        return torch.cat([self._best(rows, self._product.computed(rows)) for rows in hidden.split(HEAD_ROWS)])
 
     def judge(self, hidden: Tensor, labels: Tensor) -> tuple[float, Tensor]:
         """Summed cross-entropy in nats of `labels` `[positions]` after the states `[positions, width]`, and the likeliest tokens."""
         nats, best = 0.0, []
         for rows, wanted in zip(hidden.split(HEAD_ROWS), labels.split(HEAD_ROWS), strict=True):
-            logits = self._logits(rows)
+            logits = self._product.computed(rows)
             best.append(self._best(rows, logits))
             nats += _odds(logits, wanted)[0].item()
         return nats, torch.cat(best)
@@ -52,18 +48,13 @@ class Head:
         nats = hidden.new_zeros(())
         gradients = []
         for rows, targets in zip(hidden.split(HEAD_ROWS), labels.split(HEAD_ROWS), strict=True):
-            loss, odds, total = _odds(self._logits(rows), targets)
+            loss, odds, total = _odds(self._product.computed(rows), targets)
             nats += loss
             if wanted:
                 share = odds.div_(total)
                 share.scatter_add_(1, targets[:, None], -torch.ones_like(total))
-                low = share.to(self._weight.dtype)
-                gradients.append((low @ self._weight if self._backward is None else self._backward(low)).to(hidden.dtype))
+                gradients.append(self._product.backward(share))
         return nats, gradients
-
-    def _logits(self, hidden: Tensor) -> Tensor:
-        low = hidden.to(self._weight.dtype)
-        return functional.linear(low, self._weight) if self._forward is None else self._forward(low)
 
     def _best(self, hidden: Tensor, logits: Tensor) -> Tensor:
         """Likeliest tokens. Of those that bfloat16 logits cannot tell apart the float32 head decides."""

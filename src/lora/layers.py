@@ -79,35 +79,34 @@ class FrozenProduct:
 
     def __init__(self, weight: Tensor, dtype: torch.dtype) -> None:
         self.dtype = dtype
-        self._weight = weight.to(dtype)
-        packed = PackedProduct.takes(self._weight)
-        self._forward = PackedProduct(self._weight) if packed else None
-        self._backward = PackedProduct(self._weight.T) if packed else None
+        self._forward = product(weight, dtype)
+        self._exact = weight
+        self._backward: Product | None = None
+        """Made when it is first needed."""
 
     def __call__(self, inputs: Tensor) -> Tensor:
         """Outputs `[rows, size]` for `inputs` `[rows, width]`."""
         if torch.is_grad_enabled() and inputs.requires_grad:
             output: Tensor = _Frozen.apply(inputs, self)  # type: ignore[no-untyped-call]
             return output
-        return self.forward(inputs)
+        return self.computed(inputs).float()
 
-    def forward(self, inputs: Tensor) -> Tensor:
-        if self._forward is not None:
-            return self._forward(inputs).float()
-        return functional.linear(inputs.to(self._weight.dtype), self._weight).float()
+    def computed(self, inputs: Tensor) -> Tensor:
+        """Outputs in `dtype`, without gradients."""
+        return self._forward(inputs)
 
     def backward(self, gradient: Tensor) -> Tensor:
         """Gradient of the inputs `[rows, width]` from that of the outputs `[rows, size]`."""
-        if self._backward is not None:
-            return self._backward(gradient).float()
-        return (gradient.to(self._weight.dtype) @ self._weight).float()
+        if self._backward is None:
+            self._backward = product(self._exact.T, self.dtype)
+        return self._backward(gradient).float()
 
     def activated(self, inputs: Tensor, bias: Tensor | None, activation: Callable[[Tensor], Tensor]) -> Tensor:
         """The activation of the outputs `[rows, size]`, in `dtype` where it is part of the product."""
         name = _fused(activation)
-        if self._forward is not None and name is not None:
+        if isinstance(self._forward, PackedProduct) and name is not None:
             return self._forward(inputs, bias, name)
-        output = self.forward(inputs)
+        output = self.computed(inputs).float()
         return activation(output if bias is None else output + bias)
 
 
@@ -117,7 +116,7 @@ class _Frozen(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, inputs: Tensor, product: FrozenProduct) -> Tensor:
         ctx.product = product
-        return product.forward(inputs)
+        return product.computed(inputs).float()
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, None]:
@@ -130,42 +129,53 @@ def _fused(activation: Callable[[Tensor], Tensor]) -> str | None:
     return {functional.gelu: "gelu", torch.tanh: "tanh"}.get(function)
 
 
+def product(weight: Tensor, dtype: torch.dtype) -> "Product":
+    """The fastest product with a frozen weight `[size, width]`: outputs `[rows, size]` in `dtype` for inputs `[rows, width]` of any."""
+    return PackedProduct(weight, dtype) if PackedProduct.takes(weight.device, dtype) else PlainProduct(weight, dtype)
+
+
+class PlainProduct:
+    """PyTorch's own product with a frozen weight."""
+
+    def __init__(self, weight: Tensor, dtype: torch.dtype) -> None:
+        self._weight = weight.to(dtype)
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        return functional.linear(inputs.to(self._weight.dtype), self._weight)
+
+
 class PackedProduct:
-    """A product with a frozen weight `[size, width]` as oneDNN computes it from a weight that is laid out for it once.
+    """A product with a frozen weight as oneDNN computes it from a weight that is laid out for it once.
 
     PyTorch's own product lays the weight out in each call, and takes another library for float32, which on some processors leaves half
     of the registers unused: 416 rows of 288 with 288 by 864 take 2.0 ms on one core in place of 0.8 ms.
     """
 
-    def __init__(self, weight: Tensor) -> None:
-        self._weight = weight
-        self._version: int | None = None
+    def __init__(self, weight: Tensor, dtype: torch.dtype) -> None:
+        self._dtype = dtype
+        self._packed = torch.ops.mkldnn._reorder_linear_weight(weight.to(dtype).contiguous())
 
     def __call__(self, inputs: Tensor, bias: Tensor | None = None, activation: str = "none") -> Tensor:
-        """Outputs `[rows, size]`, in the weight's type, for `inputs` `[rows, width]` of any, without gradients.
-
-        A weight that has changed is laid out anew.
-        """
-        version = 0 if self._weight.is_inference() else self._weight._version  # what is made in inference mode has no count of changes
-        if version != self._version:
-            self._packed = torch.ops.mkldnn._reorder_linear_weight(self._weight.contiguous())
-            self._version = version  # last, for another thread may be here too
+        """Outputs `[rows, size]`, without gradients."""
         rows, width = inputs.shape
         padded = max(2, rounded(rows, 16))  # a single row is summed in another order
         if padded != rows:
-            filled = inputs.new_empty((padded, width), dtype=self._weight.dtype)
+            filled = inputs.new_empty((padded, width), dtype=self._dtype)
             filled[:rows] = inputs
         else:
-            filled = inputs.to(self._weight.dtype)
+            filled = inputs.to(self._dtype)
         output: Tensor = torch.ops.mkldnn._linear_pointwise(filled, self._packed, bias, activation, [], "none")
         return output[:rows]
 
     @staticmethod
-    def takes(weight: Tensor) -> bool:
-        """Whether this machine's PyTorch can compute with it so."""
-        if weight.device.type != "cpu" or not torch.backends.mkldnn.is_available():
+    def takes(device: torch.device, dtype: torch.dtype) -> bool:
+        """Whether this machine's PyTorch can compute so."""
+        if device.type != "cpu" or not torch.backends.mkldnn.is_available():
             return False
-        return weight.dtype == torch.float32 or (weight.dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
+        return dtype == torch.float32 or (dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+Product = PlainProduct | PackedProduct
 
 
 def rounded(count: int, sizes: int) -> int:

@@ -68,6 +68,10 @@ class Speech:
     def end_id(self) -> int:
         return int(self.model.config.eos_token_id)
 
+    def release(self) -> None:
+        """Gives the memory of the weights back; there is no computing with the model afterwards."""
+        nn.Module.to(self.model, "meta")
+
     def labels(self, text: str) -> list[int]:
         """Token ids of a training target: the text, then EOS. The start token is the decoder's first input, not a label."""
         ids: list[int] = self.processor.tokenizer(text, add_special_tokens=False)["input_ids"]

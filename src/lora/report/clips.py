@@ -2,14 +2,13 @@
 
 import base64
 import os
-import tempfile
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
-from lora.audio import FileAudio, Waveform, duration, load
+from lora.audio import FileAudio, Waveform, duration, fingerprint, load, nameless_file
 from lora.config import DataConfig
 from lora.errors import AudioError, ManifestError
 from lora.files import atomic_file, sha256_bytes
@@ -91,12 +90,28 @@ class Clips:
         if isinstance(utterance, Clip):
             return utterance
         try:
-            samples = load(utterance.audio, self._data.audio())
+            sound = self._mp3(utterance, wanted.length_s)
         except AudioError as error:
             return Clip(note=f"no audio: {error}")
-        if abs(duration(samples) - wanted.length_s) > DURATION_TOLERANCE_S:
-            return Clip(note=f"no audio: it lasts {duration(samples):.2f} s now, and lasted {wanted.length_s:.2f} s in the run")
-        return Clip(source=f"{EMBEDDED}audio/mpeg;base64,{base64.b64encode(mp3(samples)).decode()}")
+        return Clip(source=f"{EMBEDDED}audio/mpeg;base64,{base64.b64encode(sound).decode()}")
+
+    def _mp3(self, utterance: Utterance, length_s: Seconds) -> bytes:
+        """The recording as `encode_mp3` gives it, encoded once for all pages that play it. Raises `AudioError` when it is another now."""
+        import soundfile
+
+        settings = self._data.audio()
+        options = f"mp3 {length_s} {soundfile.__libsndfile_version__}"
+        file = kept_file(sha256_bytes(fingerprint(utterance.audio, settings).encode(), options.encode()), ".mp3")
+        if file.is_file():
+            os.utime(file)  # in use: the last to be pruned
+            return file.read_bytes()
+        samples = load(utterance.audio, settings)
+        if abs(duration(samples) - length_s) > DURATION_TOLERANCE_S:
+            raise AudioError(f"it lasts {duration(samples):.2f} s now, and lasted {length_s:.2f} s in the run")
+        encoded = encode_mp3(samples)
+        with atomic_file(file) as stream:
+            stream.write(encoded)
+        return encoded
 
     def _read(self, info: ManifestInfo | None) -> dict[str, Utterance] | str:
         if info is None:
@@ -121,26 +136,11 @@ class Clips:
         return Clip(source=quote(Path(relative).as_posix()))
 
 
-def mp3(samples: Waveform) -> bytes:
-    """The waveform as `encode_mp3` gives it, encoded once for all pages that play it."""
-    import soundfile
-
-    key = sha256_bytes(samples.tobytes(), f"mp3 {soundfile.__libsndfile_version__}".encode())
-    file = kept_file(key, ".mp3")
-    if file.is_file():
-        os.utime(file)  # in use: the last to be pruned
-        return file.read_bytes()
-    encoded = encode_mp3(samples)
-    with atomic_file(file) as stream:
-        stream.write(encoded)
-    return encoded
-
-
 def encode_mp3(samples: Waveform) -> bytes:
     """The waveform as MP3: 4 kB a second, played by every browser, and the same bytes each time (Ogg has a random serial number)."""
     import soundfile
 
-    with tempfile.TemporaryFile() as file:
+    with nameless_file() as file:
         soundfile.write(file.fileno(), samples, SAMPLE_RATE_HZ, format="MP3", subtype="MPEG_LAYER_III", closefd=False)
         file.seek(0)
         return file.read()
