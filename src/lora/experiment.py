@@ -252,6 +252,7 @@ def _stages(
     prepared.speech.release()  # what follows is read from disk
     with display.stage("tuned", f"Tuned, from the saved {'checkpoint' if adapted.full else 'adapter'}"):
         speech = _reloaded(prepared)
+        give_back_memory()
         features = features.encoded_by(speech) if isinstance(features, StoredFeatures) else LiveFeatures(speech, config.data.audio())
         said = [row.hypothesis for row in baseline["heldout"].score.utterances]  # general speech should sound as before
         drafts = {"domain": None, "heldout": said}

@@ -19,9 +19,6 @@ _PRODUCT_PROGRAMS = "256"
 """Programs for products of one size that oneDNN keeps. With its default of 1024 a run takes 0.2 GB more, with 128 training
 takes a tenth more time."""
 
-_M_ARENA_MAX = -8
-"""From glibc's malloc.h."""
-
 _GC_OBJECTS = 50_000
 """New objects between two rounds of garbage collection. With Python's 700 to 2000 they take a tenth of the time that importing PyTorch
 and transformers takes: half a million objects that stay."""
@@ -32,7 +29,6 @@ def prepare_process() -> None:
     os.environ.setdefault("GOMP_SPINCOUNT", _SPIN_COUNT)
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", _PRODUCT_PROGRAMS)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    _share_freed_memory()
     gc.set_threshold(_GC_OBJECTS)
     from transformers.utils import logging
 
@@ -44,19 +40,11 @@ def prepare_process() -> None:
 
 def give_back_memory() -> None:
     """Returns freed memory to the system where the C library is glibc, which keeps it for blocks of like size."""
-    if (library := _glibc()) is not None:
+    if sys.platform != "linux":
+        return
+    library = ctypes.CDLL(None)
+    if hasattr(library, "malloc_trim"):
         library.malloc_trim(0)
-
-
-def _share_freed_memory() -> None:
-    """Lets what one thread has freed serve the others: glibc keeps it apart for each, and a run then takes 0.1 GB more."""
-    if "MALLOC_ARENA_MAX" not in os.environ and (library := _glibc()) is not None:
-        library.mallopt(_M_ARENA_MAX, 1)
-
-
-def _glibc() -> ctypes.CDLL | None:
-    library = ctypes.CDLL(None) if sys.platform == "linux" else None
-    return library if library is not None and hasattr(library, "malloc_trim") else None
 
 
 @contextmanager

@@ -322,6 +322,7 @@ class _Selection:
 
     def consider(self, number: int, epoch: float, window: Window | None, learning_rate: float) -> None:
         started = time.perf_counter()
+        give_back_memory()  # what updates have freed is of other sizes
         with merged(self._adapted) as speech:
             dev = self._evaluate("dev", speech, self._data.dev)
             guard = self._evaluate("guard", speech, self._data.guard) if self._data.guard else None
@@ -345,7 +346,6 @@ class _Selection:
         self.kept = {other.step: self.kept[other.step] for other in kept}  # once out, a step never comes back
         self.misses = 0 if self.best_step == number else self.misses + 1
         self._progress.evaluated(step, self.best_step == number)
-        give_back_memory()  # an evaluation takes more than an update
 
     def restore_best(self) -> None:
         restore(self._adapted, self.kept[self.best_step])
