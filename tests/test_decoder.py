@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lora.adapter import Adapted, attach, fold_in, merged, restore, state
 from lora.audio import Waveform
-from lora.config import AdapterConfig
+from lora.config import AdapterConfig, Precision
 from lora.decoder import SUM_STEP, Cache, Decoder
 from lora.encoder import Encoder
 from lora.head import HEAD_ROWS
@@ -165,6 +165,16 @@ def test_best_tokens_are_the_highest_logits(any_speech: Speech, count: int) -> N
     hidden = torch.randn(count, any_speech.head.weight.shape[1], generator=torch.Generator().manual_seed(3))
     with torch.inference_mode():
         assert torch.equal(Decoder(any_speech).head.best_tokens(hidden), any_speech.head(hidden).argmax(dim=-1))
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_best_tokens_follow_a_head_that_changes(random_v1: Speech, precision: Precision) -> None:
+    decoder = Decoder(replace(random_v1, precision=precision))
+    hidden = torch.randn(5, random_v1.head.weight.shape[1], generator=torch.Generator().manual_seed(3))
+    with torch.no_grad():
+        for _ in range(2):
+            assert torch.equal(decoder.head.best_tokens(hidden), random_v1.head(hidden).argmax(dim=-1))
+            random_v1.head.weight.mul_(-1.0)
 
 
 def test_bfloat16_finds_the_best_tokens_of_float32(any_speech: Speech, waveforms: Sequence[Waveform]) -> None:

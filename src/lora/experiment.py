@@ -344,9 +344,7 @@ def _evaluate(
 ) -> Evaluation:
     with display.bar(len(part), "utterances") as advance:
         size = prepared.config.eval.eval_batch_size
-        found = evaluate(speech, part, features, prepared.decode, size, lambda count: advance(count * shards.count(), ""), expected)
-    give_back_memory()
-    return found
+        return evaluate(speech, part, features, prepared.decode, size, lambda count: advance(count * shards.count(), ""), expected)
 
 
 def _baseline(prepared: Prepared, part: list[Example], features: Features, display: Display) -> tuple[Evaluation, bool]:

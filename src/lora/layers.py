@@ -75,14 +75,19 @@ class Projection:
 
 
 class FrozenProduct:
-    """A frozen weight `[size, width]` with float32 inputs and outputs, computed in `dtype`, gradients of the inputs too."""
+    """A frozen weight `[size, width]` with float32 inputs and outputs, computed in `dtype`, gradients of the inputs too.
+
+    A weight that was changed in place is laid out anew.
+    """
 
     def __init__(self, weight: Tensor, dtype: torch.dtype) -> None:
         self.dtype = dtype
-        self._forward = product(weight, dtype)
         self._exact = weight
+        self._version: int | None = None
+        self._forward: Product
         self._backward: Product | None = None
         """Made when it is first needed."""
+        self._renew()
 
     def __call__(self, inputs: Tensor) -> Tensor:
         """Outputs `[rows, size]` for `inputs` `[rows, width]`."""
@@ -93,21 +98,31 @@ class FrozenProduct:
 
     def computed(self, inputs: Tensor) -> Tensor:
         """Outputs in `dtype`, without gradients."""
+        self._renew()
         return self._forward(inputs)
 
     def backward(self, gradient: Tensor) -> Tensor:
         """Gradient of the inputs `[rows, width]` from that of the outputs `[rows, size]`."""
+        self._renew()
         if self._backward is None:
-            self._backward = product(self._exact.T, self.dtype)
+            self._backward = laid_out(self._exact.T, self.dtype)
         return self._backward(gradient).float()
 
     def activated(self, inputs: Tensor, bias: Tensor | None, activation: Callable[[Tensor], Tensor]) -> Tensor:
         """The activation of the outputs `[rows, size]`, in `dtype` where it is part of the product."""
+        self._renew()
         name = _fused(activation)
         if isinstance(self._forward, PackedProduct) and name is not None:
             return self._forward(inputs, bias, name)
-        output = self.computed(inputs).float()
+        output = self._forward(inputs).float()
         return activation(output if bias is None else output + bias)
+
+    def _renew(self) -> None:
+        version = 0 if self._exact.is_inference() else self._exact._version  # what is made in inference mode has no count of changes
+        if version != self._version:
+            self._forward = laid_out(self._exact, self.dtype)
+            self._backward = None
+            self._version = version  # last, for another thread may be here too
 
 
 class _Frozen(torch.autograd.Function):
@@ -129,7 +144,7 @@ def _fused(activation: Callable[[Tensor], Tensor]) -> str | None:
     return {functional.gelu: "gelu", torch.tanh: "tanh"}.get(function)
 
 
-def product(weight: Tensor, dtype: torch.dtype) -> "Product":
+def laid_out(weight: Tensor, dtype: torch.dtype) -> "Product":
     """The fastest product with a frozen weight `[size, width]`: outputs `[rows, size]` in `dtype` for inputs `[rows, width]` of any."""
     return PackedProduct(weight, dtype) if PackedProduct.takes(weight.device, dtype) else PlainProduct(weight, dtype)
 
@@ -158,7 +173,7 @@ class PackedProduct:
     def __call__(self, inputs: Tensor, bias: Tensor | None = None, activation: str = "none") -> Tensor:
         """Outputs `[rows, size]`, without gradients."""
         rows, width = inputs.shape
-        padded = max(2, rounded(rows, 16))  # a single row is summed in another order
+        padded = max(2, rounded(rows, 8))  # a single row is summed in another order
         if padded != rows:
             filled = inputs.new_empty((padded, width), dtype=self._dtype)
             filled[:rows] = inputs

@@ -15,6 +15,7 @@ from lora.config import Device, Precision
 from lora.decode import Transcript
 from lora.errors import LoraError
 from lora.live import Ear, Growing
+from lora.process import give_back_memory
 from lora.units import SAMPLE_RATE_HZ, Samples, Seconds, seconds
 from lora_cli.commands import Begin, Cancel, Command, Compare, End, Feed, Inbox, Sent, Use
 from lora_cli.events import Ended, Event, Failed, Final, Loading, Partial, Ready, Segment, Switched, Voice
@@ -224,6 +225,7 @@ class Hearing:
             other_text=None if take.other is None else _joined(take.others),
         )
         self._send(final, at)
+        give_back_memory()  # each look takes blocks of other sizes
 
     def _close(self, take: Take, *, cancelled: bool) -> None:
         silence = Samples(take.fed - take.in_speech)
