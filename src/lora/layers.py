@@ -173,7 +173,7 @@ class PackedProduct:
     def __call__(self, inputs: Tensor, bias: Tensor | None = None, activation: str = "none") -> Tensor:
         """Outputs `[rows, size]`, without gradients."""
         rows, width = inputs.shape
-        padded = max(2, rounded(rows, 8))  # a single row is summed in another order
+        padded = 4 * rounded(-(-rows // 4), 8)  # four rows take no longer than one, which would be summed in another order
         if padded != rows:
             filled = inputs.new_empty((padded, width), dtype=self._dtype)
             filled[:rows] = inputs

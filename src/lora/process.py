@@ -15,9 +15,10 @@ _SPIN_COUNT = "1000"
 """How long OpenMP threads spin for work before they sleep. With the default (about 300,000 turns) a second busy program on two
 cores makes decoding 17 times slower, for each thread spins in the other's time; with 1000 it is 1.2 times, and as fast alone."""
 
-_PRODUCT_PROGRAMS = "256"
-"""Programs for products of one size that oneDNN keeps. With its default of 1024 a run takes 0.2 GB more, with 128 training
-takes a tenth more time."""
+_PRODUCT_PROGRAMS = "128"
+"""Programs for products of one size that oneDNN keeps; each takes half a megabyte or more. With its default of 1024 a run takes 0.2 GB
+more, with 256 it takes 50 MB more and no less time, and the voice engine grows for as long as an hour until it has them all; with 64
+live looks take 6 to 9 % longer."""
 
 _GC_OBJECTS = 50_000
 """New objects between two rounds of garbage collection. With Python's 700 to 2000 they take a tenth of the time that importing PyTorch
