@@ -6,12 +6,11 @@ from typing import Any
 import msgspec
 
 from lora.config import build
-from lora.evaluate import Evaluation
 from lora.gate import judge
+from lora.outcomes import Evaluation, Step, TrainOutcome
 from lora.record import AdapterInfo, CheckpointInfo, ManifestInfo, RunRecord, SetResult, environment
 from lora.scoring import score_utterance, total
 from lora.significance import compare, drift, interval
-from lora.train import Step, TrainOutcome
 from lora.units import Seconds
 
 Row = tuple[str, str, str]

@@ -2,6 +2,9 @@
 
 import csv
 import io
+import subprocess
+import sys
+from collections.abc import Sequence
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -211,3 +214,14 @@ def test_a_path_that_is_not_there_is_refused(outputs: Path) -> None:
 def test_another_format_is_refused_before_the_work(outputs: Path) -> None:
     message = the_error(moonshine_lora("compare", outputs / "absent", "--output", "runs.pdf"))
     assert message == "error: --output runs.pdf: name it .md, .csv or .html"
+
+
+@pytest.mark.parametrize("command", [("compare", "{run}"), ("report", "{run}"), ("push", "{run}", "--repo-id", "anna/tuned", "--dry-run")])
+def test_what_is_made_of_a_record_starts_without_torch(tmp_path: Path, command: Sequence[str]) -> None:
+    run = saved(tmp_path / "run", record())
+    for part in ("lora_adapter", "processor"):
+        (run / part).mkdir()
+    code = "import sys, lora.main as m; code = m.main(); assert not {'torch', 'transformers', 'peft'} & sys.modules.keys(); sys.exit(code)"
+    done = subprocess.run([sys.executable, "-c", code, *(word.format(run=run) for word in command)], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout

@@ -17,10 +17,11 @@ from lora.audio import AudioSettings, load
 from lora.checkpoint import resolve
 from lora.corpora import quickstart
 from lora.decode import DecodeSettings
-from lora.evaluate import Evaluation, Example, evaluate
+from lora.evaluate import Example, evaluate
 from lora.features import LiveFeatures
 from lora.manifest import Rules, read, validate
 from lora.model_utils import Speech
+from lora.outcomes import Evaluation
 from lora.scoring import score_utterance, total
 from lora.units import SAMPLE_RATE_HZ, Seconds, seconds
 

@@ -10,12 +10,13 @@ import pytest
 from lora.audio import AudioSettings
 from lora.decode import DecodeSettings, Transcript
 from lora.errors import CacheError
-from lora.evaluate import Evaluation, Example, evaluate, transcribe_all
+from lora.evaluate import Example, evaluate, transcribe_all
 from lora.features import LiveFeatures
 from lora.kept import prune
 from lora.known import known
 from lora.manifest import Utterance
 from lora.model_utils import Speech
+from lora.outcomes import Evaluation
 from lora.units import Seconds
 
 AUDIO = AudioSettings()

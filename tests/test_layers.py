@@ -29,11 +29,12 @@ ORDER = (
     "checkpoint",
     "passport",
     "corpora",
-    "augment",
     "text",
     "scoring",
     "analysis",
     "significance",
+    "outcomes",
+    "augment",
     "model_utils",
     "layers",
     "head",
@@ -70,8 +71,8 @@ ORDER = (
 
 TORCH_FREE = (
     *("errors", "units", "language", "files", "kept", "audio", "effects", "manifest", "config", "console", "wheels", "augment"),
-    *("passport", "text", "scoring", "analysis", "significance", "gate", "corpora", "tracking", "main"),
-    *("runtimes", "exported", "agreement"),
+    *("passport", "text", "scoring", "analysis", "significance", "outcomes", "gate", "corpora", "tracking", "main"),
+    *("runtimes", "exported", "agreement", "record", "runfolder", "report", "publish", "display"),
 )
 """Modules that start without torch, transformers or peft, so that `--help`, manifests and settings answer at once."""
 

@@ -21,15 +21,16 @@ from lora.audio import AudioSettings, Waveform, duration
 from lora.config import AdapterConfig
 from lora.data import read_sets
 from lora.decode import DecodeSettings
-from lora.evaluate import Evaluation, Example, evaluate
+from lora.evaluate import Example, evaluate
 from lora.features import LiveFeatures
 from lora.manifest import Utterance
 from lora.model_utils import Speech
+from lora.outcomes import Evaluation, Strength
 from lora.record import RunRecord, read
 from lora.report.html import render as render_html
 from lora.report.markdown import render as render_markdown
 from lora.scoring import score_utterance, total
-from lora.strength import STRENGTHS, Strength, strongest, sweep
+from lora.strength import STRENGTHS, strongest, sweep
 from lora.text import normalise
 from lora.train import allowed_rise
 from lora.units import Seconds

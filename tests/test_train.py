@@ -16,11 +16,12 @@ from lora.config import AdapterConfig, TrainConfig
 from lora.decode import DecodeSettings
 from lora.encoder import Encoder
 from lora.errors import AudioError, TrainingError
-from lora.evaluate import Evaluation, Example, evaluate, transcribe_all
+from lora.evaluate import Example, evaluate, transcribe_all
 from lora.features import LiveFeatures, StoredFeatures
 from lora.manifest import Utterance
 from lora.model_utils import Encoded, Speech
-from lora.train import Progress, Step, TrainData, TrainOutcome, eligible, parameter_groups, planned_steps, steps_per_epoch, train
+from lora.outcomes import Evaluation, Step, TrainOutcome
+from lora.train import Progress, TrainData, eligible, parameter_groups, planned_steps, steps_per_epoch, train
 
 DECODE = DecodeSettings(tokens_per_second=6.5)
 BRIEF = DecodeSettings(tokens_per_second=0.5)

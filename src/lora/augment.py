@@ -28,6 +28,7 @@ from lora.errors import AudioError, ConfigError, ManifestError, RunFolderError
 from lora.files import atomic_folder, cache_dir, sha256_bytes, write_json
 from lora.language import LANGUAGES
 from lora.manifest import Manifest, Recording, Row, Rules, Utterance, read, sample, to_row, validate, write
+from lora.outcomes import Augmentation
 from lora.units import SAMPLE_RATE_HZ, Samples, Seconds
 
 LAYOUT = "1"
@@ -65,26 +66,6 @@ class Applied(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     gain_db: float | None = None
     scaled_db: float | None = None
     """How far the finished clip was turned down to keep its peak below full scale."""
-
-
-class Augmentation(msgspec.Struct, frozen=True, kw_only=True):
-    """What augmentation added to a run."""
-
-    copies: int
-    """Of each training utterance."""
-    clips: int
-    seconds: Seconds
-    joined: int
-    """Clips that hold several utterances."""
-    scaled: int
-    """Clips that were turned down as a whole so as not to clip."""
-    folder: str
-
-    @property
-    def sentence(self) -> str:
-        scaled = f", {self.scaled} turned down so as not to clip" if self.scaled else ""
-        joined = f", {self.joined} of several utterances" if self.joined else ""
-        return f"{self.clips} augmented clips ({self.copies} of each utterance{joined}{scaled}) add {self.seconds / 60:.1f} min"
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import msgspec
 import torch
 
 from lora import shards
@@ -15,6 +14,7 @@ from lora.features import Features
 from lora.language import Language
 from lora.manifest import Utterance
 from lora.model_utils import Encoded, Speech
+from lora.outcomes import Evaluation
 from lora.process import give_back_memory
 from lora.scoring import Score, score_utterance, total
 from lora.units import Seconds
@@ -27,13 +27,6 @@ class Example:
     utterance: Utterance
     length_s: Seconds
     labels: tuple[int, ...]
-
-
-class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
-    """Error rates, and the loss in nats per token of the reference, end token included."""
-
-    score: Score
-    loss: float
 
 
 def evaluate(

@@ -23,7 +23,7 @@ from lora.decode import DecodeSettings, Transcript
 from lora.decoder import Decoder
 from lora.display import Display
 from lora.errors import ConfigError, LoraError, ScoringError, StoppedError, TrainingError
-from lora.evaluate import Evaluation, Example, evaluate, transcribe_all
+from lora.evaluate import Example, evaluate, transcribe_all
 from lora.features import Features, LiveFeatures, StoredFeatures
 from lora.files import atomic_folder, remove_at_once, sha256_file, system_errors
 from lora.gate import judge
@@ -31,6 +31,7 @@ from lora.kept import prune
 from lora.known import known
 from lora.language import metric
 from lora.model_utils import Speech, choose_device, load_speech, pad_labels
+from lora.outcomes import Evaluation, Step, Strength, TrainOutcome
 from lora.process import give_back_memory
 from lora.record import AdapterInfo, CheckpointInfo, ManifestInfo, Resumption, RunRecord, SetResult, result_folder
 from lora.report.card import CARD_FILE, write_card
@@ -39,12 +40,11 @@ from lora.report.markdown import MARKDOWN_FILE, write_report
 from lora.report.metrics import write_metrics
 from lora.runfolder import CHECKPOINTS_FOLDER, LOG_FILE, RunLog, check, continue_in, require_same, resumable, take
 from lora.significance import compare, drift, interval
-from lora.strength import Strength
 from lora.text import normalise, normaliser_version
 from lora.tracking import Trackers
 from lora.tracking import require as require_trackers
-from lora.train import Progress, TrainData, TrainOutcome, learning_rate, planned_steps, train
-from lora.trainstate import Step, TrainState
+from lora.train import Progress, TrainData, learning_rate, planned_steps, train
+from lora.trainstate import TrainState
 from lora.units import Seconds
 
 PROCESSOR_FOLDER = "processor"

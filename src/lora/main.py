@@ -175,9 +175,6 @@ def _report_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _report(options: argparse.Namespace) -> int:
-    from lora.process import prepare_process
-
-    prepare_process()
     from lora.report.rebuild import rebuild
 
     for path in rebuild(options.folder, options.audio_mb):
@@ -191,9 +188,6 @@ def _compare_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _compare(options: argparse.Namespace) -> int:
-    from lora.process import prepare_process
-
-    prepare_process()
     from lora.report.compare import markdown, overview, renderer, write_overview
 
     if options.output is not None:
@@ -216,9 +210,6 @@ def _push_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _push(options: argparse.Namespace) -> int:
-    from lora.process import prepare_process
-
-    prepare_process()
     from lora.publish import gathered, push
 
     with gathered(options.folder, allow_rejected=options.allow_rejected) as uploads:

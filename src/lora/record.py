@@ -11,16 +11,13 @@ from typing import Literal
 
 import msgspec
 
-from lora.augment import Augmentation
 from lora.config import AdapterConfig, RunConfig
 from lora.errors import RunFolderError
-from lora.evaluate import Evaluation
 from lora.exported import Exported
 from lora.files import read_json, write_json
 from lora.gate import Verdict
+from lora.outcomes import Augmentation, Evaluation, Strength, TrainOutcome
 from lora.significance import Comparison, Drift, Interval
-from lora.strength import Strength
-from lora.train import TrainOutcome
 from lora.units import Seconds
 
 SCHEMA = 3

@@ -3,26 +3,15 @@
 from collections.abc import Sequence
 from typing import Protocol
 
-import msgspec
 from torch import Tensor
 
 from lora.adapter import Adapted, restore, state
 from lora.errors import ConfigError
-from lora.evaluate import Evaluation
+from lora.outcomes import Evaluation, Strength
 from lora.train import allowed_rise
 
 STRENGTHS = (1.0, 0.8, 0.6, 0.5, 0.4, 0.3, 0.2)
 """Shares of the update that are tried. At zero the model is the base model."""
-
-
-class Strength(msgspec.Struct, frozen=True, kw_only=True):
-    """One share of the update on dev and guard, as ratios and nats per token."""
-
-    strength: float
-    dev_wer: float
-    dev_loss: float
-    guard_wer: float
-    guard_loss: float
 
 
 class Score(Protocol):

@@ -6,7 +6,7 @@ import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 import torch
@@ -19,15 +19,14 @@ from lora.config import TrainConfig
 from lora.decode import DecodeSettings
 from lora.decoder import Decoder
 from lora.errors import RunFolderError, StoppedError, TrainingError
-from lora.evaluate import Evaluation, Example, evaluate
+from lora.evaluate import Example, evaluate
 from lora.features import Features
 from lora.files import sha256_bytes
 from lora.model_utils import Speech, pad_labels
+from lora.outcomes import Evaluation, Step, TrainOutcome
 from lora.process import give_back_memory
-from lora.trainstate import Numbers, Step, TrainState, Window
+from lora.trainstate import Numbers, TrainState, Window
 from lora.units import Seconds
-
-Status = Literal["finished", "stopped-early"]
 
 FUSED = ("cpu", "cuda")
 """Devices whose AdamW updates all parameters in one kernel: an adapter has a hundred small ones."""
@@ -38,19 +37,6 @@ LENGTH_POOL_BATCHES = 16
 GUARD_TOLERANCE = 0.002
 """Rise of the guard WER, as a ratio, that costs a step nothing when the best one is chosen: the gate's default, or one word where the
 guard set is too small to show less."""
-
-
-class TrainOutcome(msgspec.Struct, frozen=True, kw_only=True):
-    """How training went. The adapter holds the weights of `best_step` when it is returned."""
-
-    status: Status
-    best_step: int
-    steps: int
-    history: tuple[Step, ...]
-    audio_seconds: Seconds
-    """Audio that went through the model, replay and repetitions included."""
-    seconds: Seconds
-    """Time in optimizer updates, evaluations left out."""
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from lora.errors import CheckpointError
 from lora.files import atomic_folder, read_json, remove_at_once, remove_leftovers, sha256_file, system_errors, write_json
+from lora.outcomes import Step
 from lora.units import Seconds
 
 KEPT = 2
@@ -23,21 +24,6 @@ STATE_FILE = "state.json"
 TENSORS_FILE = "tensors.safetensors"
 
 _FOLDER = re.compile(r"step-(\d{8})")
-
-
-class Step(msgspec.Struct, frozen=True, kw_only=True):
-    """One dev evaluation. Step 0 is the base model."""
-
-    step: int
-    epoch: float
-    train_loss: float | None
-    """Mean over the updates since the last evaluation, in nats per token."""
-    dev_loss: float
-    dev_wer: float
-    guard_loss: float | None = None
-    guard_wer: float | None = None
-    learning_rate: float = 0.0
-    seconds: Seconds = Seconds(0.0)
 
 
 class Window(msgspec.Struct, frozen=True):

@@ -12,13 +12,14 @@ from lora.audio import AudioSettings, load
 from lora.checkpoint import resolve
 from lora.data import SpeechSet, examples
 from lora.decode import DecodeSettings, Transcript
-from lora.evaluate import Evaluation, Example, evaluate, score_transcripts, transcribe_all
+from lora.evaluate import Example, evaluate, score_transcripts, transcribe_all
 from lora.export.targets import Target
 from lora.exported import Speed
 from lora.features import Features, LiveFeatures, StoredFeatures
 from lora.files import sha256_bytes
 from lora.known import known
 from lora.model_utils import Speech, load_speech
+from lora.outcomes import Evaluation
 from lora.record import SetResult
 from lora.runtimes.runtime import Clip, transcribe
 from lora.scoring import Score
