@@ -19,8 +19,9 @@ from serving import COMMIT, HubAnswers, served
 from lora import packaged
 from lora.checkpoint import Checkpoint, resolve
 from lora.errors import CheckpointError
-from lora.files import cache_dir, read_json, sha256_bytes, sha256_file
+from lora.files import cache_dir, sha256_bytes, sha256_file
 from lora.packaged import BASE, PACKAGED, TINY, PackagedModel
+from lora.reading import read_json
 from lora.wheels import fetch, read_member
 
 

@@ -15,6 +15,7 @@ ORDER = (
     "errors",
     "units",
     "language",
+    "reading",
     "files",
     "kept",
     "shards",

@@ -1,5 +1,6 @@
 """Labels, batches and loading, on the real tiny model and on random ones of both generations."""
 
+import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,9 +12,10 @@ from safetensors.torch import load_file, save_file
 from lora.checkpoint import resolve
 from lora.config import Precision
 from lora.errors import CheckpointError, ConfigError
-from lora.files import read_json, write_json
+from lora.files import write_json
 from lora.manifest import Utterance
 from lora.model_utils import Speech, choose_device, join, load_speech, pad_labels
+from lora.reading import read_json
 
 
 @pytest.fixture
@@ -106,3 +108,34 @@ def test_a_processor_of_another_rate_is_refused(copy: Path) -> None:
     file.write_text(file.read_text().replace("16000", "8000"))
     with pytest.raises(CheckpointError, match="wants 8000 Hz; Moonshine takes 16000 Hz"):
         load_speech(resolve(str(copy)), torch.device("cpu"), "float32")
+
+
+@pytest.mark.parametrize(
+    "name", ["tokenizer.json", "tokenizer_config.json", "processor_config.json", "config.json", "generation_config.json"]
+)
+@pytest.mark.parametrize(
+    "content",
+    [b'{"a', b"[]", b'{"a": "caf\xe9"}', b'{"a": ' + b"[" * 3000 + b"]" * 3000 + b"}", b""],
+    ids=["cut", "list", "latin", "deep", "empty"],
+)
+def test_a_file_that_is_no_json_is_named(copy: Path, name: str, content: bytes) -> None:
+    (copy / name).write_bytes(content)
+    with pytest.raises(CheckpointError, match=re.escape(str(copy / name))):
+        load_speech(resolve(str(copy)), torch.device("cpu"), "float32")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("tokenizer.json", '{"version": "1.0", "model": {"type": "BPE", "vocab": 3}}'),
+        ("tokenizer.json", "{}"),
+        ("processor_config.json", '{"feature_extractor": {"sampling_rate": 16000, "feature_extractor_type": 7}}'),
+        ("config.json", '{"model_type": "moonshine", "hidden_size": "wide"}'),
+        ("config.json", '{"model_type": "moonshine", "hidden_size": -8}'),
+    ],
+)
+def test_json_of_another_kind_is_one_line_with_the_folder(copy: Path, name: str, content: str) -> None:
+    (copy / name).write_text(content)
+    with pytest.raises(CheckpointError, match=re.escape(str(copy))) as refused:
+        load_speech(resolve(str(copy)), torch.device("cpu"), "float32")
+    assert len(str(refused.value)) < 700

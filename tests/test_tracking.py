@@ -15,8 +15,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from lora.config import RunConfig, build, flat
 from lora.errors import ConfigError
-from lora.files import read_json
 from lora.model_utils import Speech
+from lora.reading import read_json
 from lora.record import read
 from lora.tracking import Trackers, require
 

@@ -22,9 +22,10 @@ from lora.checkpoint import Checkpoint
 from lora.config import AdapterConfig
 from lora.decode import DecodeSettings
 from lora.errors import CheckpointError, ConfigError
-from lora.files import read_json, write_json
+from lora.files import write_json
 from lora.model_utils import Speech
 from lora.passport import PASSPORT_FILE
+from lora.reading import read_json
 from lora.text import ResolvedStyle
 
 _FACTOR = re.compile(r"\.lora_(?P<side>[AB])\.weight$")

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from lora.errors import CheckpointError, ConfigError
-from lora.files import read_json, sha256_bytes, sha256_file, writing_errors
+from lora.files import sha256_bytes, sha256_file, writing_errors
 from lora.language import LANGUAGES, Language
 from lora.packaged import PACKAGED, packaged_checkpoint
+from lora.reading import read_json
 
 Kind = Literal["hub", "local", "packaged"]
 

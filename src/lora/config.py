@@ -7,7 +7,6 @@ keys are refused with the closest known one.
 import argparse
 import difflib
 import math
-import tomllib
 import types
 import typing
 from collections.abc import Iterator
@@ -23,6 +22,7 @@ from lora.effects import CODECS, Codec
 from lora.errors import ConfigError
 from lora.language import LANGUAGES, Language
 from lora.manifest import Rules, SplitBy
+from lora.reading import read_toml
 
 Ratio = Annotated[float, Meta(ge=0.0, le=1.0)]
 Count = Annotated[int, Meta(ge=1)]
@@ -332,14 +332,9 @@ def build(given: dict[str, Any], file: Path | None) -> RunConfig:
 
 
 def _read_toml(file: Path) -> dict[str, dict[str, Any]]:
-    try:
-        content = tomllib.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ConfigError(f"{file}: no such config file; configs/ holds examples") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{file}: not valid TOML ({error})") from error
-    except OSError as error:
-        raise ConfigError(f"{file}: cannot be read ({error.strerror})") from error
+    if not file.exists():
+        raise ConfigError(f"{file}: no such config file; configs/ holds examples")
+    content = read_toml(file, ConfigError)
     sections = {section.name: section.type for section in msgspec.structs.fields(RunConfig)}
     for name, values in content.items():
         if name not in sections:

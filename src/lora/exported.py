@@ -7,8 +7,9 @@ import msgspec
 
 from lora.audio import AudioSettings
 from lora.errors import OnDeviceError
-from lora.files import read_json, sha256_file
+from lora.files import sha256_file
 from lora.language import Language
+from lora.reading import read_json
 from lora.significance import Interval
 from lora.units import Seconds
 

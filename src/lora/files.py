@@ -1,4 +1,4 @@
-"""Files without half-written states: atomic writes, hashes, JSON and JSONL. Knows no domain type."""
+"""Files without half-written states: atomic writes, hashes, JSON and JSONL. Knows no domain type. What reads them is `reading`."""
 
 import errno
 import hashlib
@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 
 import msgspec
 
-from lora.errors import LoraError, RunFolderError
+from lora.errors import RunFolderError
 from lora.process import signals_wait
 
 
@@ -184,16 +184,6 @@ def write_jsonl(path: Path, rows: Iterable[Any], *, durable: bool = False) -> in
             stream.write(b"\n")
             count += 1
     return count
-
-
-def read_json(path: Path, kind: Any = Any, error: type[LoraError] = LoraError) -> Any:
-    """Reads JSON of the type `kind`; `error` is raised with the file's name where it is missing or does not fit."""
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=kind)
-    except FileNotFoundError as missing:
-        raise error(f"{path}: no such file") from missing
-    except (msgspec.DecodeError, msgspec.ValidationError) as broken:
-        raise error(f"{path}: {broken}") from broken
 
 
 def folder_bytes(folder: Path) -> int:

@@ -14,9 +14,10 @@ from lora.decode import DecodeSettings
 from lora.errors import CacheError
 from lora.evaluate import Example
 from lora.features import LAYOUT
-from lora.files import read_json, sha256_bytes, write_json
+from lora.files import sha256_bytes, write_json
 from lora.kept import kept_file
 from lora.model_utils import Speech
+from lora.reading import read_json
 from lora.text import normaliser_version
 
 Result = TypeVar("Result")

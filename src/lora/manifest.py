@@ -23,6 +23,7 @@ from lora.audio import AudioSettings, AudioSource, FileAudio, InlineAudio, durat
 from lora.errors import AudioError, ManifestError, Problem
 from lora.files import write_jsonl
 from lora.language import LANGUAGES, Language, foreign_script, lacks_own_script
+from lora.reading import ContentError, json_value
 from lora.units import SAMPLE_RATE_HZ, Seconds
 
 DURATION_TOLERANCE_S = 0.15
@@ -306,12 +307,12 @@ _STRING = msgspec.json.Decoder(str)
 
 def _parse(path: Path, number: int, offset: int, raw: bytes, rules: Rules, problems: _Problems) -> Utterance | None:
     try:
-        row = _DECODER.decode(raw)
+        row = json_value(raw, _DECODER.decode)
     except msgspec.ValidationError as error:
         problems.add(number, _field_of(error), _explain(error))
         return None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        problems.add(number, "line", f"not valid JSON ({error})")
+    except ContentError as error:
+        problems.add(number, "line", error.reason)
         return None
     before = len(problems.found)
     _check_text(row, number, rules, problems)

@@ -1,6 +1,7 @@
 """The only module that names Moonshine's classes: loads model and processor; batches of encoder outputs and of labels."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,8 @@ from lora import shards
 from lora.checkpoint import Checkpoint, require_language
 from lora.config import Device, Precision
 from lora.errors import CheckpointError, ConfigError
-from lora.files import read_json
 from lora.language import Language
+from lora.reading import read_json, require_json
 from lora.units import SAMPLE_RATE_HZ
 
 IGNORED_LABEL = -100
@@ -117,13 +118,14 @@ def load_speech(checkpoint: Checkpoint, device: torch.device, precision: Precisi
         "moonshine_streaming": MoonshineStreamingForConditionalGeneration,
     }
     kind = read_json(checkpoint.folder / "config.json", error=CheckpointError)["model_type"]  # resolve() has checked it
-    model, report = classes[kind].from_pretrained(
-        checkpoint.folder,
-        dtype=torch.float32,
-        attn_implementation="sdpa",
-        ignore_mismatched_sizes=True,  # reported below, with the other reasons
-        output_loading_info=True,
-    )
+    with _loading(checkpoint.folder):
+        model, report = classes[kind].from_pretrained(
+            checkpoint.folder,
+            dtype=torch.float32,
+            attn_implementation="sdpa",
+            ignore_mismatched_sizes=True,  # reported below, with the other reasons
+            output_loading_info=True,
+        )
     absent = sorted(report["missing_keys"]) + sorted(name for name, *_ in report["mismatched_keys"])
     if absent:
         raise CheckpointError(f"{checkpoint.folder}: {len(absent)} weights are missing or of another shape, among them {absent[0]}")
@@ -137,11 +139,31 @@ def load_speech(checkpoint: Checkpoint, device: torch.device, precision: Precisi
 
 def load_processor(folder: Path) -> Any:
     """The processor of a checkpoint or of a run's `processor/` folder. Raises `CheckpointError` when it is not 16 kHz."""
-    processor = AutoProcessor.from_pretrained(folder)
-    rate_hz = processor.feature_extractor.sampling_rate
+    with _loading(folder):
+        processor = AutoProcessor.from_pretrained(folder)
+        rate_hz = processor.feature_extractor.sampling_rate
     if rate_hz != SAMPLE_RATE_HZ:
         raise CheckpointError(f"{folder}: the processor wants {rate_hz} Hz; Moonshine takes {SAMPLE_RATE_HZ} Hz")
     return processor
+
+
+@contextmanager
+def _loading(folder: Path) -> Iterator[None]:
+    """Turns what transformers and tokenizers raise for a damaged file into one line: exceptions of many kinds, often without a file's name.
+
+    Files that are no JSON are found before, by their names.
+    """
+    for file in sorted(folder.glob("*.json")):
+        require_json(file, CheckpointError)
+    try:
+        yield
+    except MemoryError:
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split())[:300]
+        raise CheckpointError(
+            f"{folder}: cannot be loaded ({type(error).__name__}: {reason}); a file there is damaged or of another model, copy them again"
+        ) from error
 
 
 def _mask(lengths: Sequence[int], like: Tensor) -> Tensor | None:

@@ -17,7 +17,8 @@ import msgspec
 from filelock import FileLock
 
 from lora.errors import CheckpointError
-from lora.files import atomic_folder, cache_dir, read_json, sha256_bytes, sha256_file, write_json, writing_errors
+from lora.files import atomic_folder, cache_dir, sha256_bytes, sha256_file, write_json, writing_errors
+from lora.reading import read_json
 from lora.units import SAMPLE_RATE_HZ
 from lora.wheels import MOONSHINE_CPP, MOONSHINE_VOICE, USEFUL_MOONSHINE_ONNX, Wheel, read_member
 

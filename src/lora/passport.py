@@ -6,8 +6,8 @@ from typing import TypeVar
 import msgspec
 
 from lora.errors import CheckpointError
-from lora.files import read_json
 from lora.language import Language
+from lora.reading import read_json
 
 PASSPORT_FILE = "moonshine_lora.json"
 

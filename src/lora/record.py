@@ -14,9 +14,10 @@ import msgspec
 from lora.config import AdapterConfig, RunConfig
 from lora.errors import RunFolderError
 from lora.exported import Exported
-from lora.files import read_json, write_json
+from lora.files import write_json
 from lora.gate import Verdict
 from lora.outcomes import Augmentation, Evaluation, Strength, TrainOutcome
+from lora.reading import read_json
 from lora.significance import Comparison, Drift, Interval
 from lora.units import Seconds
 

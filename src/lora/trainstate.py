@@ -13,8 +13,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lora.errors import CheckpointError
-from lora.files import atomic_folder, read_json, remove_at_once, remove_leftovers, sha256_file, system_errors, write_json
+from lora.files import atomic_folder, remove_at_once, remove_leftovers, sha256_file, system_errors, write_json
 from lora.outcomes import Step
+from lora.reading import read_json
 from lora.units import Seconds
 
 KEPT = 2

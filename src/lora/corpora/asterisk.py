@@ -25,8 +25,9 @@ from filelock import FileLock
 
 from lora.audio import AudioSettings, FileAudio, duration, load
 from lora.errors import ConfigError, FetchError
-from lora.files import atomic_folder, cache_dir, read_json, write_json, writing_errors
+from lora.files import atomic_folder, cache_dir, write_json, writing_errors
 from lora.manifest import Row, write
+from lora.reading import read_json
 from lora.units import Seconds
 
 _log = logging.getLogger(__name__)

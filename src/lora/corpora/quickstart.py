@@ -9,8 +9,9 @@ import msgspec
 
 from lora.corpora import asterisk, general
 from lora.errors import ManifestError, RunFolderError
-from lora.files import atomic_folder, read_json, sha256_file, write_json, write_text
+from lora.files import atomic_folder, sha256_file, write_json, write_text
 from lora.manifest import Rules, read
+from lora.reading import read_json
 from lora.wheels import MOONSHINE_VOICE
 
 _log = logging.getLogger(__name__)

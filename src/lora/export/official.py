@@ -19,9 +19,10 @@ from lora.adapter import Adapted, Passport
 from lora.audio import AudioSettings
 from lora.decode import DecodeSettings
 from lora.errors import CheckpointError, ExportError
-from lora.files import atomic_file, atomic_folder, read_json
+from lora.files import atomic_file, atomic_folder
 from lora.model_utils import Speech
 from lora.passport import PASSPORT_FILE
+from lora.reading import read_json
 from lora.text import normaliser_version
 
 ROLES = ("q_proj", "k_proj", "v_proj")

@@ -13,6 +13,7 @@ from lora.audio import AudioSettings, encode_flac, read_file
 from lora.errors import AudioError, LoraError, ManifestError
 from lora.files import atomic_file, write_jsonl, writing_errors
 from lora.manifest import Row
+from lora.reading import ContentError, json_value, read_bytes
 from lora.units import Seconds
 from lora_cli.events import Final, Segment
 from lora_cli.session import SaveFormat
@@ -168,10 +169,17 @@ def _rows(file: Path) -> list[Row]:
     """The lines of a manifest of corrections. Raises `ManifestError` when something else stands there."""
     if not file.exists():
         return []
-    try:
-        return [msgspec.json.decode(line, type=Row) for line in file.read_bytes().splitlines()]
-    except msgspec.DecodeError as error:
-        raise ManifestError(f"{file}: is no manifest ({error}); give another file with --corrections") from error
+    rows = []
+    for number, line in enumerate(read_bytes(file, ManifestError).split(b"\n"), start=1):
+        try:
+            if line.strip():
+                rows.append(json_value(line, _ROW.decode))
+        except (ContentError, msgspec.ValidationError) as error:
+            raise ManifestError(f"{file} line {number}: is no manifest ({error}); give another file with --corrections") from error
+    return rows
+
+
+_ROW = msgspec.json.Decoder(Row)
 
 
 def spoken(one: Entry) -> str:

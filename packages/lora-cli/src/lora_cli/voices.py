@@ -8,9 +8,9 @@ from typing import Final
 
 from lora import passport
 from lora.errors import CheckpointError, ConfigError
-from lora.files import read_json
 from lora.language import Language
 from lora.passport import Origin
+from lora.reading import read_json
 from lora_cli.events import Voice
 
 DEFAULT_MODEL: Final = "packaged:moonshine-tiny"
