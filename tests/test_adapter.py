@@ -434,7 +434,7 @@ def test_saving_does_not_change_the_adapter(random_speech: Speech, waveforms: Se
 def test_a_saved_adapter_names_its_base_and_comes_with_its_passport(random_v1: Speech, folder: Path) -> None:
     wanted = msgspec.structs.replace(passport(random_v1), base_revision="0123456789abcdef")
     save(attach(fresh(random_v1), AdapterConfig()), folder, wanted)
-    assert read_passport(folder) == wanted
+    assert msgspec.structs.replace(read_passport(folder), sealed=None) == wanted
     settings = json.loads((folder / "adapter_config.json").read_text())
     assert settings["base_model_name_or_path"] == random_v1.checkpoint.model_id
     assert settings["revision"] == "0123456789abcdef"

@@ -48,6 +48,7 @@ ORDER = (
     "runtimes",
     "known",
     "data",
+    "plainadapter",
     "adapter",
     "trainstate",
     "train",

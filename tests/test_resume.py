@@ -321,6 +321,33 @@ def test_a_damaged_checkpoint_is_refused_with_the_way_back(
     assert_same(folder, whole)
 
 
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b'"misses": 0', b'"misses": 1'),
+        (b'"step": 2', b'"step": 1'),
+        (b'"dev_loss": ', b'"dev_loss": 1'),
+        (b'"tokens"', b'"token"'),
+        (b"}", b""),
+    ],
+    ids=["a number", "the step", "a loss", "a name", "cut"],
+)
+def test_damaged_numbers_of_a_checkpoint_are_refused_with_the_way_back(
+    command: tuple[object, ...], unfinished: Path, tmp_path: Path, old: bytes, new: bytes
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(unfinished, folder)
+    newest = trainstate.newest(folder / "checkpoints")
+    assert newest is not None
+    state = newest / trainstate.STATE_FILE
+    content = state.read_bytes()
+    assert old in content, content
+    state.write_bytes(content.replace(old, new, 1))
+    message = refusal(*command, "--output-dir", folder, "--resume")
+    assert str(state) in message
+    assert f"; remove {newest} to go on from the checkpoint before it" in message
+
+
 def test_a_completed_run_and_a_folder_without_one_are_refused(command: tuple[object, ...], whole: Path, tmp_path: Path) -> None:
     assert "the run is completed, there is nothing to resume" in refusal(*command, "--output-dir", whole, "--resume")
     message = refusal(*command, "--output-dir", tmp_path / "none", "--resume")

@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from lora import passport as passports
+from lora import plainadapter
 from lora.audio import AudioSettings
 from lora.checkpoint import Checkpoint
 from lora.config import AdapterConfig
@@ -24,7 +25,7 @@ from lora.decode import DecodeSettings
 from lora.errors import CheckpointError, ConfigError
 from lora.files import write_json
 from lora.model_utils import Speech
-from lora.passport import PASSPORT_FILE
+from lora.passport import ADAPTER_SETTINGS, ADAPTER_WEIGHTS, CHECKPOINT_SETTINGS, CHECKPOINT_WEIGHTS, PASSPORT_FILE
 from lora.reading import read_json
 from lora.text import ResolvedStyle
 
@@ -221,7 +222,7 @@ def save(adapted: Adapted, folder: Path, passport: Passport) -> None:
     if adapted.split_off:
         _write_as_plain_lora(folder, adapted.split_off)
     (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
-    write_json(folder / PASSPORT_FILE, passport)
+    passports.write_sealed(folder, passport, ADAPTER_WEIGHTS, ADAPTER_SETTINGS)
 
 
 def save_checkpoint(adapted: Adapted, folder: Path, passport: Passport) -> None:
@@ -233,7 +234,7 @@ def save_checkpoint(adapted: Adapted, folder: Path, passport: Passport) -> None:
         adapted.speech.model.config.language = passport.language
     adapted.speech.model.save_pretrained(folder)
     adapted.speech.processor.save_pretrained(folder)
-    write_json(folder / PASSPORT_FILE, passport)
+    passports.write_sealed(folder, passport, CHECKPOINT_WEIGHTS, CHECKPOINT_SETTINGS)
 
 
 def _write_as_plain_lora(folder: Path, split_off: Mapping[str, Tensor]) -> None:
@@ -241,13 +242,13 @@ def _write_as_plain_lora(folder: Path, split_off: Mapping[str, Tensor]) -> None:
 
     PEFT would otherwise repeat the split when it loads, which changes the base model and differs from machine to machine.
     """
-    file = folder / "adapter_model.safetensors"
+    file = folder / ADAPTER_WEIGHTS
     weights = load_file(file)
     for name, first in split_off.items():
         rows = _FACTOR.search(name)["side"] == "A"  # type: ignore[index]  # split_off holds factors only
         weights[name] = torch.cat([weights[name], first if rows else -first], dim=0 if rows else 1)
     save_file(weights, file, metadata={"format": "pt"})
-    settings = read_json(folder / "adapter_config.json", dict[str, Any], CheckpointError)
+    settings = read_json(folder / ADAPTER_SETTINGS, dict[str, Any], CheckpointError)
     grown = math.sqrt(2) if settings["use_rslora"] else 2  # keeps alpha / rank, or alpha / sqrt(rank)
     changed = {
         "init_lora_weights": True,
@@ -256,27 +257,26 @@ def _write_as_plain_lora(folder: Path, split_off: Mapping[str, Tensor]) -> None:
         "rank_pattern": {name: 2 * rank for name, rank in settings["rank_pattern"].items()},
         "alpha_pattern": {name: grown * alpha for name, alpha in settings["alpha_pattern"].items()},
     }
-    write_json(folder / "adapter_config.json", settings | changed)
+    write_json(folder / ADAPTER_SETTINGS, settings | changed)
 
 
 def read_passport(folder: Path) -> Passport:
-    """The passport of a saved adapter. Raises `CheckpointError` when there is no adapter or no passport."""
+    """The passport of a saved adapter. Raises `CheckpointError` when there is none, or a file is not what was saved."""
     return passports.read(folder, Passport)
 
 
 def passport_of(checkpoint: Checkpoint) -> Passport | None:
-    """The passport of a checkpoint that a run has saved; None for any other one."""
-    file = checkpoint.folder / PASSPORT_FILE
-    return read_json(file, Passport, CheckpointError) if file.is_file() else None
+    """The passport of a checkpoint that a run has saved; None for any other one. Raises `CheckpointError` when its files are others."""
+    if not (checkpoint.folder / PASSPORT_FILE).is_file():
+        return None
+    return passports.read_sealed(checkpoint.folder, Passport, CHECKPOINT_WEIGHTS, CHECKPOINT_SETTINGS)
 
 
 def load(speech: Speech, folder: Path) -> Adapted:
-    """Puts a saved adapter into its base model. Raises `CheckpointError` when it was trained on another one."""
-    import peft
-
+    """Puts a saved adapter into its base model. Raises `CheckpointError` when it was trained on another one, or is damaged."""
     checkpoint = speech.checkpoint
     passports.check(folder, read_passport(folder), checkpoint.model_id, checkpoint.revision, checkpoint.sha256)
-    wrapped = peft.PeftModel.from_pretrained(speech.model, folder)
+    wrapped = plainadapter.put_in(speech, folder)
     # Not `target_modules`: beyond 20 names PEFT keeps only what their ends have in common.
     return Adapted(speech, wrapped, tuple(name for name, module in speech.model.named_modules() if hasattr(module, "lora_A")))
 

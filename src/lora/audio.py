@@ -8,7 +8,7 @@ import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Annotated
 
 import msgspec
 import numpy as np
@@ -35,7 +35,7 @@ _RESAMPLER_QUALITY = "HQ"
 class AudioSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What is done to every waveform. Recorded with the adapter and applied wherever that adapter is used."""
 
-    rms_dbfs: float | None = None
+    rms_dbfs: Annotated[float, msgspec.Meta(ge=-100, le=0)] | None = None
     """Target RMS level in dB relative to full scale; None leaves the level as recorded."""
 
 

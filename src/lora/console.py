@@ -180,3 +180,10 @@ def number_from_zero(text: str) -> float:
     if not (value >= 0 and math.isfinite(value)):
         raise argparse.ArgumentTypeError(f"must be a number of at least 0, not {text}")
     return value
+
+
+def tokens_per_second(text: str) -> float:
+    """An `argparse` type: a token cap, as the settings of a run have it."""
+    if (value := positive_number(text)) > 50:
+        raise argparse.ArgumentTypeError(f"must be at most 50, not {text}: speech has 3 to 13 tokens a second")
+    return value

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import msgspec
 import torch
@@ -22,7 +23,7 @@ EXTRA_TOKENS = 8
 class DecodeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What decides the transcript of a clip. No beams, no penalties, no n-gram bans: on-device runtimes have none."""
 
-    tokens_per_second: float
+    tokens_per_second: Annotated[float, msgspec.Meta(gt=0, le=1000)]
 
     def cap(self, length_s: Seconds) -> int:
         """Most tokens a clip of that length may give. English speech has 3.3 to 5.3 a second; a loop runs into the cap."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lora import __version__
-from lora.console import ArgumentParser, number_from_zero, positive_int, positive_number
+from lora.console import ArgumentParser, number_from_zero, positive_int, positive_number, tokens_per_second
 from lora.console import run as run_command
 from lora.language import LANGUAGES, metric
 
@@ -68,7 +68,7 @@ def _transcribe_arguments(parser: argparse.ArgumentParser) -> None:
         "--eval-batch-size", type=positive_int, default=32, metavar="N", help="most utterances decoded together (default 32)"
     )
     parser.add_argument(
-        "--tokens-per-second", type=positive_number, metavar="X", help="token cap, without an adapter (default 6.5; other languages 13)"
+        "--tokens-per-second", type=tokens_per_second, metavar="X", help="token cap, without an adapter (default 6.5; other languages 13)"
     )
     parser.add_argument(
         "--language", choices=tuple(LANGUAGES), help="language of the speech (default that of the adapter, without one English)"
@@ -292,7 +292,7 @@ def _adapter_arguments(parser: argparse.ArgumentParser) -> None:
         "--alpha", type=positive_number, metavar="X", help="what an official adapter was trained with (default its rank, as that trainer's)"
     )
     parser.add_argument(
-        "--tokens-per-second", type=positive_number, default=6.5, metavar="X", help="token cap to keep with a PEFT folder (default 6.5)"
+        "--tokens-per-second", type=tokens_per_second, default=6.5, metavar="X", help="token cap to keep with a PEFT folder (default 6.5)"
     )
     parser.add_argument("--overwrite", action="store_true", help="replace what is at OUTPUT")
 

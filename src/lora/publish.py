@@ -6,7 +6,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from lora import passport
 from lora.errors import PublishError
+from lora.files import sha256_file
+from lora.passport import ADAPTER_SETTINGS, ADAPTER_WEIGHTS, CHECKPOINT_SETTINGS, CHECKPOINT_WEIGHTS, Origin
 from lora.record import RunRecord, read, result_folder
 from lora.report.card import CARD_FILE, write_card
 from lora.report.html import HTML_FILE, write_html
@@ -32,7 +35,8 @@ class Upload:
 def gathered(folder: Path, *, allow_rejected: bool) -> Iterator[tuple[Upload, ...]]:
     """What is uploaded of a run. Card and reports are made anew, and the page without sound: a voice is not published by accident.
 
-    Raises `PublishError` for a run that is not complete, was not accepted, or has lost its adapter.
+    Raises `PublishError` for a run that is not complete, was not accepted, has lost its adapter or has another one in its place, and
+    `CheckpointError` for one that is damaged.
     """
     record = read(folder)
     _require_publishable(folder, record, allow_rejected)
@@ -79,6 +83,12 @@ def _require_publishable(folder: Path, record: RunRecord, allow_rejected: bool) 
     for part in folders(record):
         if not (folder / part).is_dir():
             raise PublishError(f"{folder}: holds no {part}/; run the experiment again")
+    made = folder / result_folder(record.config.adapter)
+    full = record.config.adapter.method == "full"
+    files = (CHECKPOINT_WEIGHTS, CHECKPOINT_SETTINGS) if full else (ADAPTER_WEIGHTS, ADAPTER_SETTINGS)
+    passport.read_sealed(made, Origin, *files)
+    if record.adapter is None or sha256_file(made / files[0]) != record.adapter.sha256:
+        raise PublishError(f"{made / files[0]}: is not what the run trained and scored; run the experiment again")
 
 
 @contextmanager

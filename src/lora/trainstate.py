@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lora.errors import CheckpointError
-from lora.files import atomic_folder, remove_at_once, remove_leftovers, sha256_file, system_errors, write_json
+from lora.files import atomic_folder, remove_at_once, remove_leftovers, sha256_bytes, sha256_file, system_errors, write_json
 from lora.outcomes import Step
 from lora.reading import read_json
 from lora.units import Seconds
@@ -71,6 +71,8 @@ class TrainState:
 
 class _Stored(msgspec.Struct, frozen=True, kw_only=True):
     tensors_sha256: str
+    numbers_sha256: str
+    """Of the numbers as they are written without white space."""
     numbers: Numbers
 
 
@@ -83,10 +85,14 @@ def write(state: TrainState, folder: Path) -> Path:
     with atomic_folder(path, durable=True) as temporary, system_errors():
         file = temporary / TENSORS_FILE
         save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, file)
-        write_json(temporary / STATE_FILE, _Stored(tensors_sha256=sha256_file(file), numbers=state.numbers))
+        write_json(temporary / STATE_FILE, _stored(sha256_file(file), state.numbers))
     for old in _all(folder)[:-KEPT]:
         remove_at_once(old)
     return path
+
+
+def _stored(tensors_sha256: str, numbers: Numbers) -> _Stored:
+    return _Stored(tensors_sha256=tensors_sha256, numbers_sha256=sha256_bytes(msgspec.json.encode(numbers)), numbers=numbers)
 
 
 def newest(folder: Path) -> Path | None:
@@ -105,7 +111,12 @@ def step_of(path: Path) -> int:
 
 def read(path: Path) -> TrainState:
     """A checkpoint, its tensors on the CPU. Raises `CheckpointError` for one that is damaged."""
-    stored: _Stored = read_json(path / STATE_FILE, _Stored, CheckpointError)
+    try:
+        stored: _Stored = read_json(path / STATE_FILE, _Stored, CheckpointError)
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}; remove {path} to go on from the checkpoint before it") from error
+    if stored != _stored(stored.tensors_sha256, stored.numbers):
+        raise CheckpointError(f"{path / STATE_FILE}: is damaged; remove {path} to go on from the checkpoint before it")
     file = path / TENSORS_FILE
     try:
         if sha256_file(file) != stored.tensors_sha256:

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from lora import adapter as adapters
+from lora import plainadapter
 from lora.adapter import Adapted, Passport
 from lora.audio import AudioSettings
 from lora.decode import DecodeSettings
@@ -22,7 +23,6 @@ from lora.errors import CheckpointError, ExportError
 from lora.files import atomic_file, atomic_folder
 from lora.model_utils import Speech
 from lora.passport import PASSPORT_FILE
-from lora.reading import read_json
 from lora.text import normaliser_version
 
 ROLES = ("q_proj", "k_proj", "v_proj")
@@ -70,22 +70,13 @@ def load_peft(speech: Speech, folder: Path) -> Adapted:
 
     Raises `CheckpointError` when it is no LoRA adapter or does not fit.
     """
-    import peft
-
     if (folder / PASSPORT_FILE).is_file():
         return adapters.load(speech, folder)
-    settings = read_json(folder / "adapter_config.json", dict[str, Any], CheckpointError)
-    if settings.get("peft_type") != "LORA":
-        raise CheckpointError(f"{folder}: is an adapter of the type {settings.get('peft_type')!r}; only LORA adapters can be converted")
-    if (start := settings.get("init_lora_weights", True)) not in _KEEPS_THE_BASE:
+    if (start := plainadapter.read_settings(folder).init_lora_weights) not in _KEEPS_THE_BASE:
         raise CheckpointError(
             f"{folder}: {start!r} changes the base model too; save it with PEFT's `path_initial_model_for_weight_conversion` first"
         )
-    try:
-        wrapped = peft.PeftModel.from_pretrained(speech.model, folder)
-    except (ValueError, RuntimeError) as error:  # names that match no layer; weights of other shapes
-        reason = " ".join(str(error).split())[:200]
-        raise CheckpointError(f"{folder}: does not fit {speech.checkpoint.model_id} ({reason}); give its base model") from error
+    wrapped = plainadapter.put_in(speech, folder)
     return Adapted(speech, wrapped, tuple(name for name, module in speech.model.named_modules() if hasattr(module, "lora_A")))
 
 
@@ -167,6 +158,7 @@ def _read(file: Path) -> dict[str, Tensor]:
         state: dict[str, Tensor] = load_file(file)
     except SafetensorError as error:
         raise CheckpointError(f"{file}: not a whole safetensors file ({error}); copy it again") from error
+    plainadapter.check_values(file, state)
     if unknown := sorted(name for name in state if _KEY.fullmatch(name) is None):
         raise CheckpointError(f"{file}: holds {unknown[0]}, which no official adapter has; give the adapter.safetensors of that trainer")
     if not state:

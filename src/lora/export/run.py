@@ -28,7 +28,7 @@ from lora.files import atomic_folder, sha256_file, write_json
 from lora.language import LANGUAGES, Language
 from lora.manifest import Rules, read, validate
 from lora.model_utils import load_speech
-from lora.passport import PASSPORT_FILE
+from lora.passport import ADAPTER_WEIGHTS, CHECKPOINT_WEIGHTS, PASSPORT_FILE
 from lora.record import RunRecord, SetResult
 from lora.report.html import HTML_FILE, write_html
 from lora.report.markdown import MARKDOWN_FILE, write_report
@@ -36,9 +36,6 @@ from lora.runtimes.runtime import PACKAGES, require_runtimes
 from lora.runtimes.separate import REQUIREMENT
 from lora.text import ResolvedStyle
 from lora.units import Seconds
-
-ADAPTER_WEIGHTS = "adapter_model.safetensors"
-CHECKPOINT_WEIGHTS = "model.safetensors"
 
 DRIFT_POINTS: dict[ExportPrecision, float] = {"u8": 0.5, "fp32": 0.0}
 """How far the WER in the runtime may be from PyTorch's: by default not at all in float32."""
