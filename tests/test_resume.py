@@ -325,7 +325,7 @@ def test_a_damaged_checkpoint_is_refused_with_the_way_back(
     ("old", "new"),
     [
         (b'"misses": 0', b'"misses": 1'),
-        (b'"step": 2', b'"step": 1'),
+        (b'"step": ', b'"step": 1'),
         (b'"dev_loss": ', b'"dev_loss": 1'),
         (b'"tokens"', b'"token"'),
         (b"}", b""),
