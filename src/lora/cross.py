@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from lora.layers import Projection, dora_gain
+from lora.products import matmul
 
 SCORES = 2**21
 """Scores of whole clips that are held at a time, 8 MB in float32; training, whose batches are small, holds all for its gradients."""
@@ -120,17 +121,17 @@ class CrossAttention:
         if (gain := self._key.gain()) is not None:
             query = query * gain
         frames = memory.frames
-        wanted = self._by_clip(torch.bmm(query.to(frames.dtype), self._key.weight()), batch)
-        scores = torch.bmm(wanted, frames.transpose(1, 2)).float()
+        wanted = self._by_clip(matmul(query.to(frames.dtype), self._key.weight()), batch)
+        scores = matmul(wanted, frames.transpose(1, 2)).float()
         if downs[0] is not None:
-            scores = torch.baddbmm(scores, self._by_clip(torch.bmm(query, self._key.up()), batch), downs[0].transpose(1, 2))
+            scores = torch.baddbmm(scores, self._by_clip(matmul(query, self._key.up()), batch), downs[0].transpose(1, 2))
         if memory.mask is not None:
             scores += memory.mask
         odds = functional.dropout(scores.softmax(dim=-1), self._dropout, training)
-        found = self._by_head(torch.bmm(odds.to(frames.dtype), frames), tokens)
-        mixed = torch.bmm(found, self._value.weight().transpose(1, 2)).float()
+        found = self._by_head(matmul(odds.to(frames.dtype), frames), tokens)
+        mixed = matmul(found, self._value.weight().transpose(1, 2)).float()
         if downs[1] is not None:
-            mixed = torch.baddbmm(mixed, self._by_head(torch.bmm(odds, downs[1]), tokens), self._value.up().transpose(1, 2))
+            mixed = torch.baddbmm(mixed, self._by_head(matmul(odds, downs[1]), tokens), self._value.up().transpose(1, 2))
         if (gain := self._value.gain()) is not None:
             mixed = mixed * gain
         mixed = mixed.transpose(0, 1).reshape(batch, tokens, -1)

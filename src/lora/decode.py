@@ -12,8 +12,8 @@ from torch import Tensor
 from lora.cores import AT_A_TIME
 from lora.cross import Memory
 from lora.decoder import Cache, Decoder
-from lora.layers import rounded
 from lora.model_utils import IGNORED_LABEL, Encoded, Speech, pad_labels
+from lora.products import rounded
 from lora.units import Seconds
 
 EXTRA_TOKENS = 8

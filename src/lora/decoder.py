@@ -15,8 +15,9 @@ from torch.nn import functional
 
 from lora.cross import CrossAttention, Memory
 from lora.head import Head
-from lora.layers import PRODUCT_DTYPES, Projection, Rotation
+from lora.layers import Projection, Rotation
 from lora.model_utils import IGNORED_LABEL, Encoded, Speech
+from lora.products import PRODUCT_DTYPES, matmul
 
 SUM_STEP = 64
 """Attention that transcribes takes a multiple of so many frames or tokens, those that do not count masked: sums are then the same, to the
@@ -107,8 +108,8 @@ class Decoder:
             decoder = self.speech.decoder
             hidden = decoder.proj(hidden + decoder.pos_emb.weight[: hidden.shape[1]])
         there = encoded.mask
-        if not torch.is_grad_enabled():
-            extra = -hidden.shape[1] % SUM_STEP
+        extra = -hidden.shape[1] % (2 if torch.is_grad_enabled() else SUM_STEP)
+        if extra and (self._dtype == torch.bfloat16 or not torch.is_grad_enabled()):  # sums over frames are products too
             there = hidden.new_ones(hidden.shape[:2], dtype=torch.bool) if there is None else there
             hidden, there = functional.pad(hidden, (0, 0, 0, extra)), functional.pad(there, (0, extra))
         mask = None if there is None else hidden.new_zeros(there.shape).masked_fill_(~there, -math.inf)[:, None]
@@ -170,9 +171,9 @@ class Decoder:
         dropout = self._dropout if self.speech.model.training else 0.0
         if mask is None:
             return functional.scaled_dot_product_attention(query, keys, values, None, dropout, True, scale=self._scale)
-        scores = torch.matmul((self._scale * query).to(keys.dtype), keys.transpose(2, 3)).float()
+        scores = matmul((self._scale * query).to(keys.dtype), keys.transpose(2, 3)).float()
         scores += mask
-        return torch.matmul(scores.softmax(dim=-1).to(values.dtype), values).float()
+        return matmul(scores.softmax(dim=-1).to(values.dtype), values).float()
 
     def _heads(self, states: Tensor) -> Tensor:
         heads: Tensor = states.unflatten(-1, (-1, self._width))

@@ -15,8 +15,9 @@ from torch.utils.checkpoint import checkpoint
 
 from lora.audio import Waveform
 from lora.errors import AudioError
-from lora.layers import PRODUCT_DTYPES, FrozenProduct, Projection, Rotation
+from lora.layers import FrozenProduct, Projection, Rotation
 from lora.model_utils import Encoded, Speech, join
+from lora.products import PRODUCT_DTYPES, matmul
 from lora.units import SAMPLE_RATE_HZ, Samples, seconds
 
 MIN_SAMPLES = Samples(895)
@@ -174,10 +175,10 @@ def _attend_in_chunks(window: tuple[int, int] | None, query: Tensor, key: Tensor
     for start in range(0, count, CHUNK_FRAMES):
         stop = min(start + CHUNK_FRAMES, count)
         first, last = (0, count) if window is None else (max(0, start - window[0] + 1), min(count, stop + max(0, window[1] - 1)))
-        scores = torch.matmul(query[:, start:stop], key[:, first:last].transpose(1, 2)).float()
+        scores = matmul(query[:, start:stop], key[:, first:last].transpose(1, 2)).float()
         if window is not None:
             scores.masked_fill_(~_within(torch.arange(start, stop), torch.arange(first, last), window), -math.inf)
-        mixed.append(torch.matmul(scores.softmax(dim=-1).to(value.dtype), value[:, first:last]))
+        mixed.append(matmul(scores.softmax(dim=-1).to(value.dtype), value[:, first:last]))
     return torch.cat(mixed, dim=1)
 
 

@@ -72,6 +72,10 @@ class TrainingError(LoraError):
     """Training cannot start or cannot go on: the loss is not finite, or the baseline loss shows a broken label path."""
 
 
+class NotFiniteError(LoraError):
+    """A computation gave NaN or infinity. Neither training settings nor speech cause it: weights, precision or processor do."""
+
+
 class StoppedError(LoraError):
     """Training was asked to stop and has written a checkpoint."""
 

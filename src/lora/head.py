@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lora.errors import NotFiniteError
 from lora.layers import FrozenProduct
 
 HEAD_ROWS = 64
@@ -26,17 +27,23 @@ class Head:
         self._product = FrozenProduct(self._exact, dtype)
 
     def best_tokens(self, hidden: Tensor) -> Tensor:
-        """Likeliest token `[positions]` after each state `[positions, width]`."""
-        return torch.cat([self._best(rows, self._product.computed(rows)) for rows in hidden.split(HEAD_ROWS)])
+        """Likeliest token `[positions]` after each state `[positions, width]`. Raises `NotFiniteError` for states that have none."""
+        found = [self._best(rows, self._product.computed(rows)) for rows in hidden.split(HEAD_ROWS)]
+        return _chosen([best for best, _ in found], [highest for _, highest in found])
 
     def judge(self, hidden: Tensor, labels: Tensor) -> tuple[float, Tensor]:
-        """Summed cross-entropy in nats of `labels` `[positions]` after the states `[positions, width]`, and the likeliest tokens."""
-        nats, best = 0.0, []
+        """Summed cross-entropy in nats of `labels` `[positions]` after the states `[positions, width]`, and the likeliest tokens.
+
+        Raises `NotFiniteError` for states that have none.
+        """
+        nats, best, tops = 0.0, [], []
         for rows, wanted in zip(hidden.split(HEAD_ROWS), labels.split(HEAD_ROWS), strict=True):
             logits = self._product.computed(rows)
-            best.append(self._best(rows, logits))
+            tokens, highest = self._best(rows, logits)
+            best.append(tokens)
+            tops.append(highest)
             nats += _odds(logits, wanted)[0].item()
-        return nats, torch.cat(best)
+        return nats, _chosen(best, tops)
 
     def loss_sum(self, hidden: Tensor, labels: Tensor) -> Tensor:
         """Summed cross-entropy in nats of `labels` `[positions]` after the states `[positions, width]`, in float32, with gradients."""
@@ -56,10 +63,14 @@ class Head:
                 gradients.append(self._product.backward(share))
         return nats, gradients
 
-    def _best(self, hidden: Tensor, logits: Tensor) -> Tensor:
-        """Likeliest tokens. Of those that bfloat16 logits cannot tell apart the float32 head decides."""
+    def _best(self, hidden: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """Likeliest tokens, and their logits. Of those that bfloat16 logits cannot tell apart the float32 head decides.
+
+        A state that is not finite has a logit that is not, and no token that counts.
+        """
         if logits.dtype == torch.float32:
-            return logits.argmax(dim=-1)
+            values, tokens = logits.max(dim=-1)
+            return tokens, values
         blocks = logits.unflatten(1, (-1, math.gcd(logits.shape[1], BLOCK)))
         tops = blocks.amax(dim=-1)
         highest = tops.amax(dim=-1, keepdim=True)
@@ -70,8 +81,16 @@ class Head:
         exact = (hidden[rows] * self._exact[tokens]).sum(dim=-1)
         top = exact.new_full((len(hidden),), -math.inf).scatter_reduce_(0, rows, exact, "amax")
         first = exact == top[rows]
-        best: Tensor = tokens.new_empty(len(hidden)).scatter_(0, rows[first], tokens[first])
-        return best
+        best = tokens.new_zeros(len(hidden)).scatter_(0, rows[first], tokens[first])
+        return best, highest[:, 0]
+
+
+def _chosen(tokens: list[Tensor], highest: list[Tensor]) -> Tensor:
+    """All tokens, if each was chosen: NaN passes through every maximum, and nothing is likelier than an infinity."""
+    faults = int((~torch.cat(highest).isfinite()).sum())
+    if faults:
+        raise NotFiniteError(f"the decoder's states at {faults} of {sum(map(len, tokens))} positions are not finite, so no token is likely")
+    return torch.cat(tokens)
 
 
 class _Loss(torch.autograd.Function):

@@ -7,12 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from lora.config import Precision
-
-PRODUCT_DTYPES: dict[Precision, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-"""What products with frozen weights compute in, and the products of attention that needs no gradient. What trains, sums, norms and softmax
-are float32 in either precision."""
-
+from lora.products import PackedProduct, Product, laid_out
 
 class Projection:
     """Linear layers with the same input as one product, each with its LoRA update where it has one that is not merged.
@@ -142,64 +137,6 @@ def _fused(activation: Callable[[Tensor], Tensor]) -> str | None:
     """oneDNN's name for an activation that it applies to a product as it is computed; None for others."""
     function = getattr(activation, "act", activation)  # transformers wraps it in a module
     return {functional.gelu: "gelu", torch.tanh: "tanh"}.get(function)
-
-
-def laid_out(weight: Tensor, dtype: torch.dtype) -> "Product":
-    """The fastest product with a frozen weight `[size, width]`: outputs `[rows, size]` in `dtype` for inputs `[rows, width]` of any."""
-    return PackedProduct(weight, dtype) if PackedProduct.takes(weight.device, dtype) else PlainProduct(weight, dtype)
-
-
-class PlainProduct:
-    """PyTorch's own product with a frozen weight."""
-
-    def __init__(self, weight: Tensor, dtype: torch.dtype) -> None:
-        self._weight = weight.to(dtype)
-
-    def __call__(self, inputs: Tensor) -> Tensor:
-        return functional.linear(inputs.to(self._weight.dtype), self._weight)
-
-
-class PackedProduct:
-    """A product with a frozen weight as oneDNN computes it from a weight that is laid out for it once.
-
-    PyTorch's own product lays the weight out in each call, and takes another library for float32, which on some processors leaves half
-    of the registers unused: 416 rows of 288 with 288 by 864 take 2.0 ms on one core in place of 0.8 ms.
-    """
-
-    def __init__(self, weight: Tensor, dtype: torch.dtype) -> None:
-        self._dtype = dtype
-        self._packed = torch.ops.mkldnn._reorder_linear_weight(weight.to(dtype).contiguous())
-
-    def __call__(self, inputs: Tensor, bias: Tensor | None = None, activation: str = "none") -> Tensor:
-        """Outputs `[rows, size]`, without gradients."""
-        rows, width = inputs.shape
-        padded = 4 * rounded(-(-rows // 4), 8)  # four rows take no longer than one, which would be summed in another order
-        if padded != rows:
-            filled = inputs.new_empty((padded, width), dtype=self._dtype)
-            filled[:rows] = inputs
-        else:
-            filled = inputs.to(self._dtype)
-        output: Tensor = torch.ops.mkldnn._linear_pointwise(filled, self._packed, bias, activation, [], "none")
-        return output[:rows]
-
-    @staticmethod
-    def takes(device: torch.device, dtype: torch.dtype) -> bool:
-        """Whether this machine's PyTorch can compute so."""
-        if device.type != "cpu" or not torch.backends.mkldnn.is_available():
-            return False
-        return dtype == torch.float32 or (dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
-
-
-Product = PlainProduct | PackedProduct
-
-
-def rounded(count: int, sizes: int) -> int:
-    """The next of `sizes` numbers between each power of two and the next.
-
-    oneDNN writes a program for each size of a product when it first meets it, which takes as long as 300 rows of one.
-    """
-    step = 1 << max(0, (count - 1).bit_length() - sizes.bit_length())
-    return -(-count // step) * step
 
 
 def _updated(output: Tensor, inputs: Tensor, module: Any, weight: Tensor) -> Tensor:
