@@ -16,6 +16,7 @@ from lora.audio import AudioSettings
 from lora.checkpoint import resolve
 from lora.data import SpeechSet, examples
 from lora.features import StoredFeatures
+from lora.kept import Kept
 from lora.manifest import Recording, Row, Rules, read, write
 from lora.model_utils import load_speech
 from lora.text import resolve_style
@@ -49,7 +50,7 @@ def main() -> None:
         say("recordings")
         made = examples(speech, part, resolve_style("none", [], "en"))
         say(f"labels, {sum(len(one.labels) for one in made) / len(made):.0f} tokens each")
-        features = StoredFeatures(speech, AudioSettings(), Path(name) / "features")
+        features = StoredFeatures(speech, AudioSettings(), Kept(Path(name) / "features"))
         for utterance in content:
             features._file(utterance)
         say("keys of the cache")

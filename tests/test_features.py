@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save
 
 from lora.audio import AudioSettings, FileAudio
-from lora.errors import CacheError
+from lora.errors import NotFiniteError
 from lora.features import NAME, LiveFeatures, StoredFeatures
+from lora.kept import Kept
 from lora.manifest import Utterance
 from lora.model_utils import Encoded, Speech, load_speech
 
@@ -42,7 +43,7 @@ def test_stored_outputs_equal_live_ones(any_speech: Speech, clips: Sequence[Utte
     chosen = [clips[17], clips[0], clips[10]]
     with torch.inference_mode():
         live = LiveFeatures(any_speech, AUDIO).batch(chosen)
-    assert_equal(StoredFeatures(any_speech, AUDIO, tmp_path).batch(chosen), live)
+    assert_equal(StoredFeatures(any_speech, AUDIO, Kept(tmp_path)).batch(chosen), live)
 
 
 def test_preparing_encodes_each_recording_once_and_reports_each_utterance(
@@ -50,7 +51,7 @@ def test_preparing_encodes_each_recording_once_and_reports_each_utterance(
 ) -> None:
     same_recording = replace(clips[0], id="again", text="other words")
     done: list[int] = []
-    features = StoredFeatures(random_v1, AUDIO, tmp_path)
+    features = StoredFeatures(random_v1, AUDIO, Kept(tmp_path))
     features.prepare([clips[0], clips[1], same_recording], lambda: done.append(len(files(tmp_path))))
     assert done == [2, 2, 2]
 
@@ -58,15 +59,16 @@ def test_preparing_encodes_each_recording_once_and_reports_each_utterance(
 def test_an_utterance_with_meta_can_be_stored(random_v1: Speech, clips: Sequence[Utterance], tmp_path: Path) -> None:
     with_meta = replace(clips[0], meta={"channel": "telephone"})
     assert_equal(
-        StoredFeatures(random_v1, AUDIO, tmp_path).batch([with_meta]), StoredFeatures(random_v1, AUDIO, tmp_path).batch([clips[0]])
+        StoredFeatures(random_v1, AUDIO, Kept(tmp_path)).batch([with_meta]),
+        StoredFeatures(random_v1, AUDIO, Kept(tmp_path)).batch([clips[0]]),
     )
 
 
 def test_a_second_use_reads_what_is_stored(random_v1: Speech, clips: Sequence[Utterance], tmp_path: Path) -> None:
-    StoredFeatures(random_v1, AUDIO, tmp_path).prepare([clips[0]])
+    StoredFeatures(random_v1, AUDIO, Kept(tmp_path)).prepare([clips[0]])
     marked = np.full((3, 32), 7.0, dtype=np.float32)
-    save_file({NAME: torch.from_numpy(marked)}, only_file(tmp_path))
-    later = StoredFeatures(random_v1, AUDIO, tmp_path)
+    Kept(tmp_path).write(only_file(tmp_path), save({NAME: torch.from_numpy(marked)}))
+    later = StoredFeatures(random_v1, AUDIO, Kept(tmp_path))
     later.prepare([clips[0]])
     assert later.batch([clips[0]]).hidden.tolist() == [marked.tolist()]
 
@@ -75,7 +77,7 @@ def test_after_a_model_is_released_another_copy_encodes_what_was_removed(
     random_speech: Speech, clips: Sequence[Utterance], tmp_path: Path
 ) -> None:
     first, second = (load_speech(random_speech.checkpoint, random_speech.device, "float32") for _ in range(2))
-    features = StoredFeatures(first, AUDIO, tmp_path)
+    features = StoredFeatures(first, AUDIO, Kept(tmp_path))
     before = features.batch([clips[0]])
     first.release()
     assert all(parameter.is_meta for parameter in first.model.parameters())
@@ -101,7 +103,7 @@ def test_what_decides_the_output_decides_the_file(random_v1: Speech, random_v2: 
         ],
         start=1,
     ):
-        StoredFeatures(speech, audio, folder).prepare([utterance])
+        StoredFeatures(speech, audio, Kept(folder)).prepare([utterance])
         assert len(files(folder)) == count
 
 
@@ -109,31 +111,54 @@ def test_a_copy_of_a_recording_under_another_name_is_found(random_v1: Speech, cl
     assert isinstance(clips[0].audio, FileAudio)
     copy = tmp_path / "renamed.flac"
     copy.write_bytes(clips[0].audio.content())
-    StoredFeatures(random_v1, AUDIO, tmp_path / "features").prepare([clips[0], replace(clips[0], audio=FileAudio(copy), id="copy")])
+    StoredFeatures(random_v1, AUDIO, Kept(tmp_path / "features")).prepare([clips[0], replace(clips[0], audio=FileAudio(copy), id="copy")])
     assert len(files(tmp_path / "features")) == 1
 
 
-@pytest.mark.parametrize("damage", ["empty", "cut", "text"])
-def test_a_damaged_file_is_named(random_v1: Speech, clips: Sequence[Utterance], tmp_path: Path, damage: str) -> None:
-    StoredFeatures(random_v1, AUDIO, tmp_path).prepare([clips[0]])
+@pytest.mark.parametrize("damage", ["empty", "cut", "text", "flipped"])
+def test_a_damaged_file_is_made_again_and_named(random_v1: Speech, clips: Sequence[Utterance], tmp_path: Path, damage: str) -> None:
+    before = StoredFeatures(random_v1, AUDIO, Kept(tmp_path)).batch([clips[0]])
     file = only_file(tmp_path)
-    file.write_bytes({"empty": b"", "cut": file.read_bytes()[:-100], "text": b"not an array"}[damage])
-    with pytest.raises(CacheError, match="is not a stored encoder output") as caught:
-        StoredFeatures(random_v1, AUDIO, tmp_path).batch([clips[0]])
-    assert str(file) in str(caught.value)
+    whole = file.read_bytes()
+    flipped = whole[:-9] + bytes([whole[-9] ^ 2]) + whole[-8:]
+    file.write_bytes({"empty": b"", "cut": whole[:-100], "text": b"not an array", "flipped": flipped}[damage])
+    kept = Kept(tmp_path)
+    features = StoredFeatures(random_v1, AUDIO, kept)
+    features.prepare([clips[0]])
+    assert_equal(features.batch([clips[0]]), before)
+    assert kept.damaged == [file]
+    assert file.read_bytes() == whole
+
+
+def test_outputs_that_are_not_finite_are_named_and_not_kept(random_v1: Speech, clips: Sequence[Utterance], tmp_path: Path) -> None:
+    broken = load_speech(random_v1.checkpoint, random_v1.device, "float32")
+    broken.encoder.layer_norm.weight.data[3] = torch.inf
+    features = StoredFeatures(broken, AUDIO, Kept(tmp_path))
+    with pytest.raises(NotFiniteError, match=rf"^{clips[0].id}: the encoder's output is not finite \(float32 on cpu .*; "):
+        features.prepare([clips[0]])
+    with pytest.raises(NotFiniteError, match="is not finite"):
+        features.batch([clips[0]])
+    assert files(tmp_path) == []
+
+
+def test_kept_outputs_that_are_not_finite_are_refused(random_v1: Speech, clips: Sequence[Utterance], tmp_path: Path) -> None:
+    StoredFeatures(random_v1, AUDIO, Kept(tmp_path)).prepare([clips[0]])
+    Kept(tmp_path).write(only_file(tmp_path), save({NAME: torch.full((3, 32), torch.nan)}))
+    with pytest.raises(NotFiniteError, match=rf"^{clips[0].id}: the encoder's output is not finite"):
+        StoredFeatures(random_v1, AUDIO, Kept(tmp_path)).batch([clips[0]])
 
 
 def test_bfloat16_outputs_come_back_bit_for_bit(random_speech: Speech, clips: Sequence[Utterance], tmp_path: Path) -> None:
     half = load_speech(random_speech.checkpoint, random_speech.device, "bfloat16")
     with torch.inference_mode():
         live = LiveFeatures(half, AUDIO).batch([clips[0]]).hidden
-    stored = StoredFeatures(half, AUDIO, tmp_path).batch([clips[0]]).hidden
+    stored = StoredFeatures(half, AUDIO, Kept(tmp_path)).batch([clips[0]]).hidden
     assert stored.dtype == torch.float32
     assert torch.equal(stored, live)
 
 
 def test_stored_outputs_can_be_trained_on(random_v1: Speech, clips: Sequence[Utterance], tmp_path: Path) -> None:
-    hidden = StoredFeatures(random_v1, AUDIO, tmp_path).batch([clips[0]]).hidden
+    hidden = StoredFeatures(random_v1, AUDIO, Kept(tmp_path)).batch([clips[0]]).hidden
     weight = torch.ones(32, requires_grad=True)
     (hidden @ weight).sum().backward()
     assert weight.grad is not None
@@ -146,11 +171,12 @@ import torch
 from lora.audio import AudioSettings
 from lora.checkpoint import resolve
 from lora.features import StoredFeatures
+from lora.kept import Kept
 from lora.manifest import Rules, read
 from lora.model_utils import load_speech
 torch.set_num_threads(1)
 checkpoint, manifest, folder = sys.argv[1:]
-features = StoredFeatures(load_speech(resolve(checkpoint), torch.device("cpu"), "float32"), AudioSettings(), Path(folder))
+features = StoredFeatures(load_speech(resolve(checkpoint), torch.device("cpu"), "float32"), AudioSettings(), Kept(Path(folder)))
 utterances = read(Path(manifest), Rules()).utterances[:4]
 print("ready", flush=True)
 while Path(folder).is_dir():
@@ -169,13 +195,16 @@ def test_two_processes_may_write_the_same_files(random_v1: Speech, clips: Sequen
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout is not None
         assert other.stdout.readline() == "ready\n"
-        features = StoredFeatures(random_v1, AUDIO, folder)
+        features = StoredFeatures(random_v1, AUDIO, Kept(folder))
         for _ in range(10):
             features.prepare(clips[:4])
         assert other.poll() is None
         other.terminate()
     found = [file for file in files(folder) if file.suffix == ".safetensors"]
-    assert all(load_file(file)[NAME].shape[1] == 32 for file in found)
+    kept = Kept(folder)
+    contents = [kept.read(file) for file in found]
+    assert kept.damaged == []
+    assert all(load(content)[NAME].shape[1] == 32 for content in contents if content is not None)
     features.prepare(clips[:4])
     with torch.inference_mode():
         assert_equal(features.batch(clips[:4]), LiveFeatures(random_v1, AUDIO).batch(clips[:4]))

@@ -1,11 +1,15 @@
 """What is kept between runs stays within its limit, and the least recently used goes first."""
 
 import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from lora.kept import kept_dir, kept_file, prune
+from lora import kept as kept_module
+from lora.kept import Kept, code_digest, kept_dir, kept_file, key, prune
 
 
 def files(folder: Path) -> list[Path]:
@@ -40,3 +44,72 @@ def test_a_kept_file_is_in_the_cache_folder_unless_told(tmp_path: Path, monkeypa
     monkeypatch.setenv("MOONSHINE_LORA_CACHE", str(tmp_path))
     assert kept_dir() == tmp_path / "kept"
     assert kept_file("abc", ".safetensors") == tmp_path / "kept" / "ab" / "abc.safetensors"
+
+
+@pytest.mark.parametrize("payload", [b"", b"\n", b"words", bytes(range(256)) * 40])
+def test_what_is_written_is_read(tmp_path: Path, payload: bytes) -> None:
+    kept = Kept(tmp_path)
+    file = kept.file(key("lora.kept", "input"), ".bin")
+    assert not kept.has(file)
+    assert kept.read(file) is None
+    kept.write(file, payload)
+    assert kept.has(file)
+    assert kept.read(file) == payload
+    assert kept.damaged == []
+
+
+def test_any_flipped_bit_and_any_cut_is_found(tmp_path: Path) -> None:
+    kept, payload = Kept(tmp_path), bytes(range(40))
+    file = kept.file("ab", ".bin")
+    kept.write(file, payload)
+    whole = file.read_bytes()
+    flips = [whole[:i] + bytes([whole[i] ^ 1 << bit]) + whole[i + 1 :] for i in range(len(whole)) for bit in range(8)]
+    damaged = [*flips, *(whole[:end] for end in range(len(whole))), whole + b"x"]
+    for content in damaged:
+        file.write_bytes(content)
+        assert kept.read(file) is None
+        assert not file.exists()
+    assert len(kept.damaged) == len(damaged)
+
+
+def test_a_key_depends_on_maker_and_inputs() -> None:
+    keys = [
+        key("lora.units"),
+        key("lora.errors"),
+        key("lora.units", 1),
+        key("lora.units", "1"),
+        key("lora.units", 1, 2),
+        key("lora.units", [1, 2]),
+    ]
+    assert len(set(keys)) == len(keys)
+    assert key("lora.units", 1) == key("lora.units", 1)
+
+
+DIGESTS = "from lora.kept import code_digest; print(*(code_digest(name) for name in ('lora.known', 'lora.features', 'lora.report.clips')))"
+
+
+def digests(package: Path) -> list[str]:
+    command = [sys.executable, "-c", DIGESTS]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, "PYTHONPATH": str(package)})
+    return done.stdout.split()
+
+
+def test_an_edit_of_the_code_that_decides_a_result_gives_another_key(tmp_path: Path) -> None:
+    """Of scores: the token cap, the normaliser, the scorer. Of encoder outputs: what encodes. Not what only reports."""
+    shutil.copytree(Path(kept_module.__file__).parent, tmp_path / "lora")
+    before = digests(tmp_path)
+    assert before == [code_digest(name) for name in ("lora.known", "lora.features", "lora.report.clips")]
+    for module, changed in {
+        "decode": [True, False, False],
+        "text": [True, False, False],
+        "scoring": [True, False, False],
+        "encoder": [True, True, False],
+        "products": [True, True, False],
+        "audio": [True, True, True],
+        "gate": [False, False, False],
+    }.items():
+        file = tmp_path / "lora" / f"{module}.py"
+        source = file.read_text()
+        file.write_text(source + "\nEDITED = True\n")
+        assert [one != other for one, other in zip(before, digests(tmp_path), strict=True)] == changed, module
+        file.write_text(source)

@@ -4,15 +4,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import msgspec
 import pytest
 
 from lora.audio import AudioSettings
 from lora.decode import DecodeSettings, Transcript
-from lora.errors import CacheError
 from lora.evaluate import Example, evaluate, transcribe_all
 from lora.features import LiveFeatures
-from lora.kept import prune
+from lora.kept import Kept, prune
 from lora.known import known
 from lora.manifest import Utterance
 from lora.model_utils import Speech
@@ -32,7 +30,7 @@ def scores(
     speech: Speech, part: Sequence[Example], folder: Path, settings: DecodeSettings = SETTINGS, audio: AudioSettings = AUDIO
 ) -> tuple[Evaluation, bool]:
     return known(
-        Evaluation, speech, part, audio, settings, lambda: evaluate(speech, part, LiveFeatures(speech, audio), settings, 2), folder
+        Evaluation, speech, part, audio, settings, lambda: evaluate(speech, part, LiveFeatures(speech, audio), settings, 2), Kept(folder)
     )
 
 
@@ -62,17 +60,28 @@ def test_transcripts_are_kept_apart_from_scores(random_v1: Speech, part: list[Ex
     def transcribe() -> list[Transcript]:
         return transcribe_all(random_v1, part, LiveFeatures(random_v1, AUDIO), SETTINGS, 2)
 
-    first, again = (known(list[Transcript], random_v1, part, AUDIO, SETTINGS, transcribe, tmp_path) for _ in range(2))
+    first, again = (known(list[Transcript], random_v1, part, AUDIO, SETTINGS, transcribe, Kept(tmp_path)) for _ in range(2))
     assert (first[1], again[1]) == (False, True)
     assert first[0] == again[0] == transcribe()
 
 
-def test_a_file_that_cannot_be_read_is_refused_with_the_way_out(random_v1: Speech, part: list[Example], tmp_path: Path) -> None:
-    scores(random_v1, part, tmp_path)
+@pytest.mark.parametrize("place", [0, 20, 43, 60, -1])
+def test_a_damaged_file_is_made_again_and_named(random_v1: Speech, part: list[Example], tmp_path: Path, place: int) -> None:
+    first, _ = scores(random_v1, part, tmp_path)
     (file,) = tmp_path.glob("*/*.json")
-    file.write_bytes(msgspec.json.encode({"loss": 1}))
-    with pytest.raises(CacheError, match="moonshine-lora cache clear"):
-        scores(random_v1, part, tmp_path)
+    whole = bytearray(file.read_bytes())
+    damaged = bytearray(whole)
+    damaged[place] ^= 4
+    file.write_bytes(damaged)
+    kept = Kept(tmp_path)
+
+    def compute() -> Evaluation:
+        return evaluate(random_v1, part, LiveFeatures(random_v1, AUDIO), SETTINGS, 2)
+
+    again = known(Evaluation, random_v1, part, AUDIO, SETTINGS, compute, kept)
+    assert again == (first, False)
+    assert kept.damaged == [file]
+    assert file.read_bytes() == whole
 
 
 def test_what_is_kept_counts_and_goes_with_the_encoder_outputs(random_v1: Speech, part: list[Example], tmp_path: Path) -> None:

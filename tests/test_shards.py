@@ -163,13 +163,14 @@ from lora import shards
 from lora.audio import AudioSettings
 from lora.checkpoint import resolve
 from lora.features import StoredFeatures
+from lora.kept import Kept
 from lora.manifest import Rules, read
 from lora.model_utils import load_speech
 torch.set_num_threads(1)
 checkpoint, manifest, folder = sys.argv[1:]
 speech = load_speech(resolve(checkpoint), torch.device("cpu"), "float32")
 with shards.joined(speech.device):
-    StoredFeatures(speech, AudioSettings(), Path(folder)).prepare(read(Path(manifest), Rules()))
+    StoredFeatures(speech, AudioSettings(), Kept(Path(folder))).prepare(read(Path(manifest), Rules()))
 """
 
 

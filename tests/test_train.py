@@ -18,6 +18,7 @@ from lora.encoder import Encoder
 from lora.errors import AudioError, TrainingError
 from lora.evaluate import Example, evaluate, transcribe_all
 from lora.features import LiveFeatures, StoredFeatures
+from lora.kept import Kept
 from lora.manifest import Utterance
 from lora.model_utils import Encoded, Speech
 from lora.outcomes import Evaluation, Step, TrainOutcome
@@ -124,7 +125,7 @@ def test_the_real_model_learns_a_handful_of_clips_by_heart(
     texts = ["alpha bravo charlie", "delta echo", "foxtrot golf hotel india"]
     domain = [retold(tiny, example, text) for example, text in zip(examples(tiny, clips, waveforms, [15, 17, 11]), texts, strict=True)]
     guard = examples(tiny, clips, waveforms, [14])
-    features = StoredFeatures(adapted.speech, AudioSettings(), tmp_path)
+    features = StoredFeatures(adapted.speech, AudioSettings(), Kept(tmp_path))
     config = TrainConfig(epochs=16, batch_size=3, learning_rate=5e-3, warmup_steps=2, eval_interval=4)
     outcome = train(adapted, TrainData(domain=domain, dev=domain, guard=guard), features, config, DECODE, 8)
     base, best = outcome.history[0], next(step for step in outcome.history if step.step == outcome.best_step)

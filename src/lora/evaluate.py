@@ -1,5 +1,6 @@
 """Scores a model on a set of examples: word error rate and loss from one pass, the same way for baseline, dev and tuned."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -10,6 +11,7 @@ from lora import shards
 from lora.cores import spread
 from lora.decode import DecodeSettings, Transcript, batches, transcribe, transcribe_and_score
 from lora.decoder import Decoder
+from lora.errors import NotFiniteError
 from lora.features import Features
 from lora.language import Language
 from lora.manifest import Utterance
@@ -18,6 +20,9 @@ from lora.outcomes import Evaluation
 from lora.process import give_back_memory
 from lora.scoring import Score, score_utterance, total
 from lora.units import Seconds
+
+NAMED = 8
+"""Clips of a batch that a message names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +106,12 @@ class _Batch(NamedTuple):
     transcripts: list[Transcript]
 
 
+def _where(speech: Speech, batch: Sequence[Example], fault: str) -> str:
+    """One line on a batch whose numbers are not finite."""
+    names = ", ".join(example.utterance.id for example in batch[:NAMED]) + (", ..." if len(batch) > NAMED else "")
+    return f"{fault}, in a batch of {len(batch)} clips ({names}; {speech.computing}); {speech.when_not_finite}"
+
+
 def _shared(
     speech: Speech,
     examples: Sequence[Example],
@@ -115,7 +126,13 @@ def _shared(
         number, indices = piece
         with torch.inference_mode():
             encoded = features.batch([examples[index].utterance for index in indices])
-        return _Batch(number, indices, *compute(indices, encoded))
+        try:
+            nats, transcripts = compute(indices, encoded)
+        except NotFiniteError as error:
+            raise NotFiniteError(_where(speech, [examples[index] for index in indices], str(error))) from error
+        if not math.isfinite(nats):
+            raise NotFiniteError(_where(speech, [examples[index] for index in indices], f"the loss is {nats}"))
+        return _Batch(number, indices, nats, transcripts)
 
     def done(piece: tuple[int, list[int]]) -> None:
         give_back_memory()  # a batch takes more than a step of training

@@ -2,7 +2,7 @@
 
 import platform
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import msgspec
@@ -27,7 +27,7 @@ from lora.evaluate import Example, evaluate, transcribe_all
 from lora.features import Features, LiveFeatures, StoredFeatures
 from lora.files import atomic_folder, remove_at_once, sha256_file, system_errors
 from lora.gate import judge
-from lora.kept import prune
+from lora.kept import Kept, prune
 from lora.known import known
 from lora.language import metric
 from lora.model_utils import Speech, choose_device, load_speech, pad_labels
@@ -67,6 +67,7 @@ class Prepared:
     speech: Speech
     sites: tuple[Site, ...]
     decode: DecodeSettings
+    kept: Kept = field(default_factory=Kept)
     unfinished: RunRecord | None = None
     """The run that goes on, where one does."""
 
@@ -113,9 +114,10 @@ def prepare(config: RunConfig, display: Display, *, resume: bool = False) -> Pre
                 f"--gradient-checkpointing: --lora-targets {config.adapter.lora_targets} has no encoder sites, whose memory it saves; "
                 "leave it out"
             )
+        display.line(f"computing in {speech.computing}")
         display.line(f"adapter: {len(sites)} layers, {sites[0].name} to {sites[-1].name}")
     decode = DecodeSettings(tokens_per_second=config.tokens_per_second)
-    prepared = Prepared(config, sets, augmenter, checkpoint, speech, sites, decode, unfinished)
+    prepared = Prepared(config, sets, augmenter, checkpoint, speech, sites, decode, unfinished=unfinished)
     if unfinished is not None:
         require_same(unfinished, _opening_record(prepared))
     return prepared
@@ -138,7 +140,7 @@ def _experiment(prepared: Prepared, metrics_file: str, trackers: Trackers, displ
     config = prepared.config
     record, log, state = _opened(prepared, display)
     try:
-        log.write("start", command=record.command, device=record.environment.device)
+        log.write("start", command=record.command, device=record.environment.device, computing=record.environment.computing)
         trackers.start(config, on_cpu=prepared.speech.device.type == "cpu")
         record = _stages(prepared, record, state, log, trackers, display)
         record = _closed(record, display, status="completed", error=None)
@@ -258,6 +260,7 @@ def _stages(
         drafts = {"domain": None, "heldout": said}
         tuned = {name: _evaluate(prepared, speech, part, features, display, drafts[name]) for name, part in test_sets.items()}
         _log_scores(log, trackers, display, "tuned", tuned, step=outcome.steps)
+    damaged = _damaged(prepared, log, display)
     results = {name: _result(baseline[name], tuned[name], config.train.seed) for name in test_sets}
     moved = drift(baseline["heldout"].score, tuned["heldout"].score, config.train.seed)
     verdict = judge(domain=results["domain"].comparison, heldout=results["heldout"].comparison, drift=moved, rules=config.gate)
@@ -273,7 +276,17 @@ def _stages(
         heldout=results["heldout"],
         heldout_drift=moved,
         verdict=verdict,
+        cache_damaged=damaged,
     )
+
+
+def _damaged(prepared: Prepared, log: RunLog, display: Display) -> tuple[str, ...]:
+    """Names of kept files that were found damaged and made again, by any process of the run."""
+    names = sorted({file.name for files in shards.gathered(lambda: list(prepared.kept.damaged)) for file in files})
+    if names:
+        display.line(f"{len(names)} files in {prepared.kept.folder} were damaged and have been made again: check that disk")
+        log.write("damaged", files=names)
+    return tuple(names)
 
 
 def _augmented(prepared: Prepared, augmenter: Augmenter, record: RunRecord, log: RunLog, display: Display) -> tuple[Prepared, RunRecord]:
@@ -331,7 +344,7 @@ def _encoded(prepared: Prepared, display: Display) -> Features:
     audio = prepared.config.data.audio()
     if any(site.in_encoder for site in prepared.sites):
         return LiveFeatures(prepared.speech, audio)
-    stored = StoredFeatures(prepared.speech, audio)
+    stored = StoredFeatures(prepared.speech, audio, prepared.kept)
     utterances = [utterance for part in prepared.sets.named().values() for utterance in part.manifest]
     with display.stage("encode", "Encoding speech, once for all stages"), display.bar(len(utterances), "utterances") as advance:
         stored.prepare(utterances, lambda: advance(shards.count(), ""))
@@ -351,7 +364,13 @@ def _baseline(prepared: Prepared, part: list[Example], features: Features, displ
     """The base model's scores, and whether they are those of an earlier run."""
     audio = prepared.config.data.audio()
     found, again = known(
-        Evaluation, prepared.speech, part, audio, prepared.decode, lambda: _evaluate(prepared, prepared.speech, part, features, display)
+        Evaluation,
+        prepared.speech,
+        part,
+        audio,
+        prepared.decode,
+        lambda: _evaluate(prepared, prepared.speech, part, features, display),
+        prepared.kept,
     )
     if again:
         display.line("the base model's scores are known from an earlier run")
@@ -406,7 +425,7 @@ def _said_by_base(prepared: Prepared, part: list[Example], features: Features, d
             size = prepared.config.eval.eval_batch_size
             return transcribe_all(speech, part, features, settings, size, lambda count: advance(count * shards.count(), ""))
 
-    said, _ = known(list[Transcript], speech, part, prepared.config.data.audio(), settings, transcribe)
+    said, _ = known(list[Transcript], speech, part, prepared.config.data.audio(), settings, transcribe, prepared.kept)
     return said
 
 
@@ -583,7 +602,7 @@ def _opening_record(prepared: Prepared) -> RunRecord:
             )
             for name, part in prepared.sets.named().items()
         },
-        environment=records.environment(device.type, device_name, torch.get_num_threads()),
+        environment=records.environment(device.type, device_name, torch.get_num_threads(), prepared.speech.computing),
         text_style=prepared.sets.style,
     )
 

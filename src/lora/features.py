@@ -1,14 +1,12 @@
 """Encoder outputs of utterances: computed once and kept on disk while the encoder is frozen, or anew where it trains."""
 
-import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from copy import copy
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load as deserialise
 from safetensors.torch import save as serialise
 from torch import Tensor
 
@@ -16,15 +14,11 @@ from lora import shards
 from lora.audio import AudioSettings, AudioSource, Waveform, fingerprint, load
 from lora.cores import spread
 from lora.encoder import Encoder
-from lora.errors import CacheError
-from lora.files import atomic_file, sha256_bytes
-from lora.kept import kept_file
+from lora.errors import NotFiniteError
+from lora.kept import Kept, key
 from lora.manifest import Utterance
 from lora.model_utils import Encoded, Speech, join
 from lora.units import SAMPLE_RATE_HZ, Samples
-
-LAYOUT = "3"
-"""Part of every key; raised when what is stored, or how it is computed, changes."""
 
 NAME = "frames"
 """Of the tensor in a stored file. Safetensors, for numpy's files are read with Python's parser, which fails at times in two threads."""
@@ -55,14 +49,15 @@ class LiveFeatures:
 class StoredFeatures:
     """Runs the frozen encoder once for each recording; what it gave is shared by all stages, and by later runs.
 
-    A file's key is the hash of the recording, the checkpoint, precision, device and audio settings.
+    A file's key is the hash of all that decides it: recording, audio settings, checkpoint, arithmetic, code and versions. Files that are
+    damaged are made again; `kept` says which were. Outputs that are not finite raise `NotFiniteError` and are not stored.
     """
 
-    def __init__(self, speech: Speech, audio: AudioSettings, folder: Path | None = None) -> None:
+    def __init__(self, speech: Speech, audio: AudioSettings, kept: Kept | None = None) -> None:
         self._speech = speech
         self._encoder = Encoder(speech)
         self._audio = audio
-        self._folder = folder
+        self._kept = kept or Kept()
         self._keys: dict[AudioSource, str] = {}
 
     def encoded_by(self, speech: Speech) -> "StoredFeatures":
@@ -81,22 +76,22 @@ class StoredFeatures:
         for utterance in utterances:
             sharing.setdefault(self._file(utterance), []).append(utterance)
 
-        def stored(batch: Iterable[Path]) -> None:
-            for file in batch:
-                for _ in sharing[file]:
+        def stored(batch: Iterable[_Unstored]) -> None:
+            for clip in batch:
+                for _ in sharing[clip.file]:
                     advance()
 
-        def absent() -> Iterator[dict[Path, Waveform]]:
-            batch: dict[Path, Waveform] = {}
-            for file, (utterance, *_) in sharing.items():
-                if file.is_file():
-                    os.utime(file)  # in use: the last to be pruned
-                    stored([file])
+        def absent() -> Iterator[list[_Unstored]]:
+            batch: list[_Unstored] = []
+            for file, (utterance, *others) in sharing.items():
+                if self._kept.has(file):
+                    for _ in (utterance, *others):
+                        advance()
                     continue
-                batch[file] = load(utterance.audio, self._audio)
-                if sum(map(len, batch.values())) >= BATCH_SAMPLES:
+                batch.append(_Unstored(file, utterance.id, load(utterance.audio, self._audio)))
+                if sum(len(clip.samples) for clip in batch) >= BATCH_SAMPLES:
                     yield batch
-                    batch = {}
+                    batch = []
             if batch:
                 yield batch
 
@@ -107,26 +102,35 @@ class StoredFeatures:
 
     def _file(self, utterance: Utterance) -> Path:
         if utterance.audio not in self._keys:
-            speech = self._speech
-            options = f"{LAYOUT} {speech.checkpoint.sha256} {speech.precision} {speech.device.type}"
-            self._keys[utterance.audio] = sha256_bytes(fingerprint(utterance.audio, self._audio).encode(), options.encode())
-        return kept_file(self._keys[utterance.audio], ".safetensors", self._folder)
+            self._keys[utterance.audio] = key(__name__, fingerprint(utterance.audio, self._audio), self._speech.arithmetic)
+        return self._kept.file(self._keys[utterance.audio], ".safetensors")
 
     def _read(self, utterance: Utterance) -> Tensor:
         file = self._file(utterance)
-        if not file.is_file():
-            self._encode({file: load(utterance.audio, self._audio)})
-        try:
-            return load_file(file)[NAME]
-        except (SafetensorError, KeyError) as error:
-            raise CacheError(f"{file}: is not a stored encoder output ({error}); remove it with `moonshine-lora cache clear`") from error
+        content = self._kept.read(file)
+        if content is None:
+            (hidden,) = self._encode([_Unstored(file, utterance.id, load(utterance.audio, self._audio))])
+        else:
+            hidden = deserialise(content)[NAME]
+            self._require_finite(utterance.id, hidden)
+        return hidden
 
     @torch.inference_mode()
-    def _encode(self, clips: Mapping[Path, Waveform]) -> None:
-        for file, hidden in zip(clips, self._encoder.each(list(clips.values())), strict=True):
-            self._write(file, hidden.cpu())
+    def _encode(self, clips: Sequence["_Unstored"]) -> list[Tensor]:
+        outputs = [hidden.cpu().contiguous() for hidden in self._encoder.each([clip.samples for clip in clips])]
+        for clip, hidden in zip(clips, outputs, strict=True):
+            self._require_finite(clip.id, hidden)
+            self._kept.write(clip.file, serialise({NAME: hidden}))
+        return outputs
 
-    @staticmethod
-    def _write(file: Path, hidden: Tensor) -> None:
-        with atomic_file(file) as stream:
-            stream.write(serialise({NAME: hidden.contiguous()}))
+    def _require_finite(self, name: str, hidden: Tensor) -> None:
+        if not hidden.isfinite().all():
+            raise NotFiniteError(f"{name}: the encoder's output is not finite ({self._speech.computing}); {self._speech.when_not_finite}")
+
+
+class _Unstored(NamedTuple):
+    """A recording whose encoder output is not there yet: where it belongs, the name of an utterance of it, and its samples."""
+
+    file: Path
+    id: str
+    samples: Waveform

@@ -9,6 +9,7 @@ from torch.nn import functional
 
 from lora.products import PackedProduct, Product, laid_out
 
+
 class Projection:
     """Linear layers with the same input as one product, each with its LoRA update where it has one that is not merged.
 

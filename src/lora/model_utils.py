@@ -15,6 +15,7 @@ from lora.checkpoint import Checkpoint, require_language
 from lora.config import Device, Precision
 from lora.errors import CheckpointError, ConfigError
 from lora.language import Language
+from lora.products import PRODUCT_DTYPES, PRODUCTS_VARIABLE, choice, instruction_set
 from lora.reading import read_json, require_json
 from lora.units import SAMPLE_RATE_HZ
 
@@ -68,6 +69,32 @@ class Speech:
     @property
     def end_id(self) -> int:
         return int(self.model.config.eos_token_id)
+
+    @property
+    def computing(self) -> str:
+        """How it computes, for messages: precision, kind of products, instructions."""
+        products = choice(self.device, PRODUCT_DTYPES[self.precision])
+        return f"{self.precision} on {self.device_name}, products {products}"
+
+    @property
+    def device_name(self) -> str:
+        """The device and what it is: a GPU's name, or the class of a CPU's instructions."""
+        name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else instruction_set()
+        return f"{self.device.type} ({name})"
+
+    @property
+    def arithmetic(self) -> tuple[str, ...]:
+        """All of the model that decides its numbers: weights, precision, device, kind of products."""
+        return (self.checkpoint.sha256, self.computing)
+
+    @property
+    def when_not_finite(self) -> str:
+        """What to do about NaN and infinity: loaded weights are finite, so it is the arithmetic."""
+        if self.precision != "float32":
+            return "this is a fault of products on this processor: use --precision float32, and report it with this line"
+        if choice(self.device, torch.float32).kind == "packed":
+            return f"this is a fault of products on this processor: set {PRODUCTS_VARIABLE}=plain, and report it with this line"
+        return "the checkpoint's weights or the adapter's are too large for float32: use another"
 
     def release(self) -> None:
         """Gives the memory of the weights back; there is no computing with the model afterwards."""
@@ -131,6 +158,11 @@ def load_speech(checkpoint: Checkpoint, device: torch.device, precision: Precisi
         raise CheckpointError(f"{checkpoint.folder}: {len(absent)} weights are missing or of another shape, among them {absent[0]}")
     if model.config.decoder_start_token_id is None or model.config.eos_token_id is None:
         raise CheckpointError(f"{checkpoint.folder}/config.json: decoder_start_token_id and eos_token_id must be set")
+    broken = [name for name, weight in model.named_parameters() if not weight.isfinite().all()]
+    if broken:
+        raise CheckpointError(
+            f"{checkpoint.folder}: {len(broken)} weights hold NaN or infinity, among them {broken[0]}; get the checkpoint again"
+        )
     model.requires_grad_(False)
     model.eval()
     processor = load_processor(checkpoint.folder)

@@ -84,7 +84,15 @@ def onednn_instructions() -> str | None:
         return newest
     if cap in ("SSE41", "AVX"):
         return None
-    known = [*INSTRUCTION_SETS, "AVX2_VNNI", "AVX2_VNNI_2", "AVX10_1_512", "AVX10_1_512_AMX", "AVX512_CORE_AMX_FP16", "AVX10_1_512_AMX_FP16"]
+    known = [
+        *INSTRUCTION_SETS,
+        "AVX2_VNNI",
+        "AVX2_VNNI_2",
+        "AVX10_1_512",
+        "AVX10_1_512_AMX",
+        "AVX512_CORE_AMX_FP16",
+        "AVX10_1_512_AMX_FP16",
+    ]
     if cap not in known:
         raise ConfigError(f"{ISA_VARIABLES[0]}={cap}: oneDNN knows no such instruction set; there are {', '.join(INSTRUCTION_SETS)}")
     place = INSTRUCTION_SETS.index(cap) if cap in INSTRUCTION_SETS else (0 if cap.startswith("AVX2") else len(INSTRUCTION_SETS) - 1)

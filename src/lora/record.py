@@ -70,6 +70,8 @@ class Environment(msgspec.Struct, frozen=True, kw_only=True):
     threads: int
     commit: str | None
     """Git commit of the working tree, with `+dirty` when it had changes; None outside a checkout."""
+    computing: str | None = None
+    """Precision, device and instructions, and the kind of products that were used; None in records of before it was noted."""
 
 
 class SetResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -115,6 +117,8 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
     """Ids of replay clips on which the base model looped, so that it could not label them."""
     baseline_known: tuple[str, ...] = ()
     """Test sets whose baseline scores were read from the cache, where an earlier run of the same weights on the same speech left them."""
+    cache_damaged: tuple[str, ...] = ()
+    """Kept files that were found damaged and were made again."""
     domain: SetResult | None = None
     domain_unseen_words: tuple[str, ...] = ()
     """Normalised words of the domain's references that no training transcript holds."""
@@ -139,7 +143,7 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def environment(device: str, device_name: str, threads: int) -> Environment:
+def environment(device: str, device_name: str, threads: int, computing: str) -> Environment:
     """Versions and machine of this process."""
     return Environment(
         versions={"moonshine-lora": version("moonshine-lora")} | {name: version(name) for name in _LIBRARIES},
@@ -148,6 +152,7 @@ def environment(device: str, device_name: str, threads: int) -> Environment:
         device=device,
         device_name=device_name,
         threads=threads,
+        computing=computing,
         commit=_commit(),
     )
 

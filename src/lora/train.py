@@ -18,8 +18,8 @@ from lora.adapter import Adapted, in_encoder, merged, restore, state
 from lora.config import TrainConfig
 from lora.decode import DecodeSettings
 from lora.decoder import Decoder
-from lora.errors import RunFolderError, StoppedError, TrainingError
-from lora.evaluate import Example, evaluate
+from lora.errors import LoraError, NotFiniteError, RunFolderError, StoppedError, TrainingError
+from lora.evaluate import NAMED, Example, evaluate
 from lora.features import Features
 from lora.files import sha256_bytes
 from lora.model_utils import Speech, pad_labels
@@ -88,7 +88,8 @@ def train(
     part: training that only does harm ends with an adapter that does
     nothing. Several processes (`lora.shards`) do what one does, and all hold the same weights after every update.
 
-    Raises `TrainingError` when the loss is not finite, `StoppedError` once `progress.stopping()` has been heard and a checkpoint is
+    Raises `TrainingError` when the loss is not finite (`NotFiniteError` before the first update), `StoppedError` once
+    `progress.stopping()` has been heard and a checkpoint is
     saved, and `RunFolderError` when `resumed` was trained on other data.
     """
     loop = _Loop(adapted, data, features, config, decode, eval_batch_size, progress)
@@ -158,7 +159,7 @@ class _Loop:
             self.step += 1
             spent, stopping = self._update(update)
             if not math.isfinite(spent.nats):
-                raise TrainingError(f"step {self.step}: the loss is {spent.nats}; lower --learning-rate, or train with --precision float32")
+                raise self._not_finite(update, spent.nats)
             self.total, self._window = self.total.add(spent), self._window.add(spent)
             speed = self._window.audio_s / self._window.busy_s
             self._progress.update(self.step, self.steps, self._window.nats / self._window.tokens, speed)
@@ -168,6 +169,16 @@ class _Loop:
                 self._evaluate()
             elif self._config.checkpoint_interval and self.step % self._config.checkpoint_interval == 0:
                 self._save()
+
+    def _not_finite(self, update: "Update", nats: float) -> LoraError:
+        """Before the first update the model is still the base: then it is not the learning rate."""
+        speech = self._adapted.speech
+        names = [example.utterance.id for batch in update for example in batch]
+        where = f"step {self.step}: the loss is {nats} on {', '.join(names[:NAMED])}{', ...' if len(names) > NAMED else ''}"
+        if self.step == 1:
+            return NotFiniteError(f"{where} ({speech.computing}), before any weight has changed; {speech.when_not_finite}")
+        rate = f"lower --learning-rate (it is {self._config.learning_rate:g})"
+        return TrainingError(f"{where}; {rate}" + ("" if speech.precision == "float32" else ", or train with --precision float32"))
 
     def _evaluation_due(self) -> bool:
         return self.step % self._interval == 0 or self.step == self.steps

@@ -11,8 +11,7 @@ from urllib.parse import quote
 from lora.audio import FileAudio, Waveform, duration, fingerprint, load, nameless_file
 from lora.config import DataConfig
 from lora.errors import AudioError, ManifestError
-from lora.files import atomic_file, sha256_bytes
-from lora.kept import kept_file
+from lora.kept import Kept, key
 from lora.manifest import Rules, Utterance, read
 from lora.record import ManifestInfo
 from lora.units import SAMPLE_RATE_HZ, Seconds
@@ -51,6 +50,7 @@ class Clips:
         self._data, self._page, self._full = data, page, False
         self._silent, self._left = limit_bytes is None, limit_bytes or 0
         self._sets: dict[str, dict[str, Utterance] | str] = {}
+        self._kept = Kept()
 
     def add_set(self, name: str, info: ManifestInfo | None) -> str | None:
         """Reads the manifest that the record names. Returns why its recordings cannot be played, None when they can."""
@@ -97,20 +97,15 @@ class Clips:
 
     def _mp3(self, utterance: Utterance, length_s: Seconds) -> bytes:
         """The recording as `encode_mp3` gives it, encoded once for all pages that play it. Raises `AudioError` when it is another now."""
-        import soundfile
-
         settings = self._data.audio()
-        options = f"mp3 {length_s} {soundfile.__libsndfile_version__}"
-        file = kept_file(sha256_bytes(fingerprint(utterance.audio, settings).encode(), options.encode()), ".mp3")
-        if file.is_file():
-            os.utime(file)  # in use: the last to be pruned
-            return file.read_bytes()
+        file = self._kept.file(key(__name__, fingerprint(utterance.audio, settings), length_s), ".mp3")
+        if self._kept.has(file) and (sound := self._kept.read(file)) is not None:
+            return sound
         samples = load(utterance.audio, settings)
         if abs(duration(samples) - length_s) > DURATION_TOLERANCE_S:
             raise AudioError(f"it lasts {duration(samples):.2f} s now, and lasted {length_s:.2f} s in the run")
         encoded = encode_mp3(samples)
-        with atomic_file(file) as stream:
-            stream.write(encoded)
+        self._kept.write(file, encoded)
         return encoded
 
     def _read(self, info: ManifestInfo | None) -> dict[str, Utterance] | str:
