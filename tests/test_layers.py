@@ -36,6 +36,7 @@ ORDER = (
     "significance",
     "outcomes",
     "augment",
+    "products",
     "model_utils",
     "layers",
     "head",

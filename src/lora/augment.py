@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +25,11 @@ from lora.corpora.build import AUDIO_SUFFIXES
 from lora.effects import Codec
 from lora.errors import AudioError, ConfigError, ManifestError, RunFolderError
 from lora.files import atomic_folder, cache_dir, sha256_bytes, write_json
+from lora.kept import key
 from lora.language import LANGUAGES
 from lora.manifest import Manifest, Recording, Row, Rules, Utterance, read, sample, to_row, validate, write
 from lora.outcomes import Augmentation
 from lora.units import SAMPLE_RATE_HZ, Samples, Seconds
-
-LAYOUT = "1"
-"""Part of every key; raised when copies are made in another way."""
 
 PAUSE_S = (0.2, 0.6)
 """Silence between joined clips, in seconds, from and to."""
@@ -249,14 +246,11 @@ class Augmenter:
 
     def _key(self) -> str:
         """Hash of everything that decides how the copies sound."""
-        import soundfile
-
         parts = [(one.id, one.text, one.speaker_id, fingerprint(one.audio, RAW), one.meta) for one in self._ordered]
         sounds = [dict(found.hashes) if found is not None else {} for found in (self.noises, self.impulses)]
         settings = msgspec.structs.replace(self.config, noise_dir=None, impulse_dir=None)  # what is in them counts, not where they lie
         shifter = effects.pitch_version() if self.config.changes_pitch() else None
-        libraries = (np.__version__, version("soxr"), soundfile.__libsndfile_version__, shifter)
-        return sha256_bytes(msgspec.json.encode((LAYOUT, settings, self.seed, self.rules.max_s, parts, sounds, libraries)))
+        return key(__name__, settings, self.seed, self.rules.max_s, parts, sounds, shifter)
 
 
 def plan(

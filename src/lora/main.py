@@ -1,8 +1,10 @@
 """`moonshine-lora`: one command for the whole flow."""
 
 import argparse
+import platform
 import sys
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,7 +28,7 @@ def _main(arguments: list[str] | None = None) -> int:
     parser = ArgumentParser(
         prog="moonshine-lora", description="Fine-tune Moonshine speech recognition with LoRA and prove that it got better."
     )
-    parser.add_argument("--version", action="version", version=f"moonshine-lora {__version__}")
+    parser.add_argument("--version", action=_Version, nargs=0, help="show the version, those of the libraries, and how this machine computes")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, (help_text, add_arguments, execute) in COMMANDS.items():
         command = commands.add_parser(name, help=help_text, description=help_text[0].upper() + help_text[1:] + ".")
@@ -35,6 +37,21 @@ def _main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     code: int = options.execute(options)
     return code
+
+
+class _Version(argparse.Action):
+    """Prints what a bug report needs. It loads PyTorch, so the text is made only when it is asked for."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        import torch
+
+        from lora.products import PRODUCT_DTYPES, choice, instruction_set
+
+        versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "peft"))
+        products = ", ".join(f"{name} {choice(torch.device('cpu'), dtype)}" for name, dtype in PRODUCT_DTYPES.items())
+        print(f"moonshine-lora {__version__}\nPython {platform.python_version()}, {versions}")
+        print(f"processor: {instruction_set()}\nproducts: {products}")
+        parser.exit()
 
 
 def _experiment_arguments(parser: argparse.ArgumentParser) -> None:
