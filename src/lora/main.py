@@ -28,7 +28,7 @@ def _main(arguments: list[str] | None = None) -> int:
     parser = ArgumentParser(
         prog="moonshine-lora", description="Fine-tune Moonshine speech recognition with LoRA and prove that it got better."
     )
-    parser.add_argument("--version", action=_Version, nargs=0, help="show the version, those of the libraries, and how this machine computes")
+    parser.add_argument("--version", action=_Version, nargs=0, help="show all versions, and how this machine computes")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, (help_text, add_arguments, execute) in COMMANDS.items():
         command = commands.add_parser(name, help=help_text, description=help_text[0].upper() + help_text[1:] + ".")
