@@ -202,7 +202,7 @@ _TRIED = ((7, 127, 32), (8, 96, 48), (1, 8, 16), (33, 864, 288))
 
 
 def tolerance(dtype: torch.dtype, width: int) -> tuple[float, float]:
-    """Relative and absolute: how far a product's outputs may be from exact ones, for values of about 1: summed in float32, rounded to `dtype`."""
+    """How far outputs may be from exact ones, relative and absolute, for values of about 1 that are summed in float32."""
     eps = torch.finfo(dtype).eps
     return 2 * eps, eps + 2 * torch.finfo(torch.float32).eps * width
 
