@@ -23,7 +23,8 @@ from lora.corpora.hub import candidates
 from lora.corpora.quickstart import QuickstartManifests
 from lora.errors import ConfigError, FetchError, RunFolderError
 from lora.files import sha256_file
-from lora.manifest import Manifest, Rules, read, require_disjoint, validate
+from lora.manifest import Manifest, Rules, read, validate
+from lora.splits import require_disjoint
 from lora.units import SAMPLE_RATE_HZ
 
 

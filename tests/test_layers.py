@@ -22,7 +22,9 @@ ORDER = (
     "cores",
     "audio",
     "effects",
+    "speech_rate",
     "manifest",
+    "splits",
     "config",
     "console",
     "wheels",
@@ -73,7 +75,8 @@ ORDER = (
 """A module imports from those above it only. Inside a folder its modules may use each other, without going round in circles."""
 
 TORCH_FREE = (
-    *("errors", "units", "language", "files", "kept", "audio", "effects", "manifest", "config", "console", "wheels", "augment"),
+    *("errors", "units", "language", "files", "kept", "audio", "effects", "speech_rate", "manifest", "splits", "config", "console"),
+    *("wheels", "augment"),
     *("passport", "text", "scoring", "analysis", "significance", "outcomes", "gate", "corpora", "tracking", "main"),
     *("runtimes", "exported", "agreement", "record", "runfolder", "report", "publish", "display"),
 )

@@ -16,7 +16,9 @@ from hypothesis import strategies as st
 from lora.audio import AudioSettings, FileAudio, Waveform, load, waveform_hash
 from lora.corpora.general import HELDOUT, REPLAY, waveform
 from lora.errors import ManifestError
-from lora.manifest import Manifest, Recording, Row, Rules, Utterance, read, require_disjoint, sample, split, to_row, validate, write
+from lora.manifest import Manifest, Recording, Row, Rules, Utterance, read, to_row, validate, write
+from lora.speech_rate import too_much
+from lora.splits import require_disjoint, sample, split
 from lora.units import SAMPLE_RATE_HZ
 
 AS_IS = AudioSettings()
@@ -119,7 +121,7 @@ def test_rules_relax_what_they_name(folder: Path) -> None:
 def test_fields_arrive(folder: Path) -> None:
     row = {"audio": "a.wav", "text": "x", "id": 7, "speaker_id": 9, "duration": 2, "sampling_rate": 16000, "meta": {"take": 1}}
     utterance = read(manifest(folder, ["", row]), Rules()).utterances[0]
-    assert utterance == Utterance("7", FileAudio(folder / "a.wav"), "x", "9", 2, utterance.declared_s, {"take": 1})
+    assert utterance == Utterance("7", FileAudio(folder / "a.wav"), "x", "9", 2, utterance.declared_s, {"take": 1}, declared_hz=16000)
     assert read(manifest(folder, ["", {"audio": "a.wav", "text": "x"}]), Rules()).utterances[0].id == "line-2"
 
 
@@ -161,11 +163,11 @@ def test_validation_reports_everything_that_decoding_shows(folder: Path) -> None
         {"audio": "noise.wav", "text": "x"},
         {"audio": "null.wav", "text": "x"},
         {"audio": [0.0] * 1600, "text": "claimed"},
-        {"audio": [0.0] * 1600, "text": ""},
+        {"audio": [0.0] * 3200, "text": ""},
         '{"audio": [0.1, 1e999], "text": "x"}',
         {"audio": ["a"], "text": "x"},
-        {"audio": "a.wav", "text": "x", "duration": 2.5},
-        {"audio": "a.wav", "text": "x", "duration": 2.1},
+        {"audio": "a.wav", "text": "fine", "duration": 2.5},
+        {"audio": "a.wav", "text": " fine\n", "duration": 2.1},
         {"audio": [0.5] * 1000, "text": "x"},
     ]
     content = read(manifest(folder, rows), Rules(allow_empty_text=True))
@@ -188,6 +190,69 @@ def test_validation_reports_everything_that_decoding_shows(folder: Path) -> None
     assert all(what in message for (_, _, message), (_, _, what) in zip(found, expected, strict=True))
 
 
+def test_a_recording_with_two_texts_is_refused(folder: Path) -> None:
+    soundfile.write(folder / "b.flac", *soundfile.read(folder / "a.wav", dtype="int16"))
+    samples = load(FileAudio(folder / "a.wav"), AS_IS).tolist()
+    rows: list[Any] = [
+        {"audio": "a.wav", "text": "one"},
+        {"audio": "b.flac", "text": "one  "},
+        {"audio": "b.flac", "text": "two"},
+        {"audio": samples, "text": "three"},
+        {"audio": samples},
+    ]
+    content = read(manifest(folder, rows), Rules(require_text=False))
+    with pytest.raises(ManifestError) as caught:
+        validate(content, Rules(), AS_IS)
+    assert [(p.line, p.field) for p in caught.value.problems] == [(3, "text"), (4, "text")]
+    assert "is not that of line 1, which is the same recording; one is wrong, remove it ('one' and 'two')" in str(caught.value)
+
+
+SAYABLE = [
+    ("x" * 60, 2.0),
+    ("四" * 30, 2.0),
+    ("か" * 40, 2.0),
+    ("한" * 30, 2.0),
+    ("нет " * 22, 2.0),
+    ("...!? " * 100, 2.0),
+    ("a" * 1000, 30.0),
+]
+UNSAYABLE = [
+    ("x" * 100, 2.0),
+    ("四" * 50, 2.0),
+    ("か" * 70, 2.0),
+    ("한" * 50, 2.0),
+    ("нет " * 40, 2.0),
+    ("1 " * 100, 2.0),
+    ("a" * 1200, 30.0),
+]
+
+
+@pytest.mark.parametrize(("text", "length_s"), SAYABLE)
+def test_what_can_be_said_in_the_time_is_taken(text: str, length_s: float) -> None:
+    assert not too_much(text, length_s)
+
+
+@pytest.mark.parametrize(("text", "length_s"), UNSAYABLE)
+def test_what_cannot_be_said_in_the_time_is_not(text: str, length_s: float) -> None:
+    assert too_much(text, length_s)
+
+
+@pytest.mark.parametrize("line", [1, 3])
+def test_a_text_that_nobody_can_say_in_the_time_is_refused_at_its_line(folder: Path, line: int) -> None:
+    rows: list[Any] = [{"audio": "a.wav", "text": "fine"} for _ in range(3)]
+    rows[line - 1] = {"audio": "a.wav", "text": "forty words " * 20}
+    content = read(manifest(folder, rows), Rules())
+    with pytest.raises(ManifestError, match=r"text: has 40 words .* at least 5.6 s to say, and the audio lasts 2.0 s"):
+        validate(content.subset([content.utterances[line - 1]]), Rules(), AS_IS)
+
+
+def test_a_huge_text_is_refused_before_any_audio_is_decoded(folder: Path) -> None:
+    (folder / "broken.wav").write_bytes(b"no audio")
+    ((line, name, message),) = problems(manifest(folder, [{"audio": "broken.wav", "text": "word " * 20_000}]))
+    assert (line, name) == (1, "text")
+    assert message.startswith("has 20000 words (100000 characters), which takes at least 2222.2 s to say, and --max-seconds is 30; it is")
+
+
 def test_validation_gives_length_and_hash_in_order(folder: Path) -> None:
     samples = load(FileAudio(folder / "a.wav"), AS_IS)
     content = read(manifest(folder, [{"audio": "a.wav", "text": "x"}, {"audio": samples[:16000].tolist(), "text": "y"}]), Rules())
@@ -203,7 +268,7 @@ def test_every_message_is_documented() -> None:
         "is an empty path", "holds no samples", "lies outside the manifest's folder", "no such file under", "must be positive",
         "is already used on line", "no such manifest", "the manifest is empty", "0 bytes", "not readable as wav", "NaN or infinite",
         "must hold numbers only", "is silent although the text says", "is too short for speech", "is over --max-seconds", "the audio lasts",
-        "is 'X' in a run for", "is in X letters", "hold no X letter",
+        "is not that of line", "s to say, and", "is 'X' in a run for", "is in X letters", "hold no X letter",
         "the same recording is in", "share N speakers", "have no speaker_id", "so none can be held out",
     ):  # fmt: skip
         assert fragment in text, fragment

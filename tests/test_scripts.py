@@ -316,7 +316,9 @@ def test_own_recordings_are_checked(recordings: Path, tmp_path: Path) -> None:
     (tmp_path / "in" / "a.txt").write_text("hello")
     wav = next((recordings / "recordings").rglob("*.wav"))
     (tmp_path / "in" / "b.wav").write_bytes(wav.read_bytes())
-    assert "2 files lack their counterpart (b.wav, a.txt)" in refusal("build_domain_manifest", "--from-folder", tmp_path / "in", *output)
+    message = refusal("build_domain_manifest", "--from-folder", tmp_path / "in", *output)
+    assert "for 2 bad rows (--skip-bad leaves them out): a.txt: lacks its recording" in message
+    assert "; b.wav: lacks its transcript" in message
     (tmp_path / "in" / "a.txt").rename(tmp_path / "in" / "b.txt")
     assert script("build_domain_manifest", "--from-folder", tmp_path / "in", *output).returncode == 0
     table = tmp_path / "t.tsv"
@@ -326,7 +328,7 @@ def test_own_recordings_are_checked(recordings: Path, tmp_path: Path) -> None:
     assert "t.tsv line 3: in/c.wav: no such file" in message
     table.write_text("file\ttext\nin/b.wav\t \n")
     message = refusal("build_domain_manifest", "--csv", table, "--speaker-column", "none", *output, "--overwrite")
-    assert "in/b has no text" in message
+    assert "t.tsv line 2: in/b: has no text" in message
     message = refusal("build_domain_manifest", "--from-folder", tmp_path / "in", "--text-column", "x", *output, "--overwrite")
     assert "--text-column: a folder has no columns" in message
     assert "not allowed with argument" in refusal("build_domain_manifest", "--from-folder", "a", "--csv", "b", *output)

@@ -9,7 +9,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
@@ -27,8 +27,9 @@ from lora.errors import AudioError, ConfigError, ManifestError, RunFolderError
 from lora.files import atomic_folder, cache_dir, sha256_bytes, write_json
 from lora.kept import key
 from lora.language import LANGUAGES
-from lora.manifest import Manifest, Recording, Row, Rules, Utterance, read, sample, to_row, validate, write
+from lora.manifest import Manifest, Recording, Row, Rules, Utterance, read, to_row, validate, write
 from lora.outcomes import Augmentation
+from lora.splits import sample
 from lora.units import SAMPLE_RATE_HZ, Samples, Seconds
 
 PAUSE_S = (0.2, 0.6)
@@ -107,8 +108,9 @@ class Augmenter:
             if not folder.is_dir():
                 with atomic_folder(folder) as temporary:
                     self._write(temporary, self._planned(), encode_flac, ".flac", advance)
-        manifest = read(folder / MANIFEST_FILE, self.rules)
-        recordings = validate(manifest, self.rules, audio)
+        rules = replace(self.rules, check_rate=False)  # copies may play at twice the speed
+        manifest = read(folder / MANIFEST_FILE, rules)
+        recordings = validate(manifest, rules, audio)
         done = [msgspec.convert((utterance.meta or {})["augmentation"], Applied) for utterance in manifest]
         summary = Augmentation(
             copies=self.config.augment_copies,
@@ -188,7 +190,7 @@ class Augmenter:
         )
         language = self.rules.language
         space = "" if language is not None and not LANGUAGES[language].separates_words else " "
-        return limited, space.join(one.text or "" for one in chain), applied
+        return limited, space.join(one.text for one in chain if one.text), applied
 
     def _chain(self, first: Utterance, speed: float, rng: np.random.Generator) -> tuple[list[Utterance], list[Samples]]:
         """Utterances to be heard one after another and the pauses between them, within the longest clip; the same speaker comes first."""

@@ -21,8 +21,9 @@ from lora.audio import AudioSettings
 from lora.effects import CODECS, Codec
 from lora.errors import ConfigError
 from lora.language import LANGUAGES, Language
-from lora.manifest import Rules, SplitBy
+from lora.manifest import Rules
 from lora.reading import read_toml
+from lora.splits import SplitBy
 
 Ratio = Annotated[float, Meta(ge=0.0, le=1.0)]
 Count = Annotated[int, Meta(ge=1)]
@@ -75,19 +76,21 @@ class DataConfig(Section, frozen=True, kw_only=True):
         Annotated[float, Meta(ge=-60, le=-3)] | None,
         Meta(description="bring every waveform to this RMS level (dB full scale), everywhere the adapter is used"),
     ] = None
-    allow_empty_text: Annotated[bool, Meta(description="accept empty references in test sets: silence, where any word is an insertion")] = (
-        False
-    )
+    allow_empty_text: Annotated[
+        bool, Meta(description="accept empty texts: silence, which teaches to be quiet, and where any word is an insertion")
+    ] = False
     allow_outside_paths: Annotated[bool, Meta(description="accept audio paths that leave the manifest's folder")] = False
 
     def audio(self) -> AudioSettings:
         return AudioSettings(rms_dbfs=self.rms_dbfs)
 
     def train_rules(self, language: Language) -> Rules:
-        return Rules(max_s=self.max_seconds, allow_outside=self.allow_outside_paths, language=language)
+        return Rules(
+            max_s=self.max_seconds, allow_outside=self.allow_outside_paths, language=language, allow_empty_text=self.allow_empty_text
+        )
 
     def test_rules(self, language: Language) -> Rules:
-        return replace(self.train_rules(language), allow_empty_text=self.allow_empty_text)
+        return self.train_rules(language)
 
     def heldout_rules(self, language: Language, guardrail: Guardrail) -> Rules:
         rules = self.test_rules(language)

@@ -11,8 +11,9 @@ from lora.errors import ManifestError
 from lora.evaluate import Example
 from lora.files import sha256_bytes
 from lora.language import Language
-from lora.manifest import Manifest, Recording, Rules, read, require_disjoint, split, validate
+from lora.manifest import Manifest, Recording, Rules, read, require_one_text, validate
 from lora.model_utils import Speech
+from lora.splits import require_disjoint, split
 from lora.text import ResolvedStyle, apply_style, resolve_style
 from lora.units import Seconds
 
@@ -80,13 +81,17 @@ def read_set(path: str, rules: Rules, config: DataConfig) -> SpeechSet:
     recordings = [recording for part in parts for recording in _checked(part, rules, config)]
     utterances = [replace(one, id=f"{part.path.stem}/{one.id}") for part in parts for one in part]
     sha256 = sha256_bytes(*(f"{part.path.name} {part.sha256}\n".encode() for part in parts))
-    return SpeechSet(Manifest(pattern, sha256, tuple(utterances)), tuple(recordings))
+    manifest = Manifest(pattern, sha256, tuple(utterances))
+    require_one_text(manifest, recordings)
+    return SpeechSet(manifest, tuple(recordings))
 
 
 def _checked(manifest: Manifest, rules: Rules, config: DataConfig) -> tuple[Recording, ...]:
     own = manifest.subset(shards.part(manifest.utterances))
     found = [iter(part) for part in shards.gathered(lambda: validate(own, rules, config.audio()))]
-    return tuple(next(found[place % len(found)]) for place in range(len(manifest)))
+    recordings = tuple(next(found[place % len(found)]) for place in range(len(manifest)))
+    require_one_text(manifest, recordings)  # of several processes each has looked into its own part
+    return recordings
 
 
 def read_sets(config: DataConfig, targets: ReplayTargets, guardrail: Guardrail, seed: int, language: Language = "en") -> SpeechSets:
@@ -109,12 +114,22 @@ def read_sets(config: DataConfig, targets: ReplayTargets, guardrail: Guardrail, 
     if config.replay_manifest is not None:
         replay = read_set(config.replay_manifest, config.replay_rules(language, targets), config)
         replay, guard = _divide(replay, GUARD_FRACTION, False, seed)
+    _require_words({"dev": dev, "domain": domain} | ({"held-out": heldout} if guardrail == "wer" else {}))
     style = resolve_style(config.text_style, [utterance.text or "" for utterance in train.manifest], language)
     sets = SpeechSets(train, dev, domain, heldout, replay, guard, style)
     require_disjoint({name: (part.manifest, part.recordings) for name, part in sets.named().items()}, speakers=False)
     own = {"train": train, "dev": dev, "domain": domain}
     require_disjoint({name: (part.manifest, part.recordings) for name, part in own.items()}, speakers=config.split_by == "speaker")
     return sets
+
+
+def _require_words(sets: dict[str, SpeechSet]) -> None:
+    """A set of silence alone has no error rate."""
+    for name, part in sets.items():
+        if not any(character.isalnum() for utterance in part.manifest for character in utterance.text or ""):
+            raise ManifestError(
+                f"{part.manifest.path}: nobody says a word in the {name} set, so it has no error rate; add clips with speech"
+            )
 
 
 def plan_copies(sets: SpeechSets, augment: AugmentConfig, config: DataConfig, seed: int, language: Language) -> Augmenter | None:

@@ -1,4 +1,4 @@
-"""Manifests: one JSON object a line, an utterance each. Reads, writes, checks, splits and merges them; no torch.
+"""Manifests: one JSON object a line, an utterance each. Reads, writes and checks them; no torch.
 
 A line holds `audio` (a path relative to the manifest, or a list of float samples), `text`, and optionally `speaker_id`, `id`,
 `sampling_rate` (Hz; for a list of samples the rate they were taken at, 16000 when absent), `duration` (seconds), `language` (a code
@@ -7,15 +7,13 @@ such as `en`) and `meta` (an object for anything else).
 
 import difflib
 import hashlib
-import itertools
 import os
-import random
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 
@@ -24,6 +22,7 @@ from lora.errors import AudioError, ManifestError, Problem
 from lora.files import write_jsonl
 from lora.language import LANGUAGES, Language, foreign_script, lacks_own_script
 from lora.reading import ContentError, json_value
+from lora.speech_rate import least_seconds, too_much
 from lora.units import SAMPLE_RATE_HZ, Seconds
 
 DURATION_TOLERANCE_S = 0.15
@@ -74,6 +73,8 @@ class Utterance:
     declared_s: Seconds | None = None
     meta: dict[str, Any] | None = field(default=None, hash=False)
     language: str | None = None
+    declared_hz: int | None = None
+    """The `sampling_rate` that the manifest gives."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +117,9 @@ class Rules:
     missing_text: str = "is missing; every utterance needs its transcript"
     """What to say of an utterance without a text where one is required."""
     allow_empty_text: bool = False
-    """An empty transcript is right for silence in a test set: whatever the model says there counts as insertions."""
+    """An empty text is right where nobody speaks: it teaches the model to be quiet, and in a test set every word is an insertion."""
+    check_rate: bool = True
+    """Whether a text must be sayable within its recording: copies that play faster need not."""
     allow_outside: bool = False
     """Whether audio paths may leave the manifest's folder."""
     language: Language | None = None
@@ -152,11 +155,12 @@ def _lines_named(lines: Sequence[int]) -> str:
     return f"line{'s' if len(lines) > 1 else ''} {shown}{rest}"
 
 
-def read(path: Path, rules: Rules) -> Manifest:
+def read(path: Path, rules: Rules, left_out: list[Problem] | None = None) -> Manifest:
     """Reads a manifest without touching its audio beyond checking that the files exist.
 
-    Raises `ManifestError` that names every line with invalid JSON, an unknown field, missing text or audio, a duplicate id,
-    a path outside the manifest's folder or a file that does not exist.
+    With `left_out`, bad lines are left out and told there. Raises `ManifestError` that names every line with invalid JSON, an unknown
+    field, missing text or audio, a duplicate id, a text too long for any recording, a path outside the manifest's folder or a file that
+    does not exist.
     """
     problems = _Problems(path)
     utterances: list[Utterance] = []
@@ -170,11 +174,15 @@ def read(path: Path, rules: Rules) -> Manifest:
             if utterance is not None:
                 if utterance.id in seen:
                     problems.add(number, "id", f"{utterance.id!r} is already used on line {seen[utterance.id]}")
+                else:
+                    utterances.append(utterance)
                 seen[utterance.id] = number
-                utterances.append(utterance)
         offset += len(raw)
-    problems.raise_if_any()
-    if not utterances:
+    if left_out is not None:
+        left_out += problems.found
+    else:
+        problems.raise_if_any()
+    if not utterances and not left_out:
         raise ManifestError(f"{path}: the manifest is empty; every line must hold one JSON object with `audio` and `text`")
     _require_own_script(path, utterances, rules)
     return Manifest(path, digest.hexdigest(), tuple(utterances))
@@ -201,14 +209,47 @@ def validate(manifest: Manifest, rules: Rules, settings: AudioSettings) -> tuple
             problems.add(utterance.line, "audio", f"{length_s:.1f} s is over --max-seconds {rules.max_s:g}; cut it or raise the limit")
         if utterance.text and is_silent(samples):
             problems.add(utterance.line, "audio", f"is silent although the text says {utterance.text[:40]!r}")
+        if utterance.text and rules.check_rate and too_much(utterance.text, length_s):
+            problems.add(utterance.line, "text", _too_much(utterance.text, f"the audio lasts {length_s:.1f} s"))
         if utterance.declared_s is not None and abs(utterance.declared_s - length_s) > DURATION_TOLERANCE_S:
             problems.add(utterance.line, "duration", f"says {utterance.declared_s:.2f} s, the audio lasts {length_s:.2f} s")
         return Recording(length_s, waveform_hash(samples))
 
     with ThreadPoolExecutor() as pool:  # libsndfile and soxr release the interpreter lock
         recordings = tuple(pool.map(check, manifest.utterances))
+    for first, second in two_texts(manifest, recordings):
+        problems.add(second.line, "text", f"is not that of line {first.line}, which is the same recording; {_one_is_wrong(first, second)}")
     problems.raise_if_any()
     return recordings
+
+
+def two_texts(manifest: Iterable[Utterance], recordings: Iterable[Recording]) -> Iterator[tuple[Utterance, Utterance]]:
+    """Pairs of utterances of one recording with different texts: the first of that recording, and another."""
+    first: dict[str, Utterance] = {}
+    for utterance, recording in zip(manifest, recordings, strict=True):
+        known = first.setdefault(recording.sha256, utterance) if recording.sha256 and utterance.text is not None else utterance
+        if (known.text or "").split() != (utterance.text or "").split():
+            yield known, utterance
+
+
+def require_one_text(manifest: Manifest, recordings: Sequence[Recording]) -> None:
+    """Raises `ManifestError` for a recording with two texts. `validate` does so for what it is given, which may be a part."""
+    for first, second in two_texts(manifest, recordings):
+        raise ManifestError(
+            f"{manifest.path}: {first.id} (line {first.line}) and {second.id} (line {second.line}) are the same recording with different "
+            f"texts; {_one_is_wrong(first, second)}"
+        )
+
+
+def _one_is_wrong(first: Utterance, second: Utterance) -> str:
+    return f"one is wrong, remove it ({(first.text or '')[:40]!r} and {(second.text or '')[:40]!r})"
+
+
+def _too_much(text: str, limit: str) -> str:
+    return (
+        f"has {len(text.split())} words ({len(text)} characters), which takes at least {least_seconds(text):.1f} s to say, and {limit}; it "
+        "is the text of another recording or of several: check the rows around it"
+    )
 
 
 def write(path: Path, rows: Iterable[Row]) -> int:
@@ -216,70 +257,8 @@ def write(path: Path, rows: Iterable[Row]) -> int:
     return write_jsonl(path, rows)
 
 
-def require_disjoint(sets: dict[str, tuple[Manifest, tuple[Recording, ...]]], *, speakers: bool) -> None:
-    """Raises `ManifestError` when two of the named sets share a recording, or a speaker where `speakers` is set."""
-    hashes = {
-        name: {recording.sha256: utterance for utterance, recording in zip(manifest, recordings, strict=True)}
-        for name, (manifest, recordings) in sets.items()
-    }
-    for first, second in itertools.combinations(sets, 2):
-        here, there = sets[first][0], sets[second][0]
-        if common := hashes[first].keys() & hashes[second].keys():
-            example = min(common)
-            raise ManifestError(
-                f"{here.path} line {hashes[first][example].line} and {there.path} line {hashes[second][example].line}: "
-                f"the same recording is in {first} and {second} ({len(common)} shared); "
-                "scores on it would be meaningless, remove it from one of them"
-            )
-        if speakers and (both := here.speakers() & there.speakers()):
-            raise ManifestError(
-                f"{here.path} and {there.path}: {first} and {second} share {len(both)} speakers, among them {min(both)}; keep a speaker "
-                "in one of them, or pass --split-by utterance when the goal is to adapt to these very speakers"
-            )
-
-
-SplitBy = Literal["speaker", "utterance"]
-
-
-def split(manifest: Manifest, fraction: float, by: SplitBy, seed: int) -> tuple[Manifest, Manifest]:
-    """Divides a manifest into (kept, held out), with about `fraction` of the utterances held out.
-
-    By speaker, whole speakers are held out. Raises `ManifestError` when utterances lack a `speaker_id`, or when there are too
-    few speakers or utterances to leave some on both sides.
-    """
-    key = _speaker_of(manifest) if by == "speaker" else _id_of
-    groups: dict[str, list[Utterance]] = {}
-    for utterance in manifest:
-        groups.setdefault(key(utterance), []).append(utterance)
-    if len(groups) < 2:
-        what = "speaker" if by == "speaker" else "utterance"
-        raise ManifestError(
-            f"{manifest.path}: only {len(groups)} {what}, so none can be held out by {what}; "
-            "give --dev-manifest" + (", or pass --split-by utterance" if by == "speaker" else "")
-        )
-    order = sorted(groups)
-    random.Random(seed).shuffle(order)
-    wanted = max(1, round(fraction * len(manifest)))
-    held: set[str] = set()
-    count = 0
-    for name in order:
-        if count >= wanted or len(held) == len(order) - 1:
-            break
-        held.add(name)
-        count += len(groups[name])
-    return (
-        manifest.subset(u for u in manifest if key(u) not in held),
-        manifest.subset(u for u in manifest if key(u) in held),
-    )
-
-
-def sample(items: Sequence[Any], count: int, seed: int) -> list[Any]:
-    """`count` of the items, chosen by `seed`, in their own order."""
-    chosen = sorted(random.Random(seed).sample(range(len(items)), min(count, len(items))))
-    return [items[i] for i in chosen]
-
-
 def to_row(utterance: Utterance, audio: str | list[float], duration_s: float | None = None) -> Row:
+    """A line that says of an utterance all that its own line does, with this audio: the same file, or samples at 16 kHz."""
     return Row(
         audio=audio,
         text=utterance.text,
@@ -288,6 +267,7 @@ def to_row(utterance: Utterance, audio: str | list[float], duration_s: float | N
         duration=duration_s,
         language=utterance.language,
         meta=utterance.meta,
+        sampling_rate=utterance.declared_hz if isinstance(audio, str) and isinstance(utterance.audio, FileAudio) else None,
     )
 
 
@@ -329,6 +309,7 @@ def _parse(path: Path, number: int, offset: int, raw: bytes, rules: Rules, probl
         declared_s=Seconds(row.duration) if row.duration is not None else None,
         meta=row.meta,
         language=sys.intern(row.language) if row.language is not None else None,
+        declared_hz=row.sampling_rate,
     )
 
 
@@ -337,7 +318,9 @@ def _check_text(row: _RawRow, number: int, rules: Rules, problems: _Problems) ->
         if rules.require_text:
             problems.add(number, "text", rules.missing_text)
     elif not row.text.strip() and not rules.allow_empty_text and rules.require_text:
-        problems.add(number, "text", "is empty; write the transcript or drop the line (silence in a test set: --allow-empty-text)")
+        problems.add(number, "text", "is empty; write the transcript or drop the line (where nobody speaks: --allow-empty-text)")
+    elif rules.check_rate and too_much(row.text, rules.max_s):
+        problems.add(number, "text", _too_much(row.text, f"--max-seconds is {rules.max_s:g}"))
 
 
 def _check_language(row: _RawRow, number: int, rules: Rules, problems: _Problems) -> None:
@@ -375,7 +358,12 @@ def _source(path: Path, number: int, offset: int, raw: bytes, row: _RawRow, rule
         problems.add(number, "sampling_rate", f"must be positive, not {row.sampling_rate}")
         return None
     if value.startswith(b'"'):
-        return _file_source(path, number, _STRING.decode(value), row.sampling_rate, rules, problems)
+        try:
+            name = json_value(value, _STRING.decode)
+        except ContentError as error:  # escapes of a raw field are not looked into before
+            problems.add(number, "audio", error.reason)
+            return None
+        return _file_source(path, number, name, row.sampling_rate, rules, problems)
     if value.startswith(b"["):
         if not value[1:-1].strip():
             problems.add(number, "audio", "holds no samples")
@@ -423,17 +411,3 @@ def _explain(error: msgspec.ValidationError) -> str:
     near = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}; anything else goes under `meta`"
     return f"unknown field {name!r}; {hint}"
-
-
-def _speaker_of(manifest: Manifest) -> Callable[[Utterance], str]:
-    missing = [u.line for u in manifest if u.speaker_id is None]
-    if missing:
-        raise ManifestError(
-            f"{manifest.path}: {len(missing)} of {len(manifest)} utterances have no `speaker_id` (first on line {missing[0]}), "
-            "so it cannot be split by speaker; add it, give --dev-manifest, or pass --split-by utterance"
-        )
-    return lambda utterance: str(utterance.speaker_id)
-
-
-def _id_of(utterance: Utterance) -> str:
-    return utterance.id

@@ -6,7 +6,7 @@ import random
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
@@ -24,9 +24,10 @@ from lora.audio import (
     stored_seconds,
     waveform_hash,
 )
-from lora.errors import ConfigError, ManifestError, RunFolderError
+from lora.corpora.timed import timed
+from lora.errors import AudioError, ConfigError, ManifestError, Problem, RunFolderError
 from lora.files import atomic_file, atomic_folder
-from lora.manifest import MIN_S, Manifest, Row, Rules, Utterance, read
+from lora.manifest import MIN_S, Manifest, Row, Rules, Utterance, read, to_row
 from lora.units import Seconds
 
 AudioMode = Literal["inline", "path"]
@@ -35,6 +36,9 @@ AudioMode = Literal["inline", "path"]
 SNDFILE_SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".mp3", ".opus"})
 AUDIO_SUFFIXES = SNDFILE_SUFFIXES | PYAV_SUFFIXES
 """Files of these kinds are copied as they are; anything else is written as 16 kHz FLAC."""
+
+BAD_SHOWN = 20
+"""Bad rows that a message names; of more it tells the number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +49,25 @@ class Item:
     audio: FileAudio | EncodedAudio
     text: str
     speaker_id: str | None
+    place: str = ""
+    """Where it stands in its source, such as `t.csv line 4`; empty where the id says it."""
+
+    def bad(self, reason: str) -> "Bad":
+        """Why this one cannot be taken."""
+        return Bad(self.place, f"{self.id}: {reason}") if self.place else Bad(self.id, reason)
+
+
+@dataclass(frozen=True, slots=True)
+class Bad:
+    """What a source holds in the place of a recording, and cannot give."""
+
+    place: str
+    reason: str
+    expected: bool = False
+    """Whether its kind of source is known to have such rows: they are left out and said, and stop nothing."""
+
+    def __str__(self) -> str:
+        return f"{self.place}: {self.reason}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +83,10 @@ class Choice:
     """Takes the first ones, until they last so long."""
     min_s: float = MIN_S
     max_s: float = Rules().max_s
+    skip_bad: bool = False
+    """Leaves out what cannot be taken, and says so, in place of refusing everything."""
+    allow_empty_text: bool = False
+    """Takes recordings in which nobody says anything."""
 
 
 @dataclass(slots=True)
@@ -74,38 +101,71 @@ class Summary:
     outside_limits: int = 0
     duplicates: int = 0
     renamed: list[tuple[str, str]] = field(default_factory=list)
+    bad: list[Bad] = field(default_factory=list)
+    """What could not be taken."""
+
+    def require_none_bad(self, output: Path, choice: Choice) -> None:
+        """Raises `ManifestError` with the first `BAD_SHOWN` bad rows where there are any that may not be left out."""
+        grave = [bad for bad in self.bad if not bad.expected]
+        if grave and not choice.skip_bad:
+            shown = "; ".join(map(str, grave[:BAD_SHOWN])) + (f"; and {len(grave) - BAD_SHOWN} more" if len(grave) > BAD_SHOWN else "")
+            rows = "row" if len(grave) == 1 else "rows"
+            raise ManifestError(f"{output}: not written, for {len(grave)} bad {rows} (--skip-bad leaves them out): {shown}")
 
 
-def build(items: Iterable[Item], choice: Choice, output: Path, mode: AudioMode, *, overwrite: bool) -> Summary:
+def build(source: Iterable[Item | Bad], choice: Choice, output: Path, mode: AudioMode, *, overwrite: bool) -> Summary:
     """Writes the chosen items as a manifest and says what is in it.
 
     Items are written as they arrive; only a sample is held in memory. After `limit` or `hours` nothing more is read.
 
     Raises:
         ConfigError: fewer items to draw from than asked for.
-        ManifestError: two items share an id, an item has no text, or there are none.
-        AudioError: a recording cannot be decoded.
+        ManifestError: there are none, or some cannot be taken: two share an id, one has no text or cannot be decoded. It names all of
+            them, for the source is read to its end.
         RunFolderError: the output exists, or cannot be written.
     """
     refuse_existing(output, mode, overwrite=overwrite)
     summary = Summary()
-    chosen = choose(items, choice, summary)
+    chosen = choose(_sound(source, choice, summary), choice, summary)
     first = next(chosen, None)  # a source that is not there is refused before anything is opened for writing
     if first is None:
+        summary.require_none_bad(output, choice)
         raise ManifestError(f"{output}: not written, as there is nothing to put in; check the source and the limits of length")
-    known = set[str]()
     with writing(output, mode, overwrite=overwrite) as writer:
         writer.summary = summary
         for item in itertools.chain([first], chosen):
-            if item.id in known:
-                raise ManifestError(
-                    f"{output}: not written, as {item.id} names several recordings; choose another --id-column, or none to number them"
-                )
-            if not item.text.strip():
-                raise ManifestError(f"{output}: not written, as {item.id} has no text; check --text-column, or remove it")
-            known.add(item.id)
-            writer.add(Row(audio="", text=item.text, speaker_id=item.speaker_id, id=item.id), item.audio)
+            text = " ".join(item.text.split()) if "\n" in item.text else item.text
+            try:
+                writer.add(Row(audio="", text=text, speaker_id=item.speaker_id, id=item.id), item.audio)
+            except AudioError as error:
+                summary.bad.append(item.bad(str(error)))
+        summary.require_none_bad(output, choice)
+        if not summary.utterances:
+            raise ManifestError(f"{output}: not written, as no recording can be decoded")
     return summary
+
+
+def _sound(source: Iterable[Item | Bad], choice: Choice, summary: Summary) -> Iterator[Item]:
+    """Those that can be taken as far as their names and texts say; `summary` is told of the others."""
+    known = set[str]()
+    for item in source:
+        bad = item if isinstance(item, Bad) else _wrong(item, known, choice)
+        if bad is not None:
+            summary.bad.append(bad)
+        elif isinstance(item, Item):
+            known.add(item.id)
+            yield item
+
+
+def _wrong(item: Item, known: set[str], choice: Choice) -> Bad | None:
+    if item.id in known:
+        return item.bad("names several recordings; choose another --id-column, or none to number them")
+    if not item.text.strip():
+        advice = "check --text-column, remove it, or pass --allow-empty-text where nobody speaks"
+        return None if choice.allow_empty_text else item.bad(f"has no text; {advice}")
+    if kind := timed(item.text):
+        return item.bad(f"{kind}, not a transcript ({' '.join(item.text.split())[:40]!r}); write only what is said, numbers in words")
+    return None
 
 
 def choose(items: Iterable[Item], choice: Choice, summary: Summary) -> Iterator[Item]:
@@ -121,7 +181,11 @@ def choose(items: Iterable[Item], choice: Choice, summary: Summary) -> Iterator[
 def _fitting(items: Iterable[Item], choice: Choice, summary: Summary) -> Iterator[tuple[Item, Seconds]]:
     """Those within the limits of length, and how long they last."""
     for item in items:
-        length_s = stored_seconds(item.audio)
+        try:
+            length_s = stored_seconds(item.audio)
+        except AudioError as error:
+            summary.bad.append(item.bad(str(error)))
+            continue
         if choice.min_s <= length_s <= choice.max_s:
             yield item, length_s
         else:
@@ -154,38 +218,60 @@ def _sample(fitting: Iterator[tuple[Item, Seconds]], count: int, choice: Choice,
     return [item for _, item in kept]
 
 
-def merge(manifests: Sequence[Path], output: Path, mode: AudioMode, *, overwrite: bool, allow_outside: bool = False) -> Summary:
-    """Writes the utterances of several manifests as one, each recording once.
+def merge(
+    manifests: Sequence[Path],
+    output: Path,
+    mode: AudioMode,
+    *,
+    overwrite: bool,
+    allow_outside: bool = False,
+    skip_bad: bool = False,
+) -> Summary:
+    """Writes the utterances of several manifests as one, each recording once, with all that their lines say.
 
     Where ids collide, the later utterance is named `<its manifest's stem>-<id>`. Audio files are copied unchanged; with the mode
-    `path`, inline audio becomes 16 kHz FLAC.
+    `path`, inline audio becomes 16 kHz FLAC. `skip_bad` leaves out lines that cannot be taken.
 
     Raises:
-        ManifestError: a manifest is broken, or the same recording has two different transcripts.
-        AudioError: a recording cannot be decoded.
+        ManifestError: lines of any of the manifests cannot be taken, or the same recording has two different transcripts.
         RunFolderError: the output exists, or cannot be written.
     """
     refuse_existing(output, mode, overwrite=overwrite)
-    rules = Rules(require_text=False, allow_empty_text=True, allow_outside=allow_outside)
-    parts = [read(path, rules) for path in manifests]
+    rules, choice = Rules(require_text=False, allow_empty_text=True, allow_outside=allow_outside), Choice(skip_bad=skip_bad)
+    summary = Summary()
+    parts = [_read(path, rules, summary) for path in manifests]
     first: dict[str, tuple[Manifest, Utterance]] = {}
     taken: set[str] = set()
     with writing(output, mode, overwrite=overwrite) as writer:
-        for part in parts:
-            for utterance in part:
+        writer.summary = summary
+        for part, utterance in ((manifest, one) for manifest in parts for one in manifest):
+            try:
                 value = waveform_hash(load(utterance.audio, AudioSettings()))
-                if value in first:
-                    _require_same_text(*first[value], part, utterance)
-                    writer.summary.duplicates += 1
-                    continue
-                first[value] = (part, utterance)
-                name = _free_id(utterance.id, part.path.stem, taken)
-                taken.add(name)
-                if name != utterance.id:
-                    writer.summary.renamed.append((utterance.id, name))
-                row = Row(audio="", text=utterance.text, speaker_id=utterance.speaker_id, id=name, meta=utterance.meta)
-                writer.add(row, utterance.audio)
-    return writer.summary
+            except AudioError as error:
+                summary.bad.append(Bad(f"{part.path} line {utterance.line}", str(error)))
+                continue
+            if value in first:
+                _require_same_text(*first[value], part, utterance)
+                summary.duplicates += 1
+                continue
+            first[value] = (part, utterance)
+            name = _free_id(utterance.id, part.path.stem, taken)
+            taken.add(name)
+            if name != utterance.id:
+                summary.renamed.append((utterance.id, name))
+            writer.add(to_row(replace(utterance, id=name), ""), utterance.audio)
+        summary.require_none_bad(output, choice)
+        if not summary.utterances:
+            raise ManifestError(f"{output}: not written, as no line can be taken")
+    return summary
+
+
+def _read(path: Path, rules: Rules, summary: Summary) -> Manifest:
+    """A manifest without its bad lines, which `summary` is told of; so all bad lines of all manifests are named at once."""
+    problems: list[Problem] = []
+    manifest = read(path, rules, problems)
+    summary.bad += [Bad(f"{path} line {problem.line}", f"{problem.field}: {problem.message}") for problem in problems]
+    return manifest
 
 
 @dataclass(slots=True)
@@ -266,6 +352,11 @@ def describe(output: Path, summary: Summary) -> Iterator[str]:
         yield f"{summary.unknown_speakers} utterances have no speaker id: they cannot be split by speaker"
     if summary.outside_limits:
         yield f"left out {summary.outside_limits} outside --min-seconds and --max-seconds"
+    if summary.bad:
+        yield f"left out {len(summary.bad)} bad rows:"
+        yield from (f"  {' '.join(str(bad).split())}" for bad in summary.bad[:BAD_SHOWN])
+    if len(summary.bad) > BAD_SHOWN:
+        yield f"  and {len(summary.bad) - BAD_SHOWN} more"
     if summary.duplicates:
         yield f"dropped {summary.duplicates} recordings that were there already"
     for old, new in summary.renamed[:5]:

@@ -3,11 +3,13 @@
 import argparse
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import get_args
 
 from lora.console import ArgumentParser, int_from_zero, number_from_zero, positive_int, positive_number
-from lora.corpora.build import Choice, Item, Summary, build, describe, merge
+from lora.corpora.build import Bad, Choice, Item, Summary, build, describe, merge
 from lora.corpora.hub import LIBRISPEECH, HubSource, items
-from lora.corpora.local import CsvSource, csv_items, folder_items
+from lora.corpora.local import SpeakerFrom, folder_items
+from lora.corpora.tables import CsvSource, Delimiter, Quotes, csv_items
 from lora.errors import ConfigError
 from lora.manifest import MIN_S, Rules
 
@@ -39,6 +41,7 @@ def build_domain_manifest(arguments: Sequence[str] | None = None) -> int:
         help="audio files with their transcripts in .txt files beside them; a subfolder's name is the speaker's",
     )
     own.add_argument("--csv", type=Path, metavar="FILE", help="a table with the columns file, text, speaker; .tsv for tabs")
+    _add_own(parser)
     _add_dataset(parser, config="other", split="test")
     _add_columns(parser)
     _add_choice(parser, seed=42)
@@ -52,12 +55,32 @@ def merge_manifests(arguments: Sequence[str] | None = None) -> int:
     parser = ArgumentParser(description="Merge manifests into one that holds every recording once.")
     parser.add_argument("manifests", nargs="+", type=Path, metavar="MANIFEST")
     parser.add_argument("--allow-outside-paths", action="store_true", help="accept audio paths that leave a manifest's folder")
+    parser.add_argument("--skip-bad", action="store_true", help="leave out lines that cannot be taken, and list them")
     _add_output(parser)
     options = parser.parse_args(arguments)
     summary = merge(
-        options.manifests, options.output, options.audio, overwrite=options.overwrite, allow_outside=options.allow_outside_paths
+        options.manifests,
+        options.output,
+        options.audio,
+        overwrite=options.overwrite,
+        allow_outside=options.allow_outside_paths,
+        skip_bad=options.skip_bad,
     )
     return _report(options, summary)
+
+
+def _add_own(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("own recordings")
+    group.add_argument(
+        "--speaker-from", choices=get_args(SpeakerFrom), help="folder that names the speaker, where files lie deeper than one folder"
+    )
+    group.add_argument("--audio-dir", type=Path, metavar="DIR", help="where the table's recordings lie (default: beside the table)")
+    group.add_argument("--delimiter", choices=get_args(Delimiter), help="what separates the table's columns (default: by its suffix)")
+    group.add_argument(
+        "--quotes",
+        choices=get_args(Quotes),
+        help="whether quotes enclose the table's cells or are plain characters (default: plain with tabs, csv elsewhere)",
+    )
 
 
 def _add_dataset(parser: argparse.ArgumentParser, *, config: str | None, split: str) -> None:
@@ -88,6 +111,8 @@ def _add_choice(parser: argparse.ArgumentParser, *, seed: int) -> None:
         group.add_argument(
             flag, type=number_from_zero, default=limit, metavar="T", help=f"leave out {what} recordings (default: %(default)s)"
         )
+    group.add_argument("--skip-bad", action="store_true", help="leave out rows that cannot be taken, and list them")
+    group.add_argument("--allow-empty-text", action="store_true", help="take recordings without a text, in which nobody speaks")
 
 
 def _add_output(parser: argparse.ArgumentParser) -> None:
@@ -102,13 +127,16 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--overwrite", action="store_true", help="replace what is there")
 
 
-def _domain_items(options: argparse.Namespace) -> Iterator[Item]:
+def _domain_items(options: argparse.Namespace) -> Iterator[Item | Bad]:
+    for name, source in (("speaker_from", "from_folder"), ("audio_dir", "csv"), ("delimiter", "csv"), ("quotes", "csv")):
+        if getattr(options, name) is not None and getattr(options, source) is None:
+            raise ConfigError(f"--{name.replace('_', '-')}: is for --{source.replace('_', '-')}; leave it out")
     if options.part is not None and (options.from_folder or options.csv) is not None:
         raise ConfigError("--part: is for a dataset's files; leave it out")
     if options.from_folder is not None:
         if given := [flag for flag in ("audio", "text", "speaker", "id") if getattr(options, f"{flag}_column") is not None]:
             raise ConfigError(f"--{given[0]}-column: a folder has no columns; leave it out")
-        return folder_items(options.from_folder)
+        return folder_items(options.from_folder, options.speaker_from)
     if options.csv is not None:
         return csv_items(
             CsvSource(
@@ -117,12 +145,15 @@ def _domain_items(options: argparse.Namespace) -> Iterator[Item]:
                 text_column=options.text_column or CSV_COLUMNS.text_column,
                 speaker_column=_optional(options.speaker_column, CSV_COLUMNS.speaker_column),
                 id_column=_optional(options.id_column, CSV_COLUMNS.id_column),
+                audio_dir=options.audio_dir,
+                delimiter=options.delimiter,
+                quotes=options.quotes,
             )
         )
     return _hub_items(options)
 
 
-def _hub_items(options: argparse.Namespace) -> Iterator[Item]:
+def _hub_items(options: argparse.Namespace) -> Iterator[Item | Bad]:
     return items(
         HubSource(
             options.dataset,
@@ -152,12 +183,21 @@ def _optional(given: str | None, default: str | None) -> str | None:
     return None if given == "none" else given
 
 
-def _build(source: Iterator[Item], options: argparse.Namespace) -> int:
+def _build(source: Iterator[Item | Bad], options: argparse.Namespace) -> int:
     if options.min_seconds > options.max_seconds:
         raise ConfigError(f"--min-seconds {options.min_seconds:g} is over --max-seconds {options.max_seconds:g}")
     if options.samples is not None and (options.limit or options.hours) is not None:
         raise ConfigError("--samples draws from all recordings, --limit and --hours take the first ones; leave either out")
-    choice = Choice(options.samples, options.seed, options.limit, options.hours, options.min_seconds, options.max_seconds)
+    choice = Choice(
+        options.samples,
+        options.seed,
+        options.limit,
+        options.hours,
+        options.min_seconds,
+        options.max_seconds,
+        options.skip_bad,
+        options.allow_empty_text,
+    )
     return _report(options, build(source, choice, options.output, options.audio, overwrite=options.overwrite))
 
 

@@ -1,87 +1,99 @@
-"""Recordings on this machine: a folder with transcripts beside the audio, or a table that names the files."""
+"""A folder of recordings on this machine, with transcripts beside the audio."""
 
-import csv
-from collections.abc import Iterator
-from dataclasses import dataclass
+import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Final, Literal
 
 from lora.audio import FileAudio
-from lora.corpora.build import AUDIO_SUFFIXES, Item, field_of, require_columns
+from lora.corpora.build import AUDIO_SUFFIXES, Bad, Item
 from lora.errors import ManifestError
 
+SpeakerFrom = Literal["top", "nearest", "none"]
+"""Which folder names the speaker of a recording: the one just below the corpus, the one that holds the file, or none."""
 
-def folder_items(folder: Path) -> Iterator[Item]:
+OTHER_SOUND: Final = frozenset(
+    {".wma", ".amr", ".3gp", ".3g2", ".ra", ".sph", ".nist", ".raw", ".pcm", ".caf", ".au", ".snd", ".ac3", ".dss", ".ds2", ".wv", ".ape"}
+    | {".avi", ".mpg", ".mpeg", ".flv", ".w64", ".aif", ".aifc", ".mp2"}
+)
+"""Kinds of sound and video files, taken or not: one that is not taken is named rather than passed over."""
+
+
+def folder_items(folder: Path, speaker_from: SpeakerFrom | None = None) -> Iterator[Item | Bad]:
     """Every audio file under `folder` with the transcript in the `.txt` file of the same name beside it, sorted by path.
 
-    Files in a subfolder have that subfolder's name as their speaker; files directly in `folder` have none.
+    Files in a subfolder have that subfolder's name as their speaker; files directly in `folder` have none. What lacks its counterpart
+    or cannot be read is given as `Bad`.
 
     Raises:
-        ManifestError: there is no audio, a transcript is missing, or a transcript has no audio.
+        ManifestError: there is no audio, or files lie deeper and `speaker_from` does not say which folder is the speaker's.
     """
     if not folder.is_dir():
         raise ManifestError(f"{folder}: no such folder")
     files = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
     recordings = [path for path in files if path.suffix.lower() in AUDIO_SUFFIXES]
     if not recordings:
-        raise ManifestError(f"{folder}: holds no audio ({', '.join(sorted(AUDIO_SUFFIXES))})")
-    stems = {path.with_suffix("") for path in recordings}
-    lonely = [path for path in recordings if not path.with_suffix(".txt").is_file()]
-    lonely += [path for path in files if path.suffix == ".txt" and path.with_suffix("") not in stems]
-    if lonely:
-        names = ", ".join(str(path.relative_to(folder)) for path in lonely[:5]) + (", ..." if len(lonely) > 5 else "")
-        raise ManifestError(f"{folder}: {len(lonely)} files lack their counterpart ({names}); every recording needs NAME.txt beside it")
+        other = sorted({path.suffix.lower() for path in files if path.suffix.lower() in OTHER_SOUND})
+        found = f"; {', '.join(other)} files are not taken, convert them" if other else ""
+        raise ManifestError(f"{folder}: holds no audio ({', '.join(sorted(AUDIO_SUFFIXES))}){found}")
+    if speaker_from is None:
+        _require_clear_speakers(folder, recordings)
+    transcripts = {path.with_suffix(""): path for path in files if path.suffix.lower() == ".txt"}
+    yield from _lonely(folder, files, recordings, transcripts)
     for path in recordings:
-        relative = path.relative_to(folder)
-        speaker = relative.parent.name or None
-        yield Item(relative.with_suffix("").as_posix(), FileAudio(path), _transcript(path.with_suffix(".txt")), speaker)
+        if (transcript := transcripts.get(path.with_suffix(""))) is not None:
+            yield _item(folder, path, transcript, speaker_from)
 
 
-@dataclass(frozen=True, slots=True)
-class CsvSource:
-    """A table of recordings: commas, or tabs where its name ends in .tsv; file names are relative to the table."""
+def _require_clear_speakers(folder: Path, recordings: Sequence[Path]) -> None:
+    """A folder within a folder may be a session of the speaker, or a speaker of the session."""
+    deep = [path for path in recordings if len(path.relative_to(folder).parts) > 2]
+    if deep:
+        top, *_, nearest, _ = deep[0].relative_to(folder).parts
+        raise ManifestError(
+            f"{folder}: the speaker of {deep[0].relative_to(folder)} is unclear ({top!r} or {nearest!r}), as of {len(deep)} files that "
+            "lie deeper than one folder; pass --speaker-from top, nearest or none"
+        )
 
-    path: Path
-    audio_column: str = "file"
-    text_column: str = "text"
-    speaker_column: str | None = "speaker"
-    id_column: str | None = None
-    """None names an utterance after its file, without the suffix."""
+
+def _lonely(folder: Path, files: Sequence[Path], recordings: Sequence[Path], transcripts: dict[Path, Path]) -> Iterator[Bad]:
+    """Files without their counterpart, and sound of kinds that are not taken."""
+    stems = {path.with_suffix("") for path in recordings}
+    beside = {path.with_suffix(""): path for path in files if path.suffix.lower() not in {".txt"} | AUDIO_SUFFIXES}
+    taken = ", ".join(sorted(AUDIO_SUFFIXES))
+    for path in files:
+        name, stem = str(path.relative_to(folder)), path.with_suffix("")
+        suffix = path.suffix.lower()
+        if suffix in AUDIO_SUFFIXES:
+            if stem not in transcripts:
+                yield Bad(name, f"lacks its transcript; write what is said into {stem.name}.txt beside it")
+        elif suffix == ".txt" and stem not in stems:
+            if (other := beside.get(stem)) is not None:
+                yield Bad(name, f"its recording {other.name} is no kind of file that is taken ({taken}); convert it")
+            else:
+                yield Bad(name, "lacks its recording beside it; put it there, or remove the transcript")
+        elif suffix in OTHER_SOUND and stem not in transcripts:
+            yield Bad(name, f"is no kind of file that is taken ({taken}); convert it")
 
 
-def csv_items(source: CsvSource) -> Iterator[Item]:
-    """The rows of a table, in its order.
-
-    Raises:
-        ManifestError: the table cannot be read, or a row names no audio file; the message has the row's line.
-        ConfigError: a column is missing.
-    """
+def _item(folder: Path, path: Path, transcript: Path, speaker_from: SpeakerFrom | None) -> Item | Bad:
+    relative = path.relative_to(folder)
+    place = str(transcript.relative_to(folder))
+    if path.stat().st_size == 0:
+        return Bad(str(relative), "the file is empty (0 bytes); copy it again")
     try:
-        with source.path.open(encoding="utf-8-sig", newline="") as stream:
-            table = csv.DictReader(stream, delimiter="\t" if source.path.suffix.lower() == ".tsv" else ",", strict=True)
-            wanted = {"--audio-column": source.audio_column, "--text-column": source.text_column}
-            optional = {"--speaker-column": source.speaker_column, "--id-column": source.id_column}
-            require_columns(str(source.path), list(table.fieldnames or ()), {**wanted, **optional})
-            for row in table:
-                yield _csv_item(source, row, f"{source.path} line {table.line_num}")
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ManifestError(f"{source.path}: cannot be read as a table in UTF-8 ({error})") from error
-
-
-def _csv_item(source: CsvSource, row: dict[str, str | None], place: str) -> Item:
-    name, text = row[source.audio_column], row[source.text_column]
-    if not name or text is None:
-        raise ManifestError(f"{place}: has no {source.audio_column if not name else source.text_column}")
-    file = source.path.parent / name
-    if not file.is_file():
-        raise ManifestError(f"{place}: {name}: no such file")
-    identity = field_of(row, source.id_column) if source.id_column else Path(name).with_suffix("").as_posix()
-    if not identity:
-        raise ManifestError(f"{place}: has no {source.id_column}")
-    return Item(identity, FileAudio(file), text.strip(), field_of(row, source.speaker_column) or None)
-
-
-def _transcript(path: Path) -> str:
-    try:
-        return " ".join(path.read_text(encoding="utf-8-sig").split())
+        text = transcript.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ManifestError(f"{path}: is not UTF-8 ({error.reason}); save it again as UTF-8") from error
+        return Bad(place, f"is not UTF-8 ({error.reason}); save it again as UTF-8")
+    except OSError as error:
+        return Bad(place, f"cannot be read ({error.strerror})")
+    first, *rest = text.split() or [""]
+    if rest and first == path.stem and re.search(r"\d", first):
+        return Bad(place, f"starts with its own name {first!r}, which nobody says; leave the name out")
+    return Item(relative.with_suffix("").as_posix(), FileAudio(path), text, _speaker(relative, speaker_from), place)
+
+
+def _speaker(relative: Path, speaker_from: SpeakerFrom | None) -> str | None:
+    if speaker_from == "none" or len(relative.parts) == 1:
+        return None
+    return relative.parts[0] if speaker_from == "top" else relative.parent.name
