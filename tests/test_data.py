@@ -70,7 +70,7 @@ def test_a_pattern_that_matches_nothing_or_two_of_a_name_is_refused(rows: list[d
 
 def test_equal_tokens_are_held_once(tiny: Speech, rows: list[dict[str, object]], tmp_path: Path) -> None:
     part = read(write_rows(tmp_path / "all.jsonl", rows))
-    made = examples(tiny, part, resolve_style("none", [], "en"))
+    made = examples(tiny, part, resolve_style("none", [], "en").style)
     assert [list(one.labels) for one in made] == [tiny.labels(utterance.text or "") for utterance in part.manifest]
     tokens = [token for one in made for token in one.labels]
     assert len({id(token) for token in tokens}) == len(set(tokens)) < len(tokens)

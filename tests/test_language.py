@@ -2,6 +2,7 @@
 
 import json
 import re
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -185,9 +186,9 @@ def test_the_verdict_names_the_metric() -> None:
 
 
 def test_transcripts_of_a_language_without_case_are_never_lower_cased_by_themselves() -> None:
-    assert resolve_style("auto", ["NHKの番組"], "ja") == "none"
-    assert resolve_style("auto", ["NHK"]) == "lower"
-    assert resolve_style("lower", ["NHKの番組"], "ja") == "lower"
+    assert resolve_style("auto", ["NHKの番組"], "ja").style == "none"
+    assert resolve_style("auto", ["NHK"]).style == "lower"
+    assert resolve_style("lower", ["NHKの番組"], "ja").style == "lower"
 
 
 # --- mixed languages in a manifest --------------------------------------------------------------------------------------------------------
@@ -312,3 +313,47 @@ def test_transcribing_names_the_metric_of_the_language(random_v1: Speech, clips:
     assert "CER" in found.out
     assert "WER" not in found.out + found.err
     assert "is in Chinese letters, which English does not use" in refusal(*command)
+
+
+# --- marks --------------------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("language", "written", "plain"),
+    [
+        ("ar", "كِتَابٌ جَدِيدٌ", "كتاب جديد"),
+        ("ar", "كـــتاب", "كتاب"),
+        ("ar", "\u200fكتاب\u200e", "كتاب"),  # noqa: RUF001
+        ("ar", "هٰذا", "هذا"),
+        ("uk", "за́мок на горі́", "замок на горі"),  # noqa: RUF001
+        ("uk", "п'ять м’ячів", "пʼять мʼячів"),  # noqa: RUF001
+        ("uk", unicodedata.normalize("NFD", "їжак йде"), "їжак йде"),
+        ("ko", unicodedata.normalize("NFD", "안녕하세요 세계"), "안녕하세요 세계"),
+        ("ja", unicodedata.normalize("NFD", "がぎパピ"), "が ぎ パ ピ"),
+        ("ja", "か゛", "が"),
+        ("ja", "ｶﾞｯﾂ", "ガ ッ ツ"),
+        ("vi", unicodedata.normalize("NFD", "Tiếng Việt đẹp lắm"), "tiếng việt đẹp lắm"),
+        ("es", unicodedata.normalize("NFD", "¿Qué tal, niño?"), "qué tal niño"),
+        ("zh", "你\ufe0f好", "你 好"),
+    ],
+)
+def test_a_word_written_with_its_marks_is_the_word(language: Language, written: str, plain: str) -> None:
+    assert normalise(written, language) == plain
+    assert normalise(plain, language) == plain
+    found = score(language, (plain, written))
+    assert found.words.errors == found.characters.errors == 0
+
+
+@pytest.mark.parametrize(
+    ("language", "one", "other"),
+    [("uk", "й", "и"), ("ja", "が", "か"), ("vi", "ma", "má"), ("es", "año", "ano"), ("ko", "가", "각"), ("ar", "أب", "اب")],
+)
+def test_letters_that_differ_by_a_mark_of_their_own_stay_different(language: Language, one: str, other: str) -> None:
+    assert normalise(one, language) != normalise(other, language)
+
+
+@pytest.mark.parametrize("language", list(LANGUAGES))
+def test_texts_of_the_same_letters_are_equal_raw_too_however_they_are_encoded(language: Language) -> None:
+    text = "año だ 각 ế й é"
+    found = score(language, (text, unicodedata.normalize("NFD", text)))
+    assert found.raw_words.errors == found.raw_characters.errors == found.words.errors == 0

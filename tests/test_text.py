@@ -1,30 +1,62 @@
 """Transcript styles and the normaliser."""
 
+import unicodedata
+from typing import get_args
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lora.text import NORMALISER, apply_style, normalise, normaliser_version, resolve_style
+from lora.text import NORMALISER, ResolvedStyle, apply_style, normalise, normaliser_version, resolve_style
 
 
 @pytest.mark.parametrize(
     ("texts", "style"),
     [
         (["ONE TWO", "THREE"], "lower"),
-        (["ONE TWO", "Three"], "none"),
+        (["ONE TWO", "Three"], "capitals"),
+        (["ONE TWO"] * 38 + ["Cased here"], "capitals"),
+        (["Cased here"] * 38 + ["ONE TWO THREE"], "long capitals"),
         (["one"], "none"),
         (["1 2 3"], "lower"),
         (["ÉTÉ", "ÄPFEL"], "lower"),
-        (["ÉTÉ", "Äpfel"], "none"),
+        (["ÉTÉ", "Äpfel"], "capitals"),
     ],
 )
-def test_auto_lower_cases_where_no_transcript_has_lower_case(texts: list[str], style: str) -> None:
-    assert resolve_style("auto", texts) == style
+def test_auto_finds_transcripts_in_capitals(texts: list[str], style: str) -> None:
+    assert resolve_style("auto", texts).style == style
+
+
+@pytest.mark.parametrize(
+    ("texts", "taught"),
+    [
+        (["ENTER SIX", "STOP", "Erase NASA"], ["enter six", "stop", "Erase NASA"]),
+        (["Hello there.", "I am well.", "Yes.", "No.", "NASA", "OK GO", "ALL OF THIS IS LOUD"], ["NASA", "OK GO", "all of this is loud"]),
+        (["Привет", "ЗДЕСЬ ВСЁ ГРОМКО"], ["здесь всё громко"]),
+    ],
+)
+def test_a_transcript_in_capitals_is_lower_cased_and_a_name_among_cased_ones_is_not(texts: list[str], taught: list[str]) -> None:
+    style = resolve_style("auto", texts).style
+    assert [apply_style(style, text) for text in texts][-len(taught) :] == taught
+
+
+def test_what_was_decided_is_said_with_its_counts() -> None:
+    said = resolve_style("auto", ["ONE TWO"] * 38 + ["Cased here", "123"]).sentence
+    assert said == "text style capitals: mixed: 38 of 39 training transcripts are in capitals, 38 of them lower-cased"
+    name_among_cased = resolve_style("auto", ["Hello", "NASA", "Yes"]).sentence
+    assert name_among_cased.endswith("long capitals: mixed: 1 of 3 training transcripts are in capitals, none of them lower-cased")
+    assert resolve_style("none", ["LOUD"]).sentence.endswith("1 of 1 training transcripts are in capitals, none of them lower-cased")
+    assert resolve_style("auto", ["Hello"]).sentence == "text style none: transcripts stay as they are written"
+
+
+def test_targets_are_composed_letters_whatever_the_manifest_holds() -> None:
+    for text in ("안녕하세요", "がぎぐ", "Tiếng Việt", "año", "їжак"):
+        assert apply_style("none", unicodedata.normalize("NFD", text)) == text
 
 
 def test_a_style_that_is_given_is_kept_whatever_the_texts() -> None:
-    assert resolve_style("none", ["LOUD"]) == "none"
-    assert resolve_style("lower", ["Mixed"]) == "lower"
+    assert resolve_style("none", ["LOUD"]).style == "none"
+    assert resolve_style("lower", ["Mixed"]).style == "lower"
 
 
 def test_lower_changes_case_and_none_does_not() -> None:
@@ -34,7 +66,7 @@ def test_lower_changes_case_and_none_does_not() -> None:
 
 @given(st.text(max_size=30))
 def test_styles_collapse_white_space_and_applying_one_twice_changes_nothing(text: str) -> None:
-    for style in ("none", "lower"):
+    for style in get_args(ResolvedStyle):
         once = apply_style(style, text)
         assert once == " ".join(once.split())
         assert apply_style(style, once) == once

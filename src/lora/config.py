@@ -24,6 +24,7 @@ from lora.language import LANGUAGES, Language
 from lora.manifest import Rules
 from lora.reading import read_toml
 from lora.splits import SplitBy
+from lora.tags import TagRule
 
 Ratio = Annotated[float, Meta(ge=0.0, le=1.0)]
 Count = Annotated[int, Meta(ge=1)]
@@ -70,8 +71,12 @@ class DataConfig(Section, frozen=True, kw_only=True):
     )
     max_seconds: Annotated[float, Meta(gt=0, le=60, description="longest utterance accepted, in seconds")] = 30.0
     text_style: Annotated[
-        TextStyle, Meta(description="training transcripts: auto lower-cases sets without lower case; none keeps them")
+        TextStyle, Meta(description="training transcripts: auto lower-cases those in capitals, lower all; none keeps them")
     ] = "auto"
+    tags: Annotated[
+        TagRule,
+        Meta(description="tags in transcripts, such as <COMMA> or [noise]: take them out (drop), teach and score them (keep), or refuse"),
+    ] = "refuse"
     rms_dbfs: Annotated[
         Annotated[float, Meta(ge=-60, le=-3)] | None,
         Meta(description="bring every waveform to this RMS level (dB full scale), everywhere the adapter is used"),
@@ -86,7 +91,11 @@ class DataConfig(Section, frozen=True, kw_only=True):
 
     def train_rules(self, language: Language) -> Rules:
         return Rules(
-            max_s=self.max_seconds, allow_outside=self.allow_outside_paths, language=language, allow_empty_text=self.allow_empty_text
+            max_s=self.max_seconds,
+            allow_outside=self.allow_outside_paths,
+            language=language,
+            allow_empty_text=self.allow_empty_text,
+            tags=self.tags,
         )
 
     def test_rules(self, language: Language) -> Rules:
@@ -95,11 +104,12 @@ class DataConfig(Section, frozen=True, kw_only=True):
     def heldout_rules(self, language: Language, guardrail: Guardrail) -> Rules:
         rules = self.test_rules(language)
         if guardrail == "drift":
-            return replace(rules, require_text=False)
+            return replace(rules, require_text=False, tags="keep")  # nobody looks at its texts
         return replace(rules, missing_text="is missing; every utterance needs its transcript, unless --guardrail drift is set")
 
     def replay_rules(self, language: Language, targets: ReplayTargets) -> Rules:
-        return replace(self.train_rules(language), require_text=targets == "transcript")
+        rules = self.train_rules(language)
+        return rules if targets == "transcript" else replace(rules, require_text=False, tags="keep")  # nobody looks at its texts
 
 
 class AugmentConfig(Section, frozen=True, kw_only=True):

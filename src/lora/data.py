@@ -14,7 +14,7 @@ from lora.language import Language
 from lora.manifest import Manifest, Recording, Rules, read, require_one_text, validate
 from lora.model_utils import Speech
 from lora.splits import require_disjoint, split
-from lora.text import ResolvedStyle, apply_style, resolve_style
+from lora.text import ResolvedStyle, Styled, apply_style, resolve_style
 from lora.units import Seconds
 
 WILDCARDS = "*?["
@@ -48,7 +48,11 @@ class SpeechSets:
     heldout: SpeechSet
     replay: SpeechSet | None
     guard: SpeechSet | None
-    style: ResolvedStyle
+    styled: Styled
+
+    @property
+    def style(self) -> ResolvedStyle:
+        return self.styled.style
 
     def named(self) -> dict[str, SpeechSet]:
         """The sets that exist, by name."""
@@ -115,8 +119,8 @@ def read_sets(config: DataConfig, targets: ReplayTargets, guardrail: Guardrail, 
         replay = read_set(config.replay_manifest, config.replay_rules(language, targets), config)
         replay, guard = _divide(replay, GUARD_FRACTION, False, seed)
     _require_words({"dev": dev, "domain": domain} | ({"held-out": heldout} if guardrail == "wer" else {}))
-    style = resolve_style(config.text_style, [utterance.text or "" for utterance in train.manifest], language)
-    sets = SpeechSets(train, dev, domain, heldout, replay, guard, style)
+    styled = resolve_style(config.text_style, [utterance.text or "" for utterance in train.manifest], language)
+    sets = SpeechSets(train, dev, domain, heldout, replay, guard, styled)
     require_disjoint({name: (part.manifest, part.recordings) for name, part in sets.named().items()}, speakers=False)
     own = {"train": train, "dev": dev, "domain": domain}
     require_disjoint({name: (part.manifest, part.recordings) for name, part in own.items()}, speakers=config.split_by == "speaker")

@@ -103,6 +103,10 @@ def prepare(config: RunConfig, display: Display, *, resume: bool = False) -> Pre
         augmenter = plan_copies(sets, config.augment, config.data, config.train.seed, config.model.language)
         for name, part in sets.named().items():
             display.line(f"{name:8} {len(part):6} utterances {part.seconds / 60:7.1f} min   {part.manifest.path}")
+        for path, tags in {part.manifest.path: part.manifest.tags for part in sets.named().values()}.items():
+            if tags:
+                display.line(f"{path}: {tags}")
+        display.line(sets.styled.sentence)
         if augmenter is not None:
             display.line(f"augmentation: {config.augment.augment_copies} copies of each training utterance, made when training starts")
     with display.stage("load", f"Loading {config.model.model_id} on {device.type}"):
@@ -604,6 +608,7 @@ def _opening_record(prepared: Prepared) -> RunRecord:
         },
         environment=records.environment(device.type, device_name, torch.get_num_threads(), prepared.speech.computing),
         text_style=prepared.sets.style,
+        text_style_counts=prepared.sets.styled.sentence,
     )
 
 

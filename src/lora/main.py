@@ -6,15 +6,22 @@ import sys
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, get_args
 
 from lora import __version__
 from lora.console import ArgumentParser, number_from_zero, positive_int, positive_number, tokens_per_second
 from lora.console import run as run_command
 from lora.language import LANGUAGES, metric
+from lora.tags import TagRule
 
 if TYPE_CHECKING:
     from lora.transcribe import Transcriber
+
+TAGS_FLAG: dict[str, Any] = {
+    "choices": get_args(TagRule),
+    "default": "refuse",
+    "help": "tags in a manifest's texts, such as <COMMA> or [noise]: take them out, score them, or refuse (default refuse)",
+}
 
 # Modules that need torch are imported by the command that needs them, so that --help answers at once.
 
@@ -92,6 +99,7 @@ def _transcribe_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--max-seconds", type=positive_number, default=30.0, metavar="X", help="longest utterance accepted (default 30)")
     parser.add_argument("--allow-outside-paths", action="store_true", help="accept audio paths that leave the manifest's folder")
+    parser.add_argument("--tags", **TAGS_FLAG)
 
 
 def _transcribe(options: argparse.Namespace) -> int:
@@ -122,7 +130,9 @@ def _transcribe_shared(options: argparse.Namespace) -> None:
 
     transcriber = open_runtime(options.runtime, options.export_dir) if options.runtime else _with_pytorch(options)
     language = transcriber.language
-    rules = Rules(max_s=options.max_seconds, require_text=False, allow_outside=options.allow_outside_paths, language=language)
+    rules = Rules(
+        max_s=options.max_seconds, require_text=False, allow_outside=options.allow_outside_paths, language=language, tags=options.tags
+    )
     if options.manifest is not None:
         utterances, lengths_s = from_manifest(options.manifest, rules, transcriber.audio)
     else:
@@ -263,6 +273,7 @@ def _export_arguments(parser: argparse.ArgumentParser) -> None:
         help="how far the WER in the runtime may be from PyTorch's (default 0.5 for u8, 0 for fp32)",
     )
     proof.add_argument("--allow-outside-paths", action="store_true", help="accept audio paths that leave a given manifest's folder")
+    proof.add_argument("--tags", **TAGS_FLAG)
     proof.add_argument("--skip-proof", action="store_true", help="export without showing that it is the tuned model")
 
 
@@ -291,6 +302,7 @@ def _export(options: argparse.Namespace) -> int:
             proof_clips=options.proof_clips,
             max_drift_points=options.max_wer_drift_points,
             allow_outside_paths=options.allow_outside_paths,
+            tags=options.tags,
         ),
         Display(),
     )

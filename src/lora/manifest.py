@@ -23,6 +23,7 @@ from lora.files import write_jsonl
 from lora.language import LANGUAGES, Language, foreign_script, lacks_own_script
 from lora.reading import ContentError, json_value
 from lora.speech_rate import least_seconds, too_much
+from lora.tags import REMEDY, TagRule, counted, tags_in, without_tags
 from lora.units import SAMPLE_RATE_HZ, Seconds
 
 DURATION_TOLERANCE_S = 0.15
@@ -93,6 +94,8 @@ class Manifest:
     path: Path
     sha256: str
     utterances: tuple[Utterance, ...]
+    tags: str = ""
+    """What was found of tags in its transcripts and done with them, in words; empty where there are none."""
 
     def __len__(self) -> int:
         return len(self.utterances)
@@ -124,6 +127,8 @@ class Rules:
     """Whether audio paths may leave the manifest's folder."""
     language: Language | None = None
     """What all utterances must be in, by their `language` and by the letters of their text; None looks at neither."""
+    tags: TagRule = "keep"
+    """What becomes of `<COMMA>`, `[noise]` and the like in transcripts. Whoever trains on them or scores them asks the user."""
 
 
 @dataclass(slots=True)
@@ -178,6 +183,7 @@ def read(path: Path, rules: Rules, left_out: list[Problem] | None = None) -> Man
                     utterances.append(utterance)
                 seen[utterance.id] = number
         offset += len(raw)
+    tags = _settle_tags(utterances, rules, problems)
     if left_out is not None:
         left_out += problems.found
     else:
@@ -185,7 +191,7 @@ def read(path: Path, rules: Rules, left_out: list[Problem] | None = None) -> Man
     if not utterances and not left_out:
         raise ManifestError(f"{path}: the manifest is empty; every line must hold one JSON object with `audio` and `text`")
     _require_own_script(path, utterances, rules)
-    return Manifest(path, digest.hexdigest(), tuple(utterances))
+    return Manifest(path, digest.hexdigest(), tuple(utterances), tags)
 
 
 def validate(manifest: Manifest, rules: Rules, settings: AudioSettings) -> tuple[Recording, ...]:
@@ -333,6 +339,24 @@ def _check_language(row: _RawRow, number: int, rules: Rules, problems: _Problems
         )
     elif row.text and (script := foreign_script(row.text, rules.language)):
         problems.add(number, "text", f"is in {script} letters, which {name} does not use; {advice}")
+
+
+def _settle_tags(utterances: list[Utterance], rules: Rules, problems: _Problems) -> str:
+    """Treats the tags of the transcripts as the rules say, and says what was found and done; nothing where there are none."""
+    tagged = [place for place, utterance in enumerate(utterances) if tags_in(utterance.text or "")]
+    if not tagged:
+        return ""
+    texts = [utterances[place].text or "" for place in tagged]
+    found = f"tags in {len(tagged)} of {len(utterances)} transcripts ({counted(texts)})"
+    for place, text in zip(tagged, texts, strict=True):
+        plain = without_tags(text)
+        if rules.tags == "refuse":
+            problems.add(utterances[place].line, "text", f"there are {found}, such as {texts[0][:60]!r}; {REMEDY}")
+        elif rules.tags == "drop":
+            utterances[place] = replace(utterances[place], text=plain)
+            if not plain and rules.require_text and not rules.allow_empty_text:
+                problems.add(utterances[place].line, "text", "holds only tags, and nothing is left without them; remove the line")
+    return f"{found}: " + ("dropped" if rules.tags == "drop" else "kept as they are written")
 
 
 def _require_own_script(path: Path, utterances: Sequence[Utterance], rules: Rules) -> None:

@@ -17,6 +17,7 @@ from lora.errors import CheckpointError, ConfigError
 from lora.language import Language
 from lora.products import PRODUCT_DTYPES, PRODUCTS_VARIABLE, choice, instruction_set
 from lora.reading import read_json, require_json
+from lora.spelling import whole
 from lora.units import SAMPLE_RATE_HZ
 
 IGNORED_LABEL = -100
@@ -106,7 +107,9 @@ class Speech:
         return [*ids, self.end_id]
 
     def text(self, tokens: Sequence[int]) -> str:
-        decoded: str = self.processor.tokenizer.decode(tokens, skip_special_tokens=True)
+        tokenizer = self.processor.tokenizer
+        spelled = whole(tokens, tokenizer.convert_ids_to_tokens, tokenizer.convert_tokens_to_ids)
+        decoded: str = tokenizer.decode(spelled, skip_special_tokens=True)
         return decoded.strip()
 
 

@@ -19,6 +19,7 @@ from lora.gate import Verdict
 from lora.outcomes import Augmentation, Evaluation, Strength, TrainOutcome
 from lora.reading import read_json
 from lora.significance import Comparison, Drift, Interval
+from lora.text import ResolvedStyle
 from lora.units import Seconds
 
 SCHEMA = 3
@@ -101,8 +102,10 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
     checkpoint: CheckpointInfo
     manifests: dict[str, ManifestInfo]
     environment: Environment
-    text_style: str
+    text_style: ResolvedStyle
     schema: int = SCHEMA
+    text_style_counts: str = ""
+    """What the style was read from, in words."""
     finished_at: str | None = None
     error: str | None = None
     augmentation: Augmentation | None = None

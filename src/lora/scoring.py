@@ -15,7 +15,7 @@ import msgspec
 
 from lora.errors import ScoringError
 from lora.language import Language, Metric, metric
-from lora.text import as_written, normalise, normaliser_version
+from lora.text import as_written, composed, normalise, normaliser_version
 from lora.units import Seconds
 
 NO_WORDS = "the references hold no words, so there is no error rate; score at least one utterance with speech"
@@ -128,7 +128,7 @@ def score_utterance(
         words=words,
         characters=count_edits(list(clean_reference), list(clean_hypothesis)) if separated else words,
         raw_words=raw_words,
-        raw_characters=count_edits(list(reference), list(hypothesis)) if separated else raw_words,
+        raw_characters=count_edits(list(composed(reference)), list(composed(hypothesis))) if separated else raw_words,
         capped=capped,
     )
 

@@ -34,6 +34,7 @@ from lora.report.html import HTML_FILE, write_html
 from lora.report.markdown import MARKDOWN_FILE, write_report
 from lora.runtimes.runtime import PACKAGES, require_runtimes
 from lora.runtimes.separate import REQUIREMENT
+from lora.tags import TagRule
 from lora.text import ResolvedStyle
 from lora.units import Seconds
 
@@ -61,6 +62,7 @@ class ExportRequest:
     proof_clips: int | None
     max_drift_points: float | None
     allow_outside_paths: bool
+    tags: TagRule
 
 
 @dataclass(frozen=True)
@@ -179,7 +181,7 @@ def _speech(request: ExportRequest, source: _Source) -> dict[str, _Speech]:
     found = {}
     for name, path in given.items():
         if path is not None:
-            rules = Rules(allow_outside=request.allow_outside_paths, language=source.language)
+            rules = Rules(allow_outside=request.allow_outside_paths, language=source.language, tags=request.tags)
             found[name] = _Speech(_read(path, rules, source.audio, request), True, "none", None)
         elif source.record is not None:
             found[name] = _of_run(name, source.record, source.audio, request)
@@ -197,8 +199,9 @@ def _of_run(name: str, record: RunRecord, audio: AudioSettings, request: ExportR
     if part.manifest.sha256 != info.sha256:
         raise ManifestError(f"{info.path}: has changed since the run; put it back, or give --{name}-manifest")
     whole = len(part) == info.utterances
-    style: ResolvedStyle = "lower" if record.text_style == "lower" else "none"
-    return _Speech(part, not guarded_by_drift, style, {"domain": record.domain, "heldout": record.heldout}[name] if whole else None)
+    return _Speech(
+        part, not guarded_by_drift, record.text_style, {"domain": record.domain, "heldout": record.heldout}[name] if whole else None
+    )
 
 
 def _read(path: Path, rules: Rules, audio: AudioSettings, request: ExportRequest) -> SpeechSet:

@@ -17,6 +17,7 @@ import numpy as np
 
 from lora.audio import Waveform
 from lora.runtimes.separate import voice_packages
+from lora.spelling import joined, whole
 from lora.units import SAMPLE_RATE_HZ, Seconds
 
 END_ID: Final = 2
@@ -130,11 +131,26 @@ class OnnxEngine:
 
     def _hear(self, samples: Waveform, cap: int) -> tuple[str, bool | None]:
         tokens = self._model.generate(samples[None], cap)[0]
-        return self._tokenizer.decode(tokens).strip(), tokens[-1] != END_ID
+        spelled = whole(tokens, self._tokenizer.id_to_token, self._tokenizer.token_to_id)
+        return self._tokenizer.decode(spelled).strip(), tokens[-1] != END_ID
+
+
+class _SherpaResult(msgspec.Struct, frozen=True):
+    """What is read of a result's JSON: a byte of a character stands there as `<0xE2>`."""
+
+    tokens: list[str]
+
+
+def sherpa_cap(samples: int) -> int:
+    """Most tokens that sherpa-onnx gives: 15 a second, counted in the encoder's frames of 24 ms (its greedy search for Moonshine)."""
+    frames = samples
+    for kernel, step in ((127, 64), (7, 3), (3, 2)):  # the convolutions of the encoder
+        frames = (frames - kernel) // step + 1
+    return int(frames * 384 / SAMPLE_RATE_HZ * 15)
 
 
 class SherpaEngine:
-    """sherpa-onnx. It allows 15 tokens a second whatever it is told, so that what is beyond the cap is cut off here.
+    """sherpa-onnx. It allows `sherpa_cap` tokens whatever it is told, so that what is beyond the cap is cut off here.
 
     It answers a clip of zeros with nothing, without running the model.
     """
@@ -156,9 +172,9 @@ class SherpaEngine:
         complaint = os.pread(2, os.fstat(2).st_size - said_before, said_before).decode(errors="replace")
         if "Caught exception" in complaint:  # it answers with nothing then, as if it had heard silence
             raise RuntimeError(" ".join(complaint.split()))
-        tokens = stream.result.tokens
-        text = stream.result.text if len(tokens) <= cap else "".join(tokens[:cap])
-        return text.strip(), len(tokens) >= cap
+        # Its `tokens` cannot be read where one is a byte of a character, as in the notes that it hears in a hum.
+        pieces = msgspec.json.decode(str(stream.result), type=_SherpaResult).tokens
+        return joined(pieces[:cap]).strip(), len(pieces) >= min(cap, sherpa_cap(len(samples)))
 
 
 ENGINES: Final[dict[str, Callable[[Path, str], Engine]]] = {
