@@ -15,6 +15,8 @@ ORDER = (
     "errors",
     "units",
     "language",
+    "tags",
+    "spelling",
     "reading",
     "files",
     "kept",
@@ -76,7 +78,7 @@ ORDER = (
 
 TORCH_FREE = (
     *("errors", "units", "language", "files", "kept", "audio", "effects", "speech_rate", "manifest", "splits", "config", "console"),
-    *("wheels", "augment"),
+    *("wheels", "augment", "tags", "spelling"),
     *("passport", "text", "scoring", "analysis", "significance", "outcomes", "gate", "corpora", "tracking", "main"),
     *("runtimes", "exported", "agreement", "record", "runfolder", "report", "publish", "display"),
 )
