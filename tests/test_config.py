@@ -50,6 +50,7 @@ def test_every_setting_has_a_flag_of_its_name(section: str, setting: msgspec.str
         "precision": "bfloat16",
         "split_by": "utterance",
         "text_style": "lower",
+        "tags": "drop",
         "init_lora_weights": "pissa",
         "replay_targets": "transcript",
         "method": "full",
