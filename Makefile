@@ -34,8 +34,14 @@ $(UV_HOME)/bin/uv:
 venv: $(UV) ## make the virtual environment
 	@test -x $(BIN)/python || $(UV) venv --quiet $(VENV)
 
-sync: venv ## install all dependencies and both packages
-	$(UV) sync --quiet --all-packages --all-extras
+# What was installed by hand, a tracker say, stays. PyTorch's CPU builds come from its own site, which uv knows by the name of the backend;
+# they are chosen in the environment that installs, not in the project, and `uv run` leaves them alone with UV_NO_SYNC=1.
+sync: venv ## install both packages with all they can use (UV_TORCH_BACKEND=cpu: without CUDA)
+ifdef UV_TORCH_BACKEND
+	$(UV) pip install --quiet --python $(BIN)/python --editable '.[dev,export,trackers]' --editable packages/lora-cli
+else
+	$(UV) sync --quiet --inexact
+endif
 
 data: sync ## fetch the quickstart's speech: telephone prompts and general English
 	$(BIN)/moonshine-lora data --output data/quickstart

@@ -26,7 +26,7 @@ from lora.runners import experiment, real_small
 
 DOCS = sorted([ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("packages/*/README.md")])
 CONFIGS = sorted(ROOT.glob("configs/*.toml"))
-NEEDS = {"", "hub", "quickstart", "export", "own-manifests", "recordings", "slow", "peers", "launcher", "unfinished-run"}
+NEEDS = {"", "hub", "quickstart", "export", "own-manifests", "recordings", "slow", "peers", "launcher", "unfinished-run", "tools", "cpu-builds"}
 """What a comment `<!-- needs: X -->` before a block says; the empty one is a block that runs as it stands."""
 
 FIRST_LINES = 6
@@ -79,7 +79,9 @@ SCRIPTS = [command for command in chosen("python") if command.words[1].startswit
 MODULES = [command for command in chosen("python") if command.words[1] == "-m"]
 BENCHMARKS = [command for command in chosen("python") if command.words[1].startswith("benchmarks/")]
 LAUNCHERS = chosen("torchrun", "accelerate")
-OTHERS = chosen("moonshine", "uv")
+INSTALLS = chosen("uv", "export")
+"""test_installing.py runs them."""
+OTHERS = (*chosen("moonshine"), *INSTALLS)
 
 
 def in_process(function: object, *arguments: str) -> str:

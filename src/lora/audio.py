@@ -278,10 +278,8 @@ def _unreadable(name: str, error: Exception) -> str:
 
 
 def _pyav_decode(data: bytes, name: str) -> tuple[npt.NDArray[np.float32], int]:
-    try:
-        import av
-    except ImportError as error:
-        raise AudioError(f"{name}: m4a and webm need the optional extra; run `uv sync --extra av`") from error
+    import av  # loads as slowly as all else here together, and few files need it
+
     try:
         with av.open(io.BytesIO(data), mode="r") as container:
             if not container.streams.audio:
