@@ -1,7 +1,5 @@
 """Exports a model and proves it: the only module that knows the order of these stages."""
 
-import resource
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -29,6 +27,7 @@ from lora.language import LANGUAGES, Language
 from lora.manifest import Rules, read, validate
 from lora.model_utils import load_speech
 from lora.passport import ADAPTER_WEIGHTS, CHECKPOINT_WEIGHTS, PASSPORT_FILE
+from lora.process import peak_bytes
 from lora.record import RunRecord, SetResult
 from lora.report.html import HTML_FILE, write_html
 from lora.report.markdown import MARKDOWN_FILE, write_report
@@ -114,11 +113,11 @@ def export(request: ExportRequest, display: Display) -> Exported:
     size = _size(models, request.targets)
     with atomic_folder(source.folder) as folder:
         targets = {target: _written(target, request.precision, models, folder, display) for target in request.targets}
-        peak_bytes = _peak_bytes()
+        peak = peak_bytes()
         if not request.skip_proof:
             sets = _scored(models, speech, display)
             targets = {target: _proven(target, found, folder, size, sets, models, request, display) for target, found in targets.items()}
-        exported = _account(request, source, models, targets, speech, size, display, peak_bytes)
+        exported = _account(request, source, models, targets, speech, size, display, peak)
         display.result(export_table(exported))
         _require_proven(exported)
         write_json(folder / EXPORT_FILE, exported)
@@ -243,7 +242,7 @@ def _written(target: Target, precision: ExportPrecision, models: Models, folder:
             ExportedFile(name=file.relative_to(folder / target).as_posix(), bytes=file.stat().st_size, sha256=sha256_file(file))
             for file in files
         )
-        display.line(f"{sum(file.bytes for file in listed) / 1e6:.1f} MB, memory at its highest {_peak_bytes() / 1e6:.0f} MB")
+        display.line(f"{sum(file.bytes for file in listed) / 1e6:.1f} MB, memory at its highest {peak_bytes() / 1e6:.0f} MB")
     kept: ExportPrecision = "fp32" if target == "merged" else precision
     return TargetExport(precision=kept, files=listed, seconds=Seconds(time.perf_counter() - started))
 
@@ -293,7 +292,7 @@ def _account(
     speech: dict[str, _Speech],
     size: str | None,
     display: Display,
-    peak_bytes: int,
+    peak: int,
 ) -> Exported:
     verdict = source.record.verdict if source.record else None
     return Exported(
@@ -316,7 +315,7 @@ def _account(
             for name, one in speech.items()
         },
         seconds=dict(display.seconds),
-        peak_bytes=peak_bytes,
+        peak_bytes=peak,
         versions=_versions(request),
     )
 
@@ -344,8 +343,3 @@ def _into_record(run: Path, exported: Exported) -> None:
     records.write(record, run)
     write_report(record, run / MARKDOWN_FILE)
     write_html(record, run / HTML_FILE)
-
-
-def _peak_bytes() -> int:
-    """Memory of this process at its highest. macOS counts in bytes, Linux in kilobytes."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -5,7 +5,6 @@ this process ends, and their peak memory can be told.
 """
 
 import os
-import resource
 import sys
 import time
 from collections.abc import Callable
@@ -16,6 +15,7 @@ import msgspec
 import numpy as np
 
 from lora.audio import Waveform
+from lora.process import peak_bytes
 from lora.runtimes.separate import voice_packages
 from lora.spelling import joined, whole
 from lora.units import SAMPLE_RATE_HZ, Seconds
@@ -213,15 +213,7 @@ def main(runtime: str, folder: str, architecture: str) -> None:
         started = time.perf_counter()
         text, capped = listen()
         write_message(answers, Heard(text, Seconds(time.perf_counter() - started), capped))
-    write_message(answers, Done(_peak_bytes()))
-
-
-def _peak_bytes() -> int:
-    """Linux's `ru_maxrss` begins with the memory of the process that started this one, so that the kernel's other account is read."""
-    if sys.platform == "linux":
-        status = Path("/proc/self/status").read_text(encoding="ascii")
-        return 1024 * int(next(line for line in status.splitlines() if line.startswith("VmHWM:")).split()[1])
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # macOS counts bytes
+    write_message(answers, Done(peak_bytes()))
 
 
 if __name__ == "__main__":
