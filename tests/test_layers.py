@@ -29,6 +29,7 @@ ORDER = (
     "splits",
     "config",
     "console",
+    "modelfolder",
     "wheels",
     "packaged",
     "checkpoint",

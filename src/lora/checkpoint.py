@@ -14,6 +14,7 @@ from typing import Any, Final, Literal
 from lora.errors import CheckpointError, ConfigError
 from lora.files import sha256_bytes, sha256_file, writing_errors
 from lora.language import LANGUAGES, Language
+from lora.modelfolder import require_no_code, require_no_pickle, require_sizes
 from lora.packaged import PACKAGED, packaged_checkpoint
 from lora.reading import read_json
 
@@ -130,6 +131,7 @@ def _snapshot(model_id: str, revision: str | None) -> Path:
     with _hub_errors(model_id, revision):
         folder = Path(snapshot_download(model_id, revision=revision, allow_patterns=_HUB_FILES, ignore_patterns=_NOT_HUB_FILES))
     _check_config(folder)
+    require_no_code(folder)
     _check_processor(folder)
     with _hub_errors(model_id, revision):  # the commit, not the branch: it may have moved on meanwhile
         return Path(snapshot_download(model_id, revision=folder.name, allow_patterns=["*.safetensors"], ignore_patterns=_NOT_HUB_FILES))
@@ -182,9 +184,9 @@ def _check(folder: Path) -> list[Path]:
         found = "is a file, not a folder" if folder.is_file() else "no such folder"
         raise CheckpointError(f"{folder}: {found}; {_FORMS}")
     _check_config(folder)
+    require_no_code(folder)
     weights = _weights(folder)
-    for path in weights:
-        _check_weights(path)
+    require_sizes(folder, {name: shape for path in weights for name, shape in _check_weights(path).items()})
     _check_processor(folder)
     return weights
 
@@ -209,7 +211,9 @@ def _weights(folder: Path) -> list[Path]:
         return [single]
     if index.is_file():
         return _shards(folder, index)
-    others = sorted(path.name for pattern in ("*.bin", "*.pt", "*.h5", "*.onnx", "*.ort") for path in folder.glob(pattern))
+    for path in sorted(folder.iterdir()):
+        require_no_pickle(path)
+    others = sorted(path.name for pattern in ("*.h5", "*.onnx", "*.ort", "*.msgpack", "*.gguf") for path in folder.glob(pattern))
     hint = f"; it has {', '.join(others)}, save it with `save_pretrained` first" if others else "; copy or download the checkpoint again"
     raise CheckpointError(f"{folder}: no weights, neither {single.name} nor {index.name}{hint}")
 
@@ -225,17 +229,17 @@ def _shards(folder: Path, index: Path) -> list[Path]:
     return shards
 
 
-def _check_weights(path: Path) -> None:
-    """Reads the header, which also tells whether the file is whole; a copy that broke off is found here and not an hour into a run."""
+def _check_weights(path: Path) -> dict[str, list[int]]:
+    """Reads names and shapes, which also tells whether the file is whole: a copy that broke off is found here and not in mid-run."""
     from safetensors import SafetensorError, safe_open
 
     with path.open("rb") as stream:
         if stream.read(64).startswith(b"version https://git-lfs"):
             raise CheckpointError(f"{path}: a Git LFS pointer, not the weights; run `git lfs pull` in its folder")
     try:
-        with safe_open(path, framework="np"):
-            pass
-    except SafetensorError as error:
+        with safe_open(path, framework="np") as weights:
+            return {name: weights.get_slice(name).get_shape() for name in weights.keys()}  # noqa: SIM118  # no dict
+    except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path}: not a whole safetensors file ({_one_line(error)}); copy or download it again") from error
 
 

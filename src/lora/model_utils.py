@@ -1,5 +1,6 @@
 """The only module that names Moonshine's classes: loads model and processor; batches of encoder outputs and of labels."""
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,10 +16,14 @@ from lora.checkpoint import Checkpoint, require_language
 from lora.config import Device, Precision
 from lora.errors import CheckpointError, ConfigError
 from lora.language import Language
+from lora.modelfolder import require_no_code
 from lora.products import PRODUCT_DTYPES, PRODUCTS_VARIABLE, choice, instruction_set
 from lora.reading import read_json, require_json
 from lora.spelling import whole
 from lora.units import SAMPLE_RATE_HZ
+
+MOST = 1e6
+"""Largest absolute value of a weight. No training ends near it; a flipped bit of an exponent mostly ends far above."""
 
 IGNORED_LABEL = -100
 """Label value that takes no part in the loss: padding, by position and never by token id, for pad and EOS share an id in v1."""
@@ -155,31 +160,50 @@ def load_speech(checkpoint: Checkpoint, device: torch.device, precision: Precisi
             attn_implementation="sdpa",
             ignore_mismatched_sizes=True,  # reported below, with the other reasons
             output_loading_info=True,
+            use_safetensors=True,  # and never a pickle
+            trust_remote_code=False,
         )
     absent = sorted(report["missing_keys"]) + sorted(name for name, *_ in report["mismatched_keys"])
     if absent:
         raise CheckpointError(f"{checkpoint.folder}: {len(absent)} weights are missing or of another shape, among them {absent[0]}")
     if model.config.decoder_start_token_id is None or model.config.eos_token_id is None:
         raise CheckpointError(f"{checkpoint.folder}/config.json: decoder_start_token_id and eos_token_id must be set")
-    broken = [name for name, weight in model.named_parameters() if not weight.isfinite().all()]
-    if broken:
-        raise CheckpointError(
-            f"{checkpoint.folder}: {len(broken)} weights hold NaN or infinity, among them {broken[0]}; get the checkpoint again"
-        )
     model.requires_grad_(False)
     model.eval()
+    _require_values(model, checkpoint.folder)
     processor = load_processor(checkpoint.folder)
+    require_vocabulary(processor, model, checkpoint.folder)
     return Speech(model.to(device), processor, checkpoint, device, precision, language)
 
 
 def load_processor(folder: Path) -> Any:
-    """The processor of a checkpoint or of a run's `processor/` folder. Raises `CheckpointError` when it is not 16 kHz."""
+    """The processor of a checkpoint or of a run's `processor/` folder.
+
+    Raises `CheckpointError` when it is damaged, asks for code of its own, or is not for 16 kHz.
+    """
+    require_no_code(folder)
     with _loading(folder):
-        processor = AutoProcessor.from_pretrained(folder)
+        processor = AutoProcessor.from_pretrained(folder, trust_remote_code=False)
         rate_hz = processor.feature_extractor.sampling_rate
     if rate_hz != SAMPLE_RATE_HZ:
         raise CheckpointError(f"{folder}: the processor wants {rate_hz} Hz; Moonshine takes {SAMPLE_RATE_HZ} Hz")
     return processor
+
+
+def require_vocabulary(processor: Any, model: PreTrainedModel, folder: Path) -> None:
+    """Raises `CheckpointError` when the processor of `folder` has tokens that the model does not know."""
+    size, rows = len(processor.tokenizer), model.get_output_embeddings().weight.shape[0]
+    if not 0 < size <= rows:
+        raise CheckpointError(f"{folder}: its tokenizer has {size} tokens, the model {rows}; give the processor that belongs to the model")
+
+
+def _require_values(model: PreTrainedModel, folder: Path) -> None:
+    """Raises `CheckpointError` for weights that are not finite, or larger than training gives: a damaged file, or one of another type."""
+    largest = {name: weight.abs().max().item() for name, weight in model.named_parameters()}
+    if broken := [name for name, value in largest.items() if not math.isfinite(value)]:
+        raise CheckpointError(f"{folder}: {len(broken)} weights hold NaN or infinity, among them {broken[0]}; get the checkpoint again")
+    if wild := [name for name, value in largest.items() if value > MOST]:
+        raise CheckpointError(f"{folder}: {wild[0]} holds {largest[wild[0]]:.3g}, which no training gives; get the checkpoint again")
 
 
 @contextmanager

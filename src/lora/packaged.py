@@ -381,8 +381,8 @@ def _checked_transcript(model: PackagedModel, folder: Path) -> str:
     import torch
     from transformers import AutoModelForSpeechSeq2Seq, AutoProcessor
 
-    processor = AutoProcessor.from_pretrained(folder)
-    network = AutoModelForSpeechSeq2Seq.from_pretrained(folder, dtype=torch.float32).eval()
+    processor = AutoProcessor.from_pretrained(folder, trust_remote_code=False)
+    network = AutoModelForSpeechSeq2Seq.from_pretrained(folder, dtype=torch.float32, trust_remote_code=False).eval()
     inputs = processor(_speech(model), sampling_rate=SAMPLE_RATE_HZ, return_tensors="pt")
     with torch.inference_mode():
         tokens = network.generate(**inputs, do_sample=False, num_beams=1)

@@ -8,6 +8,7 @@ import msgspec
 from lora.errors import CheckpointError
 from lora.files import sha256_bytes, sha256_file, write_json
 from lora.language import Language
+from lora.modelfolder import require_weights
 from lora.reading import read_json
 
 PASSPORT_FILE: Final = "moonshine_lora.json"
@@ -96,30 +97,13 @@ def tensor_names(file: Path) -> tuple[str, ...]:
     """Names of the weights of a safetensors file, sorted. Raises `CheckpointError` when it is missing or not whole."""
     from safetensors import SafetensorError, safe_open
 
-    require_weights(file)
+    require_weights(file, _REMEDY)
     try:
         with safe_open(file, framework="np") as opened:
             return tuple(sorted(opened.keys()))
     except (OSError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:200]
         raise CheckpointError(f"{file}: not a whole safetensors file ({reason}); {_REMEDY}") from error
-
-
-def require_weights(file: Path) -> None:
-    """Raises `CheckpointError` where there are no weights, or only pickled ones."""
-    if file.is_file():
-        return
-    if pickled := pickled_weights(file.parent):
-        raise CheckpointError(
-            f"{file.parent / pickled[0]}: is a pickle, which can run code when it is read, and is never opened; "
-            f"save the weights as {file.name} with the tool that made them"
-        )
-    raise CheckpointError(f"{file}: is missing; {_REMEDY}")
-
-
-def pickled_weights(folder: Path) -> list[str]:
-    """Names of files in a folder that can hold weights only as a pickle, which is code."""
-    return sorted(file.name for file in folder.iterdir() if file.suffix in (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"))
 
 
 def check(folder: Path, origin: Origin, model_id: str, revision: str | None, sha256: str) -> None:

@@ -12,12 +12,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from lora.errors import CheckpointError
-from lora.model_utils import Speech
+from lora.model_utils import MOST, Speech
 from lora.passport import ADAPTER_SETTINGS, ADAPTER_WEIGHTS, tensor_names
 from lora.reading import read_json
-
-MOST: Final = 1e6
-"""Largest absolute value of a weight. No training ends near it; a flipped bit of an exponent mostly ends far above."""
 
 _MOST_RANK: Final = 1024
 """Largest rank that no weight shows. A number that is damaged would otherwise fill the memory."""

@@ -18,7 +18,7 @@ from lora.features import LiveFeatures
 from lora.files import write_json, write_jsonl
 from lora.language import LANGUAGES, Language
 from lora.manifest import MIN_S, Rules, Utterance, read, validate
-from lora.model_utils import Speech, choose_device, load_processor, load_speech
+from lora.model_utils import Speech, choose_device, load_processor, load_speech, require_vocabulary
 from lora.runtimes.runtime import Clip, RuntimeName
 from lora.runtimes.runtime import transcribe as transcribe_on_device
 from lora.scoring import Counts
@@ -168,7 +168,9 @@ def open_transcriber(request: Request) -> Transcriber:
         raise ConfigError(f"--language {language}: {made} was trained for {spelled}; leave the flag out")
     speech = load_speech(checkpoint, device, request.precision, language)
     if request.processor_folder is not None:
-        speech = replace(speech, processor=load_processor(request.processor_folder))
+        processor = load_processor(request.processor_folder)
+        require_vocabulary(processor, speech.model, request.processor_folder)
+        speech = replace(speech, processor=processor)
     if passport is None:
         cap = request.tokens_per_second or LANGUAGES[language].tokens_per_second
         return Transcriber(speech, DecodeSettings(tokens_per_second=cap), AudioSettings(), request)

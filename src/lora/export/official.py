@@ -22,6 +22,7 @@ from lora.decode import DecodeSettings
 from lora.errors import CheckpointError, ExportError
 from lora.files import atomic_file, atomic_folder
 from lora.model_utils import Speech
+from lora.modelfolder import require_no_pickle
 from lora.passport import PASSPORT_FILE
 from lora.text import normaliser_version
 
@@ -154,6 +155,7 @@ def convert(
 
 def _read(file: Path) -> dict[str, Tensor]:
     """The tensors of an official file, each layer complete."""
+    require_no_pickle(file)
     try:
         state: dict[str, Tensor] = load_file(file)
     except SafetensorError as error:
