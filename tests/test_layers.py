@@ -18,6 +18,7 @@ ORDER = (
     "tags",
     "spelling",
     "reading",
+    "destination",
     "files",
     "kept",
     "shards",

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from lora.destination import writing_errors
 from lora.errors import CheckpointError, ConfigError
-from lora.files import sha256_bytes, sha256_file, writing_errors
+from lora.files import sha256_bytes, sha256_file
 from lora.language import LANGUAGES, Language
 from lora.modelfolder import require_no_code, require_no_pickle, require_sizes
 from lora.packaged import PACKAGED, packaged_checkpoint

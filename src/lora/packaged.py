@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 from filelock import FileLock
 
+from lora.destination import writing_errors
 from lora.errors import CheckpointError
-from lora.files import atomic_folder, cache_dir, sha256_bytes, sha256_file, write_json, writing_errors
+from lora.files import atomic_folder, cache_dir, sha256_bytes, sha256_file, write_json
 from lora.reading import read_json
 from lora.units import SAMPLE_RATE_HZ
 from lora.wheels import MOONSHINE_CPP, MOONSHINE_VOICE, USEFUL_MOONSHINE_ONNX, Wheel, read_member

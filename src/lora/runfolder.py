@@ -8,8 +8,9 @@ import msgspec
 import tomli_w
 
 from lora.config import RunConfig, flat
+from lora.destination import writing_errors
 from lora.errors import RunFolderError
-from lora.files import atomic_folder, remove_leftovers, write_text, writing_errors
+from lora.files import atomic_folder, remove_leftovers, write_text
 from lora.record import RECORD_FILE, RunRecord, now, read, write
 
 LOG_FILE = "log.jsonl"

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from lora.config import RunConfig, Tracker, flat
+from lora.destination import writing_errors
 from lora.errors import ConfigError
-from lora.files import writing_errors
 
 PROJECT = "moonshine-lora"
 TRACKERS_FOLDER = "trackers"

@@ -11,8 +11,9 @@ from typing import Final
 
 from filelock import FileLock
 
+from lora.destination import writing_errors
 from lora.errors import FetchError
-from lora.files import cache_dir, sha256_file, writing_errors
+from lora.files import cache_dir, sha256_file
 
 _log = logging.getLogger(__name__)
 

@@ -24,8 +24,9 @@ from typing import IO, Final, Literal
 from filelock import FileLock
 
 from lora.audio import AudioSettings, FileAudio, duration, load
+from lora.destination import writing_errors
 from lora.errors import ConfigError, FetchError
-from lora.files import atomic_folder, cache_dir, write_json, writing_errors
+from lora.files import atomic_folder, cache_dir, write_json
 from lora.manifest import Row, write
 from lora.reading import read_json
 from lora.units import Seconds

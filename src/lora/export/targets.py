@@ -5,8 +5,9 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, get_args
 
+from lora.destination import writing_errors
 from lora.errors import ExportError
-from lora.files import write_json, writing_errors
+from lora.files import write_json
 
 if TYPE_CHECKING:
     import onnx

@@ -7,8 +7,9 @@ from typing import Final
 
 from filelock import FileLock
 
+from lora.destination import writing_errors
 from lora.errors import FetchError
-from lora.files import atomic_folder, cache_dir, writing_errors
+from lora.files import atomic_folder, cache_dir
 from lora.wheels import last_meaningful_line
 
 REQUIREMENT: Final = "moonshine-voice==0.1.5"

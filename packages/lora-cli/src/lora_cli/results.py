@@ -10,8 +10,9 @@ import msgspec
 from filelock import FileLock
 
 from lora.audio import AudioSettings, encode_flac, read_file
+from lora.destination import writing_errors
 from lora.errors import AudioError, LoraError, ManifestError
-from lora.files import atomic_file, write_jsonl, writing_errors
+from lora.files import atomic_file, write_jsonl
 from lora.manifest import Row
 from lora.reading import ContentError, json_value, read_bytes
 from lora.units import Seconds
