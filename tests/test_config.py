@@ -13,6 +13,7 @@ import tomli_w
 
 from lora.config import RunConfig, add_flags, build, flag, from_flags
 from lora.errors import ConfigError
+from lora.presets import config_file
 
 REQUIRED = {
     "model": {"model_id": "packaged:moonshine-tiny"},
@@ -229,3 +230,11 @@ def test_settings_are_read_without_torch() -> None:
     code = "import sys, lora.config; print(sorted({'torch', 'transformers', 'peft'} & sys.modules.keys()))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("name", [file.stem for file in sorted((Path(__file__).parents[1] / "configs").glob("*.toml"))])
+def test_a_preset_is_found_by_its_name(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert build({}, config_file(name)) == build({}, Path(__file__).parents[1] / "configs" / f"{name}.toml")
+    assert config_file(f"./{name}") == Path(name)
+    assert config_file(f"{name}.toml") == Path(f"{name}.toml")

@@ -28,6 +28,7 @@ ORDER = (
     "speech_rate",
     "manifest",
     "splits",
+    "presets",
     "config",
     "console",
     "modelfolder",

@@ -59,7 +59,11 @@ def rows(file: Path) -> Rows:
 def test_settings(arguments: list[object], output: Path, tmp_path: Path) -> None:
     config = tmp_path / "run.toml"
     for content, flags, message in (
-        (None, ("--config", tmp_path / "none.toml"), "none.toml: no such config file; configs/ holds examples"),
+        (
+            None,
+            ("--config", tmp_path / "none.toml"),
+            "none.toml: no such config file; give one, or a preset (accents, domain, jargon, personal, quickstart, telephone)",
+        ),
         ("[train]\nlearnign_rate = 1e-3", ("--config", config), "unknown key 'learnign_rate' in [train]; did you mean 'learning_rate'?"),
         ("[trian]\nepochs = 1", ("--config", config), "unknown section [trian]; did you mean 'train'?"),
         ("[train]\nepochs = 0", ("--config", config), "`float` > 0.0 - at `train.epochs`"),

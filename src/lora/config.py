@@ -22,6 +22,7 @@ from lora.effects import CODECS, Codec
 from lora.errors import ConfigError
 from lora.language import LANGUAGES, Language
 from lora.manifest import Rules
+from lora.presets import presets
 from lora.reading import read_toml
 from lora.splits import SplitBy
 from lora.tags import TagRule
@@ -346,7 +347,7 @@ def build(given: dict[str, Any], file: Path | None) -> RunConfig:
 
 def _read_toml(file: Path) -> dict[str, dict[str, Any]]:
     if not file.exists():
-        raise ConfigError(f"{file}: no such config file; configs/ holds examples")
+        raise ConfigError(f"{file}: no such config file; give one, or a preset ({', '.join(presets())})")
     content = read_toml(file, ConfigError)
     sections = {section.name: section.type for section in msgspec.structs.fields(RunConfig)}
     for name, values in content.items():

@@ -6,10 +6,10 @@ import sys
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, NoReturn, get_args
 
 from lora import __version__
-from lora.console import ArgumentParser, number_from_zero, positive_int, positive_number, tokens_per_second
+from lora.console import ArgumentParser, end, number_from_zero, positive_int, positive_number, tokens_per_second
 from lora.console import run as run_command
 from lora.language import LANGUAGES, metric
 from lora.tags import TagRule
@@ -26,8 +26,16 @@ TAGS_FLAG: dict[str, Any] = {
 # Modules that need torch are imported by the command that needs them, so that --help answers at once.
 
 
-def main() -> int:
+def script() -> NoReturn:
     """Entry point of the console script."""
+    code = main()
+    if sys.argv[1:2] == ["manifest"]:
+        end(code)
+    sys.exit(code)
+
+
+def main() -> int:
+    """What the command line says, with errors as one line; returns the exit code."""
     return run_command(_main)
 
 
@@ -356,6 +364,22 @@ def _data(options: argparse.Namespace) -> int:
     return 0
 
 
+def _manifest_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "action",
+        choices=("dataset", "domain", "merge"),
+        help="a split of a speech dataset; domain speech of a dataset, a folder or a table; several manifests as one",
+    )
+    parser.add_argument("rest", nargs=argparse.REMAINDER, metavar="...", help="its own flags: `moonshine-lora manifest merge --help`")
+
+
+def _manifest(options: argparse.Namespace) -> int:
+    from lora.corpora.commands import build_domain_manifest, build_manifest, merge_manifests
+
+    command = {"dataset": build_manifest, "domain": build_domain_manifest, "merge": merge_manifests}[options.action]
+    return command(options.rest, prog=f"moonshine-lora manifest {options.action}")
+
+
 def _cache_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("action", choices=("show", "clear"), help="show how much is kept, or remove all of it")
 
@@ -384,8 +408,9 @@ COMMANDS: dict[str, tuple[str, Arguments, Execute]] = {
     "export": ("write the tuned model for on-device runtimes, and prove in them that it is", _export_arguments, _export),
     "adapter": ("convert adapters from and to the forms of other tools", _adapter_arguments, _adapter),
     "data": ("fetch the quickstart's speech", _data_arguments, _data),
+    "manifest": ("make manifests, and merge them; what scripts/ does in a checkout", _manifest_arguments, _manifest),
     "cache": ("show or clear checkpoints, downloads and encoder outputs that can be made again", _cache_arguments, _cache),
 }
 
 if __name__ == "__main__":
-    sys.exit(main())
+    script()

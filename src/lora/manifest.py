@@ -282,7 +282,7 @@ def _lines(path: Path) -> Iterator[bytes]:
         with path.open("rb") as stream:
             yield from stream
     except FileNotFoundError as error:
-        raise ManifestError(f"{path}: no such manifest; check the path, or make one with scripts/build_manifest.py") from error
+        raise ManifestError(f"{path}: no such manifest; check the path, or make one with `moonshine-lora manifest`") from error
     except OSError as error:
         raise ManifestError(f"{path}: cannot be read ({error.strerror})") from error
 

@@ -17,9 +17,9 @@ HUB_COLUMNS = HubSource("", "")
 CSV_COLUMNS = CsvSource(Path())
 
 
-def build_manifest(arguments: Sequence[str] | None = None) -> int:
+def build_manifest(arguments: Sequence[str] | None = None, prog: str | None = None) -> int:
     """`scripts/build_manifest.py`: a split of a speech dataset as a manifest."""
-    parser = ArgumentParser(description="Write a split of a speech dataset, from the hub or a local folder, as a manifest.")
+    parser = ArgumentParser(prog=prog, description="Write a split of a speech dataset, from the hub or a local folder, as a manifest.")
     _add_dataset(parser, config=None, split="test.clean")
     _add_columns(parser)
     _add_choice(parser, seed=0)
@@ -28,10 +28,11 @@ def build_manifest(arguments: Sequence[str] | None = None) -> int:
     return _build(_hub_items(options), options)
 
 
-def build_domain_manifest(arguments: Sequence[str] | None = None) -> int:
+def build_domain_manifest(arguments: Sequence[str] | None = None, prog: str | None = None) -> int:
     """`scripts/build_domain_manifest.py`: the same for domain speech, which may also be a folder or a table of own recordings."""
     parser = ArgumentParser(
-        description="Write domain speech as a manifest: a dataset of the hub or a local copy, a folder of recordings, or a table."
+        prog=prog,
+        description="Write domain speech as a manifest: a dataset of the hub or a local copy, a folder of recordings, or a table.",
     )
     own = parser.add_mutually_exclusive_group()
     own.add_argument(
@@ -50,9 +51,9 @@ def build_domain_manifest(arguments: Sequence[str] | None = None) -> int:
     return _build(_domain_items(options), options)
 
 
-def merge_manifests(arguments: Sequence[str] | None = None) -> int:
+def merge_manifests(arguments: Sequence[str] | None = None, prog: str | None = None) -> int:
     """`scripts/merge_manifests.py`: several manifests as one, every recording once."""
-    parser = ArgumentParser(description="Merge manifests into one that holds every recording once.")
+    parser = ArgumentParser(prog=prog, description="Merge manifests into one that holds every recording once.")
     parser.add_argument("manifests", nargs="+", type=Path, metavar="MANIFEST")
     parser.add_argument("--allow-outside-paths", action="store_true", help="accept audio paths that leave a manifest's folder")
     parser.add_argument("--skip-bad", action="store_true", help="leave out lines that cannot be taken, and list them")

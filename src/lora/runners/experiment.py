@@ -2,11 +2,11 @@
 
 import argparse
 import sys
-from pathlib import Path
 
 from lora.config import RunConfig, add_flags, from_flags
 from lora.console import ArgumentParser, positive_int, run
 from lora.gate import Decision
+from lora.presets import config_file, presets
 
 METRICS_FILE = "experiment_metrics.json"
 EXIT_CODES: dict[Decision, int] = {"accepted": 0, "rejected": 3, "inconclusive": 4}
@@ -20,7 +20,12 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--config", type=Path, metavar="FILE", help="TOML file with any of the settings below; flags win over it")
+    parser.add_argument(
+        "--config",
+        type=config_file,
+        metavar="FILE",
+        help=f"a preset ({', '.join(presets())}), or a TOML file with any of the settings below; flags win over it",
+    )
     parser.add_argument("--dry-run", action="store_true", help="check settings, manifests, audio, checkpoint and sites; train nothing")
     parser.add_argument(
         "--resume", action="store_true", help="go on with the unfinished run in --output-dir; give the same settings as for its start"
