@@ -22,7 +22,7 @@ MARKERS ?= not slow
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help venv sync data run test test-slow rig lint type bench clean
+.PHONY: help venv sync data run test test-slow test-processors rig lint type bench clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-10s %s\n", $$1, $$2}'
@@ -55,6 +55,9 @@ test: sync ## run the tests (the slow ones: make test-slow)
 test-slow: MARKERS = slow
 test-slow: WORKERS = 1
 test-slow: test ## run the end-to-end tests of minutes
+
+test-processors: sync ## run the numeric tests as on other processors: each instruction set, both kinds of products
+	$(BIN)/python tests/processors.py
 
 rig: ## install what the voice app's tests need on Debian and Ubuntu: a virtual microphone, terminals (asks for root)
 	$(SUDO) apt-get update --quiet

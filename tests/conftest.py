@@ -1,5 +1,6 @@
 """Shared speech and models. The models are never modified here: a test that adapts or trains one loads its checkpoint afresh."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -30,7 +31,11 @@ from lora.runtimes.separate import voice_packages
 
 # A background job inherits an ignored SIGINT, and so would the commands that tests interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-torch.set_num_threads(1)  # one clip at a time: a second thread on a busy machine costs more than it brings
+# One clip at a time: a second thread on a busy machine costs more than it brings. `make test-processors` asks for two.
+torch.set_num_threads(int(os.environ.get("MOONSHINE_LORA_TEST_THREADS", "1")))
+if os.environ.get("MOONSHINE_LORA_TEST_POISON"):  # new memory holds NaN until somebody sets it
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = True
 transformers_logging.disable_progress_bar()
 
 SPECIAL = {"pad_token_id": 2, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1}

@@ -1,8 +1,10 @@
 """Products give what mathematics says, touch no other row, multiply nothing that nobody has set, and are chosen openly."""
 
 import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -20,6 +22,7 @@ from lora.products import (
     matmul,
     onednn_instructions,
     packed_fault,
+    time_beside_float32,
     tolerance,
 )
 
@@ -144,3 +147,32 @@ def test_a_cap_on_instructions_is_seen() -> None:
         + ", ".join(INSTRUCTION_SETS)
     ]
     assert has_bfloat16() == (packed_fault(torch.bfloat16) is None)
+
+
+def test_bfloat16_is_refused_where_the_processor_does_not_multiply_it(tmp_path: Path) -> None:
+    """By transcribe and by the experiment's dry run; plain products, which are for bug reports, take it at its price."""
+    command = [
+        sys.executable,
+        "-m",
+        "lora.main",
+        "transcribe",
+        "--model-id",
+        "packaged:moonshine-tiny",
+        "--precision",
+        "bfloat16",
+        "--audio",
+        "x",
+    ]
+    environment = {name: value for name, value in os.environ.items() if name != "MOONSHINE_LORA_PRODUCTS"} | {"ONEDNN_MAX_CPU_ISA": "AVX2"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path)
+    assert done.returncode == 2
+    assert re.fullmatch(
+        r"error: --precision bfloat16: this processor \(.*\) has no bfloat16 products, .* use --precision float32\n", done.stderr
+    )
+    forced = "import torch; from lora.products import require_precision; require_precision(torch.device('cpu'), 'bfloat16')"
+    subprocess.run([sys.executable, "-c", forced], check=True, env=environment | {"MOONSHINE_LORA_PRODUCTS": "plain"})
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_price_of_a_precision_is_measured(dtype: torch.dtype) -> None:
+    assert 0.01 < time_beside_float32(dtype) < 100

@@ -33,6 +33,7 @@ from lora.language import metric
 from lora.model_utils import Speech, choose_device, load_speech, pad_labels
 from lora.outcomes import Evaluation, Step, Strength, TrainOutcome
 from lora.process import give_back_memory
+from lora.products import PRODUCT_DTYPES, require_precision, time_beside_float32
 from lora.record import AdapterInfo, CheckpointInfo, ManifestInfo, Resumption, RunRecord, SetResult, result_folder
 from lora.report.card import CARD_FILE, write_card
 from lora.report.html import HTML_FILE, write_html
@@ -91,6 +92,7 @@ def prepare(config: RunConfig, display: Display, *, resume: bool = False) -> Pre
     if config.output.push_to_hub is not None:
         publish.require_access(config.output.push_to_hub)
     device = choose_device(config.model.device)
+    require_precision(device, config.model.precision)
     if config.train.strength_sweep:
         strengths.check(
             method=config.adapter.method,
@@ -119,6 +121,8 @@ def prepare(config: RunConfig, display: Display, *, resume: bool = False) -> Pre
                 "leave it out"
             )
         display.line(f"computing in {speech.computing}")
+        if speech.precision != "float32" and device.type == "cpu" and (ratio := time_beside_float32(PRODUCT_DTYPES[speech.precision])) > 1:
+            display.line(f"{speech.precision} products take {ratio:.1f} times as long as float32's here: --precision float32 is faster")
         display.line(f"adapter: {len(sites)} layers, {sites[0].name} to {sites[-1].name}")
     decode = DecodeSettings(tokens_per_second=config.tokens_per_second)
     prepared = Prepared(config, sets, augmenter, checkpoint, speech, sites, decode, unfinished=unfinished)

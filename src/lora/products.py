@@ -7,6 +7,7 @@ NaN or an infinity (seen in PyTorch 2.13, in its own product as well as in oneDN
 
 import os
 import platform
+import time
 from dataclasses import dataclass
 from functools import cache
 from typing import Literal
@@ -107,6 +108,32 @@ def uses_tiles(dtype: torch.dtype) -> bool:
 def has_bfloat16() -> bool:
     """Whether oneDNN multiplies bfloat16 on this processor. PyTorch does so without it, several times slower than float32."""
     return torch.backends.mkldnn.is_available() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def require_precision(device: torch.device, precision: Precision) -> None:
+    """Raises `ConfigError` for bfloat16 on a CPU that does not multiply it, unless the environment asks for plain products."""
+    if device.type != "cpu" or precision == "float32" or has_bfloat16() or os.environ.get(PRODUCTS_VARIABLE) == "plain":
+        return
+    raise ConfigError(
+        f"--precision {precision}: this processor ({instruction_set()}) has no bfloat16 products, so a run would take about "
+        f"{time_beside_float32(torch.bfloat16):.0f} times as long as in float32; use --precision float32"
+    )
+
+
+def time_beside_float32(dtype: torch.dtype) -> float:
+    """How long products of the models' sizes take in `dtype` on this CPU, as a multiple of float32's time."""
+    inputs, weight = torch.ones(256, 288), torch.ones(864, 288)
+
+    def seconds(product: "Product") -> float:
+        times = []
+        for _ in range(7):
+            started = time.perf_counter()
+            product(inputs)
+            times.append(time.perf_counter() - started)
+        return min(times)
+
+    with torch.inference_mode():
+        return seconds(laid_out(weight, dtype)) / seconds(laid_out(weight, torch.float32))
 
 
 def matmul(left: Tensor, right: Tensor) -> Tensor:

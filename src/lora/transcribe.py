@@ -18,7 +18,12 @@ from lora.features import LiveFeatures
 from lora.files import write_json, write_jsonl
 from lora.language import LANGUAGES, Language
 from lora.manifest import MIN_S, Rules, Utterance, read, validate
+<<<<<<< HEAD
 from lora.model_utils import Speech, choose_device, load_processor, load_speech, require_vocabulary
+=======
+from lora.model_utils import Speech, choose_device, load_processor, load_speech
+from lora.products import require_precision
+>>>>>>> e86f9ee (make test-processors: the numeric tests under each instruction set, both kinds of products, two threads and poisoned memory; bfloat16 is refused where the processor has none)
 from lora.runtimes.runtime import Clip, RuntimeName
 from lora.runtimes.runtime import transcribe as transcribe_on_device
 from lora.scoring import Counts
@@ -158,6 +163,7 @@ def open_transcriber(request: Request) -> Transcriber:
     if request.processor_folder is not None and not any(request.processor_folder.glob("*processor_config.json")):
         raise CheckpointError(f"{request.processor_folder}: holds no processor; give a run's processor/ folder")
     device = choose_device(request.device)
+    require_precision(device, request.precision)
     checkpoint = resolve(request.model_id, request.revision)
     if request.adapter_folder is None:
         passport = adapters.passport_of(checkpoint)
