@@ -18,12 +18,8 @@ from lora.features import LiveFeatures
 from lora.files import write_json, write_jsonl
 from lora.language import LANGUAGES, Language
 from lora.manifest import MIN_S, Rules, Utterance, read, validate
-<<<<<<< HEAD
 from lora.model_utils import Speech, choose_device, load_processor, load_speech, require_vocabulary
-=======
-from lora.model_utils import Speech, choose_device, load_processor, load_speech
 from lora.products import require_precision
->>>>>>> e86f9ee (make test-processors: the numeric tests under each instruction set, both kinds of products, two threads and poisoned memory; bfloat16 is refused where the processor has none)
 from lora.runtimes.runtime import Clip, RuntimeName
 from lora.runtimes.runtime import transcribe as transcribe_on_device
 from lora.scoring import Counts
