@@ -5,10 +5,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 from running import rows_of, write_rows
 
 from lora.config import DataConfig
-from lora.data import SpeechSet, examples, read_set
+from lora.data import SpeechSet, examples, read_set, read_sets
 from lora.errors import ManifestError
 from lora.manifest import Rules, Utterance
 from lora.model_utils import Speech
@@ -78,3 +79,41 @@ def test_equal_tokens_are_held_once(tiny: Speech, rows: list[dict[str, object]],
 
 def test_a_name_with_a_bracket_is_a_file_where_there_is_one(rows: list[dict[str, object]], tmp_path: Path) -> None:
     assert len(read(write_rows(tmp_path / "take[1].jsonl", rows))) == 5
+
+
+def by_speakers(clips: Sequence[Utterance], folder: Path, **speakers: Sequence[str]) -> DataConfig:
+    """Manifests in which each name is the speaker of an utterance of its own."""
+    rest = iter(rows_of(clips, folder))
+    paths = {
+        name: str(write_rows(folder / f"{name}.jsonl", [next(rest) | {"speaker_id": speaker} for speaker in spoken]))
+        for name, spoken in speakers.items()
+    }
+    return DataConfig(**{f"{name}_manifest": path for name, path in paths.items()})
+
+
+APART = {"train": "aab", "dev": "cc", "domain": "dee", "heldout": "ff"}
+
+
+def test_a_speaker_may_be_in_one_of_training_dev_and_domain_only(clips: Sequence[Utterance], tmp_path: Path) -> None:
+    def sets(split_by: str = "speaker", **changed: str) -> dict[str, SpeechSet]:
+        config = by_speakers(clips, tmp_path, **(APART | changed))
+        return read_sets(structs.replace(config, split_by=split_by), "base-model", "wer", seed=0).named()
+
+    assert {name: len(part) for name, part in sets().items()} == {"train": 3, "dev": 2, "domain": 3, "heldout": 2}
+    for changed, pair in (({"dev": "ca"}, "train and dev"), ({"domain": "dea"}, "train and domain"), ({"domain": "dec"}, "dev and domain")):
+        with pytest.raises(ManifestError, match=f"{pair} share 1 speakers, among them [ac]; keep a speaker in one of them"):
+            sets(**changed)
+        assert sets("utterance", **changed)
+    assert sets(heldout="aa"), "general speech may be by whom it likes"
+
+
+def test_dev_and_guard_are_split_off_and_nothing_is_lost(clips: Sequence[Utterance], tmp_path: Path) -> None:
+    """A fifth of the replay speech guards; whole speakers make the dev set where the split is by speaker."""
+    spoken = {"train": "aabbcc", "domain": "de", "heldout": "ff", "replay": "gggggggggg"}
+    config = structs.replace(by_speakers(clips, tmp_path, **spoken), dev_fraction=1 / 3)
+    named = read_sets(config, "base-model", "wer", seed=0).named()
+    assert {name: len(part) for name, part in named.items()} == {"train": 4, "dev": 2, "domain": 2, "heldout": 2, "replay": 8, "guard": 2}
+    assert not named["train"].manifest.speakers() & named["dev"].manifest.speakers()
+    for whole, parts in (("train", ("train", "dev")), ("replay", ("replay", "guard"))):
+        ids = sorted(one.id for part in parts for one in named[part].manifest)
+        assert ids == sorted(one.id for one in read(tmp_path / f"{whole}.jsonl").manifest)

@@ -12,6 +12,7 @@ import torch
 from msgspec import structs
 from torch import Tensor
 
+from lora import cross
 from lora.adapter import Adapted, attach, fold_in, merged, restore, state
 from lora.audio import Waveform
 from lora.config import AdapterConfig, Precision
@@ -73,6 +74,19 @@ def test_states_equal_those_of_transformers_with_padding_in_what_is_heard(
     with torch.inference_mode():
         found = decoder(given, decoder.listen(encoded))
         assert difference(found, reference.states(any_speech, given, encoded)) < ROUNDING
+
+
+@pytest.mark.parametrize("clips_at_a_time", [1, 2])
+def test_states_of_clips_whose_scores_are_held_some_at_a_time_equal_those_of_transformers(
+    any_speech: Speech, waveforms: Sequence[Waveform], clips_at_a_time: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoded, given = heard(any_speech, waveforms), tokens(3, 7)
+    attention = any_speech.decoder.layers[0].encoder_attn
+    heads = attention.k_proj.weight.shape[0] // attention.head_dim
+    monkeypatch.setattr(cross, "SCORES", clips_at_a_time * heads * given.shape[1] * encoded.hidden.shape[1])
+    decoder = Decoder(any_speech)
+    with torch.inference_mode():
+        assert difference(decoder(given, decoder.listen(encoded)), reference.states(any_speech, given, encoded)) < ROUNDING
 
 
 def test_states_of_a_clip_alone_equal_those_of_transformers_without_a_mask(any_speech: Speech, waveforms: Sequence[Waveform]) -> None:

@@ -1,6 +1,8 @@
 """Whole runs through the command: small ones of the real model, and of random models where only the flow matters."""
 
 import json
+import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -309,6 +311,23 @@ def test_scores_of_the_base_model_that_are_known_are_said_to_be(
     assert second.domain.baseline == first.domain.baseline
     assert "are those of an earlier run" in (tmp_path / "second/report.md").read_text()
     assert "are those of an earlier run" not in (tmp_path / "first/report.md").read_text()
+
+
+def test_labels_that_the_model_finds_unlikely_in_its_own_words_are_refused(tiny: Speech, sets: Manifests, tmp_path: Path) -> None:
+    """A tokenizer whose merges are lost still reads and writes every word, as letters: training on them would ruin the model."""
+    folder = tmp_path / "model"
+    shutil.copytree(tiny.checkpoint.folder, folder)
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    tokenizer["model"]["merges"] = []
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    told = refusal("experiment", "--model-id", folder, *sets.flags(), *QUICK, "--output-dir", tmp_path / "run")
+    found = re.search(
+        r"the model's loss on its own transcripts is (\d+\.\d\d) nats per token, above 1: labels and outputs do not line up", told
+    )
+    assert found, told
+    assert float(found[1]) > 3
+    record = read_record(tmp_path / "run")
+    assert (record.status, record.training) == ("failed", None)
 
 
 def test_the_small_preset_is_valid_up_to_its_manifests(sets: Manifests) -> None:

@@ -1,5 +1,7 @@
 """The rules that accept, reject or cannot tell, at their boundaries."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -153,6 +155,56 @@ def test_as_many_utterances_as_are_asked_for_would_tell(change: tuple[float, flo
             narrow = (100 / needed) ** 0.5 * student(needed - 1) / student(99) * (1 - 1e-6)
             again = check(points, points + (low - points) * narrow, points + (high - points) * narrow)
             assert again.decision != "inconclusive"
+
+
+R = {
+    tuple(asked): needed
+    for *asked, needed in json.loads((Path(__file__).parent / "golden" / "significance.json").read_text())["clusters_needed"]
+}
+"""Of so many clusters, a half width and the one that is wanted: how many R says it takes."""
+
+
+def rounded_up(number: int) -> int:
+    step = 10 ** (len(str(number)) - 2)
+    return -(-number // step) * step
+
+
+@pytest.mark.parametrize(
+    ("change", "half", "target"),
+    [
+        ((-3, -8, 2), 5, 3),  # the upper end below zero; what gain there may be is too large to rule out
+        ((0.5, -4.5, 3.5), 5, 1.5),  # the lower end above a gain of 1; no gain is seen
+        ((-0.4, -2.4, 1.6), 2, 0.6),  # either: ruling a gain of 1 out takes fewer than showing the gain of 0.4
+    ],
+)
+def test_the_domain_asks_for_the_fewest_utterances_that_decide(change: tuple[float, float, float], half: float, target: float) -> None:
+    assert domain_check(*change).needed_utterances == rounded_up(R[100, half, target])
+
+
+@pytest.mark.parametrize(
+    ("change", "half", "target"),
+    [
+        ((0, -1, 1), 1, 0.5),  # the upper end at most the margin of 0.5
+        ((0.1, -3, 0.9), 0.8, 0.4),  # of that side alone
+        ((0.4, 0.1, 0.9), 0.3, 0.2),  # the lower end above the rise of 0.2 that is allowed
+        ((0.8, -0.1, 1.4), 0.9, 0.8),  # beyond the margin it need only be above zero
+    ],
+)
+def test_the_heldout_set_asks_for_the_fewest_utterances_that_decide(change: tuple[float, float, float], half: float, target: float) -> None:
+    assert heldout_check(*change).needed_utterances == rounded_up(R[100, half, target])
+
+
+@pytest.mark.parametrize(
+    ("moved", "half", "target"),
+    [
+        ((1.0, 0.5, 2.1), 1.1, 1),  # the upper end at most 2
+        ((3.0, 1.9, 6.0), 1.1, 1),  # the lower end above 2
+        ((2.5, 0.5, 3.0), 2, 0.5),
+    ],
+)
+def test_drift_asks_for_the_fewest_utterances_that_decide(moved: tuple[float, float, float], half: float, target: float) -> None:
+    found = verdict(drift=drifted(moved[0], moved[1:]), guardrail="drift", max_drift_points=2.0).checks[1]
+    assert found.needed_utterances == rounded_up(R[50, half, target])
 
 
 def test_the_number_of_utterances_grows_with_the_square_of_the_width() -> None:

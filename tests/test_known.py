@@ -54,6 +54,41 @@ def test_anything_that_decides_it_is_part_of_the_key(random_v1: Speech, random_v
     assert scores(random_v1, part, tmp_path)[1]
 
 
+def test_labels_are_part_of_the_key_also_where_the_text_is_the_same(random_v1: Speech, part: list[Example], tmp_path: Path) -> None:
+    """Another text style teaches other tokens, and gives another loss."""
+    loss = scores(random_v1, part, tmp_path)[0].loss
+    others = [replace(one, labels=tuple(random_v1.labels((one.utterance.text or "").lower()))) for one in part]
+    assert others != part
+    found, again = scores(random_v1, others, tmp_path)
+    assert not again
+    assert found.loss != loss
+
+
+def test_speakers_are_part_of_the_key(random_v1: Speech, part: list[Example], tmp_path: Path) -> None:
+    """Kept scores hold them, and intervals are drawn by speaker."""
+    for names in ((None, None), ("a", "b"), ("a", "a")):
+        told = [replace(one, utterance=replace(one.utterance, speaker_id=name)) for one, name in zip(part, names, strict=True)]
+        found, again = scores(random_v1, told, tmp_path)
+        assert not again
+        assert tuple(row.speaker_id for row in found.score.utterances) == names
+
+
+def test_another_normaliser_scores_anew(random_v1: Speech, part: list[Example], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another language's, and another version of the package."""
+    cache = tmp_path / "cache"
+    first = scores(random_v1, part, cache)[0]
+    spanish, again = scores(replace(random_v1, language="es"), part, cache)
+    assert not again
+    assert spanish.score.normaliser != first.score.normaliser
+    installed = tmp_path / "whisper_normalizer-99.0.dist-info"
+    installed.mkdir()
+    (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: whisper-normalizer\nVersion: 99.0\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    newer, again = scores(random_v1, part, cache)
+    assert not again
+    assert newer.score.normaliser.endswith("(99.0)")
+
+
 def test_transcripts_are_kept_apart_from_scores(random_v1: Speech, part: list[Example], tmp_path: Path) -> None:
     scores(random_v1, part, tmp_path)
 

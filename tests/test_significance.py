@@ -1,8 +1,11 @@
 """What chance may claim: intervals that cover the truth, comparisons that pair utterances, and the matched-pairs test by hand."""
 
+import json
 import math
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from statistics import NormalDist
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -12,7 +15,7 @@ from hypothesis import strategies as st
 
 from lora import significance
 from lora.errors import ScoringError
-from lora.scoring import Counts, Score, score_utterance, total
+from lora.scoring import Counts, Score, UtteranceScore, score_utterance, total
 from lora.significance import UNSEEN_ERRORS, Comparison, clusters_needed, compare, drift, interval, matched_pairs, student
 from lora.units import Seconds
 
@@ -27,6 +30,12 @@ def score(pairs: Sequence[tuple[str, str]], speakers: Sequence[str | None] | Non
             for index, ((reference, hypothesis), name) in enumerate(zip(pairs, names, strict=True))
         ]
     )
+
+
+def row(speaker: str | None, words: int, errors: int) -> UtteranceScore:
+    """An utterance with so many words in its reference, and as many insertions as there are errors."""
+    template = score_utterance(id="u", speaker_id=speaker, seconds=Seconds(1.0), reference="", hypothesis="")
+    return msgspec.structs.replace(template, words=Counts(hits=words, insertions=errors))
 
 
 PAIRS = st.lists(st.tuples(WORDS.map(" ".join), WORDS.map(" ".join)), min_size=2, max_size=12)
@@ -189,6 +198,60 @@ def test_a_base_model_that_says_nothing_has_no_drift() -> None:
     assert drift(silent, score([("a", "a"), ("b", "b")]), 0) is None
 
 
+# --- against R ----------------------------------------------------------------------------------------------------------------------------
+
+GOLDEN: dict[str, Any] = json.loads((Path(__file__).parent / "golden" / "significance.json").read_text())
+"""Made by `Rscript tests/golden/significance.R`: by R, from the definitions, with every possible resample where there are few clusters."""
+
+RESAMPLING = 0.03
+"""What 10,000 resamples, with the mean of some seeds, may be from all of them: the length of an interval, as a ratio."""
+
+
+def named(case: dict[str, Any]) -> str:
+    return str(case["name"])
+
+
+def scored(case: dict[str, Any]) -> tuple[Score, Score]:
+    before, after = ([row(speaker, words, errors[side]) for speaker, words, *errors in case["rows"]] for side in (0, 1))
+    return total(before), total(after)
+
+
+def assert_reaches(found: Sequence[float], golden: dict[str, Any], side: str, estimate: float) -> None:
+    """The side's mean over seeds: to the rounding of tables where no resample has a part in it, else within what resampling may do."""
+    tolerance = 1e-4 if golden["exact"] else RESAMPLING
+    assert abs(np.mean(found) - estimate) == pytest.approx(abs(golden[side] - estimate), rel=tolerance), (golden, side)
+
+
+@pytest.mark.parametrize("case", GOLDEN["cases"], ids=named)
+def test_intervals_are_those_that_r_computes(case: dict[str, Any]) -> None:
+    before, after = scored(case)
+    levels, changes = (
+        [f(seed) for seed in range(5)] for f in (lambda s: interval(before, s), lambda s: compare(before, after, s).interval)
+    )
+    for found, golden, estimate in ((levels, case["level"], before.wer), (changes, case["change"], after.wer - before.wer)):
+        assert_reaches([one.low for one in found], golden, "low", estimate)
+        assert_reaches([one.high for one in found], golden, "high", estimate)
+
+
+@pytest.mark.parametrize("case", GOLDEN["cases"], ids=named)
+def test_probability_of_improvement_and_p_value_are_those_that_r_computes(case: dict[str, Any]) -> None:
+    found = compare(*scored(case), seed=0)
+    assert found.probability_of_improvement == pytest.approx(case["improved"], abs=0.005)
+    assert found.p_value == pytest.approx(case["p_value"], abs=1e-9)
+
+
+def test_quantiles_of_student_are_those_that_r_computes() -> None:
+    for freedom, quantile in GOLDEN["student"]:
+        assert student(freedom) == pytest.approx(quantile, abs=1e-4), freedom
+
+
+def test_clusters_needed_are_those_that_r_finds() -> None:
+    for clusters, half, target, needed in GOLDEN["clusters_needed"]:
+        assert clusters_needed(clusters, half, target) == pytest.approx(needed, abs=1), (clusters, half, target)
+
+
+# --- what the intervals promise -----------------------------------------------------------------------------------------------------------
+
 Draw = Callable[[np.random.Generator, int], np.ndarray]
 """Simulated sums of some clusters: errors before, errors after, words."""
 
@@ -214,13 +277,8 @@ def utterances(generator: np.random.Generator, count: int) -> np.ndarray:
 
 
 def as_score(errors: np.ndarray, words: np.ndarray) -> Score:
-    """A score whose clusters have these sums: a row for each, with as many insertions as there are errors."""
-    template = score_utterance(id="u", speaker_id=None, seconds=Seconds(1.0), reference="", hypothesis="")
-    rows = [
-        msgspec.structs.replace(template, words=Counts(hits=int(length), insertions=int(count)))
-        for count, length in zip(errors, words, strict=True)
-    ]
-    return total(rows)
+    """A score whose clusters have these sums: a row for each."""
+    return total([row(None, int(length), int(count)) for count, length in zip(errors, words, strict=True)])
 
 
 @pytest.mark.slow

@@ -22,7 +22,7 @@ from lora.kept import Kept
 from lora.manifest import Utterance
 from lora.model_utils import Encoded, Speech
 from lora.outcomes import Evaluation, Step, TrainOutcome
-from lora.train import Progress, TrainData, eligible, parameter_groups, planned_steps, steps_per_epoch, train
+from lora.train import Progress, TrainData, allowed_rise, eligible, parameter_groups, planned_steps, steps_per_epoch, train
 
 DECODE = DecodeSettings(tokens_per_second=6.5)
 BRIEF = DecodeSettings(tokens_per_second=0.5)
@@ -241,6 +241,38 @@ def test_a_run_shorter_than_the_warm_up_still_reaches_its_rate(
     assert max(step.learning_rate for step in outcome.history) == 1e-4
 
 
+EPSILON = 1e-8
+"""What Adam adds to a gradient's size before it divides by it."""
+
+
+def first_update(speech: Speech, chosen: Sequence[Example], **settings: float) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The adapter's weights before and after a single update at a rate of 0.01."""
+    adapted = adapt(speech)
+    before = state(adapted)
+    config = TrainConfig(max_steps=1, warmup_steps=0, learning_rate=1e-2, eval_interval=ONCE, **settings)
+    return before, last_weights(adapted, TrainData(domain=chosen, dev=chosen), config)
+
+
+def test_gradients_are_clipped_to_the_norm_that_is_set(
+    random_v1: Speech, clips: Sequence[Utterance], waveforms: Sequence[Waveform]
+) -> None:
+    """Adam's first update is rate * g / (|g| + epsilon). Gradients far below epsilon move a weight by rate * g / epsilon, so the norm of
+    all moves is rate / epsilon times that of the gradients."""
+    chosen, norm = examples(random_v1, clips, waveforms, [15, 17]), 1e-11
+    before, after = first_update(random_v1, chosen, max_grad_norm=norm, weight_decay=0.0)
+    moved = math.sqrt(sum((after[name] - before[name]).double().square().sum().item() for name in before))
+    assert moved == pytest.approx(1e-2 * norm / EPSILON, rel=0.01)
+
+
+def test_weights_decay_by_rate_times_decay(random_v1: Speech, clips: Sequence[Utterance], waveforms: Sequence[Waveform]) -> None:
+    """While B is zero, A has no gradient: all that moves it is the decay."""
+    before, after = first_update(random_v1, examples(random_v1, clips, waveforms, [15, 17]), weight_decay=0.5)
+    factors = [name for name in before if ".lora_A." in name]
+    assert factors
+    for name in factors:
+        torch.testing.assert_close(after[name], before[name] * (1 - 1e-2 * 0.5), rtol=1e-6, atol=0)
+
+
 # --- the same again -----------------------------------------------------------------------------------------------------------------------
 
 
@@ -288,6 +320,16 @@ def test_a_step_that_harms_the_guard_is_not_eligible_for_its_loss() -> None:
     history = [at(0, 0.10, 1.2, 0.05), at(1, 0.050, 0.40, 0.05), at(2, 0.045, 0.30, 0.09)]
     assert [step.step for step in eligible(history, 300, 500)] == [1]
     assert [step.step for step in eligible(history, 300, 20)] == [1, 2], "one of twenty words is no harm that can be seen"
+
+
+@pytest.mark.parametrize("words", [3, 10, 49, 500, 777])
+def test_one_word_more_is_no_harm_whatever_the_rounding(words: int) -> None:
+    """In binary numbers 8/10 is above 7/10 + 1/10."""
+    for before in range(words):
+        after = (before + 1) / words
+        assert after <= before / words + allowed_rise(words)
+        history = [at(0, 0.1, 1.2, before / words), at(1, 0.0500, 0.4, before / words), at(2, 0.0501, 0.3, after)]
+        assert [step.step for step in eligible(history, 10_000, words)] == [1, 2]
 
 
 def test_no_guard_is_no_harm() -> None:

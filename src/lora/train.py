@@ -39,6 +39,10 @@ GUARD_TOLERANCE = 0.002
 guard set is too small to show less."""
 
 
+_ROUNDING = 1e-9
+"""One word more must count as one word more: in binary numbers 8/10 is above 7/10 + 1/10."""
+
+
 @dataclass(frozen=True)
 class TrainData:
     """What training may see. `guard` is general speech that helps to choose the step; without it only `dev` does."""
@@ -360,7 +364,7 @@ class _Selection:
 
 def allowed_rise(guard_words: int) -> float:
     """Rise of the guard WER, as a ratio, that counts as none."""
-    return max(GUARD_TOLERANCE, 1 / guard_words)
+    return max(GUARD_TOLERANCE, 1 / guard_words) + _ROUNDING
 
 
 def eligible(history: Sequence[Step], dev_words: int, guard_words: int) -> list[Step]:
@@ -372,7 +376,7 @@ def eligible(history: Sequence[Step], dev_words: int, guard_words: int) -> list[
     """
     base = history[0].guard_wer or 0.0
     allowed = allowed_rise(guard_words) if guard_words else math.inf
-    excess = [max(0.0, (step.guard_wer or 0.0) - base - allowed) for step in history]
+    excess = [max(0.0, (step.guard_wer or 0.0) - (base + allowed)) for step in history]
     costs = [step.dev_wer + over for step, over in zip(history, excess, strict=True)]
     least = min(costs)
     margin = math.sqrt(least / dev_words)  # of a count of errors the standard error is its square root
