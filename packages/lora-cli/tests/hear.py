@@ -1,6 +1,7 @@
-"""Opens the default microphone and writes what it hears: `python hear.py SECONDS OUTPUT.npz [--unrecorded]`.
+"""Opens the default microphone and writes what it hears: `python hear.py SECONDS OUTPUT.npz [--unrecorded] [--lost]`.
 
-A process of its own, for the sound library reads its environment when it is imported.
+A process of its own, for the sound library reads its environment when it is imported. With `--lost` PortAudio's word that sound was lost
+before a block comes twice: no machine loses any when a test wants it to.
 """
 
 import json
@@ -9,8 +10,12 @@ import threading
 import time
 
 import numpy as np
+import sounddevice
 from lora_cli.events import Problem
 from lora_cli.microphone import Microphone, find
+
+LOST = 0x2
+"""PortAudio's `paInputOverflow`."""
 
 seconds, output = float(sys.argv[1]), sys.argv[2]
 heard: list[np.ndarray] = []
@@ -27,6 +32,9 @@ def hear(samples: np.ndarray) -> bool:
 
 microphone = Microphone(find(None), hear, peaks.append, problems.append)
 first.wait(10)
+if "--lost" in sys.argv:
+    for flags in (LOST, 0, LOST):
+        microphone._take(np.full((320, 1), 0.1, dtype=np.float32), 320, None, sounddevice.CallbackFlags(flags))
 print("ready", flush=True)
 time.sleep(seconds)
 microphone.close()

@@ -270,6 +270,45 @@ def test_a_switch_waits_for_the_end_of_what_is_being_said(talk: Talk, said: Wave
     talk.engine.use(BASE)
 
 
+def test_a_switch_in_a_pause_waits_for_the_end_of_the_recording(talk: Talk, said: Waveform) -> None:
+    """All of a recording is by one voice, and compared with one or none, however many segments it has."""
+    part = said[: 2 * SAMPLE_RATE_HZ]
+    number = talk.engine.begin(hands_free=False, preroll=np.concatenate([part, silence(1.0)]))
+    talk.engine.use(TUNED)
+    talk.engine.compare(BASE)
+    talk.engine.feed(part)
+    talk.engine.end()
+    (whole,) = talk.finals(number)
+    assert len(whole.segments) >= 2
+    assert (whole.voice, whole.other_voice, whole.other_text) == (BASE, None, None)
+    (later,) = talk.finals(talk.say(part))
+    assert (later.voice, later.other_voice) == (TUNED, BASE)
+    assert later.other_text is not None
+    assert word_errors(later.other_text, whole.segments[0].text) == 0 < word_errors(later.other_text, later.text)
+    talk.engine.use(BASE)
+    talk.engine.compare(None)
+
+
+def test_a_switch_before_anything_was_said_takes_effect_at_once(talk: Talk, said: Waveform) -> None:
+    number = talk.engine.begin(hands_free=False, preroll=silence(1.0))
+    talk.engine.use(TUNED)
+    talk.engine.feed(said[: 2 * SAMPLE_RATE_HZ])
+    talk.engine.end()
+    talk.engine.use(BASE)
+    assert talk.finals(number)[0].voice == TUNED
+
+
+def test_hands_free_a_switch_waits_for_the_end_of_the_utterance(talk: Talk, said: Waveform) -> None:
+    part = said[: 2 * SAMPLE_RATE_HZ]
+    number = talk.engine.begin(hands_free=True, preroll=part)
+    talk.engine.use(TUNED)
+    talk.engine.feed(np.concatenate([silence(1.0), part, silence(1.0)]))
+    talk.engine.end()
+    talk.engine.use(BASE)
+    first, *_, last = talk.finals(number)
+    assert (first.voice, last.voice) == (BASE, TUNED)
+
+
 def test_an_unknown_voice_is_refused(talk: Talk) -> None:
     with pytest.raises(ConfigError, match="nobody: no such voice; there are base, tuned"):
         talk.engine.use("nobody")

@@ -122,7 +122,25 @@ def test_warnings_are_not_said_over_and_over() -> None:
     assert [warning for warning in said if warning] == ["too loud, the sound is cut off; turn the microphone down"]
     assert health.after(CLIPPING, 0, 20.0, recorded=True) is not None
     assert "too busy" in (health.after(0.1, 1, 21.0, recorded=True) or "")
-    assert health.after(0.1, 0, 22.0, recorded=True) is None
+    assert health.after(0.1, 1, 22.0, recorded=True) is None
+
+
+def test_blocks_that_are_lost_are_told_once_each_and_only_while_it_is_recorded() -> None:
+    """The number of lost blocks only grows; what counts is whether it has grown since the block before."""
+    health = _Health()
+    lost = [0, 2, 2, 2, 3, 3, 4]
+    said = [health.after(0.1, count, 100.0 * at, recorded=at != 4) for at, count in enumerate(lost)]
+    assert [at for at, warning in enumerate(said) if warning] == [1, 6]
+    assert {warning for warning in said if warning} == {"sound was lost because the machine is too busy; close other programs"}
+
+
+def test_blocks_that_portaudio_lost_are_counted_and_told(microphone: VirtualMicrophone, tmp_path: Path) -> None:
+    assert hearing(microphone, 1, tmp_path / "heard.npz", "--lost").wait(30) == 0
+    heard = Heard(tmp_path / "heard.npz")
+    assert heard.overflows == 2
+    assert [told for told in heard.problems if "muted" not in told] == [
+        "default: sound was lost because the machine is too busy; close other programs"
+    ]
 
 
 def test_a_microphone_is_called_muted_from_when_it_is_recorded() -> None:

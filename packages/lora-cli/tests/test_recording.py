@@ -126,6 +126,19 @@ def test_every_sample_around_the_key_press_is_heard_once() -> None:
     assert np.array_equal(np.concatenate(script.fed), sound[len(before) - PREROLL_SAMPLES :])
 
 
+def test_sound_from_before_a_recording_is_no_part_of_the_next() -> None:
+    script = Script()
+    recorder = Recorder(script)
+    first, second, between = (np.full(PREROLL_SAMPLES // 4, value, dtype=np.float32) for value in (1, 2, 3))
+    recorder.hear(first)
+    recorder.begin(hands_free=False)
+    recorder.hear(second)
+    recorder.end()
+    recorder.hear(between)
+    recorder.begin(hands_free=False)
+    assert [set(samples) for samples in script.fed] == [{1}, {2}, {3}]
+
+
 def test_the_cue_to_speak_comes_with_the_first_sound() -> None:
     async def scene(play: Play) -> None:
         await play.types(PRESS)

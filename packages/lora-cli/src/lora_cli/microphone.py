@@ -145,7 +145,7 @@ class Microphone:
         self._blocks.put(block.copy())
 
     def _run(self) -> None:
-        overflows, recorded = 0, False
+        recorded = False
         patience_s = OPENING_S
         while not self._closed.is_set():
             try:
@@ -162,8 +162,7 @@ class Microphone:
             if len(samples):
                 recorded = self._on_samples(samples)
             self._on_level(peak)
-            lost, overflows = self.overflows - overflows, self.overflows
-            if warning := self._health.after(peak, lost, time.monotonic(), recorded=recorded):
+            if warning := self._health.after(peak, self.overflows, time.monotonic(), recorded=recorded):
                 self._on_problem(Problem(f"{self.device.name}: {warning}"))
 
 
@@ -225,10 +224,12 @@ class _Health:
 
     def __init__(self) -> None:
         self._silent_since: float | None = None
+        self._lost = 0
         self._said: dict[str, float] = {}
 
     def after(self, peak: float, lost: int, now: float, *, recorded: bool) -> str | None:
-        """The warning that a block's `peak` and the blocks `lost` before it call for, if any: only what is recorded does."""
+        """The warning that a block's `peak`, and the blocks `lost` so far, call for, if any: only what is recorded does."""
+        newly_lost, self._lost = lost - self._lost, lost
         if not recorded:
             self._silent_since = None
             return None
@@ -236,7 +237,7 @@ class _Health:
             self._silent_since = None
         elif self._silent_since is None:
             self._silent_since = now
-        if lost:
+        if newly_lost:
             return self._once("sound was lost because the machine is too busy; close other programs", now)
         if peak >= CLIPPING:
             return self._once("too loud, the sound is cut off; turn the microphone down", now)

@@ -1,0 +1,459 @@
+"""Faults that tests must see: `python tests/mutations.py [WORD ...]` puts each into a copy of the tree and runs the tests that should fail.
+
+Prints each as caught or survived, and counts. Exit code 1 when one survives, when its text is not found exactly once in the sources, or
+when its tests do not pass without it. With words, only those whose name holds one of them.
+"""
+
+import functools
+import multiprocessing
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+ROOT = Path(__file__).parents[1]
+SOURCES = ("src/lora", "packages/lora-cli/src/lora_cli")
+AT_A_TIME = 2
+LONGEST_S = 300
+LIBRARIES = (
+    *("accelerate", "hypothesis", "jiwer", "peft", "pytest", "safetensors.torch", "torch", "whisper_normalizer.english"),
+    *("transformers.models.moonshine.modeling_moonshine", "transformers.models.moonshine_streaming.modeling_moonshine_streaming"),
+)
+"""What tests import and no mutation is in."""
+PASSED, FAILED = 0, 1
+"""Exit codes of pytest; others mean that no test was run to its end."""
+
+VOICE = "packages/lora-cli/tests/"
+
+
+class Mutation(NamedTuple):
+    """A text of the sources, found in one place only, what takes its place, and the tests that see it."""
+
+    name: str
+    old: str
+    new: str
+    tests: tuple[str, ...]
+
+
+def by(*tests: str) -> tuple[str, ...]:
+    """Tests as `file::name`, or all of a file, below `tests/` where nothing else is said."""
+    return tuple(test if test.startswith(VOICE) else f"tests/{test}" for test in tests)
+
+
+INTERVALS = by("test_significance.py::test_intervals_are_those_that_r_computes")
+COUNTS = by("test_scoring.py")
+GATE = by("test_gate.py")
+SPLIT = by("test_data.py", "test_manifest.py")
+KNOWN = by("test_known.py")
+FEATURES = by("test_features.py::test_what_decides_the_output_decides_the_file")
+STATES = by("test_decoder.py::test_states_of_clips_whose_scores_are_held_some_at_a_time_equal_those_of_transformers")
+UPDATE = by(
+    "test_train.py::test_gradients_are_clipped_to_the_norm_that_is_set",
+    "test_train.py::test_weights_decay_by_rate_times_decay",
+)
+RATE = by("test_train.py::test_the_learning_rate_warms_up_and_falls_linearly")
+CHOICE = by(
+    "test_train.py::test_of_steps_that_dev_cannot_tell_apart_the_lowest_loss_wins",
+    "test_train.py::test_a_step_that_harms_the_guard_is_not_eligible_for_its_loss",
+    "test_train.py::test_one_word_more_is_no_harm_whatever_the_rounding",
+)
+MERGE = by(
+    "test_adapter.py::test_merged_equals_unmerged_and_leaves_every_weight_as_it_was",
+    "test_adapter.py::test_the_scale_of_an_update_does_not_depend_on_its_rank",
+)
+CAP = by(
+    "test_decode.py::test_the_cap_grows_with_duration",
+    "test_decode.py::test_each_clip_has_its_own_cap",
+    "test_decode.py::test_a_transcript_that_ends_by_itself_is_not_capped_and_one_that_is_cut_is",
+)
+STRENGTH = by(
+    "test_strength.py::test_the_strongest_that_spares_the_guard_is_taken",
+    "test_strength.py::test_what_is_left_is_the_chosen_share_exactly",
+)
+SWITCH = (
+    f"{VOICE}test_engine.py::test_a_switch_in_a_pause_waits_for_the_end_of_the_recording",
+    f"{VOICE}test_engine.py::test_a_switch_waits_for_the_end_of_what_is_being_said",
+    f"{VOICE}test_engine.py::test_hands_free_a_switch_waits_for_the_end_of_the_utterance",
+)
+LOST = (
+    f"{VOICE}test_microphone.py::test_blocks_that_are_lost_are_told_once_each_and_only_while_it_is_recorded",
+    f"{VOICE}test_microphone.py::test_blocks_that_portaudio_lost_are_counted_and_told",
+)
+BEFORE = (
+    f"{VOICE}test_recording.py::test_sound_from_before_a_recording_is_no_part_of_the_next",
+    f"{VOICE}test_recording.py::test_every_sample_around_the_key_press_is_heard_once",
+)
+
+TABLE = (
+    # what chance can do
+    Mutation("interval: the 97.5 % quantile of distances", "deviation * 1e-9), CONFIDENCE)", "deviation * 1e-9), 0.975)", INTERVALS),
+    Mutation(
+        "interval: the normal quantile", "    quantile = student(count - 1)", "    quantile = NormalDist().inv_cdf(1 - TAIL)", INTERVALS
+    ),
+    Mutation("interval: one degree of freedom too many", "    quantile = student(count - 1)", "    quantile = student(count)", INTERVALS),
+    Mutation(
+        "interval: no n/(n-1) in the standard error", "(residuals**2).sum()) * count / (count - 1))", "(residuals**2).sum()))", INTERVALS
+    ),
+    Mutation("interval: no n/(n-1) in resamples", "* lengths, 0) * count / (count - 1))", "* lengths, 0))", INTERVALS),
+    Mutation("interval: as wide as it comes", "WIDEST = 2.0", "WIDEST = math.inf", INTERVALS),
+    Mutation("interval: never wider than Student's", "WIDEST = 2.0", "WIDEST = 1.0", INTERVALS),
+    Mutation("interval: 4 clusters are studentised", "STUDENTISED_CLUSTERS = 5", "STUDENTISED_CLUSTERS = 4", INTERVALS),
+    Mutation("interval: 5 clusters are not studentised", "STUDENTISED_CLUSTERS = 5", "STUDENTISED_CLUSTERS = 6", INTERVALS),
+    Mutation(
+        "interval: a mean of rates", "estimate = float(errors.sum() / words.sum())", "estimate = float((errors / words).mean())", INTERVALS
+    ),
+    Mutation("interval: words of resamples are not drawn", "shift = moved / drawn_words", "shift = moved / words.sum()", INTERVALS),
+    Mutation(
+        "interval: nothing unseen",
+        "half = max(quantile * deviation, UNSEEN_ERRORS / float(words.sum()))",
+        "half = quantile * deviation",
+        by("test_significance.py"),
+    ),
+    Mutation(
+        "interval: two speakers are utterances", "len(set(speakers)) > 1 else", "len(set(speakers)) > 2 else", by("test_significance.py")
+    ),
+    Mutation("comparison: unpaired", "_bootstrap(_Clusters(after.errors - before.errors,", "_bootstrap(_Clusters(after.errors,", INTERVALS),
+    Mutation(
+        "improvement: a tie counts in full", "(drawn_errors == 0).mean() / 2)", "(drawn_errors == 0).mean())", by("test_significance.py")
+    ),
+    Mutation("p-value: one-sided", "return 2 * NormalDist().cdf(", "return NormalDist().cdf(", by("test_significance.py")),
+    Mutation("p-value: variance by n", "differences.std(ddof=1)", "differences.std(ddof=0)", by("test_significance.py")),
+    Mutation("drift: from the references", "reference=a.hypothesis,", "reference=a.reference,", by("test_significance.py")),
+    # scores
+    Mutation(
+        "errors without insertions",
+        "return self.substitutions + self.deletions + self.insertions",
+        "return self.substitutions + self.deletions",
+        COUNTS,
+    ),
+    Mutation(
+        "words without deletions", "return self.hits + self.substitutions + self.deletions", "return self.hits + self.substitutions", COUNTS
+    ),
+    Mutation("an empty reference costs nothing", "return Counts(insertions=len(hypothesis))", "return Counts()", COUNTS),
+    Mutation(
+        "the hypothesis as written",
+        "normalise(reference, language), normalise(hypothesis, language)",
+        "normalise(reference, language), hypothesis",
+        COUNTS,
+    ),
+    Mutation(
+        "the loss as a mean of batches",
+        "loss=sum(losses) / sum(len(example.labels) for example in examples)",
+        "loss=sum(losses) / len(examples)",
+        by("test_train.py::test_evaluation_loss_is_a_mean_over_tokens"),
+    ),
+    # the gate
+    Mutation("gate: the domain by its middle", "    if high < 0:", "    if points < 0:", GATE),
+    Mutation("gate: a gain that is too small is doubtful", "    if low > -least:", "    if low > 0:", GATE),
+    Mutation("gate: the held-out set without its margin", "if within and high <= margin + _ROUNDING_POINTS:", "if within:", GATE),
+    Mutation("gate: worse beyond chance is doubtful", "if low > most or (low > 0 and points > margin):", "if low > most:", GATE),
+    Mutation("gate: drift by its middle", "    if high <= most + _ROUNDING_POINTS:", "    if points <= most + _ROUNDING_POINTS:", GATE),
+    Mutation(
+        "gate: one acceptance accepts", '= ("rejected", "inconclusive", "accepted")', '= ("rejected", "accepted", "inconclusive")', GATE
+    ),
+    Mutation(
+        "needed: domain, only what shows a gain",
+        "(high - points, -points), (points - low, least + points))",
+        "(high - points, -points))",
+        GATE,
+    ),
+    Mutation(
+        "needed: domain, only what rules a gain out",
+        "(high - points, -points), (points - low, least + points))",
+        "(points - low, least + points))",
+        GATE,
+    ),
+    Mutation(
+        "needed: domain, beyond the smallest gain", "(high - points, -points), (points", "(high - points, -points - least), (points", GATE
+    ),
+    Mutation(
+        "needed: held-out, down to the rise",
+        "half, target = high - points, margin - points",
+        "half, target = high - points, most - points",
+        GATE,
+    ),
+    Mutation(
+        "needed: held-out, of the other side",
+        "half, target = high - points, margin - points",
+        "half, target = points - low, margin - points",
+        GATE,
+    ),
+    Mutation("needed: held-out, above the rise in any case", "points if points > margin else points - most", "points - most", GATE),
+    Mutation("needed: held-out, above zero in any case", "points if points > margin else points - most", "points", GATE),
+    Mutation(
+        "needed: drift, of the other side",
+        "(high - points, most - points) if points <= most",
+        "(points - low, most - points) if points <= most",
+        GATE,
+    ),
+    Mutation("needed: drift, above zero", "else (points - low, points - most)", "else (points - low, points)", GATE),
+    # sets
+    Mutation(
+        "dev left out of the speaker check",
+        'own = {"train": train, "dev": dev, "domain": domain}',
+        'own = {"train": train, "domain": domain}',
+        SPLIT,
+    ),
+    Mutation(
+        "domain left out of the speaker check",
+        'own = {"train": train, "dev": dev, "domain": domain}',
+        'own = {"train": train, "dev": dev}',
+        SPLIT,
+    ),
+    Mutation(
+        "no recording is looked for in two sets",
+        "if common := hashes[first].keys() & hashes[second].keys():",
+        "if common := set[str]():",
+        SPLIT,
+    ),
+    Mutation("dev by utterance", 'config.split_by == "speaker", seed)', "False, seed)", SPLIT),
+    Mutation(
+        "replay trains on the guard",
+        "replay, guard = _divide(replay, GUARD_FRACTION, False, seed)",
+        "guard = _divide(replay, GUARD_FRACTION, False, seed)[1]",
+        SPLIT,
+    ),
+    Mutation(
+        "half of the held-out fraction",
+        "wanted = max(1, round(fraction * len(manifest)))",
+        "wanted = max(1, round(fraction * len(manifest) / 2))",
+        SPLIT,
+    ),
+    # what is kept
+    Mutation("known: without labels", "e.length_s, e.labels) for", "e.length_s) for", KNOWN),
+    Mutation(
+        "known: without speakers", "(e.utterance.id, e.utterance.speaker_id, e.utterance.text,", "(e.utterance.id, e.utterance.text,", KNOWN
+    ),
+    Mutation("known: without the normaliser", "                normaliser_version(speech.language),\n", "", KNOWN),
+    Mutation("known: without the settings of decoding", "                settings,\n                [(e", "                [(e", KNOWN),
+    Mutation(
+        "encoder outputs: without the precision",
+        "{speech.checkpoint.sha256} {speech.precision} {speech",
+        "{speech.checkpoint.sha256} {speech",
+        FEATURES,
+    ),
+    Mutation(
+        "encoder outputs: without the checkpoint",
+        "{LAYOUT} {speech.checkpoint.sha256} {speech.precision}",
+        "{LAYOUT} {speech.precision}",
+        FEATURES,
+    ),
+    Mutation("a hash of the last part alone", "        digest.update(part)", "        digest = hashlib.sha256(part)", by("test_files.py")),
+    # training
+    Mutation("gradients are not clipped", "(self._parameters, self._config.max_grad_norm)", "(self._parameters, math.inf)", UPDATE),
+    Mutation("weights do not decay", "weight_decay=config.weight_decay", "weight_decay=0.0", UPDATE),
+    Mutation("the rate warms up a step late", "return (step + 1) / (warmup + 1)", "return step / (warmup + 1)", RATE),
+    Mutation(
+        "the rate falls to zero",
+        "return max(0.0, (steps - step) / max(1, steps - warmup))",
+        "return max(0.0, (steps - step - 1) / max(1, steps - warmup))",
+        RATE,
+    ),
+    Mutation("the rate does not fall", "return max(0.0, (steps - step) / max(1, steps - warmup))", "return 1.0", RATE),
+    Mutation(
+        "batches count the same",
+        "(loss / tokens).backward()",
+        "(loss / sum(map(len, (e.labels for e in mine))) / len(update)).backward()",
+        by("test_train.py::test_accumulated_batches_are_one_large_batch"),
+    ),
+    Mutation(
+        "replay that is owed is forgotten",
+        "owed -= count",
+        "owed = 0.0",
+        by("test_train.py::test_replay_is_rehearsed_in_its_ratio_in_batches_of_its_own"),
+    ),
+    Mutation(
+        "the last step's weights stay",
+        "        restore(self._adapted, self.kept[self.best_step])\n",
+        "",
+        by("test_train.py::test_training_that_does_harm_ends_with_an_adapter_that_does_nothing"),
+    ),
+    Mutation("no margin between steps", "cost <= least + margin)", "cost <= least)", CHOICE),
+    Mutation("a step that harms the guard is eligible", "(over == 0.0 and cost <= least + margin)", "(cost <= least + margin)", CHOICE),
+    Mutation(
+        "no word more on the guard",
+        "return max(GUARD_TOLERANCE, 1 / guard_words) + _ROUNDING",
+        "return GUARD_TOLERANCE + _ROUNDING",
+        CHOICE,
+    ),
+    Mutation("one word more by luck", "1 / guard_words) + _ROUNDING", "1 / guard_words)", CHOICE),
+    Mutation(
+        "labels are not checked",
+        "    if loss > OWN_TRANSCRIPT_LOSS:",
+        "    if False:",
+        by("test_experiment.py::test_labels_that_the_model_finds_unlikely_in_its_own_words_are_refused"),
+    ),
+    Mutation(
+        "labels without an end token",
+        "return [*ids, self.end_id]",
+        "return ids",
+        by(
+            "test_decoder.py::test_loss_of_the_real_model_is_low_on_its_labels_only",
+            "test_experiment.py::test_labels_that_the_model_finds_unlikely_in_its_own_words_are_refused",
+        ),
+    ),
+    # the adapter
+    Mutation("merging is not undone from a copy", "                layer.base_layer.weight.copy_(weight)", "                pass", MERGE),
+    Mutation("another rank, another scale", "return math.sqrt(rank) if config.use_rslora else rank", "return config.lora_r", MERGE),
+    Mutation("the update is scaled twice", 'weight * strength if ".lora_B." in name else weight', "weight * strength", STRENGTH),
+    Mutation("the last strength stays", "    _scale(adapted, full, chosen)\n", "", STRENGTH),
+    Mutation(
+        "the weakest strength", "return max((one.strength for one in tried if", "return min((one.strength for one in tried if", STRENGTH
+    ),
+    # decoding
+    Mutation("clips share the frames of the first", "memory.part(at, at + clips)", "memory.part(0, len(states[at : at + clips]))", STATES),
+    Mutation(
+        "a cap without head room", "int(length_s * self.tokens_per_second) + EXTRA_TOKENS", "int(length_s * self.tokens_per_second)", CAP
+    ),
+    Mutation("a cap that is not held", "        del self.said[self._cap :]\n", "", CAP),
+    Mutation("no clip is called capped", "len(row) == self._cap)", "len(row) > self._cap)", CAP),
+    # the voice app
+    Mutation("pre-roll of the recording before", "            self._kept.clear()\n", "", BEFORE),
+    Mutation("pre-roll of any length", "[NOTHING, *self._kept])[-PREROLL_SAMPLES:]", "[NOTHING, *self._kept])", BEFORE),
+    Mutation("lost blocks: not counted", "            self.overflows += 1", "            self.overflows = 0", LOST),
+    Mutation(
+        "lost blocks: all of them, again and again",
+        "newly_lost, self._lost = lost - self._lost, lost",
+        "newly_lost, self._lost = lost, lost",
+        LOST,
+    ),
+    Mutation("lost blocks: never", "newly_lost, self._lost = lost - self._lost, lost", "newly_lost, self._lost = 0, lost", LOST),
+    Mutation(
+        "a voice switched in a pause",
+        "self._take.segmenter.open is None and not self._take.segments:",
+        "self._take.segmenter.open is None:",
+        SWITCH,
+    ),
+    Mutation(
+        "a voice switched in mid-sentence",
+        "self._take.segmenter.open is None and not self._take.segments:",
+        "not self._take.segments:",
+        SWITCH,
+    ),
+    Mutation(
+        "hands-free a voice is never switched",
+        "take.chunks, take.voice, take.other = [], [], [], self._voice, self._other",
+        "take.chunks = [], [], []",
+        SWITCH,
+    ),
+)
+
+
+@contextmanager
+def copied(root: Path) -> Iterator[Path]:
+    """A copy of all that git tracks or would track, which a test may change. What it keeps is its own; the models are linked to."""
+    from lora.files import cache_dir  # not in the processes that run tests: each imports the product from its own copy
+
+    listed = subprocess.run(["git", "ls-files", "-coz", "--exclude-standard"], cwd=root, check=True, capture_output=True).stdout
+    with tempfile.TemporaryDirectory(prefix="mutation-") as name:
+        place = Path(name) / "tree"
+        for file in map(os.fsdecode, filter(None, listed.split(b"\0"))):
+            if (root / file).is_file():
+                (place / file).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(root / file, place / file)
+        (Path(name) / "cache").mkdir()
+        for part in ("checkpoints", "wheels"):
+            (cache_dir() / part).mkdir(parents=True, exist_ok=True)
+            (Path(name) / "cache" / part).symlink_to(cache_dir() / part)
+        if (root.parent / "shared").exists():
+            (Path(name) / "shared").symlink_to(root.parent / "shared")
+        yield place
+
+
+def run_tests(tree: Path, tests: Sequence[str]) -> int | None:
+    """Exit code of pytest in a copy; None where it does not end. Libraries are loaded once, for all copies."""
+    output = tree.parent / "output"
+    process = _processes().Process(target=_pytest, args=(tree, tuple(tests), output))
+    process.start()
+    process.join(LONGEST_S)
+    if process.is_alive():
+        process.kill()
+        process.join()
+        return None
+    if process.exitcode not in (PASSED, FAILED):
+        print(output.read_text(errors="replace")[-3000:], file=sys.stderr)
+    return process.exitcode
+
+
+@functools.cache
+def _processes() -> Any:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(list(LIBRARIES))
+    return context
+
+
+def _pytest(tree: Path, tests: tuple[str, ...], output: Path) -> None:
+    """What a process does: nothing of the product was imported in it before."""
+    sources = [str((tree / source).parent) for source in SOURCES]
+    sys.path[:0] = sources
+    os.environ |= {
+        "PYTHONPATH": os.pathsep.join(sources),
+        "MOONSHINE_LORA_CACHE": str(tree.parent / "cache"),
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
+    sys.dont_write_bytecode = True
+    os.chdir(tree)
+    with output.open("wb") as stream:
+        for number in (1, 2):
+            os.dup2(stream.fileno(), number)
+    import pytest
+
+    code = pytest.main(["-q", "-x", "-p", "no:cacheprovider", *tests])
+    import lora
+
+    assert Path(lora.__file__).is_relative_to(tree), lora.__file__
+    sys.stdout.flush()
+    os._exit(int(code))
+
+
+def places(root: Path, mutation: Mutation) -> list[Path]:
+    """Where its text stands, once for each time."""
+    files = sorted(file for source in SOURCES for file in (root / source).rglob("*.py"))
+    return [file for file in files for _ in range(file.read_text(encoding="utf-8").count(mutation.old))]
+
+
+def outcome(root: Path, mutation: Mutation) -> str:
+    """`caught`, `survived`, or what is wrong with the mutation itself."""
+    found = places(root, mutation)
+    if len(found) != 1:
+        return f"found {len(found)} times"
+    with copied(root) as tree:
+        file = tree / found[0].relative_to(root)
+        file.write_text(file.read_text(encoding="utf-8").replace(mutation.old, mutation.new), encoding="utf-8")
+        code = run_tests(tree, mutation.tests)
+    return {PASSED: "survived", FAILED: "caught", None: "tests do not end"}.get(code, f"pytest ended with {code}")
+
+
+def passing(root: Path, tests: tuple[str, ...]) -> bool:
+    with copied(root) as tree:
+        return run_tests(tree, tests) == PASSED
+
+
+def tried(root: Path, table: Sequence[Mutation]) -> int:
+    """Tries all of a table; prints what comes of each, and returns the exit code."""
+    counts: dict[str, int] = {}
+    wanted = list(dict.fromkeys(mutation.tests for mutation in table))
+    with ThreadPoolExecutor(AT_A_TIME) as pool:
+        for tests, passed in zip(wanted, pool.map(lambda tests: passing(root, tests), wanted), strict=True):
+            if not passed:
+                print(f"error: without any mutation these tests do not pass: {' '.join(tests)}")
+                return 1
+        for mutation, result in zip(table, pool.map(lambda mutation: outcome(root, mutation), table), strict=True):
+            print(f"{result:9} {mutation.name}", flush=True)
+            counts[result] = counts.get(result, 0) + 1
+    print(f"{len(table)} mutations: " + ", ".join(f"{count} {result}" for result, count in sorted(counts.items())))
+    return 0 if set(counts) <= {"caught"} else 1
+
+
+def main(words: Sequence[str]) -> int:
+    return tried(ROOT, [one for one in TABLE if not words or any(word in one.name for word in words)])
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
