@@ -230,21 +230,27 @@ TABLE = (
     Mutation(
         "known: without speakers", "(e.utterance.id, e.utterance.speaker_id, e.utterance.text,", "(e.utterance.id, e.utterance.text,", KNOWN
     ),
-    Mutation("known: without the normaliser", "                normaliser_version(speech.language),\n", "", KNOWN),
-    Mutation("known: without the settings of decoding", "                settings,\n                [(e", "                [(e", KNOWN),
     Mutation(
-        "encoder outputs: without the precision",
-        "{speech.checkpoint.sha256} {speech.precision} {speech",
-        "{speech.checkpoint.sha256} {speech",
-        FEATURES,
+        "known: without the normaliser", "        normaliser_version(speech.language),\n        settings,", "        settings,", KNOWN
     ),
+    Mutation("known: without the settings of decoding", "(speech.language),\n        settings,\n", "(speech.language),\n", KNOWN),
+    Mutation("known: without the sound", "        [fingerprint(e.utterance.audio, audio) for e in examples],\n", "", KNOWN),
+    Mutation("encoder outputs: without the arithmetic", "self._audio), self._speech.arithmetic)", "self._audio))", FEATURES),
+    Mutation("encoder outputs: without the recording", "fingerprint(utterance.audio, self._audio), self._speech", "self._speech", FEATURES),
+    Mutation("arithmetic without weights", "return (self.checkpoint.sha256, self.computing)", "return (self.computing,)", FEATURES),
     Mutation(
-        "encoder outputs: without the checkpoint",
-        "{LAYOUT} {speech.checkpoint.sha256} {speech.precision}",
-        "{LAYOUT} {speech.precision}",
-        FEATURES,
+        "arithmetic without precision", "return (self.checkpoint.sha256, self.computing)", "return (self.checkpoint.sha256,)", FEATURES
     ),
-    Mutation("a hash of the last part alone", "        digest.update(part)", "        digest = hashlib.sha256(part)", by("test_files.py")),
+    Mutation("a key without the code", "[code_digest(maker), _versions(), inputs]", "[_versions(), inputs]", by("test_kept.py")),
+    Mutation("a key without versions", "[code_digest(maker), _versions(), inputs]", "[code_digest(maker), inputs]", by("test_kept.py")),
+    Mutation("a key without inputs", "[code_digest(maker), _versions(), inputs]", "[code_digest(maker), _versions()]", by("test_kept.py")),
+    Mutation("a checksum that nobody compares", "if digest == _digest(payload):", "if digest:", by("test_kept.py")),
+    Mutation(
+        "a hash of the last part alone",
+        "        digest.update(part)",
+        "        digest = hashlib.sha256(part)",
+        by("test_files.py::test_hashes_of_bytes_and_files_are_those_of_the_standard"),
+    ),
     # training
     Mutation("gradients are not clipped", "(self._parameters, self._config.max_grad_norm)", "(self._parameters, math.inf)", UPDATE),
     Mutation("weights do not decay", "weight_decay=config.weight_decay", "weight_decay=0.0", UPDATE),

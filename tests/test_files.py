@@ -16,7 +16,7 @@ import pytest
 
 from lora.destination import is_mount, is_shared, stays, writing_errors
 from lora.errors import RunFolderError
-from lora.files import atomic_folder, require_writable, write_json, write_text
+from lora.files import atomic_folder, require_writable, sha256_bytes, sha256_file, write_json, write_text
 
 PROGRAM = """
 import os, signal, sys
@@ -377,3 +377,17 @@ def test_a_file_longer_than_the_limit_is_refused_and_nothing_is_left(tmp_path: P
 def test_local_disks_are_known_from_shared_ones(tmp_path: Path) -> None:
     assert not is_shared(tmp_path)
     assert not stays(tmp_path)
+
+
+def test_hashes_of_bytes_and_files_are_those_of_the_standard(tmp_path: Path) -> None:
+    """The examples of FIPS 180-4: `abc`, and a message of two blocks."""
+    for parts, digest in (
+        ([b"ab", b"", b"c"], "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"),
+        (
+            [b"abcdbcdecdefdefgefghfghighijhij", b"kijkljklmklmnlmnomnopnopq"],
+            "248d6a61d20638b8e5c026930c3e6039a33ce45964ff2167f6ecedd419db06c1",
+        ),
+    ):
+        assert sha256_bytes(*parts) == digest
+        (tmp_path / "file").write_bytes(b"".join(parts))
+        assert sha256_file(tmp_path / "file") == digest
