@@ -36,7 +36,13 @@ class Machine:
     def environment(self) -> dict[str, str]:
         added = {"ONEDNN_MAX_CPU_ISA": self.cap, "MOONSHINE_LORA_PRODUCTS": self.products}
         wanted = {name: value for name, value in added.items() if value is not None}
-        return {**os.environ, **wanted, "MOONSHINE_LORA_TEST_THREADS": str(self.threads), "MOONSHINE_LORA_TEST_POISON": "1"}
+        return {
+            **os.environ,
+            **wanted,
+            "GOMP_SPINCOUNT": "1000",
+            "MOONSHINE_LORA_TEST_THREADS": str(self.threads),
+            "MOONSHINE_LORA_TEST_POISON": "1",
+        }
 
 
 def machines() -> list[Machine]:

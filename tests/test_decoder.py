@@ -21,6 +21,7 @@ from lora.encoder import Encoder
 from lora.head import HEAD_ROWS
 from lora.manifest import Utterance
 from lora.model_utils import IGNORED_LABEL, Encoded, Speech, join, pad_labels
+from lora.products import rows_are_apart
 
 ROUNDING = 1e-4
 """Of decoder states, which are normed to about 1: sums in another order."""
@@ -428,20 +429,24 @@ def test_bfloat16_gradients_point_where_those_of_float32_do(
     assert torch.nn.functional.cosine_similarity(*flat, dim=0) > 0.98
 
 
-@pytest.mark.skipif(not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="PyTorch computes bfloat16 by itself here")
-def test_bfloat16_states_are_the_same_to_the_last_bit_in_any_batch_and_by_any_number_of_tokens_at_a_time(
+def test_bfloat16_states_do_not_depend_on_the_batch_or_on_the_number_of_tokens_at_a_time(
     tiny: Speech, waveforms: Sequence[Waveform]
 ) -> None:
+    """To the last bit where rows of products are apart from one another, else up to what bfloat16 rounds."""
     speech = half(tiny)
     decoder, given = Decoder(speech), tokens(1, 90)
     with torch.inference_mode():
         clips = Encoder(speech).each([waveforms[10], waveforms[11], waveforms[17]])
         alone = decoder(given, decoder.listen(join([clips[0]])))[0]
         together = decoder(given.expand(3, -1), decoder.listen(join(clips)))[0]
-        assert torch.equal(together, alone)
         memory, cache = decoder.listen(join(clips)), Cache()
         found = [decoder(given[:, :1].expand(3, -1), memory, cache)]
         for start, stop in itertools.pairwise((1, 2, 3, 11, 19, 24, 25, 60, 90)):
             cache.set_lengths([start] * 3, speech.device)
             found.append(decoder(given[:, start:stop].expand(3, -1), memory, cache))
-    assert torch.equal(torch.cat([states[0] for states in found]), alone)
+    stepwise = torch.cat([states[0] for states in found])
+    if rows_are_apart(speech.device, torch.bfloat16):
+        assert torch.equal(together, alone)
+        assert torch.equal(stepwise, alone)
+    for states in (together, stepwise):
+        assert (states - alone).norm() < 0.02 * alone.norm()

@@ -18,6 +18,7 @@ from lora.config import AdapterConfig, Precision
 from lora.encoder import MIN_SAMPLES, Encoder
 from lora.errors import AudioError
 from lora.model_utils import Speech, join
+from lora.products import PRODUCT_DTYPES, rows_are_apart
 
 ROUNDING = 2e-5
 """Sums in another order; what a clip is batched with changes v1 by 0.1 and v2's last frames by 0.1 where this is done wrong."""
@@ -80,15 +81,16 @@ def test_encoder_output_of_a_clip_does_not_depend_on_its_batch_mates(any_speech:
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_encoder_output_is_bit_for_bit_the_same_in_any_batch_and_order(
-    any_speech: Speech, waveforms: Sequence[Waveform], precision: Precision
-) -> None:
+def test_encoder_output_is_the_same_in_any_batch_and_order(any_speech: Speech, waveforms: Sequence[Waveform], precision: Precision) -> None:
+    """To the last bit where rows of products are apart from one another, else up to what the precision rounds."""
     speech = replace(any_speech, precision=precision)
     batch = [waveforms[17], waveforms[0], waveforms[10], waveforms[15][:9_999]]
     expected = [alone(speech, samples) for samples in batch]
     for order in ([0, 1, 2, 3], [3, 1, 0, 2], [2, 3]):
         for index, hidden in zip(order, each(speech, [batch[index] for index in order]), strict=True):
-            assert torch.equal(hidden, expected[index])
+            if rows_are_apart(speech.device, PRODUCT_DTYPES[precision]):
+                assert torch.equal(hidden, expected[index])
+            assert (hidden - expected[index]).norm() < (0.02 if precision == "bfloat16" else 1e-4) * expected[index].norm()
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

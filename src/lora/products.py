@@ -105,6 +105,11 @@ def uses_tiles(dtype: torch.dtype) -> bool:
     return dtype == torch.bfloat16 and onednn_instructions() == "AVX512_CORE_AMX"
 
 
+def rows_are_apart(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether a row of a product is the same to the last bit whatever other rows there are: so with packed products, but in tiles."""
+    return choice(device, dtype).kind == "packed" and not uses_tiles(dtype)
+
+
 def has_bfloat16() -> bool:
     """Whether oneDNN multiplies bfloat16 on this processor. PyTorch does so without it, several times slower than float32."""
     return torch.backends.mkldnn.is_available() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
