@@ -52,7 +52,7 @@ def completed(domain: Sequence[Row] = DOMAIN, heldout: Sequence[Row] = HELDOUT, 
         config=config,
         checkpoint=CheckpointInfo(model_id="packaged:moonshine-tiny", kind="packaged", revision=None, sha256="b" * 64),
         manifests={"train": manifest},
-        environment=environment("cpu", "x86_64 cpu", 2),
+        environment=environment("cpu", "x86_64 cpu", 2, "float32"),
         text_style="none",
         adapter=AdapterInfo(sites=("model.decoder.layers.0.self_attn.q_proj",), parameters=5120, sha256="c" * 64),
         training=TrainOutcome(

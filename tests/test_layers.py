@@ -19,6 +19,7 @@ ORDER = (
     "spelling",
     "reading",
     "destination",
+    "terminal",
     "files",
     "kept",
     "shards",

@@ -12,6 +12,7 @@ from types import FrameType
 from typing import Any, Final, NoReturn
 
 from lora.errors import LoraError
+from lora.terminal import say
 
 # 128 + the signal's number, as shells report it.
 EXIT_INTERRUPTED: Final = 130
@@ -39,7 +40,7 @@ def run(main: Callable[[], int]) -> int:
         sys.stdout.flush()
         return code
     except LoraError as error:
-        print(f"error: {_one_line(str(error))}", file=sys.stderr)
+        say(f"error: {_one_line(str(error))}", sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -119,7 +120,7 @@ class ArgumentParser(argparse.ArgumentParser):
         """Prints `error: ...; see --help` on stderr and exits with 2."""
         if message.startswith(_UNRECOGNIZED):
             message = self._unknown(message.removeprefix(_UNRECOGNIZED).split())
-        print(f"error: {_one_line(message)}; see --help", file=sys.stderr)
+        say(f"error: {_one_line(message)}; see --help", sys.stderr)
         raise SystemExit(2)
 
     def _unknown(self, arguments: Sequence[str]) -> str:

@@ -12,6 +12,7 @@ from rich.table import Table
 from lora.exported import Exported
 from lora.language import LANGUAGES
 from lora.record import RunRecord, SetResult
+from lora.terminal import shown
 from lora.units import Seconds
 
 
@@ -33,7 +34,7 @@ class Display:
     @contextmanager
     def stage(self, name: str, title: str) -> Iterator[None]:
         """Announces a stage and books its wall time under `name`."""
-        self.console.print(title, style="bold", markup=False, soft_wrap=True)
+        self.console.print(shown(title), style="bold", markup=False, soft_wrap=True)
         self._open = (name, time.perf_counter())
         yield
         self.seconds = self.seconds_so_far()
@@ -54,7 +55,7 @@ class Display:
             task = progress.add_task("", total=total, remark="")
 
             def advance(count: int, remark: str = "") -> None:
-                progress.update(task, advance=count, remark=remark)
+                progress.update(task, advance=count, remark=shown(remark))
 
             yield advance
 
@@ -63,13 +64,13 @@ class Display:
         Console(width=None if self.console.is_terminal else 120, highlight=False).print(table)
 
     def line(self, text: str) -> None:
-        self.console.print(f"  {text}", markup=False, soft_wrap=True)
+        self.console.print(f"  {shown(text)}", markup=False, soft_wrap=True)
 
 
 def result_table(record: RunRecord) -> Table:
     """Before and after on both test sets, with 95 % intervals."""
     traits = LANGUAGES[record.config.model.language]
-    table = Table(title=escape(f"{record.checkpoint.model_id}: {traits.unit} error rate and loss"), title_justify="left")
+    table = Table(title=escape(f"{shown(record.checkpoint.model_id)}: {traits.unit} error rate and loss"), title_justify="left")
     for heading in ("set", f"baseline {traits.metric}", f"tuned {traits.metric}", "change (95 % interval)", "baseline loss", "tuned loss"):
         table.add_column(heading, justify="left" if heading == "set" else "right")
     for name, result in (("domain", record.domain), ("held-out", record.heldout)):
@@ -91,7 +92,7 @@ def _cells(result: SetResult) -> tuple[str, ...]:
 
 def export_table(exported: Exported) -> Table:
     """What the proof of each target showed, a line for each test set."""
-    table = Table(title=escape(f"{exported.model_id}: word error rate in PyTorch and in the runtime"), title_justify="left")
+    table = Table(title=escape(f"{shown(exported.model_id)}: word error rate in PyTorch and in the runtime"), title_justify="left")
     for heading in ("target", "MB", "set", "base", "tuned", "runtime", "like tuned", "like base", "real time", "median"):
         table.add_column(heading, justify="left" if heading in ("target", "set") else "right")
     for name, target in exported.targets.items():

@@ -17,6 +17,7 @@ import msgspec
 
 from lora.destination import exchange, file_target, folder_target, is_shared, stays, writing_errors
 from lora.process import signals_wait
+from lora.terminal import shown_json
 
 
 def cache_dir() -> Path:
@@ -271,7 +272,8 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Writes indented JSON. `value` may hold msgspec structs, dataclasses, paths as strings, plain containers."""
     with atomic_file(path) as stream:
-        stream.write(msgspec.json.format(msgspec.json.encode(value, order="sorted" if isinstance(value, dict) else None), indent=2))
+        content = msgspec.json.encode(value, order="sorted" if isinstance(value, dict) else None)
+        stream.write(shown_json(msgspec.json.format(content, indent=2)))
         stream.write(b"\n")
 
 
@@ -281,7 +283,7 @@ def write_jsonl(path: Path, rows: Iterable[Any], *, durable: bool = False) -> in
     count = 0
     with atomic_file(path, durable=durable) as stream:
         for row in rows:
-            stream.write(encoder.encode(row))
+            stream.write(shown_json(encoder.encode(row)))
             stream.write(b"\n")
             count += 1
     return count

@@ -13,6 +13,7 @@ from lora.console import ArgumentParser, end, number_from_zero, positive_int, po
 from lora.console import run as run_command
 from lora.language import LANGUAGES, metric
 from lora.tags import TagRule
+from lora.terminal import say, shown, shown_lines
 
 if TYPE_CHECKING:
     from lora.transcribe import Transcriber
@@ -151,12 +152,13 @@ def _transcribe_shared(options: argparse.Namespace) -> None:
     if options.output is not None:
         write_result(result, options.output)
     for row in result.utterances:
-        print(f"{row.id}\t{row.text}" + (f"\t{metric(language)} {100 * row.wer:.1f} %" if row.wer is not None else ""))
+        rate = f"\t{metric(language)} {100 * row.wer:.1f} %" if row.wer is not None else ""
+        print(f"{shown(row.id)}\t{shown(row.text)}{rate}")
     if result.wer is not None and result.cer is not None:
         words = f"WER {100 * result.wer:.2f} %, " if metric(language) == "WER" else ""
         print(f"{words}CER {100 * result.cer:.2f} % over {result.scored} utterances", file=sys.stderr)
     if result.real_time_factor is not None:
-        print(f"{result.runtime}: {result.real_time_factor:.3f} s for a second of sound", file=sys.stderr)
+        say(f"{result.runtime}: {result.real_time_factor:.3f} s for a second of sound", sys.stderr)
 
 
 def _with_pytorch(options: argparse.Namespace) -> "Transcriber":
@@ -213,7 +215,7 @@ def _report(options: argparse.Namespace) -> int:
     from lora.report.rebuild import rebuild
 
     for path in rebuild(options.folder, options.audio_mb):
-        print(path)
+        say(path)
     return 0
 
 
@@ -229,10 +231,10 @@ def _compare(options: argparse.Namespace) -> int:
         renderer(options.output)  # a wrong name is refused before the work
     found = overview(options.runs)
     if options.output is None:
-        print(markdown(found), end="")
+        print(shown_lines(markdown(found)), end="")
     else:
         write_overview(found, options.output)
-        print(options.output)
+        say(options.output)
     return 0
 
 
@@ -249,9 +251,9 @@ def _push(options: argparse.Namespace) -> int:
 
     with gathered(options.folder, allow_rejected=options.allow_rejected) as uploads:
         for upload in uploads:
-            print(f"{upload.size / 1e6:10.3f} MB  {upload.name}")
+            say(f"{upload.size / 1e6:10.3f} MB  {upload.name}")
         if not options.dry_run:
-            print(push(uploads, options.repo_id, private=options.private))
+            say(push(uploads, options.repo_id, private=options.private))
     return 0
 
 
@@ -314,7 +316,7 @@ def _export(options: argparse.Namespace) -> int:
         ),
         Display(),
     )
-    print(f"{exported.folder}: export.json, {', '.join(f'{name}/' for name in exported.targets)}")
+    say(f"{exported.folder}: export.json, {', '.join(f'{name}/' for name in exported.targets)}")
     print(f"{sum(exported.seconds.values()):.0f} s; memory at its highest {exported.peak_bytes / 1e6:.0f} MB while exporting")
     return 0
 
@@ -346,7 +348,7 @@ def _adapter(options: argparse.Namespace) -> int:
 
     speech = load_speech(resolve(options.model_id, options.revision), torch.device("cpu"), "float32")
     rate = options.tokens_per_second
-    print(convert(speech, options.source, options.output, alpha=options.alpha, tokens_per_second=rate, overwrite=options.overwrite))
+    say(convert(speech, options.source, options.output, alpha=options.alpha, tokens_per_second=rate, overwrite=options.overwrite))
     return 0
 
 
@@ -360,7 +362,7 @@ def _data(options: argparse.Namespace) -> int:
     from lora.corpora.quickstart import prepare
 
     for path in prepare(options.output).paths():
-        print(path)
+        say(path)
     return 0
 
 
@@ -390,9 +392,9 @@ def _cache(options: argparse.Namespace) -> int:
     folder = cache_dir()
     if options.action == "show":
         for part in sorted(folder.iterdir()) if folder.is_dir() else []:
-            print(f"{folder_bytes(part) / 1e6:10.1f} MB  {part}")
+            say(f"{folder_bytes(part) / 1e6:10.1f} MB  {part}")
     else:
-        print(f"removed {remove_folder(folder) / 1e6:.1f} MB from {folder}")
+        say(f"removed {remove_folder(folder) / 1e6:.1f} MB from {folder}")
     return 0
 
 

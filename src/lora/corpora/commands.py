@@ -12,6 +12,7 @@ from lora.corpora.local import SpeakerFrom, folder_items
 from lora.corpora.tables import CsvSource, Delimiter, Quotes, csv_items
 from lora.errors import ConfigError
 from lora.manifest import MIN_S, Rules
+from lora.terminal import say
 
 HUB_COLUMNS = HubSource("", "")
 CSV_COLUMNS = CsvSource(Path())
@@ -204,5 +205,5 @@ def _build(source: Iterator[Item | Bad], options: argparse.Namespace) -> int:
 
 def _report(options: argparse.Namespace, summary: Summary) -> int:
     for line in describe(options.output, summary):
-        print(line)
+        say(line)
     return 0

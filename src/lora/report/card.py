@@ -21,10 +21,9 @@ def render_card(record: RunRecord) -> str:
     Nothing is claimed that the record does not know: the base model is named to the hub where it is from there, licence and datasets
     where the settings name them.
     """
-    import jinja2
     from huggingface_hub import ModelCardData
 
-    from lora.report.markdown import cell
+    from lora.report.escape import markdown_environment
 
     full = record.config.adapter.method == "full"
     data = ModelCardData(
@@ -44,9 +43,7 @@ def render_card(record: RunRecord) -> str:
             for result in _results(record, name, part)
         ],
     )
-    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False)
-    environment.filters |= {"percent": lambda ratio: f"{100 * ratio:.2f} %", "cell": cell}
-    template = environment.from_string(files("lora.report").joinpath("card.md.j2").read_text(encoding="utf-8"))
+    template = markdown_environment().from_string(files("lora.report").joinpath("card.md.j2").read_text(encoding="utf-8"))
     return f"---\n{data.to_yaml()}\n---\n\n{template.render(run=record, spoken=LANGUAGES[record.config.model.language], full=full)}"
 
 

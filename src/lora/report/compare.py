@@ -15,7 +15,7 @@ from lora.errors import ConfigError, RunFolderError
 from lora.files import write_text
 from lora.language import LANGUAGES
 from lora.record import RECORD_FILE, RunRecord, SetResult, read
-from lora.report.markdown import cell
+from lora.report.escape import markdown_environment, spreadsheet
 from lora.scoring import Score
 from lora.significance import Comparison, compare
 
@@ -135,10 +135,14 @@ def table(found: Overview) -> str:
     lines.writeheader()
     for index, (run, values) in enumerate(zip(found.completed, measured, strict=True)):
         settings = {name: column[index] for name, column in found.settings.items()}
-        lines.writerow({"run": run.name, "status": run.record.status} | settings | values)
+        lines.writerow(_cells({"run": run.name, "status": run.record.status} | settings | values))
     for other in found.others:
-        lines.writerow({"run": other.name, "status": other.record.status, "error": other.record.error or ""})
+        lines.writerow(_cells({"run": other.name, "status": other.record.status, "error": other.record.error or ""}))
     return text.getvalue()
+
+
+def _cells(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: spreadsheet(value) for name, value in values.items()}
 
 
 def _measured(run: Completed) -> dict[str, Any]:
@@ -160,17 +164,13 @@ def _measured(run: Completed) -> dict[str, Any]:
 
 
 def _rendered(template: str, found: Overview, *, html: bool) -> str:
-    import jinja2
-
-    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=html)
-    environment.filters["percent"] = lambda ratio: f"{100 * ratio:.2f} %"
-    environment.filters["points"] = lambda ratio: f"{100 * ratio:+.2f}"
-    environment.filters["range"] = lambda interval: f"{100 * interval.low:.2f} to {100 * interval.high:.2f} %"
-    environment.filters["change"] = lambda interval: f"{100 * interval.low:+.2f} to {100 * interval.high:+.2f}"
-    environment.filters["cell"] = cell
+    environment = markdown_environment()
+    if html:
+        environment = environment.overlay(autoescape=True, finalize=None)
     text = files("lora.report").joinpath(template).read_text(encoding="utf-8")
     spoken = LANGUAGES[found.completed[0].record.config.model.language]
-    return environment.from_string(text).render(found=found, headroom=found.headroom, kinds=found.headroom.kinds, spoken=spoken)
+    rendered: str = environment.from_string(text).render(found=found, headroom=found.headroom, kinds=found.headroom.kinds, spoken=spoken)
+    return rendered
 
 
 def _completed(run: Run) -> Completed | None:

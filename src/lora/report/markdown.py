@@ -1,6 +1,5 @@
 """`report.md`: the training report of docs/training.md, filled in."""
 
-import html
 from importlib.resources import files
 from pathlib import Path
 
@@ -9,6 +8,7 @@ from lora.config import flat
 from lora.files import write_text
 from lora.language import LANGUAGES
 from lora.record import RunRecord
+from lora.report.escape import markdown_environment
 from lora.scoring import Score, UtteranceScore
 
 MARKDOWN_FILE = "report.md"
@@ -26,13 +26,7 @@ def write_report(record: RunRecord, file: Path) -> None:
 
 
 def render(record: RunRecord) -> str:
-    import jinja2
-
-    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False)
-    environment.filters["percent"] = lambda ratio: f"{100 * ratio:.2f} %"
-    environment.filters["points"] = lambda ratio: f"{100 * ratio:+.2f}"
-    environment.filters["cell"] = cell
-    template = environment.from_string(files("lora.report").joinpath("report.md.j2").read_text(encoding="utf-8"))
+    template = markdown_environment().from_string(files("lora.report").joinpath("report.md.j2").read_text(encoding="utf-8"))
     assert record.domain is not None  # a completed run has its results
     before, after = record.domain.baseline.score, record.domain.tuned.score
     seen = [by_vocabulary(score, record.domain_unseen_words) for score in (before, after)]
@@ -60,8 +54,3 @@ def _changed(before: Score, after: Score) -> list[tuple[UtteranceScore, Utteranc
     better = [pair for pair in pairs if pair[1].words.errors < pair[0].words.errors]
     worse = [pair for pair in pairs if pair[1].words.errors > pair[0].words.errors]
     return better[:MOST_BETTER] + worse[-MOST_WORSE:]
-
-
-def cell(text: object) -> str:
-    """Text for a table's cell: on one line, no border and no HTML, which Markdown would pass on."""
-    return html.escape(" ".join(str(text).split()), quote=False).replace("|", "\\|")

@@ -7,6 +7,7 @@ from lora.config import RunConfig, add_flags, from_flags
 from lora.console import ArgumentParser, positive_int, run
 from lora.gate import Decision
 from lora.presets import config_file, presets
+from lora.terminal import say
 
 METRICS_FILE = "experiment_metrics.json"
 EXIT_CODES: dict[Decision, int] = {"accepted": 0, "rejected": 3, "inconclusive": 4}
@@ -54,7 +55,7 @@ def write_examples(config: RunConfig, count: int) -> int:
     from lora.experiment import write_augmented
 
     folder, written = write_augmented(config, count, Display())
-    print(f"{folder}: {written} augmented clips in audio/, what was done to each in manifest.jsonl; nothing was trained")
+    say(f"{folder}: {written} augmented clips in audio/, what was done to each in manifest.jsonl; nothing was trained")
     return 0
 
 
@@ -76,16 +77,16 @@ def start(config: RunConfig, metrics_file: str, *, dry_run: bool, resume: bool) 
             if shards.is_main():
                 for site in prepared.sites:
                     rank = f"rank {site.rank}" if site.rank is not None else "all weights"
-                    print(f"{site.name}\t{rank}\t{site.parameters} parameters")
-                print(f"{sum(site.parameters for site in prepared.sites)} parameters train")
-                print(f"ready: {len(prepared.sites)} layers to adapt, nothing was trained or written")
+                    say(f"{site.name}\t{rank}\t{site.parameters} parameters")
+                say(f"{sum(site.parameters for site in prepared.sites)} parameters train")
+                say(f"ready: {len(prepared.sites)} layers to adapt, nothing was trained or written")
             return 0
         record = experiment(config, metrics_file, display, resume=resume)
         assert record.verdict is not None  # a completed run has one
         if shards.is_main():
             display.result(result_table(record))
-            print(f"{record.verdict.sentence}")
-            print(f"{config.output.output_dir}: report.html, report.md, {metrics_file}, {result_folder(config.adapter)}/, processor/")
+            say(f"{record.verdict.sentence}")
+            say(f"{config.output.output_dir}: report.html, report.md, {metrics_file}, {result_folder(config.adapter)}/, processor/")
     return EXIT_CODES[record.verdict.decision]
 
 

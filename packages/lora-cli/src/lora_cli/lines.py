@@ -10,6 +10,7 @@ import msgspec
 
 from lora.console import TerminatedError
 from lora.errors import AudioError, LoraError
+from lora.terminal import say, shown_json
 from lora_cli.events import Ended, Event, Failed, Final, Loading, Problem, Ready
 from lora_cli.results import entry
 from lora_cli.session import Recorder, Session
@@ -37,15 +38,15 @@ class PlainWriter:
         elif isinstance(event, Ready):
             self._say(f"listening with {event.voices[0].name}")
         elif isinstance(event, Final) and event.text:
-            print(event.text if event.other_text is None else f"{event.voice}: {event.text}", file=self._out, flush=True)
+            say(event.text if event.other_text is None else f"{event.voice}: {event.text}", self._out)
             if event.other_text is not None:
-                print(f"{event.other_voice}: {event.other_text}", file=self._out, flush=True)
+                say(f"{event.other_voice}: {event.other_text}", self._out)
 
     def problem(self, problem: Problem) -> None:
         self._say(f"warning: {problem.message}")
 
     def _say(self, text: str) -> None:
-        print(text, file=self._err, flush=True)
+        say(text, self._err)
 
 
 class JsonWriter:
@@ -64,7 +65,7 @@ class JsonWriter:
         self._write({"event": "problem", **msgspec.to_builtins(problem)})
 
     def _write(self, values: dict[str, object]) -> None:
-        self._out.write(self._encoder.encode(values).decode() + "\n")
+        self._out.write(shown_json(self._encoder.encode(values)).decode() + "\n")
         self._out.flush()
 
 

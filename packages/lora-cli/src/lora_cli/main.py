@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from lora.console import ArgumentParser, run
 from lora.errors import ConfigError
 from lora.language import LANGUAGES
+from lora.terminal import say
 
 if TYPE_CHECKING:
     from lora_cli.events import Event
@@ -103,7 +104,7 @@ def _list_devices() -> int:
 
     found = devices()
     for device in found:
-        print(device.label)
+        say(device.label)
     if not found:
         print("no microphone; connect one, or give --file", file=sys.stderr)
     return 0

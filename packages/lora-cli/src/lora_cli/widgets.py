@@ -12,6 +12,7 @@ from textual.scrollbar import ScrollBarRender
 from textual.widgets import OptionList, Static
 from textual.widgets.option_list import Option
 
+from lora.terminal import shown
 from lora_cli.events import Final
 
 TENTATIVE_MARK = "~"
@@ -38,8 +39,8 @@ class LiveText(Static):
 
     def show(self, committed: str, tentative: str) -> None:
         gap = " " if committed and tentative else ""
-        unsure = (f"{TENTATIVE_MARK} {tentative}", "dim italic") if tentative else ""
-        self.update(Content.assemble(committed, gap, unsure))
+        unsure = (f"{TENTATIVE_MARK} {shown(tentative)}", "dim italic") if tentative else ""
+        self.update(Content.assemble(shown(committed), gap, unsure))
 
     def hint(self, text: str) -> None:
         """Shows what to do while nothing is said."""
@@ -141,14 +142,14 @@ class Utterances(OptionList):
 def row(final: Final) -> Content:
     """When, how long, how late, and the text; a second line for what the other voice says."""
     times = f"{final.started_at:%H:%M:%S} {final.length_s:5.1f} s {final.latency_s * 1000:4.0f} ms  "
-    text = final.text or "(no speech)"
+    text = shown(final.text) or "(no speech)"
     if final.other_voice is None:
         return Content.assemble((times, "dim"), text)
     width = max(len(final.voice), len(final.other_voice))
     margin = " " * len(times)
     return Content.assemble(
-        (times, "dim"), (f"{final.voice:{width}}: ", "bold"), text, "\n", margin,
-        (f"{final.other_voice:{width}}: ", "bold"), final.other_text or "(no speech)",
+        (times, "dim"), (f"{shown(final.voice):{width}}: ", "bold"), text, "\n", margin,
+        (f"{shown(final.other_voice):{width}}: ", "bold"), shown(final.other_text or "(no speech)"),
     )  # fmt: skip
 
 
@@ -175,4 +176,4 @@ class StatusLine(Static):
 
     def _show(self) -> None:
         self.set_class(self.serious, "-serious")
-        self.update(Content(f"! {self.text}" if self.serious else self.text))
+        self.update(Content(f"! {shown(self.text)}" if self.serious else shown(self.text)))

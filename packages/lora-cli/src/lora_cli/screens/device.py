@@ -9,6 +9,7 @@ from textual.containers import Vertical
 from textual.screen import ModalScreen
 from textual.widgets import OptionList, Static
 
+from lora.terminal import shown
 from lora_cli.session import InputDevice
 
 
@@ -24,7 +25,7 @@ class DeviceScreen(ModalScreen[InputDevice | None]):
     def compose(self) -> ComposeResult:
         with Vertical(classes="dialog"):
             yield Static("Listen to", classes="title")
-            yield OptionList(*(device.label for device in self._devices), id="devices", markup=False, compact=True)
+            yield OptionList(*(shown(device.label) for device in self._devices), id="devices", markup=False, compact=True)
             yield Static("Enter opens it, Esc closes this; * is the system's own choice", classes="ending")
 
     def on_option_list_option_selected(self, event: OptionList.OptionSelected) -> None:

@@ -12,6 +12,7 @@ from textual.screen import Screen
 from textual.widget import Widget
 from textual.widgets import Static
 
+from lora.terminal import shown
 from lora.units import Seconds
 from lora_cli.screens.keys import KEYS
 from lora_cli.talking import Choice, Mode
@@ -85,7 +86,7 @@ class MainScreen(Screen[None]):
 
     def show_voice(self, voice: str, other: str | None, source: str) -> None:
         compared = f"  A/B with: {other}" if other else ""
-        self.voice.update(Content.assemble(("moonshine", "bold"), f"  voice: {voice}{compared}  microphone: {source}"))
+        self.voice.update(Content.assemble(("moonshine", "bold"), shown(f"  voice: {voice}{compared}  microphone: {source}")))
 
     def show_mode(self, choice: Choice) -> None:
         self.mode.update(Content.assemble("mode: ", (choice.mode.value, "bold"), f" - {choice.reason}"))

@@ -1,0 +1,62 @@
+"""Words of others in Markdown and in tables: they stay text, and never become links, images, HTML, rows, headings or formulas."""
+
+import html
+import re
+from typing import Any, Final
+
+from lora.terminal import shown
+
+_MARKS: Final = re.compile(r"[\\`*\[\]|~]|\b_|_\b|^#")
+_LINKED: Final = re.compile(r"://|(?<=www)\.|@", re.IGNORECASE)
+"""What becomes a link without any mark: addresses, and names after an @."""
+
+_FORMULA: Final = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+"""How a cell begins that a spreadsheet computes, with the wide forms that some take for the narrow ones."""
+
+
+class Markdown(str):
+    """Text that is Markdown already."""
+
+    __slots__ = ()
+
+
+def cell(text: object) -> Markdown:
+    """Text for a table's cell or a paragraph: on one line, and shown as it is."""
+    if isinstance(text, Markdown):
+        return text
+    plain = html.escape(shown(" ".join(str(text).split())), quote=False)
+    marked = _MARKS.sub(lambda found: f"\\{found[0]}", plain)
+    return Markdown(_LINKED.sub(lambda found: "".join(f"&#{ord(letter)};" for letter in found[0]), marked))
+
+
+def code(text: object, *, in_table: bool = False) -> Markdown:
+    """Text between a pair of backticks, which does not end before its time, nor does the table's cell."""
+    plain = shown(" ".join(str(text).split())).replace("`", "'")
+    return Markdown(f"`{plain.replace('|', chr(92) + '|') if in_table else plain}`")
+
+
+def markdown_environment() -> Any:
+    """Templates whose every expression is escaped by `cell`, but for what is Markdown already."""
+    import jinja2
+
+    environment = jinja2.Environment(
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        autoescape=False,
+        finalize=lambda value: cell(value) if isinstance(value, str) else value,
+    )
+    environment.filters |= {
+        "percent": lambda ratio: Markdown(f"{100 * ratio:.2f} %"),
+        "points": lambda ratio: Markdown(f"{100 * ratio:+.2f}"),
+        "range": lambda interval: Markdown(f"{100 * interval.low:.2f} to {100 * interval.high:.2f} %"),
+        "change": lambda interval: Markdown(f"{100 * interval.low:+.2f} to {100 * interval.high:+.2f}"),
+        "cell": cell,
+        "code": code,
+    }
+    return environment
+
+
+def spreadsheet(value: Any) -> Any:
+    """A cell of a CSV file: text that a spreadsheet would compute gets an apostrophe before it; numbers stay numbers."""
+    return f"'{value}" if isinstance(value, str) and value.lstrip(" ").startswith(_FORMULA) else value
