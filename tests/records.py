@@ -1,13 +1,18 @@
 """A finished run's record, made from transcripts and without a model."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
+from safetensors.numpy import save_file
 
 from lora.config import build
+from lora.files import sha256_file
 from lora.gate import judge
 from lora.outcomes import Evaluation, Step, TrainOutcome
+from lora.passport import ADAPTER_SETTINGS, ADAPTER_WEIGHTS, Origin, write_sealed
 from lora.record import AdapterInfo, CheckpointInfo, ManifestInfo, RunRecord, SetResult, environment
 from lora.scoring import score_utterance, total
 from lora.significance import compare, drift, interval
@@ -70,6 +75,19 @@ def completed(domain: Sequence[Row] = DOMAIN, heldout: Sequence[Row] = HELDOUT, 
         stages={"read": Seconds(0.5), "train": Seconds(12.0)},
     )
     return msgspec.structs.replace(record, **changes)
+
+
+def with_adapter(record: RunRecord, folder: Path) -> RunRecord:
+    """Puts a small adapter with its passport into the run's folder; the record knows it then."""
+    made = folder / "lora_adapter"
+    made.mkdir(parents=True, exist_ok=True)
+    save_file({"base_model.model.proj.lora_A.weight": np.ones((1, 2), dtype=np.float32)}, made / ADAPTER_WEIGHTS)
+    (made / ADAPTER_SETTINGS).write_text("{}")
+    write_sealed(
+        made, Origin(base_model_id="packaged:moonshine-tiny", base_revision=None, base_sha256="b" * 64), ADAPTER_WEIGHTS, ADAPTER_SETTINGS
+    )
+    assert record.adapter is not None
+    return msgspec.structs.replace(record, adapter=msgspec.structs.replace(record.adapter, sha256=sha256_file(made / ADAPTER_WEIGHTS)))
 
 
 def _result(rows: Sequence[Row]) -> SetResult:

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from records import DOMAIN, HELDOUT, REQUIRED, completed
+from records import DOMAIN, HELDOUT, REQUIRED, completed, with_adapter
 from running import moonshine_lora, the_error
 
 from lora.config import build
@@ -219,8 +219,8 @@ def test_another_format_is_refused_before_the_work(outputs: Path) -> None:
 @pytest.mark.parametrize("command", [("compare", "{run}"), ("report", "{run}"), ("push", "{run}", "--repo-id", "anna/tuned", "--dry-run")])
 def test_what_is_made_of_a_record_starts_without_torch(tmp_path: Path, command: Sequence[str]) -> None:
     run = saved(tmp_path / "run", record())
-    for part in ("lora_adapter", "processor"):
-        (run / part).mkdir()
+    write(with_adapter(record(), run), run)
+    (run / "processor").mkdir()
     code = "import sys, lora.main as m; code = m.main(); assert not {'torch', 'transformers', 'peft'} & sys.modules.keys(); sys.exit(code)"
     done = subprocess.run([sys.executable, "-c", code, *(word.format(run=run) for word in command)], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")

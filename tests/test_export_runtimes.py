@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -186,6 +187,28 @@ def test_moonshine_voice_that_cannot_be_fetched_is_one_line(tmp_path: Path) -> N
     assert done.returncode == 2
     assert done.stderr.startswith("error: moonshine-voice==0.1.5: could not be installed into ")
     assert len(done.stderr.splitlines()) == 1
+    assert [path.suffix for path in (tmp_path / "cache" / "runtimes").iterdir()] == [".lock"]
+
+
+def test_another_moonshine_voice_than_ours_is_not_installed(tmp_path: Path) -> None:
+    """A package of that name and version with other content: from a mirror, or from whoever took over the account."""
+    place = tmp_path / "mirror"
+    place.mkdir()
+    metadata = "Metadata-Version: 2.1\nName: moonshine-voice\nVersion: 0.1.5\n"
+    wheel = "Wheel-Version: 1.0\nGenerator: x\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+    with zipfile.ZipFile(place / "moonshine_voice-0.1.5-py3-none-any.whl", "w") as archive:
+        archive.writestr("moonshine_voice/__init__.py", "raise SystemExit('ran')")
+        for name, content in (("METADATA", metadata), ("WHEEL", wheel), ("RECORD", "")):
+            archive.writestr(f"moonshine_voice-0.1.5.dist-info/{name}", content)
+    settings = {
+        **{"MOONSHINE_LORA_CACHE": str(tmp_path / "cache"), "PIP_NO_INDEX": "1", "PIP_CONFIG_FILE": os.devnull},
+        "PIP_FIND_LINKS": str(place),
+    }
+    command = [sys.executable, "-m", "lora.main", *_arguments("moonshine-voice")]
+    done = subprocess.run(command, env=os.environ | settings, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: moonshine-voice==0.1.5: could not be installed into ")
+    assert "HASHES" in done.stderr
     assert [path.suffix for path in (tmp_path / "cache" / "runtimes").iterdir()] == [".lock"]
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 import pytest
 from huggingface_hub import ModelCard, constants
-from records import completed
+from records import completed, with_adapter
 from running import ANY_VERDICT, QUICK, Result, manifests, moonshine_lora, refusal, the_error
 
 from lora.manifest import Utterance
@@ -23,8 +23,15 @@ from lora.record import CheckpointInfo, write
 from lora.report.card import render_card
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
-ADAPTER = b"weights \x00\x01"
-NAMES = ["README.md", "adapter_model.safetensors", "report.html", "report.md", "tokenizer.json"]
+NAMES = [
+    "README.md",
+    "adapter_config.json",
+    "adapter_model.safetensors",
+    "moonshine_lora.json",
+    "report.html",
+    "report.md",
+    "tokenizer.json",
+]
 WORSE = (("press the pound key", "press the pound key", "press a town key"), ("please hold the line",) * 3)
 
 
@@ -32,12 +39,11 @@ WORSE = (("press the pound key", "press the pound key", "press a town key"), ("p
 def run(tmp_path: Path) -> Path:
     """A run's folder with the least that is published."""
     folder = tmp_path / "run"
-    (folder / "lora_adapter").mkdir(parents=True)
-    (folder / "lora_adapter" / "adapter_model.safetensors").write_bytes(ADAPTER)
+    record = with_adapter(completed(), folder)
     (folder / "lora_adapter" / "README.md").write_text("an older card")
     (folder / "processor").mkdir()
     (folder / "processor" / "tokenizer.json").write_text("{}")
-    write(completed(), folder)
+    write(record, folder)
     return folder
 
 
@@ -141,7 +147,7 @@ def test_a_run_is_uploaded_in_one_commit(run: Path, hub: ThreadingHTTPServer, pu
     assert done.out.splitlines()[-1].endswith(f"/owner/name/commit/{COMMIT}")
     seen: Any = hub.RequestHandlerClass
     assert sorted(seen.files) == NAMES
-    assert seen.files["adapter_model.safetensors"] == ADAPTER
+    assert seen.files["adapter_model.safetensors"] == (run / "lora_adapter/adapter_model.safetensors").read_bytes()
     assert seen.files["README.md"].decode() == render_card(completed())
     assert b"<audio" not in seen.files["report.html"]
     (created,) = seen.created
@@ -177,8 +183,18 @@ def test_offline_is_told(run: Path) -> None:
     assert (done.returncode, done.stderr) == (2, "error: owner/name: HF_HUB_OFFLINE is set; unset it to upload, or pass --dry-run\n")
 
 
+def test_an_adapter_that_is_damaged_or_another_one_is_not_published(run: Path) -> None:
+    command = ("push", run, "--repo-id", "owner/name", "--dry-run")
+    write(completed(), run)
+    assert "adapter_model.safetensors: is not what the run trained and scored" in the_error(moonshine_lora(*command))
+    (run / "lora_adapter/adapter_config.json").write_text("{ }")
+    assert "adapter_config.json: is damaged or another one" in the_error(moonshine_lora(*command))
+    (run / "lora_adapter/adapter_model.safetensors").unlink()
+    assert "adapter_model.safetensors: is missing" in the_error(moonshine_lora(*command))
+
+
 def test_a_run_that_was_not_accepted_needs_a_word_more(run: Path) -> None:
-    write(completed(domain=WORSE), run)
+    write(with_adapter(completed(domain=WORSE), run), run)
     assert "pass --allow-rejected" in the_error(moonshine_lora("push", run, "--repo-id", "owner/name", "--dry-run"))
     result = moonshine_lora("push", run, "--repo-id", "owner/name", "--dry-run", "--allow-rejected")
     assert result.code == 0, result.err
@@ -198,7 +214,8 @@ def test_an_accepted_run_is_published_when_its_settings_say_so(
     done = moonshine_lora("experiment", *options, "--output-dir", tmp_path / "run")
     assert done.code == 0, done.err
     seen: Any = hub.RequestHandlerClass
-    assert seen.asked[0] == "/api/whoami-v2", "access is checked before the work"
+    asked = [path for path in seen.asked if path != "/api/agent-harnesses"]  # the client's own question, where an agent calls it
+    assert asked[0] == "/api/whoami-v2", "access is checked before the work"
     assert seen.files["adapter_model.safetensors"] == (tmp_path / "run/lora_adapter/adapter_model.safetensors").read_bytes()
     log = (tmp_path / "run/log.jsonl").read_text()
     assert json.loads(log.splitlines()[-1])["address"].endswith(COMMIT)

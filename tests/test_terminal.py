@@ -128,8 +128,8 @@ def test_code_ends_where_it_should(text: str) -> None:
 
 
 def test_every_expression_of_a_template_is_escaped_once() -> None:
-    render = markdown_environment().from_string("{{ a }} {{ a | cell }} {{ b | percent }} {{ ', ' ~ a }}").render
-    assert render(a="[x]", b=0.5) == "\\[x\\] \\[x\\] 50.00 % , \\[x\\]"
+    render = markdown_environment().from_string("{{ a }} {{ a | cell }} {{ b | percent }} {{ ', ' ~ a }}{{ ': ' + a | cell }}").render
+    assert render(a="[x]", b=0.5) == "\\[x\\] \\[x\\] 50.00 % , \\[x\\]: \\[x\\]"
 
 
 # --- CSV -------------------------------------------------------------------------------------------------------------------------------

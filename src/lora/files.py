@@ -39,11 +39,12 @@ def system_errors() -> Iterator[None]:
 
 
 @contextmanager
-def atomic_file(path: Path, *, durable: bool = False) -> Iterator[BinaryIO]:
+def atomic_file(path: Path, *, durable: bool = False, private: bool = False) -> Iterator[BinaryIO]:
     """A binary stream whose content appears under `path` whole, when the block ends well, or not at all.
 
     Where `path` is a link, the file that it leads to is replaced. `durable` waits until the disk holds it, so that it outlives a power
-    failure too. Raises `RunFolderError` where the disk refuses, and where `path` is a device, a pipe, a folder or a link to nothing.
+    failure too; a `private` file is for its owner only. Raises `RunFolderError` where the disk refuses, and where `path` is a device, a
+    pipe, a folder or a link to nothing.
     """
     target = file_target(path)
     with writing_errors(path), ExitStack() as cleanup:
@@ -55,7 +56,7 @@ def atomic_file(path: Path, *, durable: bool = False) -> Iterator[BinaryIO]:
             stream = cleanup.enter_context(os.fdopen(handle, "wb"))
         yield stream
         stream.flush()
-        temporary.chmod(0o666 & ~_umask())
+        temporary.chmod((0o600 if private else 0o666) & ~_umask())
         if durable:
             os.fsync(handle)
         temporary.replace(target)
@@ -277,11 +278,11 @@ def write_json(path: Path, value: Any) -> None:
         stream.write(b"\n")
 
 
-def write_jsonl(path: Path, rows: Iterable[Any], *, durable: bool = False) -> int:
-    """Writes one JSON value a line and returns how many; `durable` as for `atomic_file`."""
+def write_jsonl(path: Path, rows: Iterable[Any], *, durable: bool = False, private: bool = False) -> int:
+    """Writes one JSON value a line and returns how many; `durable` and `private` as for `atomic_file`."""
     encoder = msgspec.json.Encoder()
     count = 0
-    with atomic_file(path, durable=durable) as stream:
+    with atomic_file(path, durable=durable, private=private) as stream:
         for row in rows:
             stream.write(shown_json(encoder.encode(row)))
             stream.write(b"\n")

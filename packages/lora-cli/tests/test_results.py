@@ -52,6 +52,31 @@ def test_an_utterance_is_on_disk_when_it_is_added(results: Results, speech: Sequ
     assert waveform_hash(kept) == waveform_hash(said.samples)
 
 
+@pytest.mark.parametrize("umask", [0o000, 0o022, 0o077])
+def test_what_was_said_is_for_its_owner_only(
+    speech: Sequence[Utterance], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, umask: int
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    (tmp_path / "saved").mkdir()
+    before = os.umask(umask)
+    try:
+        for corrections in (None, tmp_path / "elsewhere" / "mine.jsonl"):
+            results = Results(corrections, tmp_path / "saved")
+            said = final(speech[0])
+            results.add(said)
+            results.correct(said, "ever tried")
+            for form in SaveFormat:
+                results.save(form)
+            results.close()
+    finally:
+        os.umask(before)
+    made = [path for place in ("state", "elsewhere", "saved") for path in (tmp_path / place).rglob("*")]
+    assert len(made) > 15
+    open_to_others = {str(path): oct(path.stat().st_mode) for path in made if path.stat().st_mode & 0o077}
+    assert not open_to_others
+    assert not (tmp_path / "state").stat().st_mode & 0o077
+
+
 def test_what_is_removed_is_gone_from_the_disk(results: Results, speech: Sequence[Utterance]) -> None:
     first, second = final(speech[0], "one"), final(speech[1], "two", 60)
     results.add(first)

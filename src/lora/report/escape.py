@@ -1,6 +1,5 @@
 """Words of others in Markdown and in tables: they stay text, and never become links, images, HTML, rows, headings or formulas."""
 
-import html
 import re
 from typing import Any, Final
 
@@ -15,18 +14,28 @@ _FORMULA: Final = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\u
 
 
 class Markdown(str):
-    """Text that is Markdown already."""
+    """Text that is Markdown already; what is added to it is escaped."""
 
     __slots__ = ()
+
+    def __add__(self, other: str) -> "Markdown":
+        return Markdown(str.__add__(self, other if isinstance(other, Markdown) else _inline(other)))
+
+    def __radd__(self, other: str) -> "Markdown":
+        return Markdown(_inline(other) + str(self))
 
 
 def cell(text: object) -> Markdown:
     """Text for a table's cell or a paragraph: on one line, and shown as it is."""
     if isinstance(text, Markdown):
         return text
-    plain = html.escape(shown(" ".join(str(text).split())), quote=False)
+    return Markdown(_inline(" ".join(str(text).split())))
+
+
+def _inline(text: str) -> str:
+    plain = shown(text).replace("&", "&amp;").replace("<", "&lt;")
     marked = _MARKS.sub(lambda found: f"\\{found[0]}", plain)
-    return Markdown(_LINKED.sub(lambda found: "".join(f"&#{ord(letter)};" for letter in found[0]), marked))
+    return _LINKED.sub(lambda found: "".join(f"&#{ord(letter)};" for letter in found[0]), marked)
 
 
 def code(text: object, *, in_table: bool = False) -> Markdown:
@@ -44,7 +53,7 @@ def markdown_environment() -> Any:
         trim_blocks=True,
         lstrip_blocks=True,
         autoescape=False,
-        finalize=lambda value: cell(value) if isinstance(value, str) else value,
+        finalize=lambda value: _inline(value) if isinstance(value, str) and not isinstance(value, Markdown) else value,
     )
     environment.filters |= {
         "percent": lambda ratio: Markdown(f"{100 * ratio:.2f} %"),

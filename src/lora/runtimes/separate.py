@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Final
 
@@ -13,10 +14,26 @@ from lora.files import atomic_folder, cache_dir
 from lora.wheels import last_meaningful_line
 
 REQUIREMENT: Final = "moonshine-voice==0.1.5"
+HASHES: Final = {
+    REQUIREMENT: (  # its wheels for all systems
+        "1ed9e0ccf94be4845d69e7fa862dcf4c8b5801a758796966494c694f48184496",
+        "605300afe33eb7920301e73f11e0ea7493770eb655f389ba65be4aa1db8dedd6",
+        "7fc9a84e827360ddb85c2735f44a1502c5575c27dcb476a2555646cd20a70e9d",
+        "9866b1956d12fff11923ad42f1140bcb314bf05bf8d8576fb7b3aa819ec40e51",
+        "fd9fa38ab58c6a8e64eb43b81b0f491138159c7ce45584bb0736ed7efa539766",
+    ),
+    "platformdirs==4.14.8": (
+        "1e34af590de4d978631b751eb2202f2fee4497537a17c1720b12fcf57b331392",
+        "96893d686e84e9e6f358a9ea41a8de544df66dbf2ba6cda250e7dc73acf85b9b",
+    ),
+}
+"""SHA-256 of each file that may be installed. numpy, the only other package that transcribing needs, is here already."""
 
 
 def voice_packages() -> Path:
     """The folder to import `moonshine_voice` from, with what it needs. pip fills it on first use, with the user's own settings.
+
+    Only files with the hashes of `HASHES` are installed, wherever they come from.
 
     Raises `FetchError` when pip cannot.
     """
@@ -32,8 +49,11 @@ def voice_packages() -> Path:
 
 def _install(folder: Path) -> None:
     options = ["--disable-pip-version-check", "--no-input", "--progress-bar", "off", "--only-binary=:all:", "--target", str(folder)]
-    command = [sys.executable, "-m", "pip", "install", *options, REQUIREMENT]
-    result = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+    with tempfile.TemporaryDirectory(prefix="moonshine-lora-") as place:
+        wanted = Path(place) / "requirements.txt"
+        wanted.write_text("".join(f"{name} {' '.join(f'--hash=sha256:{one}' for one in hashes)}\n" for name, hashes in HASHES.items()))
+        command = [sys.executable, "-m", "pip", "install", *options, "--no-deps", "--require-hashes", "--requirement", str(wanted)]
+        result = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
     if result.returncode != 0:
         raise FetchError(
             f"{REQUIREMENT}: could not be installed into {folder.parent} ({last_meaningful_line(result.stderr or result.stdout)}); "

@@ -63,7 +63,7 @@ def entry(final: Final) -> Entry:
 
 
 class Results:
-    """The utterances of one session, in a folder of its own, and the manifest that corrections go to.
+    """The utterances of one session, in a folder of its own, and the manifest that corrections go to: for their owner's eyes only.
 
     Every utterance is on disk, with its sound, before the next one is; memory holds only text. Without `keep` the folder is a temporary
     one, and gone after `close`.
@@ -78,15 +78,15 @@ class Results:
         self._entries: dict[str, Entry] = {}
         parent = state_dir() / SESSIONS if keep else Path(tempfile.gettempdir())
         with writing_errors(parent):
-            parent.mkdir(parents=True, exist_ok=True)
+            _make_private(parent)
             self.folder = Path(tempfile.mkdtemp(dir=parent, prefix=f"{self._started_at:%Y%m%d-%H%M%S}-"))
-            (self.folder / AUDIO_FOLDER).mkdir()
+            _make_private(self.folder / AUDIO_FOLDER)
 
     def add(self, final: Final) -> None:
         """Writes sound and text. Raises `RunFolderError` when the disk refuses."""
         new = entry(final)
         new = msgspec.structs.replace(new, audio=f"{AUDIO_FOLDER}/{new.id}.flac")
-        with atomic_file(self.folder / new.audio, durable=True) as stream:  # type: ignore[operator]  # set in the line above
+        with atomic_file(self.folder / new.audio, durable=True, private=True) as stream:  # type: ignore[operator]  # set in the line above
             stream.write(encode_flac(final.samples))
         self._write({**self._entries, new.id: new})
 
@@ -112,10 +112,11 @@ class Results:
         file = self._saved_to / f"moonshine-{self._started_at:%Y%m%d-%H%M%S}.{form}"
         entries = tuple(self._entries.values())
         if form is SaveFormat.JSONL:
-            write_jsonl(file, (msgspec.structs.replace(one, audio=str(self._audio(one)) if self._keep else None) for one in entries))
+            rows = (msgspec.structs.replace(one, audio=str(self._audio(one)) if self._keep else None) for one in entries)
+            write_jsonl(file, rows, private=True)
             return file
         text = subtitles(entries) if form is SaveFormat.SRT else "".join(f"{spoken(one)}\n" for one in entries)
-        with atomic_file(file) as stream:
+        with atomic_file(file, private=True) as stream:
             stream.write(text.encode())
         return file
 
@@ -128,15 +129,15 @@ class Results:
         file = self._corrections
         with writing_errors(file):
             folder = file.parent / f"{file.stem}-audio"
-            folder.mkdir(parents=True, exist_ok=True)
+            _make_private(folder)
             name = f"{one.id}-{self.folder.name.rpartition('-')[2]}"  # of two apps that hear at the same moment too
             sound = folder / f"{name}.flac"
-            with FileLock(file.with_name(f".{file.name}.lock")):
-                with atomic_file(sound, durable=True) as stream:
+            with FileLock(file.with_name(f".{file.name}.lock"), mode=0o600):
+                with atomic_file(sound, durable=True, private=True) as stream:
                     stream.write(self._audio(one).read_bytes())
                 row = Row(audio=f"{folder.name}/{sound.name}", text=text, id=name, duration=one.seconds)
                 rows = {other.id: other for other in _rows(file)} | {name: row}
-                write_jsonl(file, rows.values(), durable=True)
+                write_jsonl(file, rows.values(), durable=True, private=True)
         self._write({**self._entries, one.id: msgspec.structs.replace(one, corrected=text)})
         return file
 
@@ -162,8 +163,14 @@ class Results:
         return self.folder / one.audio
 
     def _write(self, entries: dict[str, Entry]) -> None:
-        write_jsonl(self.folder / HISTORY_FILE, entries.values(), durable=True)
+        write_jsonl(self.folder / HISTORY_FILE, entries.values(), durable=True, private=True)
         self._entries = entries
+
+
+def _make_private(folder: Path) -> None:
+    """Makes a folder, and those above it that are missing, for its owner only."""
+    for missing in reversed([one for one in (folder, *folder.parents) if not one.exists()]):
+        missing.mkdir(mode=0o700, exist_ok=True)
 
 
 def _rows(file: Path) -> list[Row]:
