@@ -30,7 +30,7 @@ def render(record: RunRecord) -> str:
     assert record.domain is not None  # a completed run has its results
     before, after = record.domain.baseline.score, record.domain.tuned.score
     seen = [by_vocabulary(score, record.domain_unseen_words) for score in (before, after)]
-    return template.render(
+    rendered: str = template.render(
         run=record,
         settings=flat(record.config).items(),
         spoken=LANGUAGES[record.config.model.language],
@@ -45,6 +45,7 @@ def render(record: RunRecord) -> str:
         vocabulary=[("seen", *(side.seen for side in seen)), ("not seen", *(side.unseen for side in seen))],
         tables=error_tables(after, MOST_COMMON),
     )
+    return rendered
 
 
 def _changed(before: Score, after: Score) -> list[tuple[UtteranceScore, UtteranceScore]]:
