@@ -32,6 +32,9 @@ LONG_WORDS = 3
 TATWEEL = "\u0640"
 """Stretches an Arabic word and is no letter of it."""
 
+ALTERNATIVES = re.compile(r"\{([^{}]*(?<!\S)/(?!\S)[^{}]*)\}")
+"""What a reference may hold: `{gray / grey}`, any of which is right; `@` stands for nothing. The first is taken where one is wanted."""
+
 _APOSTROPHES = re.compile(r"(?<=[^\W\d_])['\u2019\u02bc\u0060\u00b4\u2032\uff07](?=[^\W\d_])")
 
 
@@ -43,6 +46,7 @@ def normaliser_version(language: Language = "en") -> str:
 
 def normalise(text: str, language: Language = "en") -> str:
     """The words that are scored, separated by single spaces; where a language does not separate words, its characters are."""
+    text = first_alternatives(text)
     if language == "en":
         plain = _english()(text)
     else:
@@ -52,8 +56,32 @@ def normalise(text: str, language: Language = "en") -> str:
 
 def as_written(text: str, language: Language = "en") -> list[str]:
     """The words of a text, or its characters where a language does not separate words, with case and punctuation."""
-    whole = composed(text)
+    whole = composed(first_alternatives(text))
     return whole.split() if LANGUAGES[language].separates_words else list("".join(whole.split()))
+
+
+def first_alternatives(text: str) -> str:
+    """The text with the first of each alternatives, `{a / b}`."""
+    if "{" not in text:
+        return text
+    return ALTERNATIVES.sub(lambda match: match[1].split("/")[0].strip().removeprefix("@"), text)
+
+
+def contracted(text: str) -> str:
+    """An English text in lower case with its contractions written out, as the normaliser does it; titles stay short."""
+    text = re.sub(r"\s+'", "'", text.replace("\u2019", "'").lower())
+    for pattern, replacement in _english().replacers.items():
+        if not replacement.endswith(" "):  # those are the titles
+            text = re.sub(pattern, replacement, text)
+    return text
+
+
+def respelled(word: str) -> list[str]:
+    """The words of a token of letters as the English normaliser spells them."""
+    from whisper_normalizer.basic import remove_symbols_and_diacritics
+
+    mapping: dict[str, str] = _english().standardize_spellings.mapping
+    return [mapping.get(one, one) for one in remove_symbols_and_diacritics(word).split()]
 
 
 def composed(text: str) -> str:
@@ -100,7 +128,7 @@ def resolve_style(style: TextStyle, texts: Iterable[str], language: Language = "
 
 def apply_style(style: ResolvedStyle, text: str) -> str:
     """A training target of that style: its white space collapsed, its letters composed (NFC), as the tokenizer knows them."""
-    collapsed = " ".join(composed(text).split())
+    collapsed = " ".join(composed(first_alternatives(text)).split())
     lowers = style == "lower" or (style != "none" and _in_capitals(text) and (style == "capitals" or len(text.split()) >= LONG_WORDS))
     return composed(collapsed.lower()) if lowers else collapsed
 
