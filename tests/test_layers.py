@@ -39,6 +39,12 @@ ORDER = (
     "passport",
     "corpora",
     "text",
+    "numerals",
+    "units_said",
+    "saying",
+    "lattice",
+    "equivalents",
+    "said",
     "scoring",
     "analysis",
     "significance",
@@ -83,7 +89,7 @@ ORDER = (
 TORCH_FREE = (
     *("errors", "units", "language", "files", "kept", "audio", "effects", "speech_rate", "manifest", "splits", "config", "console"),
     *("wheels", "augment", "tags", "spelling"),
-    *("passport", "text", "scoring", "analysis", "significance", "outcomes", "gate", "corpora", "tracking", "main"),
+    *("passport", "text", "said", "scoring", "analysis", "significance", "outcomes", "gate", "corpora", "tracking", "main"),
     *("runtimes", "exported", "agreement", "record", "runfolder", "report", "publish", "display"),
 )
 """Modules that start without torch, transformers or peft, so that `--help`, manifests and settings answer at once."""

@@ -73,7 +73,7 @@ def _set_proof(scores: ThreeScores, seed: int) -> SetProof:
     )
     return SetProof(
         utterances=len(scores.tuned.utterances),
-        words=scores.tuned.words.reference_length,
+        words=scores.tuned.standard.reference_length,
         seconds=Seconds(sum(row.seconds for row in scores.tuned.utterances)),
         base=base_rate,
         tuned=tuned_rate,

@@ -144,7 +144,7 @@ def by_duration(score: Score) -> tuple[Group, ...]:
 def _groups(rows: Iterable[UtteranceScore], name: Callable[[UtteranceScore], str]) -> tuple[Group, ...]:
     found: dict[str, list[Counts]] = {}
     for row in rows:
-        found.setdefault(name(row), []).append(row.words)
+        found.setdefault(name(row), []).append(row.standard)
     return tuple(Group(name=key, utterances=len(words), words=sum(words, Counts())) for key, words in sorted(found.items()))
 
 
@@ -189,7 +189,7 @@ def remaining(score: Score, others: Sequence[Score]) -> Remaining:
     broken = {*looped(score), *score.capped}
     tally = Counter[str]()
     for index, row in enumerate(score.utterances):
-        if row.words.errors == 0:
+        if row.standard.errors == 0:
             continue
         spans = _spans(row, score.language)
         elsewhere = [frozenset(_spans(other.utterances[index], score.language)) for other in others]

@@ -217,6 +217,7 @@ class EvalConfig(Section, frozen=True, kw_only=True):
         Annotated[float, Meta(gt=0, le=50)] | None,
         Meta(description="cap on tokens per second of audio; else 6.5 for English, 13 for other languages"),
     ] = None
+    equivalents: Annotated[str | None, Meta(description="file of forms that count as the same to a reader, a group a line: a = b")] = None
 
 
 class GateConfig(Section, frozen=True, kw_only=True):

@@ -22,6 +22,7 @@ from lora.data import SpeechSet, SpeechSets, examples, plan_copies, read_sets, w
 from lora.decode import DecodeSettings, Transcript
 from lora.decoder import Decoder
 from lora.display import Display
+from lora.equivalents import Equivalents
 from lora.errors import ConfigError, LoraError, ScoringError, StoppedError, TrainingError
 from lora.evaluate import Example, evaluate, transcribe_all
 from lora.features import Features, LiveFeatures, StoredFeatures
@@ -40,6 +41,8 @@ from lora.report.html import HTML_FILE, write_html
 from lora.report.markdown import MARKDOWN_FILE, write_report
 from lora.report.metrics import write_metrics
 from lora.runfolder import CHECKPOINTS_FOLDER, LOG_FILE, RunLog, check, continue_in, require_same, resumable, take
+from lora.said import table
+from lora.scoring import read_again
 from lora.significance import compare, drift, interval
 from lora.text import normalise, normaliser_version
 from lora.tracking import Trackers
@@ -69,6 +72,7 @@ class Prepared:
     sites: tuple[Site, ...]
     decode: DecodeSettings
     kept: Kept = field(default_factory=Kept)
+    equivalents: Equivalents | None = None
     unfinished: RunRecord | None = None
     """The run that goes on, where one does."""
 
@@ -100,6 +104,7 @@ def prepare(config: RunConfig, display: Display, *, resume: bool = False) -> Pre
             init_lora_weights=config.adapter.init_lora_weights,
             has_guard=config.data.replay_manifest is not None,
         )
+    equivalents = table(Path(config.eval.equivalents), config.model.language) if config.eval.equivalents is not None else None
     with display.stage("read", "Reading manifests and audio"):
         sets = read_sets(config.data, config.train.replay_targets, config.gate.guardrail, config.train.seed, config.model.language)
         augmenter = plan_copies(sets, config.augment, config.data, config.train.seed, config.model.language)
@@ -125,7 +130,7 @@ def prepare(config: RunConfig, display: Display, *, resume: bool = False) -> Pre
             display.line(f"{speech.precision} products take {ratio:.1f} times as long as float32's here: --precision float32 is faster")
         display.line(f"adapter: {len(sites)} layers, {sites[0].name} to {sites[-1].name}")
     decode = DecodeSettings(tokens_per_second=config.tokens_per_second)
-    prepared = Prepared(config, sets, augmenter, checkpoint, speech, sites, decode, unfinished=unfinished)
+    prepared = Prepared(config, sets, augmenter, checkpoint, speech, sites, decode, equivalents=equivalents, unfinished=unfinished)
     if unfinished is not None:
         require_same(unfinished, _opening_record(prepared))
     return prepared
@@ -246,7 +251,7 @@ def _stages(
     test_sets = {"domain": examples(prepared.speech, sets.domain, sets.style), "heldout": _heldout_examples(prepared, features, display)}
     with display.stage("baseline", "Baseline"):
         scored = {name: _baseline(prepared, part, features, display) for name, part in test_sets.items()}
-        baseline = {name: evaluation for name, (evaluation, _) in scored.items()}
+        baseline = {name: _read(prepared, evaluation) for name, (evaluation, _) in scored.items()}
         record = msgspec.structs.replace(record, baseline_known=tuple(name for name, (_, again) in scored.items() if again))
         _log_scores(log, trackers, display, "baseline", baseline, step=0)
         _require_sound_labels(prepared, test_sets["heldout"], baseline["heldout"], features)
@@ -266,7 +271,9 @@ def _stages(
         features = features.encoded_by(speech) if isinstance(features, StoredFeatures) else LiveFeatures(speech, config.data.audio())
         said = [row.hypothesis for row in baseline["heldout"].score.utterances]  # general speech should sound as before
         drafts = {"domain": None, "heldout": said}
-        tuned = {name: _evaluate(prepared, speech, part, features, display, drafts[name]) for name, part in test_sets.items()}
+        tuned = {
+            name: _read(prepared, _evaluate(prepared, speech, part, features, display, drafts[name])) for name, part in test_sets.items()
+        }
         _log_scores(log, trackers, display, "tuned", tuned, step=outcome.steps)
     damaged = _damaged(prepared, log, display)
     results = {name: _result(baseline[name], tuned[name], config.train.seed) for name in test_sets}
@@ -324,6 +331,13 @@ def write_augmented(config: RunConfig, count: int, display: Display) -> tuple[Pa
     with display.stage("augment", "Augmenting"):
         written = augmenter.write_examples(folder, count)
     return folder, written
+
+
+def _read(prepared: Prepared, evaluation: Evaluation) -> Evaluation:
+    """The evaluation with the user's equivalents in the reader's count."""
+    if prepared.equivalents is None:
+        return evaluation
+    return msgspec.structs.replace(evaluation, score=read_again(evaluation.score, prepared.equivalents))
 
 
 def _heldout_examples(prepared: Prepared, features: Features, display: Display) -> list[Example]:

@@ -109,6 +109,7 @@ def _transcribe_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-seconds", type=positive_number, default=30.0, metavar="X", help="longest utterance accepted (default 30)")
     parser.add_argument("--allow-outside-paths", action="store_true", help="accept audio paths that leave the manifest's folder")
     parser.add_argument("--tags", **TAGS_FLAG)
+    parser.add_argument("--equivalents", type=Path, metavar="FILE", help="forms that count as the same to a reader, a group a line: a = b")
 
 
 def _transcribe(options: argparse.Namespace) -> int:
@@ -135,10 +136,13 @@ def _transcribe_shared(options: argparse.Namespace) -> None:
     """All processes transcribe, the main one tells."""
     from lora import shards
     from lora.manifest import Rules
-    from lora.transcribe import from_files, from_manifest, open_runtime, write_result
+    from lora.said import table
+    from lora.scoring import Tags
+    from lora.transcribe import from_files, from_manifest, open_runtime, read_again, write_result
 
     transcriber = open_runtime(options.runtime, options.export_dir) if options.runtime else _with_pytorch(options)
     language = transcriber.language
+    equivalents = table(options.equivalents, language) if options.equivalents is not None else None
     rules = Rules(
         max_s=options.max_seconds, require_text=False, allow_outside=options.allow_outside_paths, language=language, tags=options.tags
     )
@@ -147,6 +151,8 @@ def _transcribe_shared(options: argparse.Namespace) -> None:
     else:
         utterances, lengths_s = from_files(options.audio, options.max_seconds, transcriber.audio)
     result = transcriber(utterances, lengths_s)
+    if equivalents is not None:
+        result = read_again(result, equivalents, language)
     if not shards.is_main():
         return
     if options.output is not None:
@@ -157,6 +163,11 @@ def _transcribe_shared(options: argparse.Namespace) -> None:
     if result.wer is not None and result.cer is not None:
         words = f"WER {100 * result.wer:.2f} %, " if metric(language) == "WER" else ""
         print(f"{words}CER {100 * result.cer:.2f} % over {result.scored} utterances", file=sys.stderr)
+    if result.reader_wer is not None and result.tags is not None and result.freed is not None:
+        tags = f"; {result.tags.said} tags written, {result.tags.written} in the references" if result.tags != Tags() else ""
+        freed = result.freed.by_alternatives + result.freed.by_equivalents
+        without = f"; alternatives and equivalents take {freed} errors away" if freed else ""
+        print(f"{metric(language)} {100 * result.reader_wer:.2f} % as a reader counts{without}{tags}", file=sys.stderr)
     if result.real_time_factor is not None:
         say(f"{result.runtime}: {result.real_time_factor:.3f} s for a second of sound", sys.stderr)
 

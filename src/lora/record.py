@@ -22,7 +22,7 @@ from lora.significance import Comparison, Drift, Interval
 from lora.text import ResolvedStyle
 from lora.units import Seconds
 
-SCHEMA = 3
+SCHEMA = 4
 """Raised when a field changes its meaning; a reader refuses a number it does not know."""
 
 RECORD_FILE = "record.json"

@@ -7,14 +7,15 @@ abbreviation or compound is compared as the standard score compares it. Tags cou
 import re
 import unicodedata
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
-from lora.equivalents import Equivalents
-from lora.language import LANGUAGES, Language
+from lora.equivalents import Equivalents, read_equivalents
+from lora.language import Language
 from lora.lattice import Edits, Lattice, fewest_edits
 from lora.numerals import NUMBER_WORDS
-from lora.saying import FILLERS, Item, items, word
+from lora.saying import Item, items, word
 from lora.tags import pieces, tags_in
-from lora.text import ALTERNATIVES, contracted, first_alternatives, normalise, respelled
+from lora.text import ALTERNATIVES, contracted, normalise, respelled
 from lora.units_said import ABBREVIATIONS
 
 VERSION = "numbers as said, 1"
@@ -25,11 +26,8 @@ _SINGLE = frozenset({"one", "first", "second", "third", "oh"})
 
 _MORE_THAN_WORDS = re.compile(r"[\d%$£€¥₹°¢&@#½⅓⅔¼¾⅕⅛⅜⅝⅞()\[\]\u2019]|\w-\w")
 _WORDS = re.compile(r"[^\W\d_]+")
-_OF_NUMBERS = (
-    (NUMBER_WORDS - _SINGLE)
-    | set(ABBREVIATIONS)
-    | set("half quarter percent cent cents dollar dollars euro euros pound pounds minus plus negative positive point double triple".split())
-)
+_JOINED = "half quarter percent cent cents dollar dollars euro euros pound pounds minus plus negative positive point double triple"
+_OF_NUMBERS = frozenset((*(NUMBER_WORDS - _SINGLE), *ABBREVIATIONS, *_JOINED.split()))
 """Where one of these stands the standard score may join or drop words that a reader does not."""
 
 
@@ -60,8 +58,7 @@ def _differs(reference: str, hypothesis: str, language: Language, equivalents: E
 
 
 def _items(text: str, language: Language, equivalents: Equivalents | None) -> list[Item]:
-    found = list(_with_alternatives(unicodedata.normalize("NFC", text), language, equivalents))
-    return found
+    return list(_with_alternatives(unicodedata.normalize("NFC", text), language, equivalents))
 
 
 def _with_alternatives(text: str, language: Language, equivalents: Equivalents | None) -> Iterator[Item]:
@@ -81,6 +78,11 @@ def _tagged(text: str, language: Language, equivalents: Equivalents | None) -> I
         else:
             found = items_of(piece, language)
             yield from found if equivalents is None else equivalents.widened(found)
+
+
+def table(path: Path, language: Language) -> Equivalents:
+    """A user's table of equivalents. Raises `ConfigError` that names a bad line, or a file that cannot be read."""
+    return read_equivalents(path, lambda form: items_of(form, language))
 
 
 def items_of(text: str, language: Language) -> list[Item]:

@@ -48,9 +48,9 @@ _TOKEN = re.compile(
   | (?P<ordinal> \d[\d,]* (?:st|nd|rd|th) \b )
   | (?P<decade> \d+ s \b )
   | (?P<number> {_NUMBER} | (?<![\w.]) \.\d+ )
-  | (?P<minus> (?<! [\w)] ) [-−–] (?= [$£€¥₹]? \.? \d ) )
+  | (?P<minus> (?<! [\w)] ) [-\u2212\u2013] (?= [$£€¥₹]? \.? \d ) )
   | (?P<plus> (?<! \w ) \+ (?= \.? \d ) )
-  | (?P<range> (?<= \d ) \s? [-–—] \s? (?= \d ) )
+  | (?P<range> (?<= \d ) \s? [-\u2013\u2014] \s? (?= \d ) )
   | (?P<noon> \b [ap]\. \s? m\b \.? | (?<! [^\W\d_] ) [ap]m\b )
   | (?P<unit> ° \s? [cf] \b | km/h | m/s | mi/h | ft/s | [%°¢] )
   | (?P<symbol> [&@#+=] )
@@ -105,12 +105,12 @@ def _of(token: _Token, before: _Token | None, after: _Token | None, respell: Res
     if token.kind == "word":
         return _of_word(token, before, after, respell)
     if token.kind == "number":
-        return _of_number(token.text, before, after), 1
+        return _of_number(token.text, before), 1
     if token.kind == "time":
         return [_time(token.text, on_the_hour=after is not None and after.kind == "noon")], 1
     if token.kind == "unit":
         return [_unit(token.text)] if before is not None and _counts(before) else [], 1
-    made = {
+    makers: dict[str, Callable[[str], list[Item]]] = {
         "money": _money,
         "mixed": _mixed,
         "fraction": _fraction,
@@ -120,9 +120,9 @@ def _of(token: _Token, before: _Token | None, after: _Token | None, respell: Res
         "plus": lambda _: [either(["plus"], ["positive"])],
         "noon": lambda text: [either([text[0] + "m"], [text[0], "m"])],
         "range": lambda _: [_range(before, after)],
-        "symbol": lambda text: [_symbol(text, after)],
-    }[token.kind]
-    return made(token.text), 1
+        "symbol": lambda text: [_symbol(text)],
+    }
+    return makers[token.kind](token.text), 1
 
 
 def _of_word(token: _Token, before: _Token | None, after: _Token | None, respell: Respell) -> tuple[list[Item], int]:
@@ -169,7 +169,7 @@ def _written(*readings: Reading) -> Item:
     return Item(readings=readings, written=True)
 
 
-def _of_number(text: str, before: _Token | None, after: _Token | None) -> list[Item]:
+def _of_number(text: str, before: _Token | None) -> list[Item]:
     if before is not None and before.text in MONTHS and text.isdigit() and 1 <= int(text) <= 31:
         day = ordinal(int(text))
         return [replace(_whole(text), readings=(day, ("the", *day)))]
@@ -240,6 +240,6 @@ def _range(before: _Token | None, after: _Token | None) -> Item:
     return either(["to"], ["through"], ["minus"], *([[]] if long else []))
 
 
-def _symbol(text: str, after: _Token | None) -> Item:
+def _symbol(text: str) -> Item:
     said = {"&": ["and"], "@": ["at"], "+": ["plus"], "=": ["equals"], "#": ["number"]}[text]
     return either(said, [])

@@ -13,9 +13,12 @@ from typing import Any, cast
 
 import msgspec
 
+from lora.equivalents import Equivalents
 from lora.errors import ScoringError
 from lora.language import Language, Metric, metric
-from lora.text import as_written, composed, normalise, normaliser_version
+from lora.said import VERSION, edits
+from lora.tags import tags_in
+from lora.text import as_written, composed, first_alternatives, normalise, normaliser_version
 from lora.units import Seconds
 
 NO_WORDS = "the references hold no words, so there is no error rate; score at least one utterance with speech"
@@ -48,8 +51,27 @@ class Counts(msgspec.Struct, frozen=True):
         return Counts(*(a + b for a, b in zip(msgspec.structs.astuple(self), msgspec.structs.astuple(other), strict=True)))
 
 
+class Freed(msgspec.Struct, frozen=True):
+    """Errors that the reader's count does not have because the user says so."""
+
+    by_alternatives: int = 0
+    """Of references, `{a / b}`, against taking the first."""
+    by_equivalents: int = 0
+    """Of the table, against going without."""
+
+    def __add__(self, other: "Freed") -> "Freed":
+        return Freed(self.by_alternatives + other.by_alternatives, self.by_equivalents + other.by_equivalents)
+
+
+class Tags(msgspec.Struct, frozen=True):
+    """Tags such as `<COMMA>` in the references, and in what the model wrote. The standard normaliser sees neither."""
+
+    written: int = 0
+    said: int = 0
+
+
 class UtteranceScore(msgspec.Struct, frozen=True, kw_only=True):
-    """One utterance's reference, hypothesis and counts: words and characters, normalised and (raw) as written."""
+    """One utterance's reference, hypothesis and counts: of words as a reader counts, normalised, and (raw) as written; of characters."""
 
     id: str
     speaker_id: str | None
@@ -57,9 +79,13 @@ class UtteranceScore(msgspec.Struct, frozen=True, kw_only=True):
     reference: str
     hypothesis: str
     words: Counts
+    """As a reader counts: what is said the same way is the same, and tags count (`lora.said`)."""
+    standard: Counts
+    """As published rates count: words of the standard normaliser. The gate, intervals and tables rest on these."""
     characters: Counts
     raw_words: Counts
     raw_characters: Counts
+    freed: Freed = Freed()
     capped: bool = False
     """Whether decoding stopped at the token cap: usually a loop, a hallucination."""
 
@@ -68,12 +94,17 @@ class Score(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A set's error counts with its rows."""
 
     words: Counts
+    standard: Counts
     characters: Counts
     raw_words: Counts
     raw_characters: Counts
     normaliser: str
     utterances: tuple[UtteranceScore, ...]
     language: Language = "en"
+    reader: str = VERSION
+    """Rules of the reader's count, with the hash of a table of equivalents."""
+    freed: Freed = Freed()
+    tags: Tags = Tags()
 
     @property
     def metric(self) -> Metric:
@@ -82,6 +113,12 @@ class Score(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     @property
     def wer(self) -> float:
+        """The standard rate."""
+        return self.standard.rate
+
+    @property
+    def reader_wer(self) -> float:
+        """The rate as a reader counts."""
         return self.words.rate
 
     @property
@@ -113,10 +150,12 @@ def score_utterance(
     hypothesis: str,
     capped: bool = False,
     language: Language = "en",
+    equivalents: Equivalents | None = None,
 ) -> UtteranceScore:
     """Counts of one utterance. An empty reference is legal: every word said is then an insertion."""
     clean_reference, clean_hypothesis = normalise(reference, language), normalise(hypothesis, language)
-    words = count_edits(clean_reference.split(), clean_hypothesis.split())
+    standard = count_edits(clean_reference.split(), clean_hypothesis.split())
+    words, freed = _as_read(reference, hypothesis, language, equivalents, standard)
     raw_words = count_edits(as_written(reference, language), as_written(hypothesis, language))
     separated = metric(language) == "WER"
     return UtteranceScore(
@@ -126,23 +165,54 @@ def score_utterance(
         reference=reference,
         hypothesis=hypothesis,
         words=words,
-        characters=count_edits(list(clean_reference), list(clean_hypothesis)) if separated else words,
+        standard=standard,
+        freed=freed,
+        characters=count_edits(list(clean_reference), list(clean_hypothesis)) if separated else standard,
         raw_words=raw_words,
-        raw_characters=count_edits(list(composed(reference)), list(composed(hypothesis))) if separated else raw_words,
+        raw_characters=count_edits(list(composed(first_alternatives(reference))), list(composed(hypothesis))) if separated else raw_words,
         capped=capped,
     )
 
 
-def total(rows: Sequence[UtteranceScore], language: Language = "en") -> Score:
-    """The corpus score. Raises `ScoringError` when there is nothing to score."""
+def _as_read(
+    reference: str, hypothesis: str, language: Language, equivalents: Equivalents | None, standard: Counts
+) -> tuple[Counts, Freed]:
+    """The reader's counts, and what they owe to alternatives and equivalents."""
+    first = first_alternatives(reference)
+    ways: list[tuple[str, Equivalents | None]] = [(first, None)]
+    if first != reference:
+        ways.append((reference, None))
+    if equivalents is not None and equivalents.concerns(reference, hypothesis):
+        ways.append((reference, equivalents))
+    found = [edits(text, hypothesis, language, table) for text, table in ways]
+    counts = [Counts(*one) if one is not None else standard for one in found]
+    by_alternatives = counts[0].errors - counts[1].errors if first != reference else 0
+    return counts[-1], Freed(by_alternatives, counts[0].errors - counts[-1].errors - by_alternatives)
+
+
+def read_again(score: Score, equivalents: Equivalents) -> Score:
+    """The score with the user's equivalents in the reader's count; all else stays."""
+    rows: list[UtteranceScore] = []
+    for row in score.utterances:
+        words, freed = _as_read(row.reference, row.hypothesis, score.language, equivalents, row.standard)
+        rows.append(msgspec.structs.replace(row, words=words, freed=freed))
+    return total(rows, score.language, equivalents)
+
+
+def total(rows: Sequence[UtteranceScore], language: Language = "en", equivalents: Equivalents | None = None) -> Score:
+    """The corpus score of rows that were scored with these equivalents. Raises `ScoringError` when there is nothing to score."""
     if not rows:
         raise ScoringError("no utterances to score")
     return Score(
         words=sum((row.words for row in rows), Counts()),
+        standard=sum((row.standard for row in rows), Counts()),
+        freed=sum((row.freed for row in rows), Freed()),
+        tags=Tags(sum(len(tags_in(row.reference)) for row in rows), sum(len(tags_in(row.hypothesis)) for row in rows)),
         characters=sum((row.characters for row in rows), Counts()),
         raw_words=sum((row.raw_words for row in rows), Counts()),
         raw_characters=sum((row.raw_characters for row in rows), Counts()),
         normaliser=normaliser_version(language),
+        reader=VERSION if equivalents is None else f"{VERSION}, equivalents {equivalents.sha256[:12]}",
         utterances=tuple(rows),
         language=language,
     )

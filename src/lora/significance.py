@@ -142,13 +142,13 @@ def drift(baseline: Score, tuned: Score, seed: int) -> Drift | None:
         for a, b in zip(baseline.utterances, tuned.utterances, strict=True)
     ]
     moved = total(rows, baseline.language)
-    if moved.words.reference_length == 0:
+    if moved.standard.reference_length == 0:
         return None
     clusters = _clusters(moved)
     return Drift(
         rate=moved.wer,
         interval=interval(moved, seed),
-        unchanged=sum(row.words.errors == 0 for row in rows) / len(rows),
+        unchanged=sum(row.standard.errors == 0 for row in rows) / len(rows),
         resampled_by=clusters.unit,
         clusters=len(clusters),
         utterances=len(rows),
@@ -164,7 +164,7 @@ def matched_pairs(baseline: Score, tuned: Score) -> float:
     differ by the same, p is its limit: 1 for no difference, else 0. Speakers are not looked at, as in the original.
     """
     differences = np.array(
-        [b.words.errors - a.words.errors for a, b in zip(baseline.utterances, tuned.utterances, strict=True)], dtype=np.float64
+        [b.standard.errors - a.standard.errors for a, b in zip(baseline.utterances, tuned.utterances, strict=True)], dtype=np.float64
     )
     mean = float(differences.mean())
     if mean == 0:
@@ -208,8 +208,8 @@ def _clusters(score: Score) -> _Clusters:
     names = speakers if unit == "speaker" else [str(index) for index in range(len(speakers))]
     _, places = np.unique(np.array(names, dtype=str), return_inverse=True)
     errors, words = np.zeros(places.max() + 1), np.zeros(places.max() + 1)
-    np.add.at(errors, places, [row.words.errors for row in score.utterances])
-    np.add.at(words, places, [row.words.reference_length for row in score.utterances])
+    np.add.at(errors, places, [row.standard.errors for row in score.utterances])
+    np.add.at(words, places, [row.standard.reference_length for row in score.utterances])
     if not words.any():
         raise ScoringError(NO_WORDS)
     return _Clusters(errors, words, unit)

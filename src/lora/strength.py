@@ -52,7 +52,7 @@ def sweep(adapted: Adapted, base_guard_wer: float, score: Score) -> tuple[float,
                 guard_loss=guard.loss,
             )
         )
-    chosen = strongest(tried, base_guard_wer + allowed_rise(guard.score.words.reference_length))
+    chosen = strongest(tried, base_guard_wer + allowed_rise(guard.score.standard.reference_length))
     _scale(adapted, full, chosen)
     return chosen, tuple(tried)
 

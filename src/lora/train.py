@@ -329,7 +329,7 @@ class _Selection:
             guard = self._evaluate("guard", speech, self._data.guard) if self._data.guard else None
         self.said = {name: [row.hypothesis for row in found.score.utterances] for name, found in (("dev", dev), ("guard", guard)) if found}
         if guard is not None:
-            self.guard_words = guard.score.words.reference_length
+            self.guard_words = guard.score.standard.reference_length
         step = Step(
             step=number,
             epoch=epoch,
@@ -343,7 +343,7 @@ class _Selection:
         )
         self.history.append(step)
         self.kept[number] = state(self._adapted)
-        kept = eligible(self.history, dev.score.words.reference_length, self.guard_words)
+        kept = eligible(self.history, dev.score.standard.reference_length, self.guard_words)
         self.kept = {other.step: self.kept[other.step] for other in kept}  # once out, a step never comes back
         self.misses = 0 if self.best_step == number else self.misses + 1
         self._progress.evaluated(step, self.best_step == number)

@@ -11,6 +11,7 @@ from lora.audio import AudioSettings, FileAudio, duration, load, read_file
 from lora.checkpoint import resolve
 from lora.config import Device, Precision
 from lora.decode import DecodeSettings, Transcript
+from lora.equivalents import Equivalents
 from lora.errors import AudioError, CheckpointError, ConfigError
 from lora.evaluate import Example, score_transcripts, transcribe_all
 from lora.exported import Exported, read_exported, require_unchanged
@@ -22,7 +23,7 @@ from lora.model_utils import Speech, choose_device, load_processor, load_speech,
 from lora.products import require_precision
 from lora.runtimes.runtime import Clip, RuntimeName
 from lora.runtimes.runtime import transcribe as transcribe_on_device
-from lora.scoring import Counts
+from lora.scoring import Counts, Freed, Tags, UtteranceScore, score_utterance, total
 from lora.units import Seconds
 
 
@@ -44,7 +45,7 @@ class Request:
 
 
 class Transcription(msgspec.Struct, frozen=True, kw_only=True):
-    """One row of the output. `wer` and `errors` are None where there is no reference."""
+    """One row of the output. Rates and `errors` are None where there is no reference."""
 
     id: str
     audio: str
@@ -54,7 +55,10 @@ class Transcription(msgspec.Struct, frozen=True, kw_only=True):
     """None where a runtime does not tell."""
     reference: str | None = None
     wer: float | None = None
+    """As a reader counts, as `errors` are: what is said the same way is the same."""
     errors: Counts | None = None
+    standard_wer: float | None = None
+    """As published rates count."""
     transcribe_s: Seconds | None = None
     """Time to the transcript in a runtime; None in PyTorch, where clips are decoded together."""
 
@@ -69,6 +73,14 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     utterances: tuple[Transcription, ...]
     scored: int = 0
     wer: float | None = None
+    """The standard rate, which published ones compare with."""
+    reader_wer: float | None = None
+    """As a reader counts: numbers, units and compounds as they are said; tags count."""
+    freed: Freed | None = None
+    """Errors that a reader does not count because the user's table or alternatives say so."""
+    tags: Tags | None = None
+    reader: str | None = None
+    """Rules of the reader's count."""
     cer: float | None = None
     raw_wer: float | None = None
     raw_cer: float | None = None
@@ -229,8 +241,8 @@ def _result(
 ) -> Result:
     referenced = [(e, Transcript(s.text, (), bool(s.capped))) for e, s in zip(examples, said, strict=True) if e.utterance.text is not None]
     score = score_transcripts([e for e, _ in referenced], [t for _, t in referenced], language) if referenced else None
-    errors = {row.id: row.words for row in score.utterances} if score else {}
-    spoken = score is not None and score.words.reference_length > 0
+    errors = {row.id: row for row in score.utterances} if score else {}
+    spoken = score is not None and score.standard.reference_length > 0
     return Result(
         model_id=model_id,
         adapter=adapter,
@@ -239,6 +251,10 @@ def _result(
         utterances=tuple(_row(example, one, errors.get(example.utterance.id)) for example, one in zip(examples, said, strict=True)),
         scored=len(referenced),
         wer=score.wer if score and spoken else None,
+        reader_wer=score.reader_wer if score and score.words.reference_length else None,
+        freed=score.freed if score else None,
+        tags=score.tags if score else None,
+        reader=score.reader if score else None,
         cer=score.cer if score and spoken else None,
         raw_wer=score.raw_wer if score and spoken else None,
         raw_cer=score.raw_cer if score and spoken else None,
@@ -246,7 +262,35 @@ def _result(
     )
 
 
-def _row(example: Example, said: Said, errors: Counts | None) -> Transcription:
+def read_again(result: Result, equivalents: Equivalents, language: Language) -> Result:
+    """The result with the user's table of equivalents in the reader's count; all else stays."""
+    rows, scores = [], []
+    for row in result.utterances:
+        if row.reference is not None:
+            score = score_utterance(
+                id=row.id,
+                speaker_id=None,
+                seconds=row.seconds,
+                reference=row.reference,
+                hypothesis=row.text,
+                language=language,
+                equivalents=equivalents,
+            )
+            scores.append(score)
+            row = msgspec.structs.replace(row, errors=score.words, wer=_rate(score.words))
+        rows.append(row)
+    if not scores:
+        return result
+    found = total(scores, language, equivalents)
+    rate = _rate(found.words)
+    return msgspec.structs.replace(result, utterances=tuple(rows), reader_wer=rate, freed=found.freed, reader=found.reader)
+
+
+def _rate(counts: Counts) -> float | None:
+    return counts.rate if counts.reference_length else None
+
+
+def _row(example: Example, said: Said, score: UtteranceScore | None) -> Transcription:
     return Transcription(
         id=example.utterance.id,
         audio=str(example.utterance.audio),
@@ -254,7 +298,8 @@ def _row(example: Example, said: Said, errors: Counts | None) -> Transcription:
         text=said.text,
         capped=said.capped,
         reference=example.utterance.text,
-        wer=errors.rate if errors and errors.reference_length else None,
-        errors=errors,
+        wer=_rate(score.words) if score else None,
+        errors=score.words if score else None,
+        standard_wer=_rate(score.standard) if score else None,
         transcribe_s=said.transcribe_s,
     )

@@ -12,7 +12,7 @@ _NAMES = {
     **{"db": "decibel", "kwh": "kilowatt hour", "mcg": "microgram", "°": "degree", "¢": "cent", "pt": "point"},
 }
 
-_SPECIAL: Mapping[str, tuple[str, ...]] = {
+_SPECIAL: dict[str, tuple[str, ...]] = {
     "in": ("inches", "inch"),
     "ft": ("feet", "foot"),
     "hz": ("hertz",),
@@ -32,7 +32,7 @@ _SPECIAL: Mapping[str, tuple[str, ...]] = {
     "%": ("percent", "per cent"),
 }
 
-UNITS: Mapping[str, tuple[str, ...]] = {unit: (f"{name}s", name) for unit, name in _NAMES.items()} | _SPECIAL
+UNITS: Mapping[str, tuple[str, ...]] = {**{unit: (f"{name}s", name) for unit, name in _NAMES.items()}, **_SPECIAL}
 """What is said for a unit behind a number; it may also be said as it is written."""
 
 CURRENCIES: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {

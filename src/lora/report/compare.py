@@ -237,5 +237,5 @@ def _headroom(runs: Sequence[Completed]) -> Headroom:
     score = best.domain.tuned.score
     others: list[Score] = [run.domain.baseline.score for run in runs] + [run.domain.tuned.score for run in rest]
     kinds = remaining(score, others)
-    words = score.words.reference_length
+    words = score.standard.reference_length
     return Headroom(baseline=best.domain.baseline.score.wer, best=score.wer, floor=kinds.floor_errors / words, words=words, kinds=kinds)

@@ -57,7 +57,7 @@ class UtteranceRow:
 
     @property
     def change(self) -> int:
-        return self.after.words.errors - self.before.words.errors
+        return self.after.standard.errors - self.before.standard.errors
 
     @property
     def outcome(self) -> str:
@@ -170,7 +170,7 @@ def _utterances(record: RunRecord, clips: Clips) -> list[UtteranceRow]:
         for split, result in _results(record).items()
         for before, after in zip(result.baseline.score.utterances, result.tuned.score.utterances, strict=True)
     ]
-    pairs.sort(key=lambda pair: (-abs(d := pair[2].words.errors - pair[1].words.errors), -d, -pair[2].words.errors))
+    pairs.sort(key=lambda pair: (-abs(d := pair[2].standard.errors - pair[1].standard.errors), -d, -pair[2].standard.errors))
     players = clips.clips([Wanted(split, before.id, before.seconds) for split, before, _ in pairs])
     return [
         UtteranceRow(

@@ -50,8 +50,10 @@ def render(record: RunRecord) -> str:
 
 def _changed(before: Score, after: Score) -> list[tuple[UtteranceScore, UtteranceScore]]:
     """Utterances before and after: those that gained most, then those that lost most."""
-    pairs = [(one, other) for one, other in zip(before.utterances, after.utterances, strict=True) if one.words.errors != other.words.errors]
-    pairs.sort(key=lambda pair: pair[1].words.errors - pair[0].words.errors)
-    better = [pair for pair in pairs if pair[1].words.errors < pair[0].words.errors]
-    worse = [pair for pair in pairs if pair[1].words.errors > pair[0].words.errors]
+    pairs = [
+        (one, other) for one, other in zip(before.utterances, after.utterances, strict=True) if one.standard.errors != other.standard.errors
+    ]
+    pairs.sort(key=lambda pair: pair[1].standard.errors - pair[0].standard.errors)
+    better = [pair for pair in pairs if pair[1].standard.errors < pair[0].standard.errors]
+    worse = [pair for pair in pairs if pair[1].standard.errors > pair[0].standard.errors]
     return better[:MOST_BETTER] + worse[-MOST_WORSE:]

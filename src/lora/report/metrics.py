@@ -36,6 +36,8 @@ def metrics(record: RunRecord) -> dict[str, Any]:
         "adapter": record.adapter,
         "text_style": record.text_style,
         "normaliser": record.domain.baseline.score.normaliser if record.domain else None,
+        "reader": record.domain.baseline.score.reader if record.domain else None,
+        "text_style_counts": record.text_style_counts,
         "settings": record.config,
         "manifests": record.manifests,
         "environment": record.environment,
@@ -46,7 +48,20 @@ def metrics(record: RunRecord) -> dict[str, Any]:
 
 
 def _set(prefix: str, result: SetResult | None) -> dict[str, Any]:
-    names = ("wer", "cer", "raw_wer", "raw_cer", "eval_loss", "wer_interval", "words", "capped")
+    names = (
+        "wer",
+        "cer",
+        "raw_wer",
+        "raw_cer",
+        "eval_loss",
+        "wer_interval",
+        "words",
+        "capped",
+        "reader_wer",
+        "reader_words",
+        "tags",
+        "freed",
+    )
     if result is None:
         return {f"{prefix}{when}_{name}": None for when in ("baseline", "tuned") for name in names} | {f"{prefix}wer_change": None}
     sides = {"baseline": (result.baseline, result.baseline_interval), "tuned": (result.tuned, result.tuned_interval)}
@@ -59,7 +74,11 @@ def _set(prefix: str, result: SetResult | None) -> dict[str, Any]:
         values[f"{prefix}{when}_raw_cer"] = score.raw_cer
         values[f"{prefix}{when}_eval_loss"] = evaluation.loss
         values[f"{prefix}{when}_wer_interval"] = [interval.low, interval.high]
-        values[f"{prefix}{when}_words"] = score.words
+        values[f"{prefix}{when}_words"] = score.standard
         values[f"{prefix}{when}_capped"] = score.capped
+        values[f"{prefix}{when}_reader_wer"] = score.reader_wer
+        values[f"{prefix}{when}_reader_words"] = score.words
+        values[f"{prefix}{when}_tags"] = score.tags
+        values[f"{prefix}{when}_freed"] = score.freed
     values[f"{prefix}wer_change"] = result.comparison
     return values
