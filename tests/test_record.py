@@ -96,7 +96,7 @@ def test_a_taken_folder_is_a_run_at_once(tmp_path: Path) -> None:
 
 
 def test_the_environment_names_versions_and_the_commit() -> None:
-    found = environment("cpu", "some cpu", 3)
+    found = environment("cpu", "some cpu", 3, "plain products")
     assert found.versions.keys() >= {"moonshine-lora", "torch", "transformers", "peft", "whisper-normalizer"}
     assert found.python == ".".join(map(str, sys.version_info[:3]))
     git = subprocess.run(["git", "-C", str(ROOT), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)

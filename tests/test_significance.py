@@ -35,7 +35,7 @@ def score(pairs: Sequence[tuple[str, str]], speakers: Sequence[str | None] | Non
 def row(speaker: str | None, words: int, errors: int) -> UtteranceScore:
     """An utterance with so many words in its reference, and as many insertions as there are errors."""
     template = score_utterance(id="u", speaker_id=speaker, seconds=Seconds(1.0), reference="", hypothesis="")
-    return msgspec.structs.replace(template, words=Counts(hits=words, insertions=errors))
+    return msgspec.structs.replace(template, standard=Counts(hits=words, insertions=errors))
 
 
 PAIRS = st.lists(st.tuples(WORDS.map(" ".join), WORDS.map(" ".join)), min_size=2, max_size=12)
