@@ -7,17 +7,9 @@ import sys
 
 import pytest
 
-from lora.console import (
-    EXIT_BROKEN_PIPE,
-    EXIT_INTERRUPTED,
-    EXIT_TERMINATED,
-    ArgumentParser,
-    number_from_zero,
-    positive_int,
-    positive_number,
-    run,
-)
+from lora.console import EXIT_BROKEN_PIPE, ArgumentParser, number_from_zero, positive_int, positive_number, run
 from lora.errors import ConfigError, ManifestError
+from lora.signals import EXIT_INTERRUPTED, EXIT_TERMINATED
 
 HEADER = "import sys, time\nfrom lora.console import run\nfrom lora.errors import ConfigError\n"
 
@@ -119,3 +111,34 @@ def test_parser_errors_are_one_line_with_a_suggestion(arguments: list[str], mess
 def test_flags_are_not_abbreviated() -> None:
     with pytest.raises(SystemExit):
         parser().parse_args(["--max", "3"])
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        ("MemoryError()", "error: there is too little memory; "),
+        (
+            'RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can\'t allocate memory")',
+            "error: there is too little memory; ",
+        ),
+        ('RuntimeError("can\'t start new thread")', "error: the system allows no more threads; "),
+        ("OSError(28, 'No space left on device', 'a/b')", "error: a/b: no space left on the disk; "),
+        ("OSError(5, 'Input/output error')", "error: the disk reports an error"),
+        ("OSError(24, 'Too many open files', 'x')", "error: x: this process may not open more files; "),
+        ("LoraError('\\n'.join(f'line {n} ' * 200 for n in range(50)))", "error: line 0"),
+    ],
+)
+def test_what_the_machine_lacks_is_one_line(error: str, message: str) -> None:
+    child = process(f"from lora.errors import LoraError\nraise {error}")
+    _, err = child.communicate(timeout=30)
+    assert child.returncode == 2
+    assert err.startswith(message)
+    assert err.count("\n") == 1
+    assert len(err) <= 20 * 121
+
+
+def test_memory_that_is_limited_ends_in_one_line() -> None:
+    body = "import resource\nresource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))\nx = bytearray(1 << 31)"
+    child = process(body)
+    _, err = child.communicate(timeout=30)
+    assert (child.returncode, err[:32]) == (2, "error: there is too little memor")

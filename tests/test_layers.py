@@ -12,6 +12,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "lora"
 
 ORDER = (
     "process",
+    "signals",
     "errors",
     "units",
     "language",
@@ -21,6 +22,8 @@ ORDER = (
     "destination",
     "terminal",
     "files",
+    "holding",
+    "clearing",
     "kept",
     "shards",
     "cores",

@@ -4,54 +4,78 @@ import argparse
 import difflib
 import math
 import os
-import signal
 import sys
-import threading
 from collections.abc import Callable, Iterator, Sequence
-from types import FrameType
 from typing import Any, Final, NoReturn
 
+from lora.destination import MACHINE, refusal
 from lora.errors import LoraError
+from lora.signals import EXIT_INTERRUPTED, EXIT_TERMINATED, Ending, TerminatedError
 from lora.terminal import say
 
 # 128 + the signal's number, as shells report it.
-EXIT_INTERRUPTED: Final = 130
 EXIT_BROKEN_PIPE: Final = 141
-EXIT_TERMINATED: Final = 143
 
 _UNRECOGNIZED = "unrecognized arguments: "
 
 
-class TerminatedError(BaseException):
-    """SIGTERM arrived. Not an `Exception`, so that nothing on the way out takes it for a failure it can handle."""
-
-
-def run(main: Callable[[], int]) -> int:
+def run(main: Callable[[], int], *, leave_interrupt: bool = False) -> int:
     """Runs a command and returns its exit code.
 
-    A `LoraError` becomes one line `error: ...` on stderr and its own exit code. Ctrl-C, SIGTERM and a closed pipe end the
-    command quietly, after every `finally` on the way has removed what was half-written. Any other exception is a bug and
-    keeps its traceback.
+    A `LoraError` becomes one line `error: ...` on stderr and its own exit code, and so does what the machine refuses: memory, or a file or
+    disk. Ctrl-C, SIGTERM and a closed pipe end the command quietly, after every `finally` on the way has removed what was half-written;
+    what fails only because of a signal is no error. Any other exception is a bug and keeps its traceback. `leave_interrupt` is for
+    commands that run asyncio, which handles SIGINT itself.
     """
+    ending = Ending(leave_interrupt=leave_interrupt)
     try:
-        if threading.current_thread() is threading.main_thread():  # only there may handlers be set
-            signal.signal(signal.SIGTERM, _on_terminate)
-        code = main()
-        sys.stdout.flush()
-        return code
-    except LoraError as error:
-        say(f"error: {_one_line(str(error))}", sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return EXIT_INTERRUPTED
-    except TerminatedError:
-        print("terminated", file=sys.stderr)
-        return EXIT_TERMINATED
+        with ending:
+            code = main()
+            sys.stdout.flush()
     except BrokenPipeError:
         # The reader is gone; without this the interpreter would try to flush stdout again on exit and complain.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_BROKEN_PIPE
+    except (KeyboardInterrupt, TerminatedError) as error:
+        return _ended(EXIT_TERMINATED if isinstance(error, TerminatedError) else EXIT_INTERRUPTED)
+    except Exception as error:  # noqa: BLE001 - a bug is raised again
+        return _ended(ending.exit_code()) if ending.received is not None else _refused(error)
+    return code if ending.received is None else _ended(ending.exit_code())
+
+
+def _ended(code: int) -> int:
+    print("terminated" if code == EXIT_TERMINATED else "interrupted", file=sys.stderr)
+    return code
+
+
+def _refused(error: Exception) -> int:
+    if not isinstance(error, LoraError):
+        if (reason := machine_refusal(error)) is None:
+            raise error
+        error = LoraError(reason)
+    say(f"error: {_one_line(str(error))}", sys.stderr)
+    return error.exit_code
+
+
+_NO_MEMORY: Final = (
+    "can't allocate memory",
+    "not enough memory",
+    "out of memory",
+    "bad_alloc",
+    "Cannot allocate memory",
+    "failed to map segment",
+)
+
+
+def machine_refusal(error: Exception) -> str | None:
+    """What the machine lacks, and what to do about it; None for an error that is not the machine's."""
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError | ImportError) and any(sign in str(error) for sign in _NO_MEMORY)):
+        return "there is too little memory; end other programs, or give smaller batches (--batch-size, --eval-batch-size)"
+    if isinstance(error, RuntimeError) and "can't start new thread" in str(error):
+        return "the system allows no more threads; raise `ulimit -u` or end other programs"
+    if isinstance(error, OSError) and error.errno in MACHINE and (reason := refusal(error)) is not None:
+        return f"{error.filename}: {reason}" if error.filename is not None else reason
+    return None
 
 
 def end(code: int) -> NoReturn:
@@ -64,49 +88,14 @@ def end(code: int) -> NoReturn:
     os._exit(code)
 
 
-def _on_terminate(_signal: int, _frame: FrameType | None) -> NoReturn:
-    raise TerminatedError
-
-
-class HeldSignals:
-    """For the block, the first SIGINT or SIGTERM is kept until the work is at a place where it can stop; a second one ends it at once.
-
-    `patient` lets further signals be: a launcher passes on what the terminal has already sent to every process.
-    """
-
-    def __init__(self, *, patient: bool = False) -> None:
-        self._patient = patient
-        self._received: int | None = None
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> "HeldSignals":
-        if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._receive) for number in (signal.SIGINT, signal.SIGTERM)}
-        return self
-
-    def __exit__(self, *_error: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    @property
-    def received(self) -> bool:
-        return self._received is not None
-
-    def end(self) -> NoReturn:
-        """Ends as the signal would have; as SIGTERM does where it was another process that got one."""
-        if self._received == signal.SIGINT:
-            raise KeyboardInterrupt
-        raise TerminatedError
-
-    def _receive(self, number: int, _frame: FrameType | None) -> None:
-        if self._received is not None and not self._patient:
-            self._received = number
-            self.end()
-        self._received = self._received or number
+MOST_CHARACTERS: Final = 2350
+"""Longest message: 20 lines of a terminal with 120 columns, less room for the word that stands before it."""
 
 
 def _one_line(message: str) -> str:
-    return " ".join(message.split())
+    line = " ".join(message.split())
+    more = len(line) - MOST_CHARACTERS
+    return line if more <= 0 else f"{line[:MOST_CHARACTERS]} ... and {more} characters more"
 
 
 class ArgumentParser(argparse.ArgumentParser):

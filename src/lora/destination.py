@@ -30,6 +30,8 @@ _REFUSALS: Final = {
     errno.ENODEV: "there is no such device; choose another place",
     errno.ENXIO: "there is no such device; choose another place",
 }
+MACHINE: Final = frozenset(_REFUSALS) - {errno.EBUSY, errno.EXDEV, errno.ENODEV, errno.ENXIO}
+"""What no code can help, wherever it happens."""
 _NO_ACCESS: Final = (errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY, errno.EINVAL)
 
 _KINDS: Final[dict[str, Callable[[int], bool]]] = {
@@ -103,6 +105,14 @@ def stays(folder: Path) -> bool:
 def is_mount(folder: Path) -> bool:
     """Whether another disk, or a part of one, is mounted at a folder."""
     return folder.is_dir() and (os.path.ismount(folder) or str(folder.resolve()) in _mounts())
+
+
+def mounted_below(path: Path) -> bool:
+    """Whether another disk, or a part of one, is mounted at a folder or anywhere in it."""
+    if not path.is_dir():
+        return False
+    place = path.resolve()
+    return path.is_mount() or any(Path(mount).is_relative_to(place) for mount in _mounts())
 
 
 def is_shared(folder: Path) -> bool:

@@ -17,7 +17,6 @@ from lora.analysis import unseen_words
 from lora.augment import Augmenter
 from lora.checkpoint import Checkpoint, resolve
 from lora.config import RunConfig
-from lora.console import HeldSignals, TerminatedError
 from lora.data import SpeechSet, SpeechSets, examples, plan_copies, read_sets, with_copies
 from lora.decode import DecodeSettings, Transcript
 from lora.decoder import Decoder
@@ -28,6 +27,7 @@ from lora.evaluate import Example, evaluate, transcribe_all
 from lora.features import Features, LiveFeatures, StoredFeatures
 from lora.files import atomic_folder, remove_at_once, sha256_file, system_errors
 from lora.gate import judge
+from lora.holding import Hold
 from lora.kept import Kept, prune
 from lora.known import known
 from lora.language import metric
@@ -40,9 +40,10 @@ from lora.report.card import CARD_FILE, write_card
 from lora.report.html import HTML_FILE, write_html
 from lora.report.markdown import MARKDOWN_FILE, write_report
 from lora.report.metrics import write_metrics
-from lora.runfolder import CHECKPOINTS_FOLDER, LOG_FILE, RunLog, check, continue_in, require_same, resumable, take
+from lora.runfolder import CHECKPOINTS_FOLDER, LOG_FILE, RunLog, check, continue_in, hold_unfinished, require_same, resumable, take
 from lora.said import table
 from lora.scoring import read_again
+from lora.signals import HeldSignals, TerminatedError
 from lora.significance import compare, drift, interval
 from lora.text import normalise, normaliser_version
 from lora.tracking import Trackers
@@ -75,6 +76,8 @@ class Prepared:
     equivalents: Equivalents | None = None
     unfinished: RunRecord | None = None
     """The run that goes on, where one does."""
+    hold: Hold = field(default_factory=Hold, compare=False)
+    """The main process's, of the run folder, once the run has begun."""
 
     @property
     def folder(self) -> Path:
@@ -145,8 +148,11 @@ def experiment(config: RunConfig, metrics_file: str, display: Display, *, resume
     """
     prepared = prepare(config, display, resume=resume)
     names = config.output.tracker_names() if shards.is_main() else ()
-    with closing(Trackers(names, prepared.folder, display.line)) as trackers:
-        return _experiment(prepared, metrics_file, trackers, display)
+    try:
+        with closing(Trackers(names, prepared.folder, display.line)) as trackers:
+            return _experiment(prepared, metrics_file, trackers, display)
+    finally:
+        prepared.hold.release()
 
 
 def _experiment(prepared: Prepared, metrics_file: str, trackers: Trackers, display: Display) -> RunRecord:
@@ -162,7 +168,7 @@ def _experiment(prepared: Prepared, metrics_file: str, trackers: Trackers, displ
     except BaseException as error:
         status: records.Status = "failed" if isinstance(error, Exception) else "interrupted"
         message = _reason(error)
-        if shards.is_main():
+        if shards.is_main() and prepared.hold.stands():  # else what is there is not this run's
             log.write(status, error=message)
             record = _closed(record, display, status=status, error=message)
             records.write(record, prepared.folder)
@@ -177,11 +183,12 @@ def _experiment(prepared: Prepared, metrics_file: str, trackers: Trackers, displ
 
 def _opened(prepared: Prepared, display: Display) -> tuple[RunRecord, RunLog, TrainState | None]:
     """The opening record and the log in the run folder, and the state of training that the run goes on from."""
-    record, before = _opening_record(prepared), prepared.unfinished
+    record, before, hold = _opening_record(prepared), prepared.unfinished, prepared.hold
     file = prepared.folder / LOG_FILE if shards.is_main() else None
     if before is None:
-        shards.from_main(lambda: take(prepared.folder, prepared.config.output.overwrite, record))
-        return record, RunLog(file), None
+        shards.from_main(lambda: take(prepared.folder, prepared.config.output.overwrite, record, hold))
+        return record, RunLog(file, hold), None
+    shards.from_main(lambda: hold_unfinished(prepared.folder, before, hold))
     state = shards.from_main(lambda: trainstate.read(path) if (path := trainstate.newest(prepared.checkpoints)) else None)
     step = state.numbers.step if state else 0
     if state:
@@ -192,7 +199,7 @@ def _opened(prepared: Prepared, display: Display) -> tuple[RunRecord, RunLog, Tr
     goes_on = Resumption(at=records.now(), step=step)
     record = msgspec.structs.replace(record, started_at=before.started_at, resumed=(*before.resumed, goes_on))
     shards.from_main(lambda: continue_in(prepared.folder, record))
-    log = RunLog(file)
+    log = RunLog(file, hold)
     log.write("resumed", step=step)
     display.line(f"resumed {_whence(trainstate.newest(prepared.checkpoints))}")
     for name, version in record.environment.versions.items():
@@ -207,12 +214,13 @@ def _whence(checkpoint: Path | None) -> str:
 
 def _finish(prepared: Prepared, record: RunRecord, metrics_file: str, log: RunLog) -> None:
     """Writes the reports, and the record last: a completed run is whole."""
+    prepared.hold.require()
     write_report(record, prepared.folder / MARKDOWN_FILE)
     write_html(record, prepared.folder / HTML_FILE)
     write_card(record, prepared.folder / result_folder(prepared.config.adapter) / CARD_FILE)
     write_metrics(record, prepared.folder / metrics_file)
     prune(int(prepared.config.output.feature_cache_gb * 1e9))
-    log.write("completed", decision=record.verdict.decision if record.verdict else None)
+    log.write("completed", decision=record.verdict.decision if record.verdict else None)  # asks for the folder again
     records.write(record, prepared.folder)
     if prepared.checkpoints.is_dir():
         remove_at_once(prepared.checkpoints)
@@ -498,6 +506,7 @@ def _train(
 
         def save(reached: TrainState) -> None:
             numbers = msgspec.structs.replace(reached.numbers, stages=display.seconds_so_far())
+            prepared.hold.require()
             trainstate.write(replace(reached, numbers=numbers), prepared.checkpoints)
 
         progress, size = Progress(update, evaluated, save, lambda: signals.received), config.eval.eval_batch_size
@@ -537,6 +546,7 @@ def _sweep(
 
 def _save(prepared: Prepared, adapted: Adapted) -> AdapterInfo:
     """Writes adapter and processor, each whole or not at all."""
+    prepared.hold.require()
     passport = Passport(
         base_model_id=prepared.checkpoint.model_id,
         base_revision=prepared.checkpoint.revision,

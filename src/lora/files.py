@@ -293,13 +293,3 @@ def write_jsonl(path: Path, rows: Iterable[Any], *, durable: bool = False, priva
 def folder_bytes(folder: Path) -> int:
     """Size of all files below a folder."""
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-
-
-def remove_folder(folder: Path) -> int:
-    """Removes a folder, if it is there, and returns how many bytes went."""
-    if not folder.is_dir():
-        return 0
-    size = folder_bytes(folder)
-    with writing_errors(folder):
-        shutil.rmtree(folder)
-    return size

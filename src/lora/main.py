@@ -394,18 +394,26 @@ def _manifest(options: argparse.Namespace) -> int:
 
 
 def _cache_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("action", choices=("show", "clear"), help="show how much is kept, or remove all of it")
+    parser.add_argument(
+        "action",
+        choices=("show", "clear"),
+        help="show how much is kept, or remove it: no other file, no link",
+    )
 
 
 def _cache(options: argparse.Namespace) -> int:
-    from lora.files import cache_dir, folder_bytes, remove_folder
+    from lora.clearing import OWN, clear, left_alone
+    from lora.files import cache_dir, folder_bytes
 
     folder = cache_dir()
     if options.action == "show":
-        for part in sorted(folder.iterdir()) if folder.is_dir() else []:
-            say(f"{folder_bytes(part) / 1e6:10.1f} MB  {part}")
-    else:
-        say(f"removed {remove_folder(folder) / 1e6:.1f} MB from {folder}")
+        for part in (folder / name for name in OWN):
+            if part.is_dir():
+                say(f"{folder_bytes(part) / 1e6:10.1f} MB  {part}")
+        return 0
+    say(f"removed {clear(folder) / 1e6:.1f} MB from {folder}")
+    for part in left_alone(folder):
+        say(f"left alone: {part} is a link or holds a mount point, remove what is there yourself")
     return 0
 
 

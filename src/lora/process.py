@@ -78,8 +78,9 @@ def signals_wait() -> Iterator[None]:
         received.append(number)
 
     with ExitStack() as handlers:
-        for kind in (signal.SIGINT, signal.SIGTERM):
-            if (before := signal.getsignal(kind)) is not None:  # None: a handler that is not Python's, and raises nothing
+        for kind in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM):  # the last raises again what the others have raised in vain
+            before = signal.getsignal(kind)
+            if before is not None and (kind != signal.SIGALRM or callable(before)):  # None: one that is not Python's, and raises nothing
                 handlers.callback(signal.signal, kind, before)
                 signal.signal(kind, keep)
         yield

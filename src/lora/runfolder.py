@@ -8,9 +8,10 @@ import msgspec
 import tomli_w
 
 from lora.config import RunConfig, flat
-from lora.destination import writing_errors
+from lora.destination import folder_target, stays, writing_errors
 from lora.errors import RunFolderError
-from lora.files import atomic_folder, remove_leftovers, write_text
+from lora.files import atomic_folder, remove_abandoned, remove_at_once, remove_leftovers, remove_tree, write_text
+from lora.holding import LOCK_FILE, Hold, refuse_held
 from lora.record import RECORD_FILE, RunRecord, now, read, write
 
 LOG_FILE = "log.jsonl"
@@ -22,34 +23,68 @@ FREE = frozenset({"output.output_dir", "output.overwrite", "output.feature_cache
 
 
 def check(folder: Path, overwrite: bool) -> None:
-    """Raises `RunFolderError` when the folder holds another run, or anything else that a run would mix with."""
-    if folder.exists() and not folder.is_dir():
-        raise RunFolderError(f"{folder}: is a file; choose another --output-dir")
-    if any(parent.is_file() for parent in folder.parents):
-        raise RunFolderError(f"{folder}: cannot be written (Not a directory); choose another place")
-    if not folder.is_dir() or not any(folder.iterdir()):
-        return
+    """Raises `RunFolderError` when the folder holds another run, one that is still going on, or anything else that a run would mix with."""
+    with writing_errors(folder):
+        folder_target(folder)
+        if any(parent.is_file() for parent in folder.parents):
+            raise RunFolderError(f"{folder}: cannot be written (Not a directory); choose another place")
+        if not folder.is_dir():
+            return
+        refuse_held(folder)
+        if all(_is_ours_to_remove(entry.name) for entry in folder.iterdir()):
+            return
     if not (folder / RECORD_FILE).is_file():
         raise RunFolderError(f"{folder}: is not empty and holds no run; choose another --output-dir")
     if not overwrite:
         raise RunFolderError(f"{folder}: holds a run ({_status(folder)}); choose another --output-dir or pass --overwrite")
 
 
-def take(folder: Path, overwrite: bool, record: RunRecord) -> None:
-    """Puts a folder with the opening record and the settings in the place of what is there.
+def _is_ours_to_remove(name: str) -> bool:
+    """Whether that is all a process leaves in an empty folder when it is killed before there is a run in it."""
+    return name == LOCK_FILE or name.startswith(f".{RECORD_FILE}.")
 
-    It appears with its record, which is what makes a folder a run: wherever this ends, the folder holds the run before or this one.
+
+def take(folder: Path, overwrite: bool, record: RunRecord, hold: Hold) -> None:
+    """Puts a folder with the opening record and the settings in the place of what is there, and holds it.
+
+    It appears with its record, which is what makes a folder a run: wherever this ends, the folder holds the run before or this one. Where
+    it cannot be replaced (`destination.stays`) the checkpoints of the run before go first, so that nobody goes on from them; then the new
+    record takes the place of the old; then the rest goes.
     """
     check(folder, overwrite)
-    with atomic_folder(folder) as made:
-        _open(made, record)
+    if stays(folder):
+        _take_in_place(folder, record, hold)
+        return
+    before = Hold()
+    try:
+        if is_there := folder.is_dir():
+            before.take(folder)  # so that no other process replaces it too
+        with atomic_folder(folder, replace=is_there) as made:
+            hold.take(made, folder)
+            _open(made, record)
+    finally:
+        before.release()
+
+
+def _take_in_place(folder: Path, record: RunRecord, hold: Hold) -> None:
+    hold.take(folder)
+    remove_leftovers(folder)
+    if (folder / CHECKPOINTS_FOLDER).is_dir():
+        remove_at_once(folder / CHECKPOINTS_FOLDER)
+    write(record, folder)
+    with writing_errors(folder):
+        for entry in folder.iterdir():
+            if entry.name not in (RECORD_FILE, LOCK_FILE):
+                remove_tree(entry)
+    _open(folder, record)
 
 
 def resumable(folder: Path, config: RunConfig) -> RunRecord:
     """The record of the unfinished run in a folder.
 
-    Raises `RunFolderError` when there is none, when it is completed, or when its settings were others.
+    Raises `RunFolderError` when there is none, when it is still going on or completed, or when its settings were others.
     """
+    refuse_held(folder)
     if not (folder / RECORD_FILE).is_file():
         raise RunFolderError(f"{folder}: holds no run that could be resumed (no {RECORD_FILE}); start one without --resume")
     record = read(folder)
@@ -78,6 +113,18 @@ def require_same(before: RunRecord, here: RunRecord) -> None:
         raise RunFolderError(f"{folder}: cannot be resumed: {'; '.join(changed)}; undo that, or start another run")
 
 
+def hold_unfinished(folder: Path, before: RunRecord, hold: Hold) -> None:
+    """Holds the folder of a run that is to go on. Raises `RunFolderError` when another process has worked in it since `before` was read."""
+    hold.take(folder)
+    remove_abandoned(folder_target(folder))
+    if _progress(read(folder)) != _progress(before):
+        raise RunFolderError(f"{folder}: another process has worked on this run meanwhile; look at its {RECORD_FILE}, then start again")
+
+
+def _progress(record: RunRecord) -> tuple[object, ...]:
+    return record.status, record.started_at, record.finished_at, record.resumed
+
+
 def continue_in(folder: Path, record: RunRecord) -> None:
     """Writes the opening record of a run that goes on, after what its last process left half-written is removed."""
     remove_leftovers(folder)
@@ -96,12 +143,13 @@ def _open(folder: Path, record: RunRecord) -> None:
 class RunLog:
     """Events of a run, one JSON object a line, each on disk when the call returns. Without a file it keeps nothing."""
 
-    def __init__(self, file: Path | None) -> None:
-        self._file = file
+    def __init__(self, file: Path | None, hold: Hold) -> None:
+        self._file, self._hold = file, hold
 
     def write(self, event: str, **values: Any) -> None:
         if self._file is None:
             return
+        self._hold.require()
         with writing_errors(self._file), self._file.open("ab") as stream:
             stream.write(msgspec.json.encode({"time": now(), "event": event, **values}) + b"\n")
 

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -23,6 +23,7 @@ from lora.export.proof import Models, ProofSet, chosen, in_runtime, with_pytorch
 from lora.export.targets import ExportPrecision, Target, architecture, require_export, write_target
 from lora.exported import EXPORT_FILE, Exported, ExportedFile, ProofSpeech, TargetExport
 from lora.files import atomic_folder, sha256_file, write_json
+from lora.holding import held
 from lora.language import LANGUAGES, Language
 from lora.manifest import Rules, read, validate
 from lora.model_utils import load_speech
@@ -95,8 +96,8 @@ class _Speech:
 def export(request: ExportRequest, display: Display) -> Exported:
     """Writes the targets, each into a folder of its name, proves each in its runtime, and puts the folder into place.
 
-    A run's record and reports are brought up to date. Raises `ProofError` when an export is not shown to be the tuned model, and then,
-    as after every other refusal, leaves everything as it was.
+    A run is held meanwhile, and its record and reports are brought up to date. Raises `ProofError` when an export is not shown to be the
+    tuned model, and then, as after every other refusal, leaves everything as it was.
     """
     require_export(request.targets)
     on_device = [target for target in request.targets if target != "merged"]
@@ -104,6 +105,11 @@ def export(request: ExportRequest, display: Display) -> Exported:
         require_runtimes(on_device)
     source = _source(request)
     _require_free(source.folder, request.overwrite)
+    with nullcontext() if source.run is None else held(source.run):
+        return _export(request, source, display)
+
+
+def _export(request: ExportRequest, source: _Source, display: Display) -> Exported:
     with display.stage("read", "Reading the speech of the proof"):
         speech = {} if request.skip_proof else _speech(request, source)
         for name, one in speech.items():

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from lora.errors import RunFolderError
+from lora.holding import held
 from lora.record import read
 from lora.report.html import HTML_FILE, write_html
 from lora.report.markdown import MARKDOWN_FILE, write_report
@@ -17,6 +18,7 @@ def rebuild(folder: Path, audio_mb: float) -> tuple[Path, ...]:
     if record.status != "completed":
         reason = f": {record.error}" if record.error else ""
         raise RunFolderError(f"{folder}: the run is not complete ({record.status}{reason}), so there is nothing to report; run it again")
-    write_report(record, folder / MARKDOWN_FILE)
-    write_html(record, folder / HTML_FILE, audio_mb)
+    with held(folder):
+        write_report(record, folder / MARKDOWN_FILE)
+        write_html(record, folder / HTML_FILE, audio_mb)
     return folder / MARKDOWN_FILE, folder / HTML_FILE

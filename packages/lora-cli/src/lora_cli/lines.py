@@ -8,8 +8,8 @@ from typing import Protocol, TextIO
 
 import msgspec
 
-from lora.console import TerminatedError
 from lora.errors import AudioError, LoraError
+from lora.signals import TerminatedError
 from lora.terminal import say, shown_json
 from lora_cli.events import Ended, Event, Failed, Final, Loading, Problem, Ready
 from lora_cli.results import entry

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 def main() -> int:
     """Entry point of the console script."""
-    return run(_main)
+    return run(_main, leave_interrupt=True)
 
 
 def _main(arguments: list[str] | None = None) -> int:
