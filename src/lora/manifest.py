@@ -6,6 +6,7 @@ such as `en`) and `meta` (an object for anything else).
 """
 
 import difflib
+import functools
 import hashlib
 import os
 import sys
@@ -167,6 +168,7 @@ def read(path: Path, rules: Rules, left_out: list[Problem] | None = None) -> Man
     field, missing text or audio, a duplicate id, a text too long for any recording, a path outside the manifest's folder or a file that
     does not exist.
     """
+    _real.cache_clear()
     problems = _Problems(path)
     utterances: list[Utterance] = []
     seen: dict[str, int] = {}
@@ -397,12 +399,27 @@ def _source(path: Path, number: int, offset: int, raw: bytes, row: _RawRow, rule
     return None
 
 
+def _leaves(folder: Path, name: str) -> bool:
+    """Whether a path leads out of the manifest's folder: by itself, or by a link on its way."""
+    if os.path.normpath(name).startswith(("..", os.sep)):
+        return True
+    file = folder / name
+    real = os.path.realpath(file) if file.is_symlink() else _real(str(file.parent)) + os.sep
+    return not real.startswith(_real(str(folder)).rstrip(os.sep) + os.sep)
+
+
+@functools.lru_cache(maxsize=4096)
+def _real(folder: str) -> str:
+    """A folder without links: asked once, for thousands of files lie in one."""
+    return os.path.realpath(folder)
+
+
 def _file_source(path: Path, number: int, name: str, rate_hz: int | None, rules: Rules, problems: _Problems) -> AudioSource | None:
     if not name:
         problems.add(number, "audio", "is an empty path")
         return None
     file = path.parent / name
-    if not rules.allow_outside and os.path.normpath(name).startswith(("..", os.sep)):
+    if not rules.allow_outside and _leaves(path.parent, name):
         problems.add(number, "audio", f"{name} lies outside the manifest's folder; move it or pass --allow-outside-paths")
         return None
     if not file.is_file():
