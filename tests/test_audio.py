@@ -168,13 +168,14 @@ def wav_bytes(samples: object, **options: object) -> bytes:
     [
         ("a.wav", b"", "0 bytes"),
         ("a.wav", b"no audio at all", "not readable as wav"),
-        ("a.m4a", b"no audio at all", "cannot be decoded"),
+        ("a.m4a", b"no audio at all", "not readable as wav"),
+        ("a.m4a", b"\0\0\0\x10ftypM4A \0\0\0\0\0\0\0\x08moov", "cannot be decoded"),
         ("a.wav", wav_bytes(np.zeros((0, 1))), "holds no samples"),
         ("a.wav", wav_bytes([0.1, float("nan")], subtype="FLOAT"), "NaN or infinite"),
         ("a.wav", wav_bytes([0.1, float("inf")], subtype="FLOAT"), "NaN or infinite"),
     ],
     # Named, for libsndfile writes the time into a file of floats: ids of its bytes would differ between two workers.
-    ids=["empty", "not-audio", "not-a-container", "no-samples", "nan", "infinite"],
+    ids=["empty", "not-audio", "not-a-container", "no-track", "no-samples", "nan", "infinite"],
 )
 def test_broken_files_are_named_with_the_reason(tmp_path: Path, name: str, content: bytes, message: str) -> None:
     path = tmp_path / name
@@ -189,7 +190,7 @@ def test_missing_files_are_named(tmp_path: Path) -> None:
         read_file(tmp_path / "a.wav", AS_IS)
     with pytest.raises(AudioError, match=r"a\.wav: cannot be read"):
         load(FileAudio(tmp_path / "a.wav"), AS_IS)
-    with pytest.raises(AudioError, match="not readable"):
+    with pytest.raises(AudioError, match=r"a\.wav: cannot be read"):
         FileAudio(tmp_path / "a.wav").rate_hz()
 
 

@@ -27,6 +27,9 @@ ORDER = (
     "kept",
     "shards",
     "cores",
+    "containers",
+    "decoders",
+    "channels",
     "audio",
     "effects",
     "speech_rate",
@@ -94,6 +97,7 @@ TORCH_FREE = (
     *("wheels", "augment", "tags", "spelling"),
     *("passport", "text", "said", "scoring", "analysis", "significance", "outcomes", "gate", "corpora", "tracking", "main"),
     *("runtimes", "exported", "agreement", "record", "runfolder", "report", "publish", "display"),
+    *("containers", "decoders", "channels"),
 )
 """Modules that start without torch, transformers or peft, so that `--help`, manifests and settings answer at once."""
 

@@ -1,20 +1,18 @@
-"""Audio in: decode, mix to mono, resample to 16 kHz, optional loudness. The one path for training, evaluation and live use."""
+"""Audio in: decode, one channel, resample to 16 kHz, optional loudness. The one path for training, evaluation and live use."""
 
-import io
 import json
 import math
-import os
-import sys
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Annotated
+from typing import Annotated
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from lora.errors import AudioError
+from lora.channels import Channel, mono
+from lora.decoders import LONGEST_S, RATES_HZ, decode, nameless_file, stored_length, stored_rate
+from lora.errors import AudioError, TooLongError
 from lora.files import sha256_bytes
 from lora.process import signals_wait
 from lora.units import SAMPLE_RATE_HZ, Seconds, seconds
@@ -25,11 +23,16 @@ Waveform = npt.NDArray[np.float32]
 SILENCE_DBFS = -70.0
 """Peak below this is silence: 10 bits under 16-bit full scale would still be -60; recordings of speech peak above -40."""
 
-PYAV_SUFFIXES = frozenset({".m4a", ".mp4", ".aac", ".webm", ".mka"})
-"""Containers that libsndfile does not read; they take the optional extra `av`."""
+FILE_PEAK = 2.0
+"""Highest sample of a file that is taken: lossy codecs and resampling go beyond full scale, by less than these 6 dB."""
+
+INLINE_PEAK = 1.1
+"""Highest inline sample: full scale, and what resampling adds to a hot recording."""
 
 _PEAK_LIMIT = 0.999
 _RESAMPLER_QUALITY = "HQ"
+_DECODING = 2
+"""Goes up when the same bytes become other samples: MP3 has been decoded by FFmpeg since 2."""
 
 
 class AudioSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -45,9 +48,15 @@ class FileAudio:
 
     name: str
     """The path as text: a `Path` takes three times the memory, and a corpus names millions of files."""
+    channel: Channel | None = None
+    """Counted from 1, or their mean; None takes the mean of channels that hold the same sound, and refuses others."""
+    track: int | None = None
+    """Which of a container's audio tracks, counted from 1; None takes the only one."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, channel: Channel | None = None, track: int | None = None) -> None:
         object.__setattr__(self, "name", str(path))
+        object.__setattr__(self, "channel", channel)
+        object.__setattr__(self, "track", track)
 
     @property
     def path(self) -> Path:
@@ -62,20 +71,13 @@ class FileAudio:
         except OSError as error:
             raise AudioError(f"{self.path}: cannot be read ({error.strerror}); check the path in the manifest") from error
 
-    def waveform(self) -> Waveform:
-        """Decoded mono samples at 16 kHz, level untouched."""
-        return _decode(self.path.suffix.lower(), self.content(), str(self.path))
+    def waveform(self, max_s: float | None = None) -> Waveform:
+        """Decoded mono samples at 16 kHz, level untouched. Raises `AudioError`; `TooLongError` beyond `max_s`."""
+        return _decode(self, max_s)
 
     def rate_hz(self) -> int:
         """The file's own sampling rate, from its header."""
-        if self.path.suffix.lower() in PYAV_SUFFIXES:
-            return _pyav_decode(self.content(), str(self.path))[1]
-        import soundfile
-
-        try:
-            return int(soundfile.info(self.path).samplerate)
-        except soundfile.LibsndfileError as error:
-            raise AudioError(_unreadable(str(self.path), error)) from error
+        return stored_rate(self.path)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,13 +97,21 @@ class InlineAudio:
             stream.seek(self.offset)
             return stream.read(self.length)
 
-    def waveform(self) -> Waveform:
-        """Samples at 16 kHz, resampled when the row declares another rate."""
+    channel: None = None
+    track: None = None
+
+    def waveform(self, max_s: float | None = None) -> Waveform:
+        """Samples at 16 kHz, resampled when the row declares another rate. Raises `AudioError`; `TooLongError` beyond `max_s`."""
+        content, limit_s = self.content(), LONGEST_S if max_s is None else max_s
+        _require_rate(self.rate, str(self))
+        if (count := content.count(b",") + 1) > limit_s * self.rate:
+            raise TooLongError(str(self), count / self.rate, limit_s)
         try:
-            samples = np.asarray(_FLOATS.decode(self.content()), dtype=np.float32)
+            samples = np.asarray(_FLOATS.decode(content), dtype=np.float32)
         except msgspec.MsgspecError as error:
             raise AudioError(f"{self}: `audio` must hold numbers only ({error})") from error
-        return _at_model_rate(samples, self.rate, str(self))
+        _require_scale(samples, INLINE_PEAK, str(self), "divide them")
+        return _at_model_rate(samples, self.rate)
 
     def rate_hz(self) -> int:
         return self.rate
@@ -113,6 +123,8 @@ class EncodedAudio:
 
     data: bytes
     name: str
+    channel: Channel | None = None
+    track: int | None = None
 
     def __str__(self) -> str:
         return self.name
@@ -120,8 +132,9 @@ class EncodedAudio:
     def content(self) -> bytes:
         return self.data
 
-    def waveform(self) -> Waveform:
-        return _decode(Path(self.name).suffix.lower(), self.data, self.name)
+    def waveform(self, max_s: float | None = None) -> Waveform:
+        """As that of a file."""
+        return _decode(self, max_s)
 
 
 AudioSource = FileAudio | InlineAudio
@@ -130,12 +143,14 @@ AudioSource = FileAudio | InlineAudio
 _FLOATS = msgspec.json.Decoder(list[float])
 
 
-def load(source: AudioSource | EncodedAudio, settings: AudioSettings) -> Waveform:
+def load(source: AudioSource | EncodedAudio, settings: AudioSettings, max_s: float | None = None) -> Waveform:
     """The waveform of `source` as every stage sees it.
 
-    Raises `AudioError` when it cannot be read or decoded, is empty or holds values that are not finite.
+    Raises `AudioError` when it cannot be read or decoded, broke off, contradicts its header, is empty, holds values that are not finite
+    or beyond full scale, or channels or tracks of which one has to be chosen; `TooLongError` when it lasts longer than `max_s`, or
+    than `LONGEST_S` without one: by its header, before anything is decoded, where that says so.
     """
-    return prepare(source.waveform(), settings, str(source))
+    return prepare(source.waveform(max_s), settings, str(source))
 
 
 def prepare(samples: Waveform, settings: AudioSettings, name: str) -> Waveform:
@@ -150,16 +165,9 @@ def prepare(samples: Waveform, settings: AudioSettings, name: str) -> Waveform:
 
 
 def stored_seconds(source: FileAudio | EncodedAudio) -> Seconds:
-    """How long a recording lasts, from its header where that says so. Raises `AudioError` when it cannot be read."""
-    if Path(str(source)).suffix.lower() in PYAV_SUFFIXES:
-        return duration(source.waveform())
-    import soundfile
-
-    try:
-        with nameless_file(source.content()) as file, soundfile.SoundFile(file.fileno(), closefd=False) as sound:
-            return Seconds(sound.frames / sound.samplerate)
-    except soundfile.LibsndfileError as error:
-        raise AudioError(_unreadable(str(source), error)) from error
+    """How long a recording lasts, from its header where that says so for certain. Raises `AudioError` as `load` does for its file."""
+    length_s = stored_length(source.content(), str(source))
+    return duration(source.waveform()) if length_s is None else length_s
 
 
 def is_silent(samples: Waveform) -> bool:
@@ -174,8 +182,9 @@ def duration(samples: Waveform) -> Seconds:
 def fingerprint(source: AudioSource, settings: AudioSettings) -> str:
     """Hex SHA-256 over the stored bytes and all that decides how they become a waveform. Equal content, equal value."""
     rate = source.rate if isinstance(source, InlineAudio) else 0
-    options = json.dumps({"rms_dbfs": settings.rms_dbfs, "rate": rate, "resampler": _RESAMPLER_QUALITY}, sort_keys=True)
-    return sha256_bytes(source.content(), options.encode())
+    options = {"rms_dbfs": settings.rms_dbfs, "rate": rate, "resampler": _RESAMPLER_QUALITY, "decoding": _DECODING}
+    chosen = {"channel": source.channel, "track": source.track}
+    return sha256_bytes(source.content(), json.dumps({**options, **chosen}, sort_keys=True).encode())
 
 
 def waveform_hash(samples: Waveform) -> str:
@@ -235,69 +244,37 @@ def _pcm16(samples: Waveform) -> npt.NDArray[np.int16]:
     return quantised
 
 
-def read_file(path: Path, settings: AudioSettings) -> Waveform:
+def read_file(
+    path: Path, settings: AudioSettings, channel: Channel | None = None, track: int | None = None, max_s: float | None = None
+) -> Waveform:
     """The waveform of a file named by a person; a missing one raises `AudioError`."""
     if not path.is_file():
         raise AudioError(f"{path}: no such audio file")
-    return load(FileAudio(path), settings)
+    return load(FileAudio(path, channel, track), settings, max_s)
 
 
-def _decode(suffix: str, data: bytes, name: str) -> Waveform:
-    if not data:
-        raise AudioError(f"{name}: the file is empty (0 bytes)")
-    samples, rate = _pyav_decode(data, name) if suffix in PYAV_SUFFIXES else _sndfile_decode(data, name)
-    return _at_model_rate(samples.mean(axis=1) if samples.ndim == 2 else samples, rate, name)
+def _decode(source: FileAudio | EncodedAudio, max_s: float | None) -> Waveform:
+    name = str(source)
+    sound = decode(source.content(), name, source.track, max_s)
+    _require_scale(sound.samples, FILE_PEAK, name, "write them again, divided")
+    return _at_model_rate(mono(sound.samples, sound.rate_hz, source.channel, name), sound.rate_hz)
 
 
-def _sndfile_decode(data: bytes, name: str) -> tuple[npt.NDArray[np.float32], int]:
-    import soundfile
-
-    try:
-        with nameless_file(data) as file, soundfile.SoundFile(file.fileno(), closefd=False) as sound:
-            return sound.read(dtype="float32"), sound.samplerate
-    except soundfile.LibsndfileError as error:
-        raise AudioError(_unreadable(name, error)) from error
-
-
-def nameless_file(data: bytes = b"") -> IO[bytes]:
-    """A file with this content that is gone when it is closed; on Linux it never touches a disk.
-
-    Given a stream, libsndfile calls back into Python, where Ctrl-C gets lost and cuts the audio.
-    """
-    if sys.platform == "linux":
-        file: IO[bytes] = os.fdopen(os.memfd_create("audio"), "w+b")
-    else:
-        file = tempfile.TemporaryFile()  # noqa: SIM115 - the caller closes it
-    file.write(data)
-    file.seek(0)
-    return file
+def _require_scale(samples: npt.NDArray[np.float32], most: float, name: str, remedy: str) -> None:
+    """Raises `AudioError` where samples lie beyond full scale. NaN and infinity have a message of their own."""
+    peak = float(max(samples.max(initial=0.0), -samples.min(initial=0.0)))
+    if most < peak < math.inf:
+        scale = next((1 << bits for bits in (7, 15, 23, 31) if peak <= 1 << bits), None)
+        by = f"by {scale}, for they look like {scale.bit_length()}-bit integers" if scale and peak > 2 * most else "by their peak"
+        raise AudioError(f"{name}: holds samples up to {peak:.6g}, and full scale is 1; {remedy} {by}")
 
 
-def _unreadable(name: str, error: Exception) -> str:
-    return f"{name}: not readable as wav, flac, ogg or mp3 ({error}); convert it, or name m4a and webm files by their suffix"
+def _require_rate(rate: int, name: str) -> None:
+    if not RATES_HZ[0] <= rate <= RATES_HZ[1]:
+        raise AudioError(f"{name}: declares a sampling rate of {rate} Hz; {RATES_HZ[0]} to {RATES_HZ[1]} are taken, correct it")
 
 
-def _pyav_decode(data: bytes, name: str) -> tuple[npt.NDArray[np.float32], int]:
-    import av  # loads as slowly as all else here together, and few files need it
-
-    try:
-        with av.open(io.BytesIO(data), mode="r") as container:
-            if not container.streams.audio:
-                raise AudioError(f"{name}: holds no audio stream")
-            rate = container.streams.audio[0].rate
-            resampler = av.AudioResampler(format="fltp", rate=rate)
-            frames = [out.to_ndarray() for frame in container.decode(audio=0) for out in resampler.resample(frame)]
-            frames += [out.to_ndarray() for out in resampler.resample(None)]
-    except av.FFmpegError as error:
-        raise AudioError(f"{name}: cannot be decoded ({error.strerror})") from error
-    if not frames:
-        raise AudioError(f"{name}: holds no audio")
-    return np.concatenate(frames, axis=1).T.astype(np.float32), int(rate)
-
-
-def _at_model_rate(samples: npt.NDArray[np.float32], rate: int, name: str) -> Waveform:
-    if rate <= 0:
-        raise AudioError(f"{name}: declares a sampling rate of {rate} Hz")
+def _at_model_rate(samples: npt.NDArray[np.float32], rate: int) -> Waveform:
     if rate == SAMPLE_RATE_HZ or samples.size == 0:
         return np.ascontiguousarray(samples, dtype=np.float32)
     return resample(samples, rate, SAMPLE_RATE_HZ)

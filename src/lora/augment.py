@@ -21,7 +21,7 @@ from filelock import FileLock
 from lora import effects
 from lora.audio import AudioSettings, FileAudio, Waveform, encode_flac, encode_wav, fingerprint, is_silent, load, prepare, waveform_hash
 from lora.config import AugmentConfig
-from lora.corpora.build import AUDIO_SUFFIXES
+from lora.decoders import AUDIO_SUFFIXES
 from lora.effects import Codec
 from lora.errors import AudioError, ConfigError, ManifestError, RunFolderError
 from lora.files import atomic_folder, cache_dir, sha256_bytes, write_json
@@ -305,7 +305,7 @@ def _sounds(folder_name: str | None, flag: str, taken: Mapping[str, str], audio:
         raise AudioError(f"{flag} {folder}: holds no audio ({', '.join(sorted(AUDIO_SUFFIXES))}); put recordings in it")
 
     def check(file: Path) -> str:
-        samples = load(FileAudio(file), RAW)
+        samples = load(FileAudio(file, channel="mix"), RAW)
         if is_silent(samples):
             raise AudioError(f"{file}: is silent; take it out of {flag}")
         if (name := taken.get(waveform_hash(prepare(samples, audio, str(file))))) is not None:
@@ -319,4 +319,4 @@ def _sounds(folder_name: str | None, flag: str, taken: Mapping[str, str], audio:
 
 @lru_cache(maxsize=16)
 def _read_sound(file: Path) -> Waveform:
-    return load(FileAudio(file), RAW)
+    return load(FileAudio(file, channel="mix"), RAW)

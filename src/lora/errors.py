@@ -34,6 +34,15 @@ class AudioError(LoraError):
     """Audio is missing, unreadable, empty, not finite, silent or too long."""
 
 
+class TooLongError(AudioError):
+    """Audio lasts longer than is taken. `length_s` is None, and `lasts` vague, where no header tells: it is decoded up to the limit."""
+
+    def __init__(self, name: str, length_s: float | None, limit_s: float) -> None:
+        self.length_s = length_s
+        self.lasts = f"more than {limit_s:g} s" if length_s is None else f"{length_s:.1f} s"
+        super().__init__(f"{name}: lasts {self.lasts}, over the limit of {limit_s:g} s; cut it at pauses")
+
+
 class CheckpointError(LoraError):
     """A checkpoint or adapter cannot be fetched, does not load, or does not belong to the other."""
 

@@ -1,8 +1,8 @@
 """Manifests: one JSON object a line, an utterance each. Reads, writes and checks them; no torch.
 
 A line holds `audio` (a path relative to the manifest, or a list of float samples), `text`, and optionally `speaker_id`, `id`,
-`sampling_rate` (Hz; for a list of samples the rate they were taken at, 16000 when absent), `duration` (seconds), `language` (a code
-such as `en`) and `meta` (an object for anything else).
+`sampling_rate` (Hz; for a list of samples the rate they were taken at, 16000 when absent), `channel` (of a file, counted from 1, or `mix`),
+`track` (of a container, counted from 1), `duration` (seconds), `language` (a code such as `en`) and `meta` (an object for anything else).
 """
 
 import difflib
@@ -19,7 +19,8 @@ from typing import Any
 import msgspec
 
 from lora.audio import AudioSettings, AudioSource, FileAudio, InlineAudio, duration, is_silent, load, waveform_hash
-from lora.errors import AudioError, ManifestError, Problem
+from lora.channels import Channel
+from lora.errors import AudioError, ManifestError, Problem, TooLongError
 from lora.files import write_jsonl
 from lora.language import LANGUAGES, Language, foreign_script, lacks_own_script
 from lora.reading import ContentError, json_value
@@ -46,6 +47,8 @@ class Row(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, omit_default
     speaker_id: str | None = None
     id: str | None = None
     sampling_rate: int | None = None
+    channel: Channel | None = None
+    track: int | None = None
     duration: float | None = None
     language: str | None = None
     meta: dict[str, Any] | None = None
@@ -57,6 +60,8 @@ class _RawRow(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     speaker_id: str | int | None = None
     id: str | int | None = None
     sampling_rate: int | None = None
+    channel: int | str | None = None
+    track: int | None = None
     duration: float | None = None
     language: str | None = None
     meta: dict[str, Any] | None = None
@@ -206,21 +211,22 @@ def validate(manifest: Manifest, rules: Rules, settings: AudioSettings) -> tuple
 
     def check(utterance: Utterance) -> Recording:
         try:
-            samples = load(utterance.audio, settings)
+            samples = load(utterance.audio, settings, rules.max_s)
+        except TooLongError as error:
+            problems.add(utterance.line, "audio", f"{error.lasts} is over --max-seconds {rules.max_s:g}; cut it or raise the limit")
+            _check_declared(utterance, error.length_s, problems)
+            return Recording(Seconds(0.0), "")
         except AudioError as error:
             problems.add(utterance.line, "audio", str(error))
             return Recording(Seconds(0.0), "")
         length_s = duration(samples)
         if length_s < MIN_S:
             problems.add(utterance.line, "audio", f"{length_s:.3f} s is too short for speech; Moonshine needs {MIN_S:g} s")
-        if length_s > rules.max_s:
-            problems.add(utterance.line, "audio", f"{length_s:.1f} s is over --max-seconds {rules.max_s:g}; cut it or raise the limit")
         if utterance.text and is_silent(samples):
             problems.add(utterance.line, "audio", f"is silent although the text says {utterance.text[:40]!r}")
         if utterance.text and rules.check_rate and too_much(utterance.text, length_s):
             problems.add(utterance.line, "text", _too_much(utterance.text, f"the audio lasts {length_s:.1f} s"))
-        if utterance.declared_s is not None and abs(utterance.declared_s - length_s) > DURATION_TOLERANCE_S:
-            problems.add(utterance.line, "duration", f"says {utterance.declared_s:.2f} s, the audio lasts {length_s:.2f} s")
+        _check_declared(utterance, length_s, problems)
         return Recording(length_s, waveform_hash(samples))
 
     with ThreadPoolExecutor() as pool:  # libsndfile and soxr release the interpreter lock
@@ -258,6 +264,13 @@ def _too_much(text: str, limit: str) -> str:
         f"has {len(text.split())} words ({len(text)} characters), which takes at least {least_seconds(text):.1f} s to say, and {limit}; it "
         "is the text of another recording or of several: check the rows around it"
     )
+
+
+def _check_declared(utterance: Utterance, length_s: float | None, problems: _Problems) -> None:
+    if utterance.declared_s is None or length_s is None:
+        return
+    if abs(utterance.declared_s - length_s) > DURATION_TOLERANCE_S:
+        problems.add(utterance.line, "duration", f"says {utterance.declared_s:.2f} s, the audio lasts {length_s:.2f} s")
 
 
 def write(path: Path, rows: Iterable[Row]) -> int:
@@ -389,8 +402,11 @@ def _source(path: Path, number: int, offset: int, raw: bytes, row: _RawRow, rule
         except ContentError as error:  # escapes of a raw field are not looked into before
             problems.add(number, "audio", error.reason)
             return None
-        return _file_source(path, number, name, row.sampling_rate, rules, problems)
+        return _file_source(path, number, name, row, rules, problems)
     if value.startswith(b"["):
+        if row.channel is not None or row.track is not None:
+            problems.add(number, "track" if row.channel is None else "channel", "is for files; a list of samples has one, leave it out")
+            return None
         if not value[1:-1].strip():
             problems.add(number, "audio", "holds no samples")
             return None
@@ -414,7 +430,21 @@ def _real(folder: str) -> str:
     return os.path.realpath(folder)
 
 
-def _file_source(path: Path, number: int, name: str, rate_hz: int | None, rules: Rules, problems: _Problems) -> AudioSource | None:
+def _channel(row: _RawRow, number: int, problems: _Problems) -> Channel | None:
+    """The row's channel; reports one that is none, and a track that is none."""
+    if row.track is not None and row.track < 1:
+        problems.add(number, "track", f"must be a number from 1, not {row.track}")
+    if row.channel is None:
+        return None
+    if row.channel == "mix":
+        return "mix"
+    if isinstance(row.channel, int) and row.channel >= 1:
+        return row.channel
+    problems.add(number, "channel", f"must be a number from 1 (the left one) or 'mix', not {row.channel!r}")
+    return None
+
+
+def _file_source(path: Path, number: int, name: str, row: _RawRow, rules: Rules, problems: _Problems) -> AudioSource | None:
     if not name:
         problems.add(number, "audio", "is an empty path")
         return None
@@ -425,7 +455,7 @@ def _file_source(path: Path, number: int, name: str, rate_hz: int | None, rules:
     if not file.is_file():
         problems.add(number, "audio", f"{name}: no such file under {path.parent}")
         return None
-    source = FileAudio(file)
+    source, rate_hz = FileAudio(file, _channel(row, number, problems), row.track), row.sampling_rate
     if rate_hz is not None:
         try:
             actual = source.rate_hz()

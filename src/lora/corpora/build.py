@@ -13,7 +13,6 @@ from typing import Any, BinaryIO, Literal
 import msgspec
 
 from lora.audio import (
-    PYAV_SUFFIXES,
     AudioSettings,
     AudioSource,
     EncodedAudio,
@@ -25,6 +24,7 @@ from lora.audio import (
     waveform_hash,
 )
 from lora.corpora.timed import timed
+from lora.decoders import AUDIO_SUFFIXES
 from lora.errors import AudioError, ConfigError, ManifestError, Problem, RunFolderError
 from lora.files import atomic_file, atomic_folder
 from lora.manifest import MIN_S, Manifest, Row, Rules, Utterance, read, to_row
@@ -32,10 +32,6 @@ from lora.units import Seconds
 
 AudioMode = Literal["inline", "path"]
 """Whether a manifest holds the samples itself, or paths of files in `<stem>_audio/` beside it."""
-
-SNDFILE_SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".mp3", ".opus"})
-AUDIO_SUFFIXES = SNDFILE_SUFFIXES | PYAV_SUFFIXES
-"""Files of these kinds are copied as they are; anything else is written as 16 kHz FLAC."""
 
 BAD_SHOWN = 20
 """Bad rows that a message names; of more it tells the number."""

@@ -6,17 +6,15 @@ from pathlib import Path
 from typing import Final, Literal
 
 from lora.audio import FileAudio
-from lora.corpora.build import AUDIO_SUFFIXES, Bad, Item
+from lora.corpora.build import Bad, Item
+from lora.decoders import AUDIO_SUFFIXES
 from lora.errors import ManifestError
 
 SpeakerFrom = Literal["top", "nearest", "none"]
 """Which folder names the speaker of a recording: the one just below the corpus, the one that holds the file, or none."""
 
-OTHER_SOUND: Final = frozenset(
-    {".wma", ".amr", ".3gp", ".3g2", ".ra", ".sph", ".nist", ".raw", ".pcm", ".caf", ".au", ".snd", ".ac3", ".dss", ".ds2", ".wv", ".ape"}
-    | {".avi", ".mpg", ".mpeg", ".flv", ".w64", ".aif", ".aifc", ".mp2"}
-)
-"""Kinds of sound and video files, taken or not: one that is not taken is named rather than passed over."""
+OTHER_SOUND: Final = frozenset({".ra", ".raw", ".pcm", ".ac3", ".dss", ".ds2", ".wv", ".ape"})
+"""Kinds of sound files that are not taken: one of these is named rather than passed over."""
 
 
 def folder_items(folder: Path, speaker_from: SpeakerFrom | None = None) -> Iterator[Item | Bad]:

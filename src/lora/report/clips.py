@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
-from lora.audio import FileAudio, Waveform, duration, fingerprint, load, nameless_file
+from lora.audio import FileAudio, Waveform, duration, fingerprint, load
 from lora.config import DataConfig
+from lora.decoders import nameless_file
 from lora.errors import AudioError, ManifestError
 from lora.kept import Kept, key
 from lora.manifest import Rules, Utterance, read

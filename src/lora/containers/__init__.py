@@ -1,0 +1,1 @@
+"""What the headers of a sound file claim, against what the file holds. Reads bytes, decodes nothing."""
