@@ -57,8 +57,8 @@ _DURATION_SLACK_S: Final = 0.5
 _WAV_CODECS: Final = {1, 2, 3, 6, 7, 0x11, 0x31, 0x38, 0x40, 0x45}
 """Format tags of WAV that libsndfile reads; FFmpeg reads the others."""
 
-_CAF_CODECS: Final = {b"lpcm", b"ulaw", b"alaw", b"alac"}
-_SNDFILE_MAGIC: Final = (b"fLaC", b"NIST_1A", b"Creative Voice File")
+_CAF_CODECS: Final = {b"lpcm", b"ulaw", b"alaw"}
+_SNDFILE_MAGIC: Final = (b"NIST_1A", b"Creative Voice File")
 _CHUNKED: Final = (b"RIFF", b"RIFX", b"RF64", b"BW64", b"riff\x2e\x91\xcf\x11", b"FORM", b"caff", b".snd", b"dns.")
 _MAGIC: Final = {
     b"\x1a\x45\xdf\xa3": "matroska",
@@ -75,7 +75,7 @@ _CHECKS: Final[dict[str, Callable[[bytes], None]]] = {
     "matroska": streams.check_matroska,
     "ogg": streams.check_ogg,
 }
-_ESTIMATED: Final = {"mp3", "aac", "amr", "mpeg", "mpegts", "flv"}
+_ESTIMATED: Final = {"flac", "mp3", "aac", "amr", "mpeg", "mpegts", "flv"}
 """Kinds whose duration FFmpeg estimates: it says nothing of what the file should hold."""
 
 
@@ -99,13 +99,15 @@ class Kind:
 def kind_of(data: bytes, name: str) -> Kind:
     """The kind of a file by its first bytes. Raises `AudioError` where it is none that is known."""
     if data[:4] == b"RIFF" and data[8:12] == b"AVI ":
-        return Kind("avi")
+        return Kind("avi", chunks.check_avi)
+    if data.startswith(b"fLaC"):
+        return _flac(data, 0)
     if data.startswith(_CHUNKED):
         return _kind_of_chunks(data)
     if data.startswith(_SNDFILE_MAGIC):
         return Kind(None)
     if data.startswith(b"OggS"):
-        single = streams.ogg_streams(data) == 1 and (b"OpusHead" in data[:64] or b"vorbis" in data[:64] or b"FLAC" in data[:64])
+        single = streams.ogg_streams(data) == 1 and (b"OpusHead" in data[:64] or b"vorbis" in data[:64])
         return Kind(None if single else "ogg", streams.check_ogg)
     container = next((found for magic, found in _MAGIC.items() if data.startswith(magic)), None)
     if container is None and data[4:8] in _MP4_BOXES:
@@ -115,6 +117,12 @@ def kind_of(data: bytes, name: str) -> Kind:
     if container is None:
         return _kind_of_frames(data, name)
     return Kind(container, _CHECKS.get(container))
+
+
+def _flac(data: bytes, start: int) -> Kind:
+    """libsndfile does not read one whose header leaves the length open, as that of one that was written to a pipe."""
+    length = int.from_bytes(data[start + 21 : start + 26], "big") & 0xFFFFFFFFF
+    return Kind(None if length else "flac", streams.check_flac)
 
 
 def _kind_of_chunks(data: bytes) -> Kind:
@@ -141,7 +149,7 @@ def _kind_of_frames(data: bytes, name: str) -> Kind:
     tagged = data.startswith(b"ID3")
     start = streams.behind_tags(data)
     if tagged and data.startswith(b"fLaC", start):
-        return Kind(None)
+        return _flac(data, start)
     aac, mp3 = (streams.first_frame(data, frame) for frame in (streams.adts_frame, streams.mpeg_frame))
     if aac is not None and (mp3 is None or aac < mp3):
         return Kind("aac", streams.check_adts)
@@ -172,8 +180,8 @@ def checked_kind(data: bytes, name: str) -> Kind:
     """The kind of a file whose headers agree with what it holds. Raises `AudioError`."""
     if not data:
         raise AudioError(f"{name}: the file is empty (0 bytes)")
-    kind = kind_of(data, name)
     try:
+        kind = kind_of(data, name)
         if kind.check is not None:
             kind.check(data)
     except BrokenFileError as error:
@@ -227,7 +235,7 @@ def _with_libsndfile(data: bytes, name: str, limit_s: float) -> Sound:
             _require_plausible(name, rate, sound.channels)
             if stated is not None and stated > limit_s * rate:
                 raise TooLongError(name, stated / rate, limit_s)
-            samples = _joined(_blocks(sound), name, rate, limit_s)
+            samples = _joined(_blocks(sound, name), name, rate, limit_s)
     except soundfile.LibsndfileError as error:
         raise AudioError(_unreadable(name, error)) from error
     if stated is not None and (stated - len(samples)) / rate > TOLERANCE_S:
@@ -235,10 +243,15 @@ def _with_libsndfile(data: bytes, name: str, limit_s: float) -> Sound:
     return Sound(samples, rate)
 
 
-def _blocks(sound: Any) -> Iterator[npt.NDArray[np.float32]]:
+def _blocks(sound: Any, name: str) -> Iterator[npt.NDArray[np.float32]]:
     """To the end of the sound, block by block: codecs that cannot seek are not read otherwise."""
-    while len(block := sound.read(_BLOCK, dtype="float32", always_2d=True)):
-        yield block
+    import soundfile
+
+    try:
+        while len(block := sound.read(_BLOCK, dtype="float32", always_2d=True)):
+            yield block
+    except soundfile.LibsndfileError as error:
+        raise AudioError(f"{name}: the copy broke off, or is damaged ({error}); copy or record it again") from error
 
 
 def _joined(blocks: Iterator[npt.NDArray[np.float32]], name: str, rate: int, limit_s: float) -> npt.NDArray[np.float32]:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from lora.containers.claims import Claim, is_no_sound
+from lora.containers.claims import BrokenFileError, Claim, is_no_sound
 
 _OPEN_ENDED: Final = (range(0x7FFFF000, 0x80000100), range(0xFFFFFF00, 0x100000000))
 """Sizes that writers to a pipe put where they cannot know: sox the first, FFmpeg and others the second."""
@@ -13,6 +13,7 @@ _OPEN_ENDED: Final = (range(0x7FFFF000, 0x80000100), range(0xFFFFFF00, 0x1000000
 _COMPRESSED_BYTES_PER_S: Final = 4000.0
 """About what speech takes, where the header does not say it; only seconds in messages rest on it."""
 
+_REMEDY: Final = "write the header again, for example with `sox --ignore-length FILE NEW`"
 _AU_BITS: Final = {1: 8, 2: 8, 3: 16, 4: 24, 5: 32, 6: 32, 7: 64, 23: 4, 24: 8, 25: 3, 26: 5, 27: 8}
 _AIFC_PLAIN: Final = {
     b"NONE",
@@ -83,6 +84,13 @@ def header(data: bytes) -> Header | None:
     return None
 
 
+def check_avi(data: bytes) -> None:
+    """Raises `BrokenFileError` where the whole is shorter than its header says."""
+    size = int.from_bytes(data[4:8], "little")
+    if _claimed(size, None) is not None and size + 8 > len(data):
+        raise BrokenFileError(f"the copy broke off: the file lacks {size + 8 - len(data)} of its bytes; copy or record it again")
+
+
 def _chunks(data: bytes, layout: _Layout, place: int) -> Iterator[tuple[bytes, int, int]]:
     """Name, place of the content and size of each chunk, up to the first that the file does not hold whole."""
     while place + layout.head <= len(data):
@@ -115,14 +123,19 @@ def _wave(data: bytes, layout: _Layout, place: int) -> Header | None:
             tag, channels, rate, stated, align, bits = struct.unpack_from(order + "HHIIHH", data, start)
             if tag == 0xFFFE and size >= 40:
                 tag = struct.unpack_from(order + "H", data, start + 24)[0]
-            plain = rate * channels * bits / 8 if tag in (1, 3, 6, 7) else stated
-            bytes_per_s = plain or float(rate * align) or _COMPRESSED_BYTES_PER_S
+            plain = tag in (1, 3, 6, 7)
+            if plain and align != channels * -(-bits // 8):
+                raise BrokenFileError(
+                    f"its header contradicts itself: {channels} channels of {bits} bits in frames of {align} bytes; {_REMEDY}"
+                )
+            bytes_per_s = rate * channels * bits / 8 if plain else min(stated, rate * channels * 2)
+            bytes_per_s = bytes_per_s or _COMPRESSED_BYTES_PER_S
         elif name == b"ds64":
             long_size = struct.unpack_from("<Q", data, start + 8)[0]
         elif name == b"data":
             claimed = _claimed(size, long_size)
             held = _held(data, layout, start, claimed) if claimed is not None else len(data) - start
-            return Header(rate, tag, Claim(claimed, held, bytes_per_s))
+            return Header(rate, tag, Claim(claimed, held, bytes_per_s, _REMEDY))
     return Header(rate, tag, None) if tag else None
 
 

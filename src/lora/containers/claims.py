@@ -22,6 +22,7 @@ class Claim:
     """None where the header leaves it open, as writers to a pipe do."""
     held: int
     bytes_per_s: float
+    remedy: str = "export it again, or open it as raw samples in an audio editor"
 
     def check(self) -> None:
         """Raises `BrokenFileError` where the two differ by more than `TOLERANCE_S`."""
@@ -29,15 +30,13 @@ class Claim:
             return
         if self.claimed == 0 and self._lasts(self.held) > TOLERANCE_S:
             raise BrokenFileError(
-                f"its header says 0 s of sound, and {self._lasts(self.held):.2f} s follow: the recorder never closed the file; "
-                "write the header again, for example with `sox --ignore-length FILE NEW`"
+                f"its header says 0 s of sound, and {self._lasts(self.held):.2f} s follow: the recorder never closed it; {self.remedy}"
             )
         if self._lasts(self.claimed - self.held) > TOLERANCE_S:
             raise BrokenFileError(broke_off(self._lasts(self.claimed), self._lasts(self.held)))
         if self._lasts(self.held - self.claimed) > TOLERANCE_S:
             raise BrokenFileError(
-                f"its header says {self._lasts(self.claimed):.2f} s of sound, and {self._lasts(self.held):.2f} s are in the file; "
-                "write the header again, for example with `sox --ignore-length FILE NEW`"
+                f"its header says {self._lasts(self.claimed):.2f} s of sound, and {self._lasts(self.held):.2f} s are there; {self.remedy}"
             )
 
     def _lasts(self, count: int) -> float:

@@ -1,6 +1,7 @@
 """Files made of frames, pages, boxes or elements: MP3, AAC, Ogg, MP4 and Matroska. Each must end where a part ends."""
 
 import re
+import zlib
 from collections.abc import Callable
 from typing import Final
 
@@ -14,10 +15,14 @@ _V2_RATES = {1: (32, 48, 56, 64, 80, 96, 112, 128, 144, 160, 176, 192, 224, 256)
 _HZ = (44_100, 48_000, 32_000)
 
 _SYNC: Final = re.compile(rb"\xff[\xe0-\xff]")
+_FLAC_SYNC: Final = re.compile(rb"\xff[\xf8\xf9][^\x00-\x0f\xf0-\xff]")
 _SEARCHED: Final = 1 << 16
 """A recording of a stream starts amid a frame: how far the first whole one is looked for."""
 
 _CUT_FRAME: Final = "the copy broke off: its last frame is not complete; copy it again, or convert it where it is part of a live stream"
+
+_SEVERAL: Final = "holds several recordings, one behind the other; convert it to one, or cut it into its parts"
+_REVERSED: Final = bytes(int(f"{value:08b}"[::-1], 2) for value in range(256))
 
 _EBML_OPEN: Final = {0x18538067, 0x1F43B675}
 """Segment and cluster: a live writer leaves their sizes open, so their parts are looked at one by one."""
@@ -69,6 +74,8 @@ def check_mp3(data: bytes) -> None:
         return
     stated, seconds, frames = _xing_frames(data, place), 0.0, 0
     while place >= 0:
+        if data.startswith(b"ID3", place):
+            raise BrokenFileError(_SEVERAL)
         if (one := mpeg_frame(data, place)) is None:
             place = _resumed(data, place)
             continue
@@ -109,7 +116,7 @@ def _xing_frames(data: bytes, place: int) -> int | None:
 
 def _resumed(data: bytes, place: int) -> int:
     """Where frames go on behind something that is none; -1 where they do not."""
-    if is_no_sound(data[place : place + 16]) and data[place : place + 3] != b"ID3":
+    if is_no_sound(data[place : place + 16]):
         return -1
     for found in _SYNC.finditer(data, place):
         one = mpeg_frame(data, found.start())
@@ -133,14 +140,21 @@ def check_ogg(data: bytes) -> None:
             raise BrokenFileError(f"is damaged: at byte {place} a page should start, and none does; copy it again")
         if len(page) < 27 or len(table) < page[26] or after > len(data):
             raise BrokenFileError("the copy broke off: its last page is not complete; copy or record it again")
+        if int.from_bytes(page[22:26], "little") != _ogg_sum(page[:22] + bytes(4) + data[place + 26 : after]):
+            raise BrokenFileError(f"is damaged: the page at byte {place} has another checksum; copy or record it again")
         _follow(page, numbers, begun)
         begun, place = begun or not page[5] & 2, after
+
+
+def _ogg_sum(page: bytes) -> int:
+    """Ogg's checksum: zlib's without its inversions, and with the bits of each byte, and of the result, in the other order."""
+    return int(f"{zlib.crc32(page.translate(_REVERSED), 0xFFFFFFFF) ^ 0xFFFFFFFF:032b}"[::-1], 2)
 
 
 def _follow(page: bytes, numbers: dict[int, int], begun: bool) -> None:
     serial, number = int.from_bytes(page[14:18], "little"), int.from_bytes(page[18:22], "little")
     if page[5] & 2 and begun:
-        raise BrokenFileError("holds several recordings, one behind the other; convert it to one, or cut it into its parts")
+        raise BrokenFileError(_SEVERAL)
     if serial in numbers and number != numbers[serial] + 1:
         raise BrokenFileError(f"is damaged: page {numbers[serial] + 1} is missing; copy or record it again")
     numbers[serial] = number
@@ -153,6 +167,43 @@ def ogg_streams(data: bytes) -> int:
         segments = data[place + 26]
         place, count = place + 27 + segments + sum(data[place + 27 : place + 27 + segments]), count + 1
     return count
+
+
+def check_flac(data: bytes) -> None:
+    """Raises `BrokenFileError` where more sound follows than the header says, as decoders leave it out."""
+    start = behind_tags(data)
+    if data.find(b"fLaC\0\0\0\x22", start + 4) > 0:
+        raise BrokenFileError(_SEVERAL)
+    stated = int.from_bytes(data[start + 21 : start + 26], "big") & 0xFFFFFFFFF
+    rate = int.from_bytes(data[start + 18 : start + 21], "big") >> 4
+    last = _last_flac_frame(data, int.from_bytes(data[start + 8 : start + 10], "big"))
+    if stated and rate and last is not None and last >= stated:
+        raise BrokenFileError(f"its header says {stated / rate:.2f} s of sound, and over {last / rate:.2f} s are there; convert it again")
+
+
+def _last_flac_frame(data: bytes, block: int) -> int | None:
+    """Number of the sample with which the last frame starts; None where none is found."""
+    for place in reversed([found.start() for found in _FLAC_SYNC.finditer(data, max(0, len(data) - _SEARCHED))]):
+        lead = 8 - (data[place + 4] ^ 0xFF).bit_length()
+        length = max(lead, 1)
+        extra = {6: 1, 7: 2}.get(data[place + 2] >> 4, 0) + {12: 1, 13: 2, 14: 2}.get(data[place + 2] & 15, 0)
+        end = place + 4 + length + extra
+        if lead == 1 or end >= len(data) or _crc8(data[place:end]) != data[end]:
+            continue
+        number = data[place + 4] & (0x7F >> lead)
+        for byte in data[place + 5 : place + 4 + length]:
+            number = number << 6 | byte & 0x3F
+        return number if data[place + 1] & 1 else number * block
+    return None
+
+
+def _crc8(header: bytes) -> int:
+    value = 0
+    for byte in header:
+        value ^= byte
+        for _ in range(8):
+            value = (value << 1 ^ 7 if value & 0x80 else value << 1) & 0xFF
+    return value
 
 
 def check_mp4(data: bytes) -> None:
