@@ -345,7 +345,7 @@ def test_mistakes_are_one_line_each(arguments: list[object], sounds: Path, sets:
         (copies, "--augment-copies 1 without an effect only repeats the speech; give --speed-min, --pitch-min, --gain-db"),
         (("--augment-copies", -1), "--augment-copies -1: must be int >= 0"),
         ((*noise, tmp_path / "none"), "none: no such folder"),
-        ((*noise, tmp_path / "empty"), "--noise-dir " + str(tmp_path / "empty") + ": holds no audio (.aac, .flac"),
+        ((*noise, tmp_path / "empty"), "--noise-dir " + str(tmp_path / "empty") + ": holds no audio (.3g2, .3gp, .aac"),
         ((*noise, tmp_path / "broken"), "hum.wav: not readable as wav, flac, ogg or mp3"),
         ((*noise, tmp_path / "void"), "hum.wav: the file is empty (0 bytes)"),
         ((*noise, tmp_path / "silent"), "hum.wav: is silent; take it out of --noise-dir"),

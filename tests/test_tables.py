@@ -261,7 +261,7 @@ def test_label_files_beside_audio_are_refused_by_name(place: Path) -> None:
 
 def test_files_without_counterpart_and_unknown_kinds_are_named(place: Path) -> None:
     source = folder(place, "a.wav", "b-01.wav")
-    for name in ("memo.wma", "other.dss"):
+    for name in ("memo.ra", "other.dss"):
         (source / name).write_bytes(b"x")
     (source / "memo.txt").write_text("Hello.")
     (source / "lone.txt").write_text("Hello.")
@@ -272,7 +272,7 @@ def test_files_without_counterpart_and_unknown_kinds_are_named(place: Path) -> N
     assert "6 bad rows" not in said
     assert "5 bad rows" in said
     for expected in (
-        "memo.txt: its recording memo.wma is no kind of file that is taken",
+        "memo.txt: its recording memo.ra is no kind of file that is taken",
         "other.dss: is no kind of file",
         "lone.txt: lacks its recording",
         "c.flac: lacks its transcript",

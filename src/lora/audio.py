@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lora.channels import Channel, mono
-from lora.decoders import LONGEST_S, RATES_HZ, decode, nameless_file, stored_length, stored_rate
+from lora.decoders import LONGEST_S, RATES_HZ, decode, nameless_file, stored_format, stored_length
 from lora.errors import AudioError, TooLongError
 from lora.files import sha256_bytes
 from lora.process import signals_wait
@@ -77,7 +77,7 @@ class FileAudio:
 
     def rate_hz(self) -> int:
         """The file's own sampling rate, from its header."""
-        return stored_rate(self.path)
+        return stored_format(self.path, self.track or 1).rate_hz
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,8 +6,9 @@ import math
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Final, NoReturn
+from typing import Any, Final, Literal, NoReturn
 
+from lora.channels import Channel
 from lora.destination import MACHINE, refusal
 from lora.errors import LoraError
 from lora.signals import EXIT_INTERRUPTED, EXIT_TERMINATED, Ending, TerminatedError
@@ -132,6 +133,20 @@ def _option_strings(parser: argparse.ArgumentParser) -> Iterator[str]:
 def positive_int(text: str) -> int:
     """An `argparse` type: a whole number of at least 1."""
     return _whole_number(text, least=1)
+
+
+def one_channel(text: str) -> Channel:
+    """An `argparse` type: a channel, counted from 1, or `mix`."""
+    if text == "mix":
+        return "mix"
+    if text.isdecimal() and int(text) >= 1:
+        return int(text)
+    raise argparse.ArgumentTypeError(f"must be a channel, counted from 1 (the left one), or mix, not {text}")
+
+
+def channel_or_split(text: str) -> Channel | Literal["split"]:
+    """An `argparse` type: a channel, `mix`, or `split` for every channel by itself."""
+    return "split" if text == "split" else one_channel(text)
 
 
 def int_from_zero(text: str) -> int:

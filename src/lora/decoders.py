@@ -17,28 +17,9 @@ from lora.containers.claims import TOLERANCE_S, BrokenFileError, broke_off
 from lora.errors import AudioError, TooLongError
 from lora.units import Seconds
 
-SNDFILE_SUFFIXES: Final = frozenset({".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".aifc", ".au", ".caf", ".w64"})
-AUDIO_SUFFIXES: Final = SNDFILE_SUFFIXES | {
-    *(
-        ".m4a",
-        ".mp4",
-        ".aac",
-        ".webm",
-        ".mka",
-        ".mkv",
-        ".mov",
-        ".m4b",
-        ".m4v",
-        ".3gp",
-        ".amr",
-        ".wma",
-        ".avi",
-        ".ts",
-        ".flv",
-        ".mp2",
-        ".rf64",
-    )
-}
+_SOUND: Final = "wav flac ogg oga opus mp3 mp2 aac aiff aif aifc au snd caf w64 rf64 voc sph m4a m4b mka amr wma"
+_FILM: Final = "mp4 m4v mov 3gp 3g2 webm mkv avi flv ts mpg mpeg"
+AUDIO_SUFFIXES: Final = frozenset(f".{name}" for name in f"{_SOUND} {_FILM}".split())
 """The kinds of files that are looked for in folders. What a file is, its first bytes say, whatever its name."""
 
 RATES_HZ: Final = (4_000, 768_000)
@@ -203,23 +184,32 @@ def stored_length(data: bytes, name: str) -> Seconds | None:
         raise AudioError(_unreadable(name, error)) from error
 
 
-def stored_rate(path: Path) -> int:
-    """A file's own sampling rate, from its header. Raises `AudioError`."""
+@dataclass(frozen=True, slots=True)
+class Format:
+    """What a header says of a track."""
+
+    rate_hz: int
+    channels: int
+
+
+def stored_format(path: Path, track: int | None = None) -> Format:
+    """A file's own sampling rate and number of channels, from its header. Raises `AudioError` as `decode` does."""
     try:
         data = path.read_bytes()
     except OSError as error:
         raise AudioError(f"{path}: cannot be read ({error.strerror}); check the path in the manifest") from error
-    kind = checked_kind(data, str(path))
+    name, kind = str(path), checked_kind(data, str(path))
     if kind.container is not None:
-        with _opened(data, str(path), kind.container) as container:
-            return int(_track(container, str(path), None).rate or 0)
+        with _opened(data, name, kind.container) as container:
+            stream = _track(container, name, track)
+            return Format(int(stream.rate or 0), stream.channels)
     import soundfile
 
     try:
         with nameless_file(data) as file, soundfile.SoundFile(file.fileno(), closefd=False) as sound:
-            return int(sound.samplerate)
+            return Format(sound.samplerate, sound.channels)
     except soundfile.LibsndfileError as error:
-        raise AudioError(_unreadable(str(path), error)) from error
+        raise AudioError(_unreadable(name, error)) from error
 
 
 def _says_length(frames: int) -> bool:

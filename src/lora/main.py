@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, get_args
 
 from lora import __version__
-from lora.console import ArgumentParser, end, number_from_zero, positive_int, positive_number, tokens_per_second
+from lora.console import ArgumentParser, channel_or_split, end, number_from_zero, positive_int, positive_number, tokens_per_second
 from lora.console import run as run_command
 from lora.language import LANGUAGES, metric
 from lora.tags import TagRule
@@ -94,6 +94,13 @@ def _transcribe_arguments(parser: argparse.ArgumentParser) -> None:
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--manifest", type=Path, metavar="FILE", help="transcribe a manifest; lines with a text are scored")
     source.add_argument("--audio", type=Path, nargs="+", metavar="FILE", help="transcribe audio files")
+    parser.add_argument(
+        "--channel",
+        type=channel_or_split,
+        metavar="1|2|split|mix",
+        help="of --audio: one channel, every channel by itself, or their mean (default: their mean where they hold the same sound)",
+    )
+    parser.add_argument("--track", type=positive_int, metavar="N", help="of --audio: which of several audio tracks, counted from 1")
     parser.add_argument("--output", type=Path, metavar="FILE", help="write everything as .json, or a row a line as .jsonl")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto")
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
@@ -117,6 +124,8 @@ def _transcribe(options: argparse.Namespace) -> int:
     from lora.files import require_writable
 
     _require_one_model(options)
+    if options.manifest is not None and (options.channel or options.track) is not None:
+        raise ConfigError("--channel and --track are for --audio; a manifest's rows have the fields `channel` and `track`")
     if options.output is not None:
         if options.output.suffix not in (".json", ".jsonl"):
             raise ConfigError(f"--output {options.output}: name it .json (everything) or .jsonl (a row a line)")
@@ -136,9 +145,10 @@ def _transcribe_shared(options: argparse.Namespace) -> None:
     """All processes transcribe, the main one tells."""
     from lora import shards
     from lora.manifest import Rules
+    from lora.marks import summary
     from lora.said import table
     from lora.scoring import Tags
-    from lora.transcribe import from_files, from_manifest, open_runtime, read_again, write_result
+    from lora.transcribe import Choice, from_files, from_manifest, open_runtime, read_again, write_result
 
     transcriber = open_runtime(options.runtime, options.export_dir) if options.runtime else _with_pytorch(options)
     language = transcriber.language
@@ -149,7 +159,7 @@ def _transcribe_shared(options: argparse.Namespace) -> None:
     if options.manifest is not None:
         utterances, lengths_s = from_manifest(options.manifest, rules, transcriber.audio)
     else:
-        utterances, lengths_s = from_files(options.audio, options.max_seconds, transcriber.audio)
+        utterances, lengths_s = from_files(options.audio, options.max_seconds, transcriber.audio, Choice(options.channel, options.track))
     result = transcriber(utterances, lengths_s)
     if equivalents is not None:
         result = read_again(result, equivalents, language)
@@ -158,8 +168,10 @@ def _transcribe_shared(options: argparse.Namespace) -> None:
     if options.output is not None:
         write_result(result, options.output)
     for row in result.utterances:
-        rate = f"\t{metric(language)} {100 * row.wer:.1f} %" if row.wer is not None else ""
-        print(f"{shown(row.id)}\t{shown(row.text)}{rate}")
+        rate = [f"{metric(language)} {100 * row.wer:.1f} %"] if row.wer is not None else []
+        print("\t".join([shown(row.id), shown(row.text), *rate, *(f"[{mark}]" for mark in row.marks)]))
+    if (marked := summary(row.marks for row in result.utterances)) is not None:
+        print(f"{len(result.utterances)} utterances, {marked}", file=sys.stderr)
     if result.wer is not None and result.cer is not None:
         words = f"WER {100 * result.wer:.2f} %, " if metric(language) == "WER" else ""
         print(f"{words}CER {100 * result.cer:.2f} % over {result.scored} utterances", file=sys.stderr)

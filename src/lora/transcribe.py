@@ -3,22 +3,26 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
 from lora import adapter as adapters
-from lora.audio import AudioSettings, FileAudio, duration, load, read_file
+from lora.audio import AudioSettings, FileAudio, duration, load
+from lora.channels import Channel
 from lora.checkpoint import resolve
 from lora.config import Device, Precision
 from lora.decode import DecodeSettings, Transcript
+from lora.decoders import stored_format
 from lora.equivalents import Equivalents
-from lora.errors import AudioError, CheckpointError, ConfigError
+from lora.errors import AudioError, CheckpointError, ConfigError, TooLongError
 from lora.evaluate import Example, score_transcripts, transcribe_all
 from lora.exported import Exported, read_exported, require_unchanged
 from lora.features import LiveFeatures
 from lora.files import write_json, write_jsonl
 from lora.language import LANGUAGES, Language
 from lora.manifest import MIN_S, Rules, Utterance, read, validate
+from lora.marks import Mark, marks, speech_in
 from lora.model_utils import Speech, choose_device, load_processor, load_speech, require_vocabulary
 from lora.products import require_precision
 from lora.runtimes.runtime import Clip, RuntimeName
@@ -61,6 +65,11 @@ class Transcription(msgspec.Struct, frozen=True, kw_only=True):
     """As published rates count."""
     transcribe_s: Seconds | None = None
     """Time to the transcript in a runtime; None in PyTorch, where clips are decoded together."""
+    channel: Channel | None = None
+    track: int | None = None
+    """Of the file; None where none was chosen."""
+    marks: tuple[Mark, ...] = ()
+    """What makes the transcript doubtful."""
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True):
@@ -201,15 +210,46 @@ def from_manifest(path: Path, rules: Rules, audio: AudioSettings) -> tuple[tuple
     return manifest.utterances, [recording.length_s for recording in validate(manifest, rules, audio)]
 
 
-def from_files(paths: Sequence[Path], max_s: float, audio: AudioSettings) -> tuple[tuple[Utterance, ...], list[Seconds]]:
-    """An utterance for each audio file. Raises `AudioError` for one that is missing, unreadable, too short or too long."""
-    lengths_s = []
-    for path in paths:
-        length_s = duration(read_file(path, audio))
-        if not MIN_S <= length_s <= max_s:
-            raise AudioError(f"{path}: lasts {length_s:.2f} s; Moonshine takes {MIN_S:g} to {max_s:g} s at a time, cut it at pauses")
-        lengths_s.append(length_s)
-    return tuple(Utterance(str(path), FileAudio(path), None, None, line) for line, path in enumerate(paths, start=1)), lengths_s
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Which part of each file is heard: None where only one is to be had."""
+
+    channel: Channel | Literal["split"] | None = None
+    """`split` hears every channel by itself."""
+    track: int | None = None
+
+
+def from_files(paths: Sequence[Path], max_s: float, audio: AudioSettings, choice: Choice) -> tuple[tuple[Utterance, ...], list[Seconds]]:
+    """An utterance for each audio file, or for each of its channels.
+
+    Raises `AudioError` for one that is missing, unreadable, too short or too long, or of which a part has to be chosen.
+    """
+    found, lengths_s = list[Utterance](), []
+    for line, path in enumerate(paths, start=1):
+        for source in _parts(path, choice):
+            lengths_s.append(_length(source, max_s, audio))
+            name = f"{path}#{source.channel}" if choice.channel == "split" else str(path)
+            found.append(Utterance(name, source, None, None, line))
+    return tuple(found), lengths_s
+
+
+def _parts(path: Path, choice: Choice) -> list[FileAudio]:
+    if not path.is_file():
+        raise AudioError(f"{path}: no such audio file")
+    if choice.channel != "split":
+        return [FileAudio(path, choice.channel, choice.track)]
+    return [FileAudio(path, number + 1, choice.track) for number in range(stored_format(path, choice.track).channels)]
+
+
+def _length(source: FileAudio, max_s: float, audio: AudioSettings) -> Seconds:
+    says = f"Moonshine takes {MIN_S:g} to {max_s:g} s at a time, cut it at pauses"
+    try:
+        length_s = duration(load(source, audio, max_s))
+    except TooLongError as error:
+        raise AudioError(f"{source}: lasts {error.lasts}; {says}") from error
+    if length_s < MIN_S:
+        raise AudioError(f"{source}: lasts {length_s:.2f} s; {says}")
+    return length_s
 
 
 def write_result(result: Result, output: Path) -> None:
@@ -243,12 +283,16 @@ def _result(
     score = score_transcripts([e for e, _ in referenced], [t for _, t in referenced], language) if referenced else None
     errors = {row.id: row for row in score.utterances} if score else {}
     spoken = score is not None and score.standard.reference_length > 0
+    heard = speech_in([example.utterance.audio for example in examples], audio)
     return Result(
         model_id=model_id,
         adapter=adapter,
         decode=decode,
         audio=audio,
-        utterances=tuple(_row(example, one, errors.get(example.utterance.id)) for example, one in zip(examples, said, strict=True)),
+        utterances=tuple(
+            _row(example, one, errors.get(example.utterance.id), marks(speech, one.text, one.capped, language))
+            for example, one, speech in zip(examples, said, heard, strict=True)
+        ),
         scored=len(referenced),
         wer=score.wer if score and spoken else None,
         reader_wer=score.reader_wer if score and score.words.reference_length else None,
@@ -290,7 +334,7 @@ def _rate(counts: Counts) -> float | None:
     return counts.rate if counts.reference_length else None
 
 
-def _row(example: Example, said: Said, score: UtteranceScore | None) -> Transcription:
+def _row(example: Example, said: Said, score: UtteranceScore | None, marked: tuple[Mark, ...]) -> Transcription:
     return Transcription(
         id=example.utterance.id,
         audio=str(example.utterance.audio),
@@ -302,4 +346,7 @@ def _row(example: Example, said: Said, score: UtteranceScore | None) -> Transcri
         errors=score.words if score else None,
         standard_wer=_rate(score.standard) if score else None,
         transcribe_s=said.transcribe_s,
+        channel=example.utterance.audio.channel,
+        track=example.utterance.audio.track,
+        marks=marked,
     )

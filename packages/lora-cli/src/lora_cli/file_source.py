@@ -3,12 +3,11 @@
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Final
 
 import numpy as np
 
-from lora.audio import AudioSettings, Waveform, read_file
+from lora.audio import Waveform
 from lora.units import SAMPLE_RATE_HZ
 
 CHUNK: Final = SAMPLE_RATE_HZ // 50
@@ -23,10 +22,10 @@ class FileSource:
     """
 
     def __init__(
-        self, path: Path, on_samples: Callable[[Waveform], object], on_level: Callable[[float], None], on_end: Callable[[], None]
+        self, samples: Waveform, on_samples: Callable[[Waveform], object], on_level: Callable[[float], None], on_end: Callable[[], None]
     ) -> None:
-        """Reads the file. Raises `AudioError` when it cannot."""
-        self._samples = read_file(path, AudioSettings())
+        """`samples` are the recording, 16 kHz mono."""
+        self._samples = samples
         self._on_samples, self._on_level, self._on_end = on_samples, on_level, on_end
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._run, name="file", daemon=True)

@@ -10,6 +10,7 @@ from typing import Final as Constant
 
 import numpy as np
 
+from lora.activity import VoiceActivity
 from lora.audio import Waveform, duration
 from lora.config import Device, Precision
 from lora.decode import Transcript
@@ -19,7 +20,7 @@ from lora.process import give_back_memory
 from lora.units import SAMPLE_RATE_HZ, Samples, Seconds, seconds
 from lora_cli.commands import Begin, Cancel, Command, Compare, End, Feed, Inbox, Sent, Use
 from lora_cli.events import Ended, Event, Failed, Final, Loading, Partial, Ready, Segment, Switched, Voice
-from lora_cli.segments import Segmenter, Speech, VoiceActivity
+from lora_cli.segments import Segmenter, Speech
 
 INTERVAL_S: Constant = 0.3
 """From the start of one look at a segment that goes on to the start of the next, where the machine is fast enough."""

@@ -9,7 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lora.console import ArgumentParser, run
+from lora.console import ArgumentParser, one_channel, positive_int, run
 from lora.errors import ConfigError
 from lora.language import LANGUAGES
 from lora.terminal import say
@@ -38,6 +38,8 @@ def _main(arguments: list[str] | None = None) -> int:
         raise ConfigError("--compare: takes two voices; give --run or --adapter-dir too")
     from lora_cli.results import Results
 
+    if options.file is None and (options.channel or options.track) is not None:
+        raise ConfigError("--channel and --track are for --file; leave them out")
     through = threading.Event()
     results = Results(options.corrections, options.save_dir, keep=options.keep)
     try:
@@ -77,6 +79,10 @@ def _parser() -> ArgumentParser:
     sound.add_argument("--list-devices", action="store_true", help="list the microphones, and end")
     sound.add_argument("--device", metavar="INDEX|NAME", help="the microphone, by its index or a part of its name")
     sound.add_argument("--file", type=Path, metavar="CLIP", help="a recording in place of the microphone, paced as if it were spoken")
+    sound.add_argument(
+        "--channel", type=one_channel, metavar="1|2|mix", help="of --file: one channel, or the mean of all (default: where they are alike)"
+    )
+    sound.add_argument("--track", type=positive_int, metavar="N", help="of --file: which of several audio tracks, counted from 1")
     talking = parser.add_argument_group("talking")
     talking.add_argument(
         "--mode",
@@ -126,9 +132,11 @@ def _session(options: argparse.Namespace, results: "Results", through: threading
 
     def open_source(on_samples: "OnSamples", on_level: "OnLevel", on_problem: "OnProblem") -> "Source":
         if options.file is not None:
+            from lora.audio import AudioSettings, read_file
             from lora_cli.file_source import FileSource
 
-            return FileSource(options.file, on_samples, on_level, through.set)
+            samples = read_file(options.file, AudioSettings(), options.channel, options.track)
+            return FileSource(samples, on_samples, on_level, through.set)
         from lora_cli.microphone import Microphone, find
 
         return Microphone(find(options.device), on_samples, on_level, on_problem)

@@ -1,6 +1,5 @@
 """Where speech is in a stream of sound, and where it is cut: at pauses, and at the quietest place when nobody pauses."""
 
-import importlib.resources
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
@@ -8,6 +7,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from lora.activity import FRAME, VoiceActivity
 from lora.audio import Waveform
 from lora.units import SAMPLE_RATE_HZ, Samples, Seconds, seconds
 
@@ -15,11 +15,6 @@ from lora.units import SAMPLE_RATE_HZ, Samples, Seconds, seconds
 def _samples(length_s: float) -> Samples:
     return Samples(round(length_s * SAMPLE_RATE_HZ))
 
-
-FRAME: Final = Samples(512)
-"""The voice activity model judges 32 ms at a time, each with the 4 ms before it."""
-
-CONTEXT: Final = Samples(64)
 
 SPEECH: Final = 0.5
 """Probability from which a frame starts speech."""
@@ -40,35 +35,6 @@ NEAR_THE_END: Final = _samples(4.0)
 
 LEAST_FRAMES: Final = 3
 """Frames of speech that make a segment: a click has fewer."""
-
-
-class VoiceActivity:
-    """Silero's voice activity model. It keeps what it heard before, so it belongs to one stream of sound."""
-
-    def __init__(self) -> None:
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.inter_op_num_threads = options.intra_op_num_threads = 1
-        model = importlib.resources.files("silero_vad.data").joinpath("silero_vad_16k_sequence.onnx").read_bytes()
-        self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-        self.reset()
-
-    def reset(self) -> None:
-        """Forgets what was heard."""
-        self._hidden = self._cell = np.zeros((1, 1, 128), dtype=np.float32)
-        self._context = np.zeros(CONTEXT, dtype=np.float32)
-
-    def __call__(self, frames: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Probability of speech in each of the frames `[frames, FRAME]` that follow those heard before."""
-        contexts = np.concatenate([self._context[None], frames[:-1, -CONTEXT:]])
-        self._context = frames[-1, -CONTEXT:].copy()
-        values, self._hidden, self._cell = self._session.run(
-            ["speech_probs", "hn", "cn"],
-            {"input": np.concatenate([contexts, frames], axis=1), "h": self._hidden, "c": self._cell},
-        )
-        probabilities: npt.NDArray[np.float32] = values.reshape(-1)
-        return probabilities
 
 
 @dataclass(frozen=True, slots=True)
