@@ -238,3 +238,25 @@ def test_a_preset_is_found_by_its_name(name: str, monkeypatch: pytest.MonkeyPatc
     assert build({}, config_file(name)) == build({}, Path(__file__).parents[1] / "configs" / f"{name}.toml")
     assert config_file(f"./{name}") == Path(name)
     assert config_file(f"{name}.toml") == Path(f"{name}.toml")
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("train.seed", "18446744073709551616"),
+        ("train.seed", "9223372036854775808"),
+        ("train.epochs", "1e308"),
+        ("train.max_steps", "1" * 30),
+        ("train.warmup_steps", "1" * 30),
+        ("train.batch_size", "1" * 30),
+        ("train.patience", "1" * 5000),
+        ("eval.eval_batch_size", "1" * 20),
+        ("adapter.lora_r", "1000000"),
+        ("output.feature_cache_gb", "1e308"),
+    ],
+)
+def test_numbers_that_nothing_can_compute_with_are_refused(setting: str, value: str) -> None:
+    given = {f"{section}.{name}": str(one) for section, values in REQUIRED.items() for name, one in values.items()}
+    with pytest.raises(ConfigError, match=setting.split(".")[1].replace("_", "[-_]")) as refused:
+        build(given | {setting: value}, None)
+    assert len(str(refused.value)) < 400

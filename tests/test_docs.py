@@ -204,8 +204,9 @@ def test_launchers_start_one_run_of_several_processes(command: Command, workplac
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.splitlines()) == len(set(done.stdout.splitlines())), "only one process talks"
     assert "accepted" in done.stdout
-    steps = [json.loads(line).get("step") for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines() if '"update"' in line]
-    assert steps == [1, 2]
+    log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert [entry["step"] for entry in log if entry["event"] == "update"] == [1, 2]
+    assert log[0]["processes"] == int(arguments[arguments.index("--nproc-per-node") + 1]) == 2
 
 
 @pytest.mark.parametrize("command", MODULES, ids=str)

@@ -4,6 +4,7 @@ The form of the model id decides, with no fallback from one source to another.
 """
 
 import difflib
+import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -156,6 +157,11 @@ def _hub_errors(model_id: str, revision: str | None) -> Iterator[None]:
         raise CheckpointError(f"{model_id}: no revision {revision!r}; {page}/commits lists what there is") from error
     except errors.HFValidationError as error:
         raise CheckpointError(f"{model_id}: not a name the model hub allows ({_one_line(error)}); {_FORMS}") from error
+    except json.JSONDecodeError as error:
+        raise CheckpointError(
+            f"{model_id}: {constants.ENDPOINT} answers with something else than a model hub does, such as a page to sign in; "
+            f"check HF_ENDPOINT and the network; {_OFFLINE_CHOICE}"
+        ) from error
     # The first is what the hub library makes of most failures; its HTTP library's base class (httpx or httpx2) is what it lets through.
     except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, errors.HTTPError) as error:  # type: ignore[attr-defined]
         raise CheckpointError(f"{model_id}{at}: {_why_no_answer(error, page)}; {_OFFLINE_CHOICE}") from error

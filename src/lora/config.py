@@ -28,7 +28,7 @@ from lora.splits import SplitBy
 from lora.tags import TagRule
 
 Ratio = Annotated[float, Meta(ge=0.0, le=1.0)]
-Count = Annotated[int, Meta(ge=1)]
+Count = Annotated[int, Meta(ge=1, le=1_000_000_000)]
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Precision = Literal["float32", "bfloat16"]
 TextStyle = Literal["auto", "none", "lower"]
@@ -157,7 +157,7 @@ class AdapterConfig(Section, frozen=True, kw_only=True):
     method: Annotated[
         Literal["lora", "full"], Meta(description="lora trains an adapter; full the sites' own weights, and saves a checkpoint")
     ] = "lora"
-    lora_r: Annotated[Count, Meta(description="rank of the update")] = 8
+    lora_r: Annotated[int, Meta(ge=1, le=4096, description="rank of the update")] = 8
     lora_ranks: Annotated[
         str | None, Meta(description="other ranks for some sites, such as encoder=4,mlp=16; of several that name a layer the last counts")
     ] = None
@@ -179,7 +179,7 @@ class AdapterConfig(Section, frozen=True, kw_only=True):
 class TrainConfig(Section, frozen=True, kw_only=True):
     """The optimisation."""
 
-    epochs: Annotated[float, Meta(gt=0, description="passes over the training set")] = 3.0
+    epochs: Annotated[float, Meta(gt=0, le=1_000_000, description="passes over the training set")] = 3.0
     max_steps: Annotated[Count | None, Meta(description="stop after so many optimizer updates, whatever the epochs say")] = None
     learning_rate: Annotated[float, Meta(gt=0, description="peak for decoder sites, reached after the warm-up")] = 1e-3
     encoder_learning_rate: Annotated[float, Meta(gt=0, description="peak for encoder sites")] = 1e-4
@@ -187,7 +187,7 @@ class TrainConfig(Section, frozen=True, kw_only=True):
     gradient_checkpointing: Annotated[
         bool, Meta(description="encoder sites: compute activations again for the gradient; less memory, more time")
     ] = False
-    warmup_steps: Annotated[int, Meta(ge=0, description="optimizer updates of linear warm-up")] = 20
+    warmup_steps: Annotated[int, Meta(ge=0, le=1_000_000_000, description="optimizer updates of linear warm-up")] = 20
     weight_decay: Annotated[float, Meta(ge=0)] = 0.0
     max_grad_norm: Annotated[float, Meta(gt=0, description="clip the gradient's norm")] = 1.0
     batch_size: Annotated[Count, Meta(description="domain utterances in a batch")] = 8
@@ -206,7 +206,7 @@ class TrainConfig(Section, frozen=True, kw_only=True):
         Count | None, Meta(description="optimizer updates between checkpoints for --resume; else at every dev evaluation")
     ] = None
     patience: Annotated[Count, Meta(description="dev evaluations without a better one before training stops")] = 4
-    seed: Annotated[int, Meta(ge=0, description="seeds splits, order, initialisation and dropout")] = 0
+    seed: Annotated[int, Meta(ge=0, le=2**63 - 1, description="seeds splits, order, initialisation and dropout")] = 0
 
 
 class EvalConfig(Section, frozen=True, kw_only=True):
@@ -247,9 +247,9 @@ class OutputConfig(Section, frozen=True, kw_only=True):
 
     output_dir: Annotated[str, Meta(description="run folder; must be new or empty")]
     overwrite: Annotated[bool, Meta(description="replace the run that the folder holds")] = False
-    feature_cache_gb: Annotated[float, Meta(ge=0, description="GB of features, scores and sound kept for later runs; oldest go first")] = (
-        10.0
-    )
+    feature_cache_gb: Annotated[
+        float, Meta(ge=0, le=1_000_000, description="GB of features, scores and sound kept for later runs; oldest go first")
+    ] = 10.0
     trackers: Annotated[
         str | None, Meta(description=f"also log to {', '.join(TRACKERS)}; several joined by commas. The run's own files are always written")
     ] = None
@@ -392,7 +392,7 @@ def _converted(section_name: str, name: str, value: Any) -> Any:
             reason = f"must be one of {', '.join(typing.get_args(plain))}"
         else:
             reason = str(error).replace("Expected", "must be").replace(", got `str`", "").replace(" | null", "").replace("`", "")
-        raise ConfigError(f"{flag(name)} {value}: {reason}") from error
+        raise ConfigError(f"{flag(name)} {str(value)[:100]}: {reason}") from error
 
 
 def _checked(merged: dict[str, dict[str, Any]], origin: str) -> RunConfig:

@@ -1,12 +1,19 @@
 """Every way a run can be refused. Each message says what is wrong, where, and what to do about it."""
 
+import re
 from dataclasses import dataclass
 
 
 class LoraError(Exception):
-    """A contract the user can mend. The command line prints its message on one line and exits with `exit_code`."""
+    """A contract the user can mend. The command line prints its message on one line and exits with `exit_code`.
+
+    Its text never holds the password of an address, whoever has put it there.
+    """
 
     exit_code = 2
+
+    def __str__(self) -> str:
+        return re.sub(r"(\w+://)[^/\s@]+@", r"\1***@", super().__str__())
 
 
 class ConfigError(LoraError):

@@ -60,6 +60,9 @@ without EOS give about 1, labels shifted twice 10 and more."""
 
 OWN_TRANSCRIPT_CLIPS = 8
 
+LEAST_UTTERANCES, LEAST_S = 20, 60.0
+"""Training speech below which a run says how little it is."""
+
 
 @dataclass(frozen=True)
 class Prepared:
@@ -117,6 +120,8 @@ def prepare(config: RunConfig, display: Display, *, resume: bool = False) -> Pre
             if tags:
                 display.line(f"{path}: {tags}")
         display.line(sets.styled.sentence)
+        if (little := _how_little(sets.train)) is not None:
+            display.line(little)
         if augmenter is not None:
             display.line(f"augmentation: {config.augment.augment_copies} copies of each training utterance, made when training starts")
     with display.stage("load", f"Loading {config.model.model_id} on {device.type}"):
@@ -139,6 +144,14 @@ def prepare(config: RunConfig, display: Display, *, resume: bool = False) -> Pre
     return prepared
 
 
+def _how_little(train: SpeechSet) -> str | None:
+    """What so little speech can teach, where it is less than anybody has shown to help; None for more."""
+    if len(train) >= LEAST_UTTERANCES and train.seconds >= LEAST_S:
+        return None
+    utterances = f"{len(train)} utterance{'s' if len(train) != 1 else ''}"
+    return f"very little to train on: {utterances}, {train.seconds:.1f} s; expect these sentences learned by heart and little else"
+
+
 def experiment(config: RunConfig, metrics_file: str, display: Display, *, resume: bool = False) -> RunRecord:
     """Baseline, training, tuned scores, verdict; the artifacts are in the run folder when it returns.
 
@@ -159,7 +172,8 @@ def _experiment(prepared: Prepared, metrics_file: str, trackers: Trackers, displ
     config = prepared.config
     record, log, state = _opened(prepared, display)
     try:
-        log.write("start", command=record.command, device=record.environment.device, computing=record.environment.computing)
+        here = record.environment
+        log.write("start", command=record.command, device=here.device, computing=here.computing, processes=shards.count())
         trackers.start(config, on_cpu=prepared.speech.device.type == "cpu")
         record = _stages(prepared, record, state, log, trackers, display)
         record = _closed(record, display, status="completed", error=None)

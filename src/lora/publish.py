@@ -1,5 +1,6 @@
 """Puts a finished run on the model hub: adapter, processor, card and reports, in one commit."""
 
+import json
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -108,5 +109,9 @@ def _hub_errors(repo_id: str) -> Iterator[None]:
     except errors.HfHubHTTPError as error:
         hint = "; set HF_TOKEN to a token that may write there" if error.response.status_code in (401, 403) else ""
         raise PublishError(f"{repo_id}: {constants.ENDPOINT} refuses ({' '.join(str(error).split())}){hint}") from error
+    except json.JSONDecodeError as error:
+        raise PublishError(
+            f"{repo_id}: {constants.ENDPOINT} answers with something else than a model hub does; check HF_ENDPOINT"
+        ) from error
     except errors.HTTPError as error:  # type: ignore[attr-defined]  # httpx's, or httpx2's: what the client lets through
         raise PublishError(f"{repo_id}: {constants.ENDPOINT} cannot be reached ({' '.join(str(error).split())})") from error

@@ -4,6 +4,7 @@ Audio is never decoded by `datasets`: its decoder needs a system FFmpeg, and its
 through `lora.audio` like every other recording. A token in `HF_TOKEN`, or of `hf auth login`, is used as it is everywhere on the hub.
 """
 
+import json
 import logging
 import re
 from collections.abc import Iterator, Mapping
@@ -236,6 +237,8 @@ def _reason(error: Exception) -> str | None:
         return "has no such revision on the hub; check --revision"
     if isinstance(error, errors.RepositoryNotFoundError | errors.HFValidationError | datasets.exceptions.DatasetNotFoundError):
         return "is not on the hub, or private; check its name and set HF_TOKEN if it is private"
+    if isinstance(error, json.JSONDecodeError):
+        return "is on the hub, and what answers there is something else, such as a page to sign in; check HF_ENDPOINT and the network"
     if isinstance(error, errors.OfflineModeIsEnabled):
         return "is on the hub, and the hub's libraries are told to stay offline; unset HF_HUB_OFFLINE"
     if isinstance(error, errors.HfHubHTTPError):
