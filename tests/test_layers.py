@@ -33,6 +33,7 @@ ORDER = (
     "audio",
     "activity",
     "effects",
+    "near_copies",
     "speech_rate",
     "manifest",
     "splits",
@@ -95,8 +96,8 @@ ORDER = (
 """A module imports from those above it only. Inside a folder its modules may use each other, without going round in circles."""
 
 TORCH_FREE = (
-    *("errors", "units", "language", "files", "kept", "audio", "effects", "speech_rate", "manifest", "splits", "config", "console"),
-    *("wheels", "augment", "tags", "spelling"),
+    *("errors", "units", "language", "files", "kept", "audio", "effects", "near_copies", "speech_rate"),
+    *("manifest", "splits", "config", "console", "wheels", "augment", "tags", "spelling"),
     *("passport", "text", "said", "scoring", "analysis", "significance", "outcomes", "gate", "corpora", "tracking", "main"),
     *("runtimes", "exported", "agreement", "record", "runfolder", "report", "publish", "display"),
     *("containers", "decoders", "channels"),

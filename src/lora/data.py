@@ -13,7 +13,7 @@ from lora.files import sha256_bytes
 from lora.language import Language
 from lora.manifest import Manifest, Recording, Rules, read, require_one_text, validate
 from lora.model_utils import Speech
-from lora.splits import require_disjoint, split
+from lora.splits import require_disjoint, require_no_near_copies, split
 from lora.text import ResolvedStyle, Styled, apply_style, resolve_style
 from lora.units import Seconds
 
@@ -92,7 +92,7 @@ def read_set(path: str, rules: Rules, config: DataConfig) -> SpeechSet:
 
 def _checked(manifest: Manifest, rules: Rules, config: DataConfig) -> tuple[Recording, ...]:
     own = manifest.subset(shards.part(manifest.utterances))
-    found = [iter(part) for part in shards.gathered(lambda: validate(own, rules, config.audio()))]
+    found = [iter(part) for part in shards.gathered(lambda: validate(own, rules, config.audio(), prints=True))]
     recordings = tuple(next(found[place % len(found)]) for place in range(len(manifest)))
     require_one_text(manifest, recordings)  # of several processes each has looked into its own part
     return recordings
@@ -124,6 +124,7 @@ def read_sets(config: DataConfig, targets: ReplayTargets, guardrail: Guardrail, 
     require_disjoint({name: (part.manifest, part.recordings) for name, part in sets.named().items()}, speakers=False)
     own = {"train": train, "dev": dev, "domain": domain}
     require_disjoint({name: (part.manifest, part.recordings) for name, part in own.items()}, speakers=config.split_by == "speaker")
+    require_no_near_copies({name: (part.manifest, part.recordings) for name, part in sets.named().items()}, config.audio())
     return sets
 
 

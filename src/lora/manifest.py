@@ -8,6 +8,7 @@ A line holds `audio` (a path relative to the manifest, or a list of float sample
 import difflib
 import functools
 import hashlib
+import itertools
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -23,6 +24,7 @@ from lora.channels import Channel
 from lora.errors import AudioError, ManifestError, Problem, TooLongError
 from lora.files import write_jsonl
 from lora.language import LANGUAGES, Language, foreign_script, lacks_own_script
+from lora.near_copies import sound_print
 from lora.reading import ContentError, json_value
 from lora.speech_rate import least_seconds, too_much
 from lora.tags import REMEDY, TagRule, counted, tags_in, without_tags
@@ -33,6 +35,9 @@ DURATION_TOLERANCE_S = 0.15
 
 MIN_S = Seconds(0.1)
 """Shortest utterance: below 56 ms the encoder has no frame at all, below 100 ms nobody has said a word."""
+
+TOGETHER = 50
+"""Recordings that a thread decodes in one go: what a pool keeps for each of 100,000 calls is more than what is found."""
 
 PROBLEMS_SHOWN = 20
 LINES_SHOWN = 5
@@ -91,6 +96,8 @@ class Recording:
     length_s: Seconds
     sha256: str
     """`waveform_hash` of the audio as recorded: equal for the same sound in any container."""
+    sound: bytes = b""
+    """`sound_print` of it, where that was asked for and somebody speaks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,8 +208,8 @@ def read(path: Path, rules: Rules, left_out: list[Problem] | None = None) -> Man
     return Manifest(path, digest.hexdigest(), tuple(utterances), tags)
 
 
-def validate(manifest: Manifest, rules: Rules, settings: AudioSettings) -> tuple[Recording, ...]:
-    """Decodes every recording once and returns what was found, in the utterances' order.
+def validate(manifest: Manifest, rules: Rules, settings: AudioSettings, *, prints: bool = False) -> tuple[Recording, ...]:
+    """Decodes every recording once and returns what was found, in the utterances' order; with `prints`, what near copies are found by.
 
     Raises `ManifestError` that names every line whose audio is unreadable, empty, not finite, silent although text is claimed,
     shorter than `MIN_S`, longer than `rules.max_s`, or in disagreement with the declared duration.
@@ -227,10 +234,11 @@ def validate(manifest: Manifest, rules: Rules, settings: AudioSettings) -> tuple
         if utterance.text and rules.check_rate and too_much(utterance.text, length_s):
             problems.add(utterance.line, "text", _too_much(utterance.text, f"the audio lasts {length_s:.1f} s"))
         _check_declared(utterance, length_s, problems)
-        return Recording(length_s, waveform_hash(samples))
+        return Recording(length_s, waveform_hash(samples), sound_print(samples) if prints and utterance.text != "" else b"")
 
     with ThreadPoolExecutor() as pool:  # libsndfile and soxr release the interpreter lock
-        recordings = tuple(pool.map(check, manifest.utterances))
+        parts = [manifest.utterances[start : start + TOGETHER] for start in range(0, len(manifest), TOGETHER)]
+        recordings = tuple(itertools.chain.from_iterable(pool.map(lambda part: [check(utterance) for utterance in part], parts)))
     for first, second in two_texts(manifest, recordings):
         problems.add(second.line, "text", f"is not that of line {first.line}, which is the same recording; {_one_is_wrong(first, second)}")
     problems.raise_if_any()

@@ -5,8 +5,17 @@ import random
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
+from lora.audio import AudioSettings, load
 from lora.errors import ManifestError
 from lora.manifest import Manifest, Recording, Utterance
+from lora.near_copies import correlation, near_copies
+
+COPY_CORRELATION = 0.85
+"""From which on two waveforms are one recording. Copies reach 0.95 to 1.00 (MP3 of 32 to 128 kbit/s, AAC, Opus of 16 kbit/s, 12 dB louder
+until it clips, telephone), different recordings 0.41, single vowels of one voice of 0.4 s 0.72."""
+
+COPIES_COUNTED = 200
+"""Pairs that are looked for: so many tell the same as more."""
 
 
 def require_disjoint(sets: dict[str, tuple[Manifest, tuple[Recording, ...]]], *, speakers: bool) -> None:
@@ -28,6 +37,32 @@ def require_disjoint(sets: dict[str, tuple[Manifest, tuple[Recording, ...]]], *,
             raise ManifestError(
                 f"{here.path} and {there.path}: {first} and {second} share {len(both)} speakers, among them {min(both)}; keep a speaker "
                 "in one of them, or pass --split-by utterance when the goal is to adapt to these very speakers"
+            )
+
+
+def require_no_near_copies(sets: dict[str, tuple[Manifest, tuple[Recording, ...]]], settings: AudioSettings) -> None:
+    """Raises `ManifestError` when two of the named sets share a recording in another form: codec, level, sampling rate, cut at its ends.
+
+    Prints lead to the pairs, waveforms decide. Of recordings without a print nothing is known.
+    """
+    manifests, names = [manifest for manifest, _ in sets.values()], list(sets)
+    found: dict[tuple[int, int], dict[tuple[int, int], bool]] = {}
+    for pair in near_copies([[recording.sound for recording in recordings] for _, recordings in sets.values()]):
+        looked = found.setdefault((pair.first_set, pair.second_set), {})
+        if (pair.first, pair.second) not in looked:
+            both = manifests[pair.first_set].utterances[pair.first], manifests[pair.second_set].utterances[pair.second]
+            alike = correlation(*(load(one.audio, settings) for one in both)) >= COPY_CORRELATION
+            looked[pair.first, pair.second] = alike
+        if sum(looked.values()) == COPIES_COUNTED:
+            break
+    for (one, other), looked in found.items():
+        if pairs := sorted(places for places, alike in looked.items() if alike):
+            first, second = manifests[one].utterances[pairs[0][0]], manifests[other].utterances[pairs[0][1]]
+            count = f"{len(pairs)}{' or more' if len(pairs) == COPIES_COUNTED else ''} pair{'s' if len(pairs) > 1 else ''}"
+            raise ManifestError(
+                f"{manifests[one].path} line {first.line} ({first.id}) and {manifests[other].path} line {second.line} ({second.id}): the "
+                f"same recording, in another form or cut, is in {names[one]} and {names[other]} ({count}); scores on it would be "
+                "meaningless, remove it from one of them"
             )
 
 
