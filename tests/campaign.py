@@ -4,10 +4,12 @@ A case is a copy of good files, something done to one of them, and what the proj
 project's errors; `tests/test_campaign.py` judges.
 """
 
+import io
 import json
 import random
 import shutil
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -122,7 +124,7 @@ class Maker:
         shutil.copy(file, other)
         _damage_lines(rng, file) if rng.random() < 0.7 else _damage_bytes(rng, file)
         command = [str(file), str(other), "--output", str(output), *rng.choice(((), ("--audio", "inline"), ("--skip-bad",)))]
-        return lambda: merge_manifests(command), output
+        return lambda: _script(merge_manifests, command), output
 
     def _toml(self, rng: random.Random, place: Path) -> tuple[Callable[[], object], None]:
         file = self._copy("settings", place) / "run.toml"
@@ -203,7 +205,7 @@ class Maker:
         _damage_table(rng, file) if rng.random() < 0.6 else _damage_bytes(rng, file)
         output = place / "made.jsonl"
         command = ["--csv", str(file), "--output", str(output), *rng.choice(((), ("--audio", "inline"), ("--skip-bad",)))]
-        return lambda: build_domain_manifest(command), output
+        return lambda: _script(build_domain_manifest, command), output
 
     def _kept(self, rng: random.Random, place: Path) -> tuple[Callable[[], object], None]:
         folder = self._copy("kept", place)
@@ -230,6 +232,15 @@ def _command(command: Sequence[object]) -> object:
     assert result.code in (0, 3, 4), result
     assert "\x1b" not in result.out + result.err
     return result
+
+
+def _script(main: Callable[[Sequence[str]], int], command: Sequence[str]) -> object:
+    """A script of `scripts/`; what it prints steers no terminal."""
+    said = io.StringIO()
+    with redirect_stdout(said), redirect_stderr(said):
+        code = main(command)
+    assert "\x1b" not in said.getvalue()
+    return code
 
 
 # --- damage ----------------------------------------------------------------------------------------------------------------------------

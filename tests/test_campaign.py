@@ -1,9 +1,11 @@
 """A seeded campaign of damaged inputs: each is used or refused by the project's own errors, soon, in little memory, and in few lines."""
 
+import io
 import resource
 import signal
 import time
 from collections import Counter
+from contextlib import redirect_stderr
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -11,11 +13,12 @@ from typing import NoReturn
 import pytest
 from campaign import Case, Maker
 
+from lora import console
 from lora.errors import LoraError
 from lora.model_utils import Speech
 
 FEW, MANY = 1_000, 20_000
-MOST_SECONDS, MOST_BYTES, MOST_LINES, MOST_CHARACTERS = 20, 2 * 2**30, 20, 8_000
+MOST_SECONDS, MOST_BYTES, MOST_LINES = 20, 2 * 2**30, 20
 
 
 class HungError(BaseException):
@@ -54,11 +57,11 @@ def judge(case: Case) -> tuple[str, str | None]:
     started = time.perf_counter()
     before = signal.signal(signal.SIGALRM, _hung)
     signal.alarm(MOST_SECONDS)
-    refused: str | None = None
+    refused: LoraError | None = None
     try:
         case.run()
     except LoraError as error:
-        refused = str(error)
+        refused = error
     except HungError:
         return "hung", f"took over {MOST_SECONDS} s"
     except (Exception, SystemExit) as error:  # noqa: BLE001  # whatever it is, it is a problem
@@ -74,10 +77,26 @@ def judge(case: Case) -> tuple[str, str | None]:
     return "refused", _fault(case, refused)
 
 
-def _fault(case: Case, message: str) -> str | None:
+def _printed(error: LoraError) -> str:
+    """What the user reads of it."""
+
+    def refuse() -> NoReturn:
+        raise error
+
+    stderr = io.StringIO()
+    with redirect_stderr(stderr):
+        assert console.run(refuse) == error.exit_code
+    return stderr.getvalue()
+
+
+def _fault(case: Case, error: LoraError) -> str | None:
     """What is wrong with a refusal."""
-    if len(message.splitlines()) > MOST_LINES or len(message) > MOST_CHARACTERS:
-        return f"{len(message.splitlines())} lines, {len(message)} characters"
+    message = _printed(error)
+    (line,) = message.splitlines()
+    if len(line) > 120 * MOST_LINES or not line.isprintable():
+        return f"is {len(line)} characters long, or steers the terminal: {line[:200]!r}"
+    if not line.endswith(" ".join(str(error).split())[-30:]) and line.isascii():
+        return f"loses what to do: {line[-60:]!r}"
     if not any(place in message for place in (str(case.place), "--", *(["[", "."] if case.kind in ("toml", "flags") else []))):
         return f"names no place: {message[:200]!r}"
     if case.output is not None and case.output.exists():

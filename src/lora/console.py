@@ -92,11 +92,15 @@ def end(code: int) -> NoReturn:
 MOST_CHARACTERS: Final = 2350
 """Longest message: 20 lines of a terminal with 120 columns, less room for the word that stands before it."""
 
+_REMEDY_CHARACTERS: Final = 350
+"""Of these at the end, where a message says what to do."""
+
 
 def _one_line(message: str) -> str:
     line = " ".join(message.split())
     more = len(line) - MOST_CHARACTERS
-    return line if more <= 0 else f"{line[:MOST_CHARACTERS]} ... and {more} characters more"
+    head = MOST_CHARACTERS - _REMEDY_CHARACTERS
+    return line if more <= 0 else f"{line[:head]} ... {more} characters more ... {line[-_REMEDY_CHARACTERS:]}"
 
 
 class ArgumentParser(argparse.ArgumentParser):
