@@ -18,14 +18,14 @@ UV := $(shell command -v uv 2>/dev/null || echo $(UV_HOME)/bin/uv)
 RIG := pulseaudio pulseaudio-utils pulseaudio-module-jack jackd2 libportaudio2 libasound2-plugins tmux xvfb xdotool kitty libgl1-mesa-dri fonts-dejavu imagemagick
 SUDO := $(shell test "$$(id -u)" = 0 || echo sudo)
 
-MARKERS ?= not slow
+MARKERS ?= not slow and not install
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help venv sync data run test test-slow test-processors rig lint type bench clean
+.PHONY: help venv sync data run test test-slow test-processors test-install rig lint type bench clean
 
 help: ## list the targets
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-10s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-15s %s\n", $$1, $$2}'
 
 $(UV_HOME)/bin/uv:
 	$(PYTHON) -m venv $(UV_HOME)
@@ -58,6 +58,9 @@ test-slow: test ## run the end-to-end tests of minutes
 
 test-processors: sync ## run the numeric tests as on other processors: each instruction set, both kinds of products
 	$(BIN)/python tests/processors.py
+
+test-install: sync ## put the wheels into empty environments of Python 3.11 to 3.14, and do the whole flow there
+	$(BIN)/python -m pytest -m install -s tests/test_installed.py
 
 rig: ## install what the voice app's tests need on Debian and Ubuntu: a virtual microphone, terminals (asks for root)
 	$(SUDO) apt-get update --quiet
