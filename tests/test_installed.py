@@ -83,11 +83,14 @@ def installed(request: pytest.FixtureRequest, wheels: list[Path], tmp_path_facto
 def installer(made: Path) -> Sequence[object]:
     """The command that takes the wheels: pip, but for the lowest versions, which only uv looks for."""
     python = made / "venv" / "bin" / "python"
-    if VERSIONS == "lowest":
-        return [uv(), "pip", "install", "--quiet", "--resolution", "lowest-direct", "--python", python]
-    with (ROOT / "pyproject.toml").open("rb") as file:
-        tested = tomllib.load(file)["tool"]["uv"]["constraint-dependencies"]
-    (made / "tested.txt").write_text("\n".join(tested if VERSIONS == "tested" else ()))
+    root, app = (tomllib.loads((folder / "pyproject.toml").read_text()) for folder in (ROOT, ROOT / "packages" / "lora-cli"))
+    if VERSIONS == "lowest":  # uv takes the lowest of what it is asked for itself, not of what a wheel asks for
+        asked = [*root["project"]["dependencies"], *app["project"]["dependencies"]]
+        (made / "asked.txt").write_text("\n".join(one for one in asked if one != "moonshine-lora"))
+        lowest = ("--resolution", "lowest-direct", "--requirements", made / "asked.txt")
+        return [uv(), "pip", "install", "--quiet", "--python", python, *lowest]
+    tested = root["tool"]["uv"]["constraint-dependencies"] if VERSIONS == "tested" else ()
+    (made / "tested.txt").write_text("\n".join(tested))
     return [python, "-m", "pip", "install", "--quiet", "--constraint", made / "tested.txt"]
 
 
