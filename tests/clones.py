@@ -11,7 +11,7 @@ from pathlib import Path
 from running import ROOT
 
 FIRST_LINES = 6
-"""How much of each quickstart manifest is used."""
+"""How much of each quickstart manifest a reader's own ones hold."""
 
 
 def uv() -> str:
@@ -41,12 +41,12 @@ def clone(place: Path) -> Path:
     return place
 
 
-def shortened(data: Path) -> None:
-    """Leaves the first lines of each quickstart manifest, and lays them beside it as manifests of a reader's own domain."""
-    for file in data.glob("quickstart/*/*.jsonl"):
-        file.write_text("".join(file.read_text().splitlines(keepends=True)[:FIRST_LINES]))
+def own_manifests(data: Path) -> None:
+    """Lays the first lines of the quickstart's manifests beside them, as those of a reader's own domain by several speakers."""
     for name, source in (("domain", "telephone"), ("general", "general")):
         shutil.copytree(data / "quickstart" / source, data / name)
+        for file in (data / name).glob("*.jsonl"):
+            file.write_text("".join(file.read_text().splitlines(keepends=True)[:FIRST_LINES]))
     for part, speaker in (("train", "anna"), ("test", "ben")):
         rows = [json.loads(line) for line in (data / "domain" / f"{part}.jsonl").read_text().splitlines()]
         spoken = [row | {"speaker_id": f"{speaker}-{number % 2}"} for number, row in enumerate(rows)]

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from clones import clone, shortened, succeeded, surroundings, uv
+from clones import clone, own_manifests, succeeded, surroundings, uv
 from running import ANY_VERDICT, ROOT
 
 pytestmark = pytest.mark.install
@@ -48,7 +48,7 @@ class Installed:
 
 def interpreter(version: str) -> str:
     """The program of that Python. Skips, and says so, where neither the system has it nor uv can fetch it."""
-    if (found := ask_uv("find", "--no-project", version)) is None and ask_uv("install", version) is not None:
+    if (found := ask_uv("find", "--no-project", version) or of_pyenv(version)) is None and ask_uv("install", version) is not None:
         found = ask_uv("find", "--no-project", version)
     if found is None:
         pytest.skip(f"Python {version} was not to be had: the system has none, and uv could fetch none")
@@ -59,6 +59,12 @@ def ask_uv(*question: str) -> str | None:
     """What `uv python` answers; None where it fails."""
     done = subprocess.run([uv(), "python", *question], cwd="/", env=surroundings(), capture_output=True, text=True, timeout=300)
     return done.stdout.strip() if done.returncode == 0 else None
+
+
+def of_pyenv(version: str) -> str | None:
+    """The newest of that version that pyenv has made; its programs on the PATH answer only where they are switched on."""
+    made = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")).glob(f"versions/{version}.*/bin/python")
+    return max(map(str, made), default=None)
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +110,7 @@ def test_the_whole_flow_without_a_checkout(installed: Installed) -> None:
 
     # Manifests: the quickstart's, merged, and of a folder of recordings.
     run("moonshine-lora", "data", "--output", "data/quickstart")
-    shortened(place / "data")
+    own_manifests(place / "data")
     own = place / "own"
     (own / "anna").mkdir(parents=True)
     rows = [json.loads(line) for line in (place / "data/domain/train.jsonl").read_text().splitlines()]
@@ -114,7 +120,7 @@ def test_the_whole_flow_without_a_checkout(installed: Installed) -> None:
         (own / "anna" / f"{number}.txt").write_text(row["text"])
     run("moonshine-lora", "manifest", "domain", "--from-folder", "own", "--output", "own.jsonl")
     assert len((place / "own.jsonl").read_text().splitlines()) == 3
-    parts = [f"data/quickstart/telephone/{part}.jsonl" for part in ("dev", "test")]
+    parts = [f"data/domain/{part}.jsonl" for part in ("train", "test")]
     run("moonshine-lora", "manifest", "merge", *parts, "--output", "data/merged.jsonl")
     assert len((place / "data/merged.jsonl").read_text().splitlines()) == 12
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import tomli_w
-from clones import clone, shortened, succeeded, surroundings, uv
+from clones import clone, own_manifests, succeeded, surroundings, uv
 from running import ROOT
 
 READMES = (ROOT / "README.md", ROOT / "packages" / "lora-cli" / "README.md")
@@ -59,7 +59,7 @@ def test_no_command_of_the_readmes_undoes_another(place: Path, environment: dict
     for command in documented():
         carried_out(command, place, environment)
         if command == "make run":
-            shortened(place / "data")
+            own_manifests(place / "data")
     before = installed(place, environment)
     for command in documented():
         carried_out(command, place, environment)
