@@ -422,7 +422,7 @@ def test_recordings(random_v1: Speech, tmp_path: Path) -> None:
     command = ("transcribe", "--model-id", random_v1.checkpoint.folder, "--output", output, "--audio")
     for name, message in (
         ("absent.wav", "absent.wav: no such audio file"),
-        ("long.wav", "long.wav: lasts 31.00 s; Moonshine takes 0.1 to 30 s at a time, cut it at pauses"),
+        ("long.wav", "long.wav: lasts 31.0 s; Moonshine takes 0.1 to 30 s at a time, cut it at pauses"),
         ("short.wav", "short.wav: lasts 0.05 s"),
         ("notes.wav", "notes.wav: not readable as wav, flac, ogg or mp3"),
         ("empty.wav", "empty.wav: the file is empty (0 bytes)"),

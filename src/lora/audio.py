@@ -62,6 +62,10 @@ class FileAudio:
     def path(self) -> Path:
         return Path(self.name)
 
+    def part(self, channel: Channel | None, track: int | None) -> "FileAudio":
+        """Another channel or track of the same file."""
+        return FileAudio(self.path, channel, track)
+
     def __str__(self) -> str:
         return self.name
 
@@ -128,6 +132,10 @@ class EncodedAudio:
 
     def __str__(self) -> str:
         return self.name
+
+    def part(self, channel: Channel | None, track: int | None) -> "EncodedAudio":
+        """Another channel or track of the same bytes."""
+        return EncodedAudio(self.data, self.name, channel, track)
 
     def content(self) -> bytes:
         return self.data

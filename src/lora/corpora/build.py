@@ -285,9 +285,10 @@ class Writer:
         samples = load(audio, AudioSettings())
         length_s = duration(samples)
         if self.folder is None:
-            stored: str | list[float] = samples.tolist()
+            stored: str | list[float] = samples.clip(-1, 1).tolist()  # as FLAC does with what resampling adds
         else:
-            suffix = "" if not isinstance(audio, FileAudio | EncodedAudio) else Path(str(audio)).suffix.lower()
+            whole = isinstance(audio, FileAudio | EncodedAudio) and audio.channel is None and audio.track is None
+            suffix = Path(str(audio)).suffix.lower() if whole else ""
             content, suffix = (audio.content(), suffix) if suffix in AUDIO_SUFFIXES else (encode_flac(samples), ".flac")
             name = self._free_name(str(row.id), suffix)
             (self.folder / name).write_bytes(content)

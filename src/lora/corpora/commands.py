@@ -2,10 +2,11 @@
 
 import argparse
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
-from lora.console import ArgumentParser, int_from_zero, number_from_zero, positive_int, positive_number
+from lora.console import ArgumentParser, channel_or_split, int_from_zero, number_from_zero, positive_int, positive_number
 from lora.corpora.build import Bad, Choice, Item, Summary, build, describe, merge
 from lora.corpora.hub import LIBRISPEECH, HubSource, items
 from lora.corpora.local import SpeakerFrom, folder_items
@@ -24,6 +25,7 @@ def build_manifest(arguments: Sequence[str] | None = None, prog: str | None = No
     _add_dataset(parser, config=None, split="test.clean")
     _add_columns(parser)
     _add_choice(parser, seed=0)
+    _add_sound(parser)
     _add_output(parser)
     options = parser.parse_args(arguments)
     return _build(_hub_items(options), options)
@@ -47,6 +49,7 @@ def build_domain_manifest(arguments: Sequence[str] | None = None, prog: str | No
     _add_dataset(parser, config="other", split="test")
     _add_columns(parser)
     _add_choice(parser, seed=42)
+    _add_sound(parser)
     _add_output(parser)
     options = parser.parse_args(arguments)
     return _build(_domain_items(options), options)
@@ -129,6 +132,18 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--overwrite", action="store_true", help="replace what is there")
 
 
+def _add_sound(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("sound")
+    group.add_argument(
+        "--channel",
+        type=channel_or_split,
+        metavar="1|2|split|mix",
+        help="one channel, the mean of all, or every channel a recording of its own, with NAME.1.txt and NAME.2.txt beside NAME.wav "
+        "(default: the mean where they hold the same sound)",
+    )
+    group.add_argument("--track", type=positive_int, metavar="N", help="which of several audio tracks, counted from 1")
+
+
 def _domain_items(options: argparse.Namespace) -> Iterator[Item | Bad]:
     for name, source in (("speaker_from", "from_folder"), ("audio_dir", "csv"), ("delimiter", "csv"), ("quotes", "csv")):
         if getattr(options, name) is not None and getattr(options, source) is None:
@@ -138,7 +153,7 @@ def _domain_items(options: argparse.Namespace) -> Iterator[Item | Bad]:
     if options.from_folder is not None:
         if given := [flag for flag in ("audio", "text", "speaker", "id") if getattr(options, f"{flag}_column") is not None]:
             raise ConfigError(f"--{given[0]}-column: a folder has no columns; leave it out")
-        return folder_items(options.from_folder, options.speaker_from)
+        return folder_items(options.from_folder, options.speaker_from, split=options.channel == "split")
     if options.csv is not None:
         return csv_items(
             CsvSource(
@@ -185,7 +200,18 @@ def _optional(given: str | None, default: str | None) -> str | None:
     return None if given == "none" else given
 
 
+def _parts(source: Iterator[Item | Bad], options: argparse.Namespace) -> Iterator[Item | Bad]:
+    """The items with the channel and track that the flags name."""
+    for item in source:
+        yield item if isinstance(item, Bad) else replace(item, audio=item.audio.part(options.channel, options.track))
+
+
 def _build(source: Iterator[Item | Bad], options: argparse.Namespace) -> int:
+    if options.channel == "split":
+        if getattr(options, "from_folder", None) is None or options.track is not None:
+            raise ConfigError("--channel split is for --from-folder, without --track: each channel has a transcript of its own there")
+    elif (options.channel or options.track) is not None:
+        source = _parts(source, options)
     if options.min_seconds > options.max_seconds:
         raise ConfigError(f"--min-seconds {options.min_seconds:g} is over --max-seconds {options.max_seconds:g}")
     if options.samples is not None and (options.limit or options.hours) is not None:

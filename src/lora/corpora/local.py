@@ -2,13 +2,14 @@
 
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Final, Literal
 
 from lora.audio import FileAudio
 from lora.corpora.build import Bad, Item
-from lora.decoders import AUDIO_SUFFIXES
-from lora.errors import ManifestError
+from lora.decoders import AUDIO_SUFFIXES, stored_format
+from lora.errors import AudioError, ManifestError
 
 SpeakerFrom = Literal["top", "nearest", "none"]
 """Which folder names the speaker of a recording: the one just below the corpus, the one that holds the file, or none."""
@@ -17,11 +18,12 @@ OTHER_SOUND: Final = frozenset({".ra", ".raw", ".pcm", ".ac3", ".dss", ".ds2", "
 """Kinds of sound files that are not taken: one of these is named rather than passed over."""
 
 
-def folder_items(folder: Path, speaker_from: SpeakerFrom | None = None) -> Iterator[Item | Bad]:
+def folder_items(folder: Path, speaker_from: SpeakerFrom | None = None, *, split: bool = False) -> Iterator[Item | Bad]:
     """Every audio file under `folder` with the transcript in the `.txt` file of the same name beside it, sorted by path.
 
     Files in a subfolder have that subfolder's name as their speaker; files directly in `folder` have none. What lacks its counterpart
-    or cannot be read is given as `Bad`.
+    or cannot be read is given as `Bad`. With `split` each channel is a recording of its own, with its transcript in `NAME.1.txt`,
+    `NAME.2.txt` and so on, and a speaker of its own.
 
     Raises:
         ManifestError: there is no audio, or files lie deeper and `speaker_from` does not say which folder is the speaker's.
@@ -37,10 +39,32 @@ def folder_items(folder: Path, speaker_from: SpeakerFrom | None = None) -> Itera
     if speaker_from is None:
         _require_clear_speakers(folder, recordings)
     transcripts = {path.with_suffix(""): path for path in files if path.suffix.lower() == ".txt"}
-    yield from _lonely(folder, files, recordings, transcripts)
+    parts, unreadable = _parts(folder, recordings, split=split)
+    yield from unreadable
+    yield from _lonely(folder, files, parts, transcripts)
+    for path, stems in parts.items():
+        for channel, stem in enumerate(stems, start=1):
+            if (transcript := transcripts.get(stem)) is not None:
+                item = _item(folder, path, transcript, speaker_from)
+                yield _of_channel(item, channel) if split and isinstance(item, Item) else item
+
+
+def _parts(folder: Path, recordings: Sequence[Path], *, split: bool) -> tuple[dict[Path, list[Path]], list[Bad]]:
+    """The names, without `.txt`, of each recording's transcripts; and recordings whose channels cannot be counted."""
+    if not split:
+        return {path: [path.with_suffix("")] for path in recordings}, []
+    parts, bad = dict[Path, list[Path]](), list[Bad]()
     for path in recordings:
-        if (transcript := transcripts.get(path.with_suffix(""))) is not None:
-            yield _item(folder, path, transcript, speaker_from)
+        try:
+            parts[path] = [path.with_suffix(f".{number + 1}") for number in range(stored_format(path).channels)]
+        except AudioError as error:
+            bad.append(Bad(str(path.relative_to(folder)), str(error)))
+    return parts, bad
+
+
+def _of_channel(item: Item, channel: int) -> Item:
+    speaker = f"{item.speaker_id or item.id}-{channel}"
+    return replace(item, id=f"{item.id}-{channel}", audio=item.audio.part(channel, None), speaker_id=speaker)
 
 
 def _require_clear_speakers(folder: Path, recordings: Sequence[Path]) -> None:
@@ -54,17 +78,17 @@ def _require_clear_speakers(folder: Path, recordings: Sequence[Path]) -> None:
         )
 
 
-def _lonely(folder: Path, files: Sequence[Path], recordings: Sequence[Path], transcripts: dict[Path, Path]) -> Iterator[Bad]:
+def _lonely(folder: Path, files: Sequence[Path], parts: dict[Path, list[Path]], transcripts: dict[Path, Path]) -> Iterator[Bad]:
     """Files without their counterpart, and sound of kinds that are not taken."""
-    stems = {path.with_suffix("") for path in recordings}
+    stems = {stem for several in parts.values() for stem in several}
     beside = {path.with_suffix(""): path for path in files if path.suffix.lower() not in {".txt"} | AUDIO_SUFFIXES}
     taken = ", ".join(sorted(AUDIO_SUFFIXES))
     for path in files:
         name, stem = str(path.relative_to(folder)), path.with_suffix("")
         suffix = path.suffix.lower()
         if suffix in AUDIO_SUFFIXES:
-            if stem not in transcripts:
-                yield Bad(name, f"lacks its transcript; write what is said into {stem.name}.txt beside it")
+            for missing in [part for part in parts.get(path, []) if part not in transcripts]:
+                yield Bad(name, f"lacks its transcript; write what is said into {missing.name}.txt beside it")
         elif suffix == ".txt" and stem not in stems:
             if (other := beside.get(stem)) is not None:
                 yield Bad(name, f"its recording {other.name} is no kind of file that is taken ({taken}); convert it")
