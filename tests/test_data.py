@@ -9,7 +9,7 @@ from msgspec import structs
 from running import rows_of, write_rows
 
 from lora.config import DataConfig
-from lora.data import SpeechSet, examples, read_set, read_sets
+from lora.data import SpeechSet, examples, read_set, read_sets, trained_sentences
 from lora.errors import ManifestError
 from lora.manifest import Rules, Utterance
 from lora.model_utils import Speech
@@ -117,3 +117,19 @@ def test_dev_and_guard_are_split_off_and_nothing_is_lost(clips: Sequence[Utteran
     for whole, parts in (("train", ("train", "dev")), ("replay", ("replay", "guard"))):
         ids = sorted(one.id for part in parts for one in named[part].manifest)
         assert ids == sorted(one.id for one in read(tmp_path / f"{whole}.jsonl").manifest)
+
+
+def test_sentences_that_stand_in_training_are_counted(clips: Sequence[Utterance], tmp_path: Path) -> None:
+    def texts(name: str, start: int, *given: str) -> str:
+        rows = rows_of(clips[start : start + len(given)], tmp_path)
+        return str(write_rows(tmp_path / f"{name}.jsonl", [row | {"text": text} for row, text in zip(rows, given, strict=True)]))
+
+    config = DataConfig(
+        train_manifest=texts("train", 0, "Stop now!", "Go home.", "One, two."),
+        dev_manifest=texts("dev", 3, "go -- HOME", "Something else."),
+        domain_manifest=texts("domain", 5, "STOP NOW", "stop, now?", "Stop.", "New words."),
+        heldout_manifest=texts("heldout", 9, "Quite other.", "And another."),
+        split_by="utterance",
+    )
+    sets = read_sets(config, "transcript", "wer", 0)
+    assert trained_sentences(sets) == {"dev": 1, "domain": 2, "heldout": 0}

@@ -17,7 +17,7 @@ from lora.analysis import unseen_words
 from lora.augment import Augmenter
 from lora.checkpoint import Checkpoint, resolve
 from lora.config import RunConfig
-from lora.data import SpeechSet, SpeechSets, examples, plan_copies, read_sets, with_copies
+from lora.data import SpeechSet, SpeechSets, examples, plan_copies, read_sets, trained_sentences, with_copies
 from lora.decode import DecodeSettings, Transcript
 from lora.decoder import Decoder
 from lora.display import Display
@@ -120,6 +120,9 @@ def prepare(config: RunConfig, display: Display, *, resume: bool = False) -> Pre
             if tags:
                 display.line(f"{path}: {tags}")
         display.line(sets.styled.sentence)
+        for name, count in trained_sentences(sets).items():
+            if count:
+                display.line(f"{name}: {count} of {len(sets.named()[name])} sentences stand in the training set too")
         if (little := _how_little(sets.train)) is not None:
             display.line(little)
         if augmenter is not None:
@@ -174,6 +177,7 @@ def _experiment(prepared: Prepared, metrics_file: str, trackers: Trackers, displ
     try:
         here = record.environment
         log.write("start", command=record.command, device=here.device, computing=here.computing, processes=shards.count())
+        log.write("sentences_trained", **{name: info.sentences_trained for name, info in record.manifests.items()})
         trackers.start(config, on_cpu=prepared.speech.device.type == "cpu")
         record = _stages(prepared, record, state, log, trackers, display)
         record = _closed(record, display, status="completed", error=None)
@@ -630,6 +634,7 @@ def _opening_record(prepared: Prepared) -> RunRecord:
     device_name = (
         torch.cuda.get_device_name(device) if device.type == "cuda" else f"{platform.processor() or platform.machine()} {device.type}"
     )
+    trained = trained_sentences(prepared.sets)
     return RunRecord(
         status="running",
         command=records.command(),
@@ -645,6 +650,7 @@ def _opening_record(prepared: Prepared) -> RunRecord:
                 utterances=len(part),
                 seconds=part.seconds,
                 speakers=len(part.manifest.speakers()),
+                sentences_trained=trained.get(name, 0),
             )
             for name, part in prepared.sets.named().items()
         },

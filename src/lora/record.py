@@ -40,6 +40,8 @@ class ManifestInfo(msgspec.Struct, frozen=True, kw_only=True):
     utterances: int
     seconds: Seconds
     speakers: int
+    sentences_trained: int = 0
+    """Utterances whose sentence the training set holds too, by another voice or take; 0 for training and replay themselves."""
 
 
 class CheckpointInfo(msgspec.Struct, frozen=True, kw_only=True):
