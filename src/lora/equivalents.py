@@ -58,9 +58,9 @@ def read_equivalents(path: Path, parse: Parse) -> Equivalents:
     for number, line in enumerate(lines, start=1):
         if forms := _forms(line):
             group = tuple(dict.fromkeys(tuple(parse(form)) for form in forms))
-            if len(group) < 2 or not all(group):
+            if len(set(forms)) < 2 or not all(group):
                 raise ConfigError(f"{path}: line {number}: {line.strip()[:60]!r} gives no two forms; write them as: colour = color")
-            groups.append(group)
+            groups.append(group)  # one where the forms are the same to a reader already: it changes nothing
     if not groups:
         raise ConfigError(f"{path}: holds no forms; write a group a line, as: colour = color")
     words = {name.lower() for line in lines for form in _forms(line) for name in re.findall(r"\w+", form)}

@@ -14,7 +14,7 @@ TENS = ("", "", "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eight
 SCALES = ("hundred", "thousand", "million", "billion", "trillion")
 _POWERS = ((10**12, "trillion"), (10**9, "billion"), (10**6, "million"), (10**3, "thousand"), (100, "hundred"))
 
-LARGEST = 10**15
+LONGEST = 15
 """Longer strings of digits are read digit by digit."""
 
 _ODD_ORDINALS = {
@@ -24,7 +24,7 @@ _ODD_ORDINALS = {
 
 
 def cardinal(number: int) -> Reading:
-    """A number below `LARGEST` as words, without "and"."""
+    """A number of at most `LONGEST` digits as words, without "and"."""
     if number < 20:
         return ((*ONES, *TEENS)[number],)
     if number < 100:
@@ -56,9 +56,9 @@ SCALE_WORDS = frozenset(SCALES) | {ordinal_word(word) for word in SCALES} | {"hu
 
 def large(digits: str) -> Iterator[Reading]:
     """Readings of a string of digits that use words such as hundred; single digits and pairs are no part of them."""
-    number = int(digits)
-    if digits[0] == "0" or not 100 <= number < LARGEST:
+    if len(digits) > LONGEST or int(digits[0]) == 0 or int(digits) < 100:
         return
+    number = int(digits)
     yield cardinal(number)
     if 1000 < number < 10_000 and number // 100 % 10:
         yield (*cardinal(number // 100), "hundred", *(cardinal(number % 100) if number % 100 else ()))

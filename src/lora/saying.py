@@ -114,7 +114,7 @@ def _of(token: _Token, before: _Token | None, after: _Token | None, respell: Res
         "money": _money,
         "mixed": _mixed,
         "fraction": _fraction,
-        "ordinal": lambda text: [_written(ordinal(int(re.sub(r"\D", "", text)[:15])))],
+        "ordinal": _ordinal,
         "decade": _decade,
         "minus": lambda _: [either(["minus"], ["negative"])],
         "plus": lambda _: [either(["plus"], ["positive"])],
@@ -215,15 +215,22 @@ def _mixed(text: str) -> list[Item]:
 
 
 def _fraction(text: str) -> list[Item]:
-    upper, lower = (int(number) for number in text.split("/"))
-    if max(upper, lower) >= 1000:
-        return [_whole(str(upper)), word("slash"), _whole(str(lower))]
-    return [_written(*fraction(upper, lower))]
+    upper, lower = text.split("/")
+    if max(len(upper), len(lower)) > 3:
+        return [_whole(upper), word("slash"), _whole(lower)]
+    return [_written(*fraction(int(upper), int(lower)))]
+
+
+def _ordinal(text: str) -> list[Item]:
+    digits = text[:-2].replace(",", "")
+    if len(digits) > 15:
+        return [_whole(digits), word(text[-2:])]
+    return [_written(ordinal(int(digits)))]
 
 
 def _decade(text: str) -> list[Item]:
     digits = text[:-1]
-    found = [_written(*decade(digits))] if len(digits) <= 4 and digits[0] != "0" else [_whole(digits), word("s")]
+    found = [_written(*decade(digits))] if len(digits) <= 4 and int(digits[0]) else [_whole(digits), word("s")]
     seconds = (_whole(digits), _unit("s"))
     return [Item(branches=(tuple(found), seconds))]
 
