@@ -1,10 +1,17 @@
 """SIGINT and SIGTERM end a command wherever they arrive, whoever swallows what they raise, and once for its clean-up."""
 
+import os
+import random
 import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
+from running import QUICK, Manifests
+
+from lora.model_utils import Speech
 
 HEADER = """
 import ctypes, os, signal, sys, time
@@ -91,3 +98,40 @@ def test_an_ignored_interrupt_stays_ignored() -> None:
     code = "import os, signal, sys\nfrom lora.console import run\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\n"
     code += "sys.exit(run(lambda: os.kill(os.getpid(), signal.SIGINT) or 0))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+SIGNALS = int(os.environ.get("SIGNALS", "4"))
+BEFORE = {-signal.SIGINT, -signal.SIGTERM, 1}
+"""How Python itself ends before there is a command."""
+
+
+@pytest.mark.slow
+def test_signals_at_random_moments_of_loading_all_end_the_command(random_v1: Speech, sets: Manifests, tmp_path: Path) -> None:
+    """Real processes that import libraries and load a model; `SIGNALS` sets how many get a signal."""
+    arguments = [
+        "experiment",
+        "--model-id",
+        random_v1.checkpoint.folder,
+        *sets.flags(),
+        *QUICK,
+        "--output-dir",
+        tmp_path / "run",
+        "--dry-run",
+    ]
+    command = [sys.executable, "-c", "import sys; from lora.main import main; sys.exit(main())", *map(str, arguments)]
+    started = time.monotonic()
+    assert subprocess.run(command, capture_output=True, check=False).returncode == 0
+    length_s = time.monotonic() - started
+    draw, ends = random.Random(5), []
+    for number in range(SIGNALS):
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+            time.sleep(draw.uniform(0.1, 0.7) * length_s)
+            process.send_signal(signal.SIGINT if number % 2 else signal.SIGTERM)
+            _, err = process.communicate(timeout=60)
+        assert process.returncode in {130 if number % 2 else 143, *BEFORE}, err
+        assert "Exception ignored" not in err
+        if process.returncode > 1:
+            assert "Traceback" not in err
+            ends.append(process.returncode)
+    assert ends
+    assert not (tmp_path / "run").exists()

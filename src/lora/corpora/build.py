@@ -25,6 +25,7 @@ from lora.audio import (
 )
 from lora.corpora.timed import timed
 from lora.decoders import AUDIO_SUFFIXES
+from lora.destination import file_target
 from lora.errors import AudioError, ConfigError, ManifestError, Problem, RunFolderError
 from lora.files import atomic_file, atomic_folder
 from lora.manifest import MIN_S, Manifest, Row, Rules, Utterance, read, to_row
@@ -325,6 +326,8 @@ def writing(output: Path, mode: AudioMode, *, overwrite: bool) -> Iterator[Write
         else:
             with atomic_folder(folder) as temporary:
                 yield Writer(stream, temporary, folder.name)
+                if output.exists():  # two names cannot change in one step: between them no manifest is there, never an old one of new audio
+                    file_target(output).unlink()
 
 
 def audio_folder(output: Path) -> Path:

@@ -1,0 +1,154 @@
+"""Commands killed at random moments: nothing false is ever under a final name, and the next run ends in the same bytes, with nothing left.
+
+`KILLS` sets how many kills a command gets; the moments are drawn by a seed over the length of an undisturbed run.
+"""
+
+import json
+import os
+import random
+import shutil
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from forked import fork
+from running import ANY_VERDICT, QUICK, Manifests, files_below, moonshine_lora
+
+from lora.files import sha256_file
+from lora.model_utils import Speech
+from lora.record import read as read_record
+
+KILLS = int(os.environ.get("KILLS", "3"))
+LEFT = (".part", ".old", "run.lock")
+
+
+@dataclass(frozen=True)
+class Killed:
+    """A command, what it starts from, and its files that are the same in every run."""
+
+    start: Path | None
+    arguments: Callable[[Path], tuple[object, ...]]
+    same: tuple[str, ...]
+    whole: Callable[[Path], bool]
+    """Whether a folder, as a kill left it, says that it is finished."""
+
+    def digests(self, place: Path) -> dict[str, str]:
+        return {name: sha256_file(place / name) for name in self.same if (place / name).is_file()}
+
+
+@pytest.fixture(scope="module")
+def run(random_v1: Speech, sets: Manifests, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a finished run in it."""
+    place = tmp_path_factory.mktemp("finished")
+    done = moonshine_lora(*training(random_v1, sets), "--output-dir", place / "run")
+    assert done.code == 0, done.err
+    return place
+
+
+def training(speech: Speech, sets: Manifests) -> tuple[object, ...]:
+    short = ("--tokens-per-second", 0.5, "--learning-rate", "1e-2", "--warmup-steps", 0, "--checkpoint-interval", 1)
+    return ("experiment", "--model-id", speech.checkpoint.folder, *sets.flags(), *QUICK, *short, *ANY_VERDICT)
+
+
+@pytest.fixture(params=["merge", "audio", "report", "export", "experiment"])
+def command(request: pytest.FixtureRequest, random_v1: Speech, sets: Manifests, run: Path) -> Killed:
+    adapter = "run/lora_adapter/adapter_model.safetensors"
+    commands = {
+        "merge": Killed(
+            None,
+            lambda place: ("manifest", "merge", sets.train, sets.dev, "--output", place / "all.jsonl", "--overwrite"),
+            ("all.jsonl",),
+            lambda place: (place / "all.jsonl").exists(),
+        ),
+        "audio": Killed(
+            None,
+            lambda place: (
+                "manifest",
+                "domain",
+                "--audio",
+                "path",
+                "--csv",
+                sets.train.parent / "table.tsv",
+                "--output",
+                place / "own.jsonl",
+                "--overwrite",
+            ),
+            ("own.jsonl",),
+            lambda place: (place / "own.jsonl").exists(),
+        ),
+        "report": Killed(run, lambda place: ("report", place / "run"), ("run/report.md", adapter), lambda _place: False),
+        "export": Killed(
+            run,
+            lambda place: (
+                *("export", "--run", place / "run", "--to", "merged", "--skip-proof", "--allow-rejected"),
+                *("--output", place / "out", "--overwrite"),
+            ),
+            ("out/merged/model.safetensors", "out/merged/config.json", adapter),
+            lambda place: (place / "out").exists(),
+        ),
+        "experiment": Killed(
+            None,
+            lambda place: (*training(random_v1, sets), "--output-dir", place / "run"),
+            (adapter,),
+            lambda place: (place / "run").exists() and read_record(place / "run").status == "completed",
+        ),
+    }
+    return commands[request.param]
+
+
+def begun(command: Killed, place: Path) -> Path:
+    """A folder as the command finds it."""
+    place.mkdir()
+    if command.start is not None:
+        shutil.copytree(command.start, place, dirs_exist_ok=True)
+    return place
+
+
+def again(command: Killed, place: Path) -> tuple[object, ...]:
+    """The command that goes on from what a kill left, or starts over."""
+    arguments = command.arguments(place)
+    return (*arguments, "--resume") if arguments[0] == "experiment" and (place / "run").exists() else arguments
+
+
+@pytest.mark.slow
+def test_whenever_a_command_is_killed_the_next_run_ends_the_same(command: Killed, tmp_path: Path, sets: Manifests) -> None:
+    table(sets)
+    whole = begun(command, tmp_path / "whole")
+    for _ in range(2):  # the first fills the cache
+        shutil.rmtree(whole)
+        whole = begun(command, tmp_path / "whole")
+        started = time.monotonic()
+        assert fork(*command.arguments(whole), output=tmp_path / "out.txt").wait() == 0, (tmp_path / "out.txt").read_text()
+        length_s = time.monotonic() - started
+    wanted, files = command.digests(whole), files_below(whole)
+    assert set(wanted) == set(command.same)
+    draw, interrupted = random.Random(11), 0
+    for number in range(KILLS):
+        place = begun(command, tmp_path / f"killed-{number}")
+        process = fork(*command.arguments(place), output=tmp_path / "out.txt")
+        time.sleep(draw.uniform(0, length_s))
+        process.send(signal.SIGKILL)
+        interrupted += process.wait() == -signal.SIGKILL
+        if command.whole(place):
+            assert command.digests(place) == wanted, "what is there is whole"
+            if (place / "run").exists() and command.start is None:
+                continue  # the run had ended; there is nothing to go on with
+        done = moonshine_lora(*again(command, place))
+        assert done.code == 0, done.err
+        assert command.digests(place) == wanted
+        assert files_below(place) == files
+        assert not [name for name in files_below(tmp_path) if name.startswith(place.name) and name.endswith(LEFT)]
+        shutil.rmtree(place)
+    assert interrupted
+
+
+def table(sets: Manifests) -> Path:
+    """The training speech as a table, for a command that copies audio."""
+    rows = [json.loads(line) for line in sets.train.read_text().splitlines()]
+    lines = ["file\ttext\tspeaker", *(f"{row['audio']}\t{row['text']}\t{row['speaker_id']}" for row in rows)]
+    file = sets.train.parent / "table.tsv"
+    file.write_text("\n".join(lines) + "\n")
+    return file
