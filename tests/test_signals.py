@@ -125,9 +125,14 @@ def test_signals_at_random_moments_of_loading_all_end_the_command(random_v1: Spe
     draw, ends = random.Random(5), []
     for number in range(SIGNALS):
         with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
-            time.sleep(draw.uniform(0.1, 0.7) * length_s)
+            time.sleep(draw.uniform(0.05, 0.5) * length_s)
+            if process.poll() is not None:  # the machine has become faster
+                continue
             process.send_signal(signal.SIGINT if number % 2 else signal.SIGTERM)
+            sent = time.monotonic()
             _, err = process.communicate(timeout=60)
+        if process.returncode == 0 and time.monotonic() - sent < 1:  # it was through already
+            continue
         assert process.returncode in {130 if number % 2 else 143, *BEFORE}, err
         assert "Exception ignored" not in err
         if process.returncode > 1:
