@@ -332,6 +332,12 @@ def test_one_word_more_is_no_harm_whatever_the_rounding(words: int) -> None:
         assert [step.step for step in eligible(history, 10_000, words)] == [1, 2]
 
 
+def test_a_dev_set_too_small_to_tell_steps_apart_does_not_excuse_harm_to_the_guard() -> None:
+    """One standard error of 10 % on 30 words is 5.8 points, which the second step is within: its dev WER with what the guard lost."""
+    history = [at(0, 0.30, 1.2, 0.05), at(1, 0.10, 0.40, 0.05), at(2, 0.09, 0.30, 0.07)]
+    assert [step.step for step in eligible(history, 30, 500)] == [1]
+
+
 def test_no_guard_is_no_harm() -> None:
     assert [step.step for step in eligible([at(0, 0.2, 1.0), at(1, 0.1, 0.5)], 1000, 0)] == [1]
 
