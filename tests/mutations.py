@@ -52,6 +52,7 @@ GATE = by("test_gate.py")
 SPLIT = by("test_data.py", "test_manifest.py")
 KNOWN = by("test_known.py")
 FEATURES = by("test_features.py::test_what_decides_the_output_decides_the_file")
+KEPT = by("test_kept.py")
 STATES = by("test_decoder.py::test_states_of_clips_whose_scores_are_held_some_at_a_time_equal_those_of_transformers")
 UPDATE = by(
     "test_train.py::test_gradients_are_clipped_to_the_norm_that_is_set",
@@ -243,10 +244,10 @@ TABLE = (
     Mutation(
         "arithmetic without precision", "return (self.checkpoint.sha256, self.computing)", "return (self.checkpoint.sha256,)", FEATURES
     ),
-    Mutation("a key without the code", "[code_digest(maker), _versions(), inputs]", "[_versions(), inputs]", by("test_kept.py")),
-    Mutation("a key without versions", "[code_digest(maker), _versions(), inputs]", "[code_digest(maker), inputs]", by("test_kept.py")),
-    Mutation("a key without inputs", "[code_digest(maker), _versions(), inputs]", "[code_digest(maker), _versions()]", by("test_kept.py")),
-    Mutation("a checksum that nobody compares", "if digest == _digest(payload):", "if digest:", by("test_kept.py")),
+    Mutation("a key without the code", "[code_digest(maker), _versions(), inputs]", "[_versions(), inputs]", KEPT),
+    Mutation("a key without versions", "[code_digest(maker), _versions(), inputs]", "[code_digest(maker), inputs]", KEPT),
+    Mutation("a key without inputs", "[code_digest(maker), _versions(), inputs]", "[code_digest(maker), _versions()]", KEPT),
+    Mutation("a checksum that nobody compares", "if digest == _digest(payload):", "if digest:", KEPT),
     Mutation(
         "a hash of the last part alone",
         "        digest.update(part)",
@@ -316,7 +317,7 @@ TABLE = (
     Mutation(
         "a cap without head room", "int(length_s * self.tokens_per_second) + EXTRA_TOKENS", "int(length_s * self.tokens_per_second)", CAP
     ),
-    Mutation("a cap that is not held", "        del self.said[self._cap :]\n", "", CAP),
+    Mutation("a cap of one token more", "settings.cap(length_s), draft)", "settings.cap(length_s) + 1, draft)", CAP),
     Mutation("no clip is called capped", "len(row) == self._cap)", "len(row) > self._cap)", CAP),
     # the voice app
     Mutation("pre-roll of the recording before", "            self._kept.clear()\n", "", BEFORE),

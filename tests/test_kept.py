@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from lora import kept as kept_module
-from lora.kept import Kept, code_digest, kept_dir, kept_file, key, prune
+from lora.kept import VERSIONS, Kept, code_digest, kept_dir, kept_file, key, prune
 
 
 def files(folder: Path) -> list[Path]:
@@ -113,3 +113,22 @@ def test_an_edit_of_the_code_that_decides_a_result_gives_another_key(tmp_path: P
         file.write_text(source + "\nEDITED = True\n")
         assert [one != other for one, other in zip(before, digests(tmp_path), strict=True)] == changed, module
         file.write_text(source)
+
+
+KEY = "from lora.kept import key; print(key('lora.units', 1))"
+
+
+@pytest.mark.parametrize("package", VERSIONS)
+def test_a_key_depends_on_the_version_of_each_library(tmp_path: Path, package: str) -> None:
+    """Python takes a package's version from the first folder of its path that names one."""
+    installed = tmp_path / f"{package.replace('-', '_')}-99.0.dist-info"
+    installed.mkdir()
+    (installed / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 99.0\n")
+    before = os.environ.get("PYTHONPATH", "")
+    keys = [
+        subprocess.run(
+            [sys.executable, "-c", KEY], env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, check=True
+        ).stdout
+        for path in (before, os.pathsep.join([str(tmp_path), before]))
+    ]
+    assert len(set(keys)) == 2
