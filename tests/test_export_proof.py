@@ -184,7 +184,7 @@ def test_what_is_written_is_read_and_its_files_are_known(folder: Path) -> None:
     with pytest.raises(OnDeviceError, match="holds onnx and not sherpa-onnx; export it with --to sherpa-onnx"):
         require_unchanged(folder, "sherpa-onnx", exported)
     (folder / "onnx" / "graph").write_bytes(b"others!")
-    with pytest.raises(OnDeviceError, match="graph: is not the file that was exported; export it again"):
+    with pytest.raises(OnDeviceError, match="graph is not the file that was exported; export it again"):
         require_unchanged(folder, "onnx", exported)
 
 

@@ -7,7 +7,7 @@ import msgspec
 
 from lora.audio import AudioSettings
 from lora.errors import OnDeviceError
-from lora.files import sha256_file
+from lora.files import is_regular, sha256_file
 from lora.language import Language
 from lora.reading import read_json
 from lora.significance import Interval
@@ -177,5 +177,6 @@ def require_unchanged(folder: Path, target: str, exported: Exported) -> None:
         raise OnDeviceError(f"{folder}: holds {', '.join(exported.targets)} and not {target}; export it with --to {target}")
     for file in exported.targets[target].files:
         path = folder / target / file.name
-        if not path.is_file() or sha256_file(path) != file.sha256:
-            raise OnDeviceError(f"{path}: is not the file that was exported; export it again")
+        inside = not Path(file.name).is_absolute() and ".." not in Path(file.name).parts
+        if not inside or not is_regular(path) or sha256_file(path) != file.sha256:
+            raise OnDeviceError(f"{folder}: {target}/{file.name} is not the file that was exported; export it again")

@@ -290,6 +290,14 @@ def write_jsonl(path: Path, rows: Iterable[Any], *, durable: bool = False, priva
     return count
 
 
+def is_regular(path: Path) -> bool:
+    """Whether a file is there, under a name of any kind: one that no system allows is none."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
 def folder_bytes(folder: Path) -> int:
     """Size of all files below a folder."""
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())

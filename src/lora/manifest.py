@@ -22,7 +22,7 @@ import msgspec
 from lora.audio import AudioSettings, AudioSource, FileAudio, InlineAudio, duration, is_silent, load, waveform_hash
 from lora.channels import Channel
 from lora.errors import AudioError, ManifestError, Problem, TooLongError
-from lora.files import write_jsonl
+from lora.files import is_regular, write_jsonl
 from lora.language import LANGUAGES, Language, foreign_script, lacks_own_script
 from lora.near_copies import sound_print
 from lora.reading import ContentError, json_value
@@ -423,11 +423,8 @@ def _source(path: Path, number: int, offset: int, raw: bytes, row: _RawRow, rule
     return None
 
 
-def _leaves(folder: Path, name: str) -> bool:
-    """Whether a path leads out of the manifest's folder: by itself, or by a link on its way."""
-    if os.path.normpath(name).startswith(("..", os.sep)):
-        return True
-    file = folder / name
+def _leads_out(folder: Path, file: Path) -> bool:
+    """Whether a file of the manifest's folder lies elsewhere, by a link on its way."""
     real = os.path.realpath(file) if file.is_symlink() else _real(str(file.parent)) + os.sep
     return not real.startswith(_real(str(folder)).rstrip(os.sep) + os.sep)
 
@@ -457,11 +454,12 @@ def _file_source(path: Path, number: int, name: str, row: _RawRow, rules: Rules,
         problems.add(number, "audio", "is an empty path")
         return None
     file = path.parent / name
-    if not rules.allow_outside and _leaves(path.parent, name):
-        problems.add(number, "audio", f"{name} lies outside the manifest's folder; move it or pass --allow-outside-paths")
-        return None
-    if not file.is_file():
+    inside = not os.path.normpath(name).startswith(("..", os.sep))
+    if (inside or rules.allow_outside) and not is_regular(file):
         problems.add(number, "audio", f"{name}: no such file under {path.parent}")
+        return None
+    if not rules.allow_outside and (not inside or _leads_out(path.parent, file)):
+        problems.add(number, "audio", f"{name} lies outside the manifest's folder; move it or pass --allow-outside-paths")
         return None
     source, rate_hz = FileAudio(file, _channel(row, number, problems), row.track), row.sampling_rate
     if rate_hz is not None:

@@ -9,6 +9,7 @@ from typing import Final, Literal
 from lora.audio import FileAudio
 from lora.corpora.build import Bad, Item, require_columns
 from lora.errors import ConfigError, ManifestError
+from lora.files import is_regular
 
 Delimiter = Literal["comma", "tab", "semicolon"]
 Quotes = Literal["csv", "plain"]
@@ -134,7 +135,7 @@ def _item(source: CsvSource, where: Path, header: Sequence[str], record: _Record
     if not text and set(header) >= COMMON_VOICE:
         return Bad(place, f"{name}: has no sentence, as some rows of Common Voice", expected=True)
     file = where / name
-    if not file.is_file():
+    if not is_regular(file):
         return Bad(place, f"{name}: no such file under {where}" + ("" if source.audio_dir else "; --audio-dir says where they lie"))
     if file.stat().st_size == 0:
         return Bad(place, f"{name}: the file is empty (0 bytes); copy it again")
