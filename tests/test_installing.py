@@ -65,10 +65,10 @@ def test_no_command_of_the_readmes_undoes_another(place: Path, environment: dict
         carried_out(command, place, environment)
     assert installed(place, environment) == before
     # What people do besides, in either folder, removes nothing either.
-    for folder in (place, place / "packages" / "lora-cli"):
-        for command in ("uv sync", "uv sync --extra export", "uv sync --all-packages", "uv run moonshine --version"):
-            succeeded(["bash", "-c", command], folder, environment)
-            assert installed(place, environment) == before, f"{command} in {folder.name}"
+    app = place / "packages" / "lora-cli"
+    for folder, command in ((place, "uv sync"), (place, "uv sync --extra export"), (app, "uv sync"), (app, "uv run moonshine --version")):
+        succeeded(["bash", "-c", command], folder, environment)
+        assert installed(place, environment) == before, f"{command} in {folder}"
 
 
 @pytest.mark.slow
