@@ -68,6 +68,7 @@ ORDER = (
     "decode",
     "features",
     "evaluate",
+    "text_check",
     "runtimes",
     "known",
     "data",

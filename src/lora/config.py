@@ -85,6 +85,10 @@ class DataConfig(Section, frozen=True, kw_only=True):
     allow_empty_text: Annotated[
         bool, Meta(description="accept empty texts: silence, which teaches to be quiet, and where any word is an insertion")
     ] = False
+    check_texts: Annotated[
+        bool,
+        Meta(description="refuse, by row, texts that the base model finds no likelier than those of other clips"),
+    ] = False
     allow_outside_paths: Annotated[bool, Meta(description="accept audio paths that leave the manifest's folder")] = False
 
     def audio(self) -> AudioSettings:

@@ -3,6 +3,7 @@
 import platform
 from contextlib import closing
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -22,7 +23,7 @@ from lora.decode import DecodeSettings, Transcript
 from lora.decoder import Decoder
 from lora.display import Display
 from lora.equivalents import Equivalents
-from lora.errors import ConfigError, LoraError, ScoringError, StoppedError, TrainingError
+from lora.errors import ConfigError, LoraError, ManifestError, ScoringError, StoppedError, TrainingError
 from lora.evaluate import Example, evaluate, transcribe_all
 from lora.features import Features, LiveFeatures, StoredFeatures
 from lora.files import atomic_folder, remove_at_once, sha256_file, system_errors
@@ -46,6 +47,7 @@ from lora.scoring import read_again
 from lora.signals import HeldSignals, TerminatedError
 from lora.significance import compare, drift, interval
 from lora.text import normalise, normaliser_version
+from lora.text_check import foreign_texts
 from lora.tracking import Trackers
 from lora.tracking import require as require_trackers
 from lora.train import Progress, TrainData, learning_rate, planned_steps, train
@@ -59,6 +61,9 @@ OWN_TRANSCRIPT_LOSS = 1.0
 without EOS give about 1, labels shifted twice 10 and more."""
 
 OWN_TRANSCRIPT_CLIPS = 8
+
+FOREIGN_SHOWN = 20
+"""Rows with a text of another recording that a message names."""
 
 LEAST_UTTERANCES, LEAST_S = 20, 60.0
 """Training speech below which a run says how little it is."""
@@ -274,6 +279,8 @@ def _stages(
         prepared, record = _augmented(prepared, prepared.augmenter, record, log, display)
     config, sets = prepared.config, prepared.sets
     features = _encoded(prepared, display)
+    if config.data.check_texts:
+        _check_texts(prepared, features, display)
     test_sets = {"domain": examples(prepared.speech, sets.domain, sets.style), "heldout": _heldout_examples(prepared, features, display)}
     with display.stage("baseline", "Baseline"):
         scored = {name: _baseline(prepared, part, features, display) for name, part in test_sets.items()}
@@ -398,6 +405,25 @@ def _encoded(prepared: Prepared, display: Display) -> Features:
         stored.prepare(utterances, lambda: advance(shards.count(), ""))
     give_back_memory()
     return stored
+
+
+def _check_texts(prepared: Prepared, features: Features, display: Display) -> None:
+    """Raises `ManifestError` with the utterances whose text belongs to another recording, as the base model hears it."""
+    speech, sets = prepared.speech, prepared.sets
+    given = {name: part for name, part in sets.named().items() if name not in ("replay", "guard", "heldout")}
+    for name, part in given.items():
+        checked = examples(speech, part, sets.style)
+        with display.stage("texts", f"Texts of {name}: are they what is said"), display.bar(len(part), "utterances") as advance:
+            foreign = foreign_texts(speech, checked, features, prepared.config.train.seed, partial(advance, shards.count(), ""))
+        if foreign:
+            rows = [checked[place].utterance for place in foreign[:FOREIGN_SHOWN]]
+            shown = "; ".join(f"line {row.line} ({row.id}) {(row.text or '')[:40]!r}" for row in rows)
+            more = f"; and {len(foreign) - FOREIGN_SHOWN} more" if len(foreign) > FOREIGN_SHOWN else ""
+            raise ManifestError(
+                f"{part.manifest.path}: {len(foreign)} of {len(part)} texts are to the model no likelier than those of other clips; "
+                "listen to them and mend the rows (shifted by one?), or leave --check-texts out where they are right: "
+                f"{shown}{more}"
+            )
 
 
 def _evaluate(
