@@ -152,6 +152,9 @@ def _measured(run: Completed) -> dict[str, Any]:
         values |= {
             f"{name}_baseline_wer": change.baseline,
             f"{name}_tuned_wer": change.tuned,
+            f"{name}_baseline_reader_wer": result.baseline.score.reader_wer,
+            f"{name}_tuned_reader_wer": result.tuned.score.reader_wer,
+            f"{name}_tuned_tags": result.tuned.score.tags.said,
             f"{name}_tuned_wer_low": result.tuned_interval.low,
             f"{name}_tuned_wer_high": result.tuned_interval.high,
             f"{name}_change": change.difference,
