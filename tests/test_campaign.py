@@ -16,6 +16,7 @@ from campaign import Case, Maker
 from lora import console
 from lora.errors import LoraError
 from lora.model_utils import Speech
+from lora.terminal import shown
 
 FEW, MANY = 1_000, 20_000
 MOST_SECONDS, MOST_BYTES, MOST_LINES = 20, 2 * 2**30, 20
@@ -93,9 +94,9 @@ def _fault(case: Case, error: LoraError) -> str | None:
     """What is wrong with a refusal."""
     message = _printed(error)
     (line,) = message.splitlines()
-    if len(line) > 120 * MOST_LINES or not line.isprintable():
+    if len(line) > 120 * MOST_LINES or line != shown(line):
         return f"is {len(line)} characters long, or steers the terminal: {line[:200]!r}"
-    if not line.endswith(" ".join(str(error).split())[-30:]) and line.isascii():
+    if not line.endswith(shown(" ".join(str(error).split()))[-30:]):
         return f"loses what to do: {line[-60:]!r}"
     if not any(place in message for place in (str(case.place), "--", *(["[", "."] if case.kind in ("toml", "flags") else []))):
         return f"names no place: {message[:200]!r}"

@@ -181,7 +181,20 @@ def read(folder: Path) -> RunRecord:
         found = bytes(schema).decode() if schema is not None else "none"
         raise RunFolderError(f"{file}: has schema {found}, this version reads {SCHEMA}; {_advice(found)}")
     record: RunRecord = read_json(file, RunRecord, RunFolderError)
+    for name, part in (("domain", record.domain), ("heldout", record.heldout)):
+        if part is not None:
+            _require_whole(file, name, part)
     return record
+
+
+def _require_whole(file: Path, name: str, part: SetResult) -> None:
+    """Raises `RunFolderError` where before and after are not of the same utterances, so that nothing made of them would be right."""
+    before, after = ([(row.id, row.speaker_id, row.reference) for row in side.score.utterances] for side in (part.baseline, part.tuned))
+    remedy = "it was changed by hand; run the experiment again"
+    if before != after:
+        raise RunFolderError(f"{file}: {name}: baseline and tuned are of other utterances: {remedy}")
+    if not any(row.words.reference_length for row in part.tuned.score.utterances):
+        raise RunFolderError(f"{file}: {name}: no reference has a word: {remedy}")
 
 
 def _advice(schema: str) -> str:
