@@ -89,7 +89,11 @@ class TrainingError(LoraError):
 
 
 class NotFiniteError(LoraError):
-    """A computation gave NaN or infinity. Neither training settings nor speech cause it: weights, precision or processor do."""
+    """A computation gave NaN or infinity. `remedy` says what to do about it where whoever saw it knows."""
+
+    def __init__(self, fault: str, remedy: str = "") -> None:
+        super().__init__(f"{fault}; {remedy}" if remedy else fault)
+        self.fault = fault
 
 
 class StoppedError(LoraError):

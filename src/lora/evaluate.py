@@ -106,10 +106,10 @@ class _Batch(NamedTuple):
     transcripts: list[Transcript]
 
 
-def _where(speech: Speech, batch: Sequence[Example], fault: str) -> str:
-    """One line on a batch whose numbers are not finite."""
+def _not_finite(speech: Speech, batch: Sequence[Example], fault: str) -> NotFiniteError:
+    """The refusal of a batch whose numbers are not finite."""
     names = ", ".join(example.utterance.id for example in batch[:NAMED]) + (", ..." if len(batch) > NAMED else "")
-    return f"{fault}, in a batch of {len(batch)} clips ({names}; {speech.computing}); {speech.when_not_finite}"
+    return NotFiniteError(f"{fault}, in a batch of {len(batch)} clips ({names}; {speech.computing})", speech.when_not_finite)
 
 
 def _shared(
@@ -129,9 +129,9 @@ def _shared(
         try:
             nats, transcripts = compute(indices, encoded)
         except NotFiniteError as error:
-            raise NotFiniteError(_where(speech, [examples[index] for index in indices], str(error))) from error
+            raise _not_finite(speech, [examples[index] for index in indices], error.fault) from error
         if not math.isfinite(nats):
-            raise NotFiniteError(_where(speech, [examples[index] for index in indices], f"the loss is {nats}"))
+            raise _not_finite(speech, [examples[index] for index in indices], f"the loss is {nats}")
         return _Batch(number, indices, nats, transcripts)
 
     def done(piece: tuple[int, list[int]]) -> None:

@@ -125,7 +125,7 @@ class StoredFeatures:
 
     def _require_finite(self, name: str, hidden: Tensor) -> None:
         if not hidden.isfinite().all():
-            raise NotFiniteError(f"{name}: the encoder's output is not finite ({self._speech.computing}); {self._speech.when_not_finite}")
+            raise NotFiniteError(f"{name}: the encoder's output is not finite ({self._speech.computing})", self._speech.when_not_finite)
 
 
 class _Unstored(NamedTuple):

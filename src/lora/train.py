@@ -178,11 +178,16 @@ class _Loop:
         """Before the first update the model is still the base: then it is not the learning rate."""
         speech = self._adapted.speech
         names = [example.utterance.id for batch in update for example in batch]
-        where = f"step {self.step}: the loss is {nats} on {', '.join(names[:NAMED])}{', ...' if len(names) > NAMED else ''}"
+        fault = f"the loss is {nats} on {', '.join(names[:NAMED])}{', ...' if len(names) > NAMED else ''}"
         if self.step == 1:
-            return NotFiniteError(f"{where} ({speech.computing}), before any weight has changed; {speech.when_not_finite}")
+            return NotFiniteError(f"step 1: {fault} ({speech.computing}), before any weight has changed", speech.when_not_finite)
+        return self._diverged(fault)
+
+    def _diverged(self, fault: str) -> TrainingError:
+        """What to do where numbers were finite before weights changed."""
         rate = f"lower --learning-rate (it is {self._config.learning_rate:g})"
-        return TrainingError(f"{where}; {rate}" + ("" if speech.precision == "float32" else ", or train with --precision float32"))
+        other = "" if self._adapted.speech.precision == "float32" else ", or train with --precision float32"
+        return TrainingError(f"step {self.step}: {fault}; {rate}{other}")
 
     def _evaluation_due(self) -> bool:
         return self.step % self._interval == 0 or self.step == self.steps
@@ -193,6 +198,10 @@ class _Loop:
             self.selection.consider(self.step, self.step / self._per_epoch, self._window if self.step else None, rate)
         except StoppedError:
             self._stop()
+        except NotFiniteError as error:
+            if not self.step:
+                raise
+            raise self._diverged(error.fault) from error
         self._window = Window()
         interval, last = self._config.checkpoint_interval, self.step == self.steps or self.selection.exhausted
         if interval is None or self.step % interval == 0 or last:
