@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -163,6 +164,18 @@ def test_html_needs_nothing_else_and_passes_no_text_as_markup(outputs: Path, tmp
     assert 'name="viewport"' in text
     assert "color-scheme: light dark" in text
     assert "default-src 'none'" in text
+
+
+@pytest.mark.parametrize("suffix", [".md", ".html"])
+def test_every_page_shows_what_a_reader_counts_beside_the_standard_rate(tmp_path: Path, suffix: str) -> None:
+    saved(tmp_path / "run", record(domain=(("3 0 2 1", "three zero", "Three, zero, two, one. <COMMA>"), *DOMAIN)))
+    (found,) = overview([tmp_path / "run"]).completed
+    sides = (found.domain.baseline, found.domain.tuned, found.heldout.baseline, found.heldout.tuned)
+    cells = [*(f"{100 * side.score.reader_wer:.2f} %" for side in sides), "1"]
+    assert cells[1] != f"{100 * found.domain.tuned.score.wer:.2f} %"
+    assert moonshine_lora("compare", tmp_path / "run", "--output", tmp_path / f"runs{suffix}").code == 0
+    text = re.sub(r"(</?t[dhr][^>]*>| *\| *)+", "|", (tmp_path / f"runs{suffix}").read_text())
+    assert f"|{'|'.join(cells)}|" in text
 
 
 # --- refusals --------------------------------------------------------------------------------------------------------------------------

@@ -19,8 +19,9 @@ from running import ANY_VERDICT, QUICK, Result, manifests, moonshine_lora, refus
 
 from lora.manifest import Utterance
 from lora.model_utils import Speech
-from lora.record import CheckpointInfo, write
+from lora.record import CheckpointInfo, read, write
 from lora.report.card import render_card
+from lora.scoring import Counts
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 NAMES = [
@@ -108,6 +109,18 @@ def push(hub: ThreadingHTTPServer, monkeypatch: pytest.MonkeyPatch) -> Callable[
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     return lambda *arguments: moonshine_lora("push", *arguments)
+
+
+@pytest.mark.parametrize("command", [("push", "--repo-id", "owner/name", "--dry-run"), ("report",)])
+def test_counts_that_give_no_rate_are_refused_by_the_record_that_holds_them(run: Path, command: Sequence[str]) -> None:
+    record = read(run)
+    assert record.heldout is not None
+    tuned = record.heldout.tuned
+    changed = msgspec.structs.replace(tuned, score=msgspec.structs.replace(tuned.score, characters=Counts()))
+    write(msgspec.structs.replace(record, heldout=msgspec.structs.replace(record.heldout, tuned=changed)), run)
+    message = the_error(moonshine_lora(command[0], run, *command[1:]))
+    assert message.startswith(f"error: {run / 'record.json'}: the references hold no words")
+    assert message.endswith("the record was changed by hand: run the experiment again")
 
 
 def test_the_card_holds_what_the_hub_reads() -> None:

@@ -13,6 +13,7 @@ from running import ROOT
 
 from lora.config import RunConfig, build
 from lora.errors import RunFolderError
+from lora.holding import LOCK_FILE, Hold
 from lora.record import RECORD_FILE, SCHEMA, command, environment, now, read, write
 from lora.runfolder import CONFIG_FILE, LOG_FILE, RunLog, take
 
@@ -79,20 +80,23 @@ def test_a_folder_without_a_record_holds_no_run(tmp_path: Path) -> None:
 
 
 def test_a_taken_folder_is_a_run_at_once(tmp_path: Path) -> None:
-    opening = completed(status="running")
-    take(tmp_path / "a" / "run", overwrite=False, record=opening)
-    log = RunLog(tmp_path / "a" / "run" / LOG_FILE)
-    assert {path.name for path in (tmp_path / "a" / "run").iterdir()} == {RECORD_FILE, CONFIG_FILE}
-    assert read(tmp_path / "a" / "run").status == "running"
-    assert build({}, tmp_path / "a" / "run" / CONFIG_FILE) == opening.config
+    opening, folder, hold = completed(status="running"), tmp_path / "a" / "run", Hold()
+    take(folder, overwrite=False, record=opening, hold=hold)
+    log = RunLog(folder / LOG_FILE, hold)
+    assert {path.name for path in folder.iterdir()} == {RECORD_FILE, CONFIG_FILE, LOCK_FILE}
+    assert read(folder).status == "running"
+    assert build({}, folder / CONFIG_FILE) == opening.config
     log.write("update", step=1)
     log.write("update", step=2, note='quotes " and\nlines')
-    lines = [json.loads(line) for line in (tmp_path / "a" / "run" / LOG_FILE).read_text().splitlines()]
+    lines = [json.loads(line) for line in (folder / LOG_FILE).read_text().splitlines()]
     assert [(line["event"], line["step"]) for line in lines] == [("update", 1), ("update", 2)]
+    hold.release()
     with pytest.raises(RunFolderError, match=r"holds a run \(running\)"):
-        take(tmp_path / "a" / "run", overwrite=False, record=opening)
-    take(tmp_path / "a" / "run", overwrite=True, record=opening)
-    assert {path.name for path in (tmp_path / "a" / "run").iterdir()} == {RECORD_FILE, CONFIG_FILE}
+        take(folder, overwrite=False, record=opening, hold=Hold())
+    again = Hold()
+    take(folder, overwrite=True, record=opening, hold=again)
+    again.release()
+    assert {path.name for path in folder.iterdir()} == {RECORD_FILE, CONFIG_FILE}
 
 
 def test_the_environment_names_versions_and_the_commit() -> None:

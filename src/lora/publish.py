@@ -11,7 +11,7 @@ from lora import passport
 from lora.errors import PublishError
 from lora.files import sha256_file
 from lora.passport import ADAPTER_SETTINGS, ADAPTER_WEIGHTS, CHECKPOINT_SETTINGS, CHECKPOINT_WEIGHTS, Origin
-from lora.record import RunRecord, read, result_folder
+from lora.record import RunRecord, counting_errors, read, result_folder
 from lora.report.card import CARD_FILE, write_card
 from lora.report.html import HTML_FILE, write_html
 from lora.report.markdown import MARKDOWN_FILE, write_report
@@ -36,16 +36,17 @@ class Upload:
 def gathered(folder: Path, *, allow_rejected: bool) -> Iterator[tuple[Upload, ...]]:
     """What is uploaded of a run. Card and reports are made anew, and the page without sound: a voice is not published by accident.
 
-    Raises `PublishError` for a run that is not complete, was not accepted, has lost its adapter or has another one in its place, and
-    `CheckpointError` for one that is damaged.
+    Raises `PublishError` for a run that is not complete, was not accepted, has lost its adapter or has another one in its place,
+    `CheckpointError` for one that is damaged, and `RunFolderError` for a record whose counts give no rate.
     """
     record = read(folder)
     _require_publishable(folder, record, allow_rejected)
     with tempfile.TemporaryDirectory(prefix="moonshine-lora-push-") as name:
         made = Path(name)
-        write_card(record, made / CARD_FILE)
-        write_report(record, made / MARKDOWN_FILE)
-        write_html(record, made / HTML_FILE, None)
+        with counting_errors(folder):
+            write_card(record, made / CARD_FILE)
+            write_report(record, made / MARKDOWN_FILE)
+            write_html(record, made / HTML_FILE, None)
         own = [file for part in folders(record) for file in sorted((folder / part).iterdir()) if file.is_file() and file.name != CARD_FILE]
         yield tuple(Upload(file.name, file, file.stat().st_size) for file in (*own, *sorted(made.iterdir())))
 

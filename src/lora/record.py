@@ -3,7 +3,8 @@
 import platform
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Literal
 import msgspec
 
 from lora.config import AdapterConfig, RunConfig
-from lora.errors import RunFolderError
+from lora.errors import RunFolderError, ScoringError
 from lora.exported import Exported
 from lora.files import write_json
 from lora.gate import Verdict
@@ -26,6 +27,8 @@ SCHEMA = 4
 """Raised when a field changes its meaning; a reader refuses a number it does not know."""
 
 RECORD_FILE = "record.json"
+
+_CHANGED = "the record was changed by hand: run the experiment again"
 
 Status = Literal["running", "completed", "failed", "interrupted"]
 
@@ -187,14 +190,22 @@ def read(folder: Path) -> RunRecord:
     return record
 
 
+@contextmanager
+def counting_errors(folder: Path) -> Iterator[None]:
+    """Turns a count that gives no rate into a refusal that names the record: no run writes such a one."""
+    try:
+        yield
+    except ScoringError as error:
+        raise RunFolderError(f"{folder / RECORD_FILE}: {error}; {_CHANGED}") from error
+
+
 def _require_whole(file: Path, name: str, part: SetResult) -> None:
     """Raises `RunFolderError` where before and after are not of the same utterances, so that nothing made of them would be right."""
     before, after = ([(row.id, row.speaker_id, row.reference) for row in side.score.utterances] for side in (part.baseline, part.tuned))
-    remedy = "it was changed by hand; run the experiment again"
     if before != after:
-        raise RunFolderError(f"{file}: {name}: baseline and tuned are of other utterances: {remedy}")
+        raise RunFolderError(f"{file}: {name}: baseline and tuned are of other utterances; {_CHANGED}")
     if not any(row.words.reference_length for row in part.tuned.score.utterances):
-        raise RunFolderError(f"{file}: {name}: no reference has a word: {remedy}")
+        raise RunFolderError(f"{file}: {name}: no reference has a word; {_CHANGED}")
 
 
 def _advice(schema: str) -> str:

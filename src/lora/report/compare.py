@@ -52,6 +52,11 @@ class Completed(NamedTuple):
     def runtime_s(self) -> float:
         return sum(self.record.stages.values())
 
+    @property
+    def tags_written(self) -> int:
+        """By the tuned model, in both test sets."""
+        return self.domain.tuned.score.tags.said + self.heldout.tuned.score.tags.said
+
 
 class Headroom(msgspec.Struct, frozen=True, kw_only=True):
     """What separates the best run's baseline, the best run and an estimate of the floor; rates are ratios."""

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from lora.errors import RunFolderError, ScoringError
+from lora.errors import RunFolderError
 from lora.holding import held
-from lora.record import RECORD_FILE, read
+from lora.record import counting_errors, read
 from lora.report.html import HTML_FILE, write_html
 from lora.report.markdown import MARKDOWN_FILE, write_report
 
@@ -18,10 +18,7 @@ def rebuild(folder: Path, audio_mb: float) -> tuple[Path, ...]:
     if record.status != "completed":
         reason = f": {record.error}" if record.error else ""
         raise RunFolderError(f"{folder}: the run is not complete ({record.status}{reason}), so there is nothing to report; run it again")
-    with held(folder):
-        try:
-            write_report(record, folder / MARKDOWN_FILE)
-            write_html(record, folder / HTML_FILE, audio_mb)
-        except ScoringError as error:
-            raise RunFolderError(f"{folder / RECORD_FILE}: {error}; it was changed by hand: run the experiment again") from error
+    with held(folder), counting_errors(folder):
+        write_report(record, folder / MARKDOWN_FILE)
+        write_html(record, folder / HTML_FILE, audio_mb)
     return folder / MARKDOWN_FILE, folder / HTML_FILE
