@@ -87,6 +87,8 @@ ORDER = (
     "publish",
     "display",
     "export",
+    "preparation",
+    "baseline",
     "experiment",
     "marks",
     "transcribe",

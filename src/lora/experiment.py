@@ -1,163 +1,59 @@
 """One run from settings to verdict. The only module that knows the order of the stages."""
 
-import platform
 from contextlib import closing
-from dataclasses import dataclass, field, replace
-from functools import partial
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
-import torch
 
 from lora import adapter as adapters
 from lora import publish, shards, trainstate
 from lora import record as records
 from lora import strength as strengths
-from lora.adapter import Adapted, Passport, Site
+from lora.adapter import Adapted, Passport
 from lora.analysis import unseen_words
 from lora.augment import Augmenter
-from lora.checkpoint import Checkpoint, resolve
+from lora.baseline import baseline_of, check_texts, heldout_examples, require_sound_labels, scored, train_data
+from lora.checkpoint import resolve
 from lora.config import RunConfig
-from lora.data import SpeechSet, SpeechSets, examples, plan_copies, read_sets, trained_sentences, with_copies
-from lora.decode import DecodeSettings, Transcript
-from lora.decoder import Decoder
+from lora.data import SpeechSet, examples, with_copies
 from lora.display import Display
-from lora.equivalents import Equivalents
-from lora.errors import ConfigError, LoraError, ManifestError, ScoringError, StoppedError, TrainingError
-from lora.evaluate import Example, evaluate, transcribe_all
+from lora.errors import LoraError, StoppedError
+from lora.evaluate import evaluate
 from lora.features import Features, LiveFeatures, StoredFeatures
 from lora.files import atomic_folder, remove_at_once, sha256_file, system_errors
 from lora.gate import judge
-from lora.holding import Hold
-from lora.kept import Kept, prune
-from lora.known import known
+from lora.kept import prune
 from lora.language import metric
-from lora.model_utils import Speech, choose_device, load_speech, pad_labels
+from lora.model_utils import Speech, load_speech
 from lora.outcomes import Evaluation, Step, Strength, TrainOutcome
+from lora.preparation import Prepared, opening_record, prepare
 from lora.process import give_back_memory
-from lora.products import PRODUCT_DTYPES, require_precision, time_beside_float32
-from lora.record import AdapterInfo, CheckpointInfo, ManifestInfo, Resumption, RunRecord, SetResult, result_folder
+from lora.record import AdapterInfo, Resumption, RunRecord, SetResult, result_folder
 from lora.report.card import CARD_FILE, write_card
 from lora.report.html import HTML_FILE, write_html
 from lora.report.markdown import MARKDOWN_FILE, write_report
 from lora.report.metrics import write_metrics
-from lora.runfolder import CHECKPOINTS_FOLDER, LOG_FILE, RunLog, check, continue_in, hold_unfinished, require_same, resumable, take
-from lora.said import table
+from lora.runfolder import LOG_FILE, RunLog, continue_in, hold_unfinished, take
 from lora.scoring import read_again
 from lora.signals import HeldSignals, TerminatedError
 from lora.significance import compare, drift, interval
-from lora.text import normalise, normaliser_version
-from lora.text_check import foreign_texts
+from lora.text import normaliser_version
 from lora.tracking import Trackers
-from lora.tracking import require as require_trackers
 from lora.train import Progress, TrainData, learning_rate, planned_steps, train
 from lora.trainstate import TrainState
 from lora.units import Seconds
 
 PROCESSOR_FOLDER = "processor"
 
-OWN_TRANSCRIPT_LOSS = 1.0
-"""Nats per token above which the label path must be broken: a model finds its own greedy transcript likely (0.1 measured); labels
-without EOS give about 1, labels shifted twice 10 and more."""
 
-OWN_TRANSCRIPT_CLIPS = 8
+@dataclass(frozen=True, slots=True)
+class Outlets:
+    """Where a run says what it does while it goes on."""
 
-FOREIGN_SHOWN = 20
-"""Rows with a text of another recording that a message names."""
-
-LEAST_UTTERANCES, LEAST_S = 20, 60.0
-"""Training speech below which a run says how little it is."""
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """All that is known and checked before anything expensive starts."""
-
-    config: RunConfig
-    sets: SpeechSets
-    augmenter: Augmenter | None
-    checkpoint: Checkpoint
-    speech: Speech
-    sites: tuple[Site, ...]
-    decode: DecodeSettings
-    kept: Kept = field(default_factory=Kept)
-    equivalents: Equivalents | None = None
-    unfinished: RunRecord | None = None
-    """The run that goes on, where one does."""
-    hold: Hold = field(default_factory=Hold, compare=False)
-    """The main process's, of the run folder, once the run has begun."""
-
-    @property
-    def folder(self) -> Path:
-        return Path(self.config.output.output_dir)
-
-    @property
-    def checkpoints(self) -> Path:
-        return self.folder / CHECKPOINTS_FOLDER
-
-
-def prepare(config: RunConfig, display: Display, *, resume: bool = False) -> Prepared:
-    """Reads and checks everything: run folder, device, manifests with their audio, checkpoint, adapter sites. Writes nothing.
-
-    Raises the `LoraError` that says what to mend.
-    """
-    folder = Path(config.output.output_dir)
-    unfinished = shards.from_main(lambda: resumable(folder, config) if resume else check(folder, config.output.overwrite))
-    require_trackers(config.output.tracker_names())
-    if config.output.push_to_hub is not None:
-        publish.require_access(config.output.push_to_hub)
-    device = choose_device(config.model.device)
-    require_precision(device, config.model.precision)
-    if config.train.strength_sweep:
-        strengths.check(
-            method=config.adapter.method,
-            use_dora=config.adapter.use_dora,
-            init_lora_weights=config.adapter.init_lora_weights,
-            has_guard=config.data.replay_manifest is not None,
-        )
-    equivalents = table(Path(config.eval.equivalents), config.model.language) if config.eval.equivalents is not None else None
-    with display.stage("read", "Reading manifests and audio"):
-        sets = read_sets(config.data, config.train.replay_targets, config.gate.guardrail, config.train.seed, config.model.language)
-        augmenter = plan_copies(sets, config.augment, config.data, config.train.seed, config.model.language)
-        for name, part in sets.named().items():
-            display.line(f"{name:8} {len(part):6} utterances {part.seconds / 60:7.1f} min   {part.manifest.path}")
-        for path, tags in {part.manifest.path: part.manifest.tags for part in sets.named().values()}.items():
-            if tags:
-                display.line(f"{path}: {tags}")
-        display.line(sets.styled.sentence)
-        for name, count in trained_sentences(sets).items():
-            if count:
-                display.line(f"{name}: {count} of {len(sets.named()[name])} sentences stand in the training set too")
-        if (little := _how_little(sets.train)) is not None:
-            display.line(little)
-        if augmenter is not None:
-            display.line(f"augmentation: {config.augment.augment_copies} copies of each training utterance, made when training starts")
-    with display.stage("load", f"Loading {config.model.model_id} on {device.type}"):
-        checkpoint = resolve(config.model.model_id, config.model.revision)
-        speech = load_speech(checkpoint, device, config.model.precision, config.model.language)
-        sites = adapters.plan(speech, config.adapter)
-        if config.train.gradient_checkpointing and not any(site.in_encoder for site in sites):
-            raise ConfigError(
-                f"--gradient-checkpointing: --lora-targets {config.adapter.lora_targets} has no encoder sites, whose memory it saves; "
-                "leave it out"
-            )
-        display.line(f"computing in {speech.computing}")
-        if speech.precision != "float32" and device.type == "cpu" and (ratio := time_beside_float32(PRODUCT_DTYPES[speech.precision])) > 1:
-            display.line(f"{speech.precision} products take {ratio:.1f} times as long as float32's here: --precision float32 is faster")
-        display.line(f"adapter: {len(sites)} layers, {sites[0].name} to {sites[-1].name}")
-    decode = DecodeSettings(tokens_per_second=config.tokens_per_second)
-    prepared = Prepared(config, sets, augmenter, checkpoint, speech, sites, decode, equivalents=equivalents, unfinished=unfinished)
-    if unfinished is not None:
-        require_same(unfinished, _opening_record(prepared))
-    return prepared
-
-
-def _how_little(train: SpeechSet) -> str | None:
-    """What so little speech can teach, where it is less than anybody has shown to help; None for more."""
-    if len(train) >= LEAST_UTTERANCES and train.seconds >= LEAST_S:
-        return None
-    utterances = f"{len(train)} utterance{'s' if len(train) != 1 else ''}"
-    return f"very little to train on: {utterances}, {train.seconds:.1f} s; expect these sentences learned by heart and little else"
+    log: RunLog
+    trackers: Trackers
+    display: Display
 
 
 def experiment(config: RunConfig, metrics_file: str, display: Display, *, resume: bool = False) -> RunRecord:
@@ -184,7 +80,7 @@ def _experiment(prepared: Prepared, metrics_file: str, trackers: Trackers, displ
         log.write("start", command=record.command, device=here.device, computing=here.computing, processes=shards.count())
         log.write("sentences_trained", **{name: info.sentences_trained for name, info in record.manifests.items()})
         trackers.start(config, on_cpu=prepared.speech.device.type == "cpu")
-        record = _stages(prepared, record, state, log, trackers, display)
+        record = _stages(prepared, record, state, Outlets(log, trackers, display))
         record = _closed(record, display, status="completed", error=None)
         if shards.is_main():
             _finish(prepared, record, metrics_file, log)
@@ -206,7 +102,7 @@ def _experiment(prepared: Prepared, metrics_file: str, trackers: Trackers, displ
 
 def _opened(prepared: Prepared, display: Display) -> tuple[RunRecord, RunLog, TrainState | None]:
     """The opening record and the log in the run folder, and the state of training that the run goes on from."""
-    record, before, hold = _opening_record(prepared), prepared.unfinished, prepared.hold
+    record, before, hold = opening_record(prepared), prepared.unfinished, prepared.hold
     file = prepared.folder / LOG_FILE if shards.is_main() else None
     if before is None:
         shards.from_main(lambda: take(prepared.folder, prepared.config.output.overwrite, record, hold))
@@ -272,29 +168,28 @@ def _reason(error: BaseException) -> str:
     return repr(error)
 
 
-def _stages(
-    prepared: Prepared, record: RunRecord, state: TrainState | None, log: RunLog, trackers: Trackers, display: Display
-) -> RunRecord:
+def _stages(prepared: Prepared, record: RunRecord, state: TrainState | None, outlets: Outlets) -> RunRecord:
+    log, display = outlets.log, outlets.display
     if prepared.augmenter is not None:
         prepared, record = _augmented(prepared, prepared.augmenter, record, log, display)
     config, sets = prepared.config, prepared.sets
     features = _encoded(prepared, display)
     if config.data.check_texts:
-        _check_texts(prepared, features, display)
-    test_sets = {"domain": examples(prepared.speech, sets.domain, sets.style), "heldout": _heldout_examples(prepared, features, display)}
+        check_texts(prepared, features, display)
+    test_sets = {"domain": examples(prepared.speech, sets.domain, sets.style), "heldout": heldout_examples(prepared, features, display)}
     with display.stage("baseline", "Baseline"):
-        scored = {name: _baseline(prepared, part, features, display) for name, part in test_sets.items()}
-        baseline = {name: _read(prepared, evaluation) for name, (evaluation, _) in scored.items()}
-        record = msgspec.structs.replace(record, baseline_known=tuple(name for name, (_, again) in scored.items() if again))
-        _log_scores(log, trackers, display, "baseline", baseline, step=0)
-        _require_sound_labels(prepared, test_sets["heldout"], baseline["heldout"], features)
-    data, left_out = _train_data(prepared, features, display)
+        found = {name: baseline_of(prepared, part, features, display) for name, part in test_sets.items()}
+        baseline = {name: _read(prepared, evaluation) for name, (evaluation, _) in found.items()}
+        record = msgspec.structs.replace(record, baseline_known=tuple(name for name, (_, again) in found.items() if again))
+        _log_scores(outlets, "baseline", baseline, step=0)
+        require_sound_labels(prepared, test_sets["heldout"], baseline["heldout"], features)
+    data, left_out = train_data(prepared, features, display)
     record = msgspec.structs.replace(record, replay_left_out=left_out)
     adapted = adapters.attach(prepared.speech, config.adapter, config.train.seed)
     if adapted.trains_encoder:  # the encoder that was made before it had an adapter knows nothing of it
         features = LiveFeatures(prepared.speech, config.data.audio(), gradient_checkpointing=config.train.gradient_checkpointing)
     with display.stage("train", f"Training {sum(p.numel() for p in adapted.parameters())} parameters"):
-        outcome = _train(prepared, adapted, data, features, state, log, trackers, display)
+        outcome = _train(prepared, adapted, data, features, state, outlets)
     strength, tried = _sweep(prepared, adapted, data, outcome, features, log, display) if config.train.strength_sweep else (None, ())
     info = shards.from_main(lambda: _save(prepared, adapted))
     prepared.speech.release()  # what follows is read from disk
@@ -304,15 +199,13 @@ def _stages(
         features = features.encoded_by(speech) if isinstance(features, StoredFeatures) else LiveFeatures(speech, config.data.audio())
         said = [row.hypothesis for row in baseline["heldout"].score.utterances]  # general speech should sound as before
         drafts = {"domain": None, "heldout": said}
-        tuned = {
-            name: _read(prepared, _evaluate(prepared, speech, part, features, display, drafts[name])) for name, part in test_sets.items()
-        }
-        _log_scores(log, trackers, display, "tuned", tuned, step=outcome.steps)
+        tuned = {name: _read(prepared, scored(prepared, speech, part, features, display, drafts[name])) for name, part in test_sets.items()}
+        _log_scores(outlets, "tuned", tuned, step=outcome.steps)
     damaged = _damaged(prepared, log, display)
     results = {name: _result(baseline[name], tuned[name], config.train.seed) for name in test_sets}
     moved = drift(baseline["heldout"].score, tuned["heldout"].score, config.train.seed)
     verdict = judge(domain=results["domain"].comparison, heldout=results["heldout"].comparison, drift=moved, rules=config.gate)
-    trackers.log({"verdict/accepted": int(verdict.accepted), "verdict": verdict.sentence}, outcome.steps)
+    outlets.trackers.log({"verdict/accepted": int(verdict.accepted), "verdict": verdict.sentence}, outcome.steps)
     return msgspec.structs.replace(
         record,
         adapter=info,
@@ -349,45 +242,11 @@ def _augmented(prepared: Prepared, augmenter: Augmenter, record: RunRecord, log:
     return grown, msgspec.structs.replace(record, augmentation=copies.summary)
 
 
-def write_augmented(config: RunConfig, count: int, display: Display) -> tuple[Path, int]:
-    """Writes `count` varied copies of the training speech beside the run folder, for listening; returns where, and how many.
-
-    Trains nothing and needs no model. Raises the `LoraError` that says what to mend.
-    """
-    with display.stage("read", "Reading manifests and audio"):
-        sets = read_sets(config.data, config.train.replay_targets, config.gate.guardrail, config.train.seed, config.model.language)
-        augmenter = plan_copies(sets, config.augment, config.data, config.train.seed, config.model.language)
-    if augmenter is None:
-        raise ConfigError("--write-augmented: there are no copies to write; give --augment-copies and an effect")
-    output = Path(config.output.output_dir)
-    folder = output.with_name(f"{output.name}-augmented")
-    with display.stage("augment", "Augmenting"):
-        written = augmenter.write_examples(folder, count)
-    return folder, written
-
-
 def _read(prepared: Prepared, evaluation: Evaluation) -> Evaluation:
     """The evaluation with the user's equivalents in the reader's count."""
     if prepared.equivalents is None:
         return evaluation
     return msgspec.structs.replace(evaluation, score=read_again(evaluation.score, prepared.equivalents))
-
-
-def _heldout_examples(prepared: Prepared, features: Features, display: Display) -> list[Example]:
-    """The held-out examples with the references that the guardrail asks for: the manifest's, or what the base model says.
-
-    Raises `ScoringError` where it says nothing.
-    """
-    part, speech = prepared.sets.heldout, prepared.speech
-    if prepared.config.gate.guardrail == "wer":
-        return examples(speech, part, prepared.sets.style)
-    with display.stage("drift", "Held-out references: the base model transcribes"):
-        said = _said_by_base(prepared, examples(speech, part, "none"), features, display)
-    texts = [transcript.text for transcript in said]
-    if not any(normalise(text, speech.language) for text in texts):
-        raise ScoringError(f"{part.manifest.path}: the base model hears no word in it, so there is no drift to measure; check its audio")
-    labelled = examples(speech, part, "none", texts)
-    return [replace(one, utterance=replace(one.utterance, text=text)) for one, text in zip(labelled, texts, strict=True)]
 
 
 def _texts(part: SpeechSet) -> list[str]:
@@ -407,128 +266,15 @@ def _encoded(prepared: Prepared, display: Display) -> Features:
     return stored
 
 
-def _check_texts(prepared: Prepared, features: Features, display: Display) -> None:
-    """Raises `ManifestError` with the utterances whose text belongs to another recording, as the base model hears it."""
-    speech, sets = prepared.speech, prepared.sets
-    given = {name: part for name, part in sets.named().items() if name not in ("replay", "guard", "heldout")}
-    for name, part in given.items():
-        checked = examples(speech, part, sets.style)
-        with display.stage("texts", f"Texts of {name}: are they what is said"), display.bar(len(part), "utterances") as advance:
-            foreign = foreign_texts(speech, checked, features, prepared.config.train.seed, partial(advance, shards.count(), ""))
-        if foreign:
-            rows = [checked[place].utterance for place in foreign[:FOREIGN_SHOWN]]
-            shown = "; ".join(f"line {row.line} ({row.id}) {(row.text or '')[:40]!r}" for row in rows)
-            more = f"; and {len(foreign) - FOREIGN_SHOWN} more" if len(foreign) > FOREIGN_SHOWN else ""
-            raise ManifestError(
-                f"{part.manifest.path}: {len(foreign)} of {len(part)} texts are to the model no likelier than those of other clips; "
-                "listen to them and mend the rows (shifted by one?), or leave --check-texts out where they are right: "
-                f"{shown}{more}"
-            )
-
-
-def _evaluate(
-    prepared: Prepared, speech: Speech, part: list[Example], features: Features, display: Display, expected: list[str] | None = None
-) -> Evaluation:
-    with display.bar(len(part), "utterances") as advance:
-        size = prepared.config.eval.eval_batch_size
-        return evaluate(speech, part, features, prepared.decode, size, lambda count: advance(count * shards.count(), ""), expected)
-
-
-def _baseline(prepared: Prepared, part: list[Example], features: Features, display: Display) -> tuple[Evaluation, bool]:
-    """The base model's scores, and whether they are those of an earlier run."""
-    audio = prepared.config.data.audio()
-    found, again = known(
-        Evaluation,
-        prepared.speech,
-        part,
-        audio,
-        prepared.decode,
-        lambda: _evaluate(prepared, prepared.speech, part, features, display),
-        prepared.kept,
-    )
-    if again:
-        display.line("the base model's scores are known from an earlier run")
-    return found, again
-
-
-def _require_sound_labels(prepared: Prepared, part: list[Example], baseline: Evaluation, features: Features) -> None:
-    """Refuses to train when the model finds its own transcripts unlikely: labels and logits do not line up then."""
-    speech = prepared.speech
-    said = [
-        (example, row.hypothesis) for example, row in zip(part, baseline.score.utterances, strict=True) if row.hypothesis and not row.capped
-    ]
-    chosen = said[:OWN_TRANSCRIPT_CLIPS]
-    if not chosen:
-        return
-    labels = [speech.labels(text) for _, text in chosen]
-    with torch.inference_mode():
-        encoded = features.batch([example.utterance for example, _ in chosen])
-        loss = Decoder(speech).loss_sum(encoded, pad_labels(labels, speech.device)).item() / sum(map(len, labels))
-    if loss > OWN_TRANSCRIPT_LOSS:
-        raise TrainingError(
-            f"the model's loss on its own transcripts is {loss:.2f} nats per token, above {OWN_TRANSCRIPT_LOSS:g}: labels and outputs do "
-            "not line up, so training would ruin it; use transformers 5.15 or later, and the tokenizer that belongs to "
-            f"{prepared.checkpoint.model_id}"
-        )
-
-
-def _train_data(prepared: Prepared, features: Features, display: Display) -> tuple[TrainData, tuple[str, ...]]:
-    """Training examples, and the ids of replay clips that the base model could not label because it looped on them."""
-    sets, speech, targets = prepared.sets, prepared.speech, prepared.config.train.replay_targets
-    domain, dev = examples(speech, sets.train, sets.style), examples(speech, sets.dev, sets.style)
-    if sets.replay is None or sets.guard is None:
-        return TrainData(domain, dev), ()
-    if targets == "transcript":
-        return TrainData(domain, dev, examples(speech, sets.replay, sets.style), examples(speech, sets.guard, sets.style)), ()
-    with display.stage("replay", "Replay: the base model transcribes general speech"):
-        replay, looped = _labelled_by_base(prepared, sets.replay, features, display)
-        guard, more = _labelled_by_base(prepared, sets.guard, features, display)
-    if left_out := looped + more:
-        display.line(f"left out: {len(left_out)} clips on which the base model loops or says nothing")
-    if not replay or not guard:
-        raise TrainingError(f"{sets.replay.manifest.path}: the base model can label too few of its clips; give --replay-targets transcript")
-    return TrainData(domain, dev, replay, guard), left_out
-
-
-def _said_by_base(prepared: Prepared, part: list[Example], features: Features, display: Display) -> list[Transcript]:
-    """The base model's transcripts, or those of an earlier run: the adapter must not be attached yet."""
-    speech, settings = prepared.speech, prepared.decode
-
-    def transcribe() -> list[Transcript]:
-        with display.bar(len(part), "utterances") as advance:
-            size = prepared.config.eval.eval_batch_size
-            return transcribe_all(speech, part, features, settings, size, lambda count: advance(count * shards.count(), ""))
-
-    said, _ = known(list[Transcript], speech, part, prepared.config.data.audio(), settings, transcribe, prepared.kept)
-    return said
-
-
-def _labelled_by_base(prepared: Prepared, part: SpeechSet, features: Features, display: Display) -> tuple[list[Example], tuple[str, ...]]:
-    """Examples that teach what the base model says, in its own style."""
-    speech = prepared.speech
-    said = _said_by_base(prepared, examples(speech, part, "none"), features, display)
-    labelled = examples(speech, part, "none", [transcript.text for transcript in said])
-    sound, left_out = [], []
-    for example, transcript in zip(labelled, said, strict=True):
-        if not transcript.text or transcript.capped:
-            left_out.append(example.utterance.id)
-        elif example.utterance.text is None:  # the guard is then scored against what the base model says
-            sound.append(replace(example, utterance=replace(example.utterance, text=transcript.text)))
-        else:
-            sound.append(example)
-    return sound, tuple(left_out)
-
-
 def _train(
     prepared: Prepared,
     adapted: Adapted,
     data: TrainData,
     features: Features,
     state: TrainState | None,
-    log: RunLog,
-    trackers: Trackers,
-    display: Display,
+    outlets: Outlets,
 ) -> TrainOutcome:
+    log, trackers, display = outlets.log, outlets.trackers, outlets.display
     config, rate = prepared.config, metric(prepared.speech.language)
     signals = HeldSignals(patient=shards.count() > 1)
     with signals, display.bar(planned_steps(config.train, len(data.domain)), "updates") as advance:
@@ -637,12 +383,12 @@ def _result(baseline: Evaluation, tuned: Evaluation, seed: int) -> SetResult:
     )
 
 
-def _log_scores(log: RunLog, trackers: Trackers, display: Display, when: str, evaluations: dict[str, Evaluation], *, step: int) -> None:
+def _log_scores(outlets: Outlets, when: str, evaluations: dict[str, Evaluation], *, step: int) -> None:
     for name, evaluation in evaluations.items():
         score = evaluation.score
         looped = f", {len(score.capped)} clips at the token cap" if score.capped else ""
-        display.line(f"{name:8} {score.metric} {100 * score.wer:.2f} %, loss {evaluation.loss:.3f}{looped}")
-        log.write(
+        outlets.display.line(f"{name:8} {score.metric} {100 * score.wer:.2f} %, loss {evaluation.loss:.3f}{looped}")
+        outlets.log.write(
             when,
             set=name,
             wer=score.wer,
@@ -652,38 +398,7 @@ def _log_scores(log: RunLog, trackers: Trackers, display: Display, when: str, ev
             loss=evaluation.loss,
             capped=score.capped,
         )
-        trackers.log({f"{name}/{when}_wer": score.wer, f"{name}/{when}_loss": evaluation.loss}, step)
-
-
-def _opening_record(prepared: Prepared) -> RunRecord:
-    device, checkpoint = prepared.speech.device, prepared.checkpoint
-    device_name = (
-        torch.cuda.get_device_name(device) if device.type == "cuda" else f"{platform.processor() or platform.machine()} {device.type}"
-    )
-    trained = trained_sentences(prepared.sets)
-    return RunRecord(
-        status="running",
-        command=records.command(),
-        started_at=records.now(),
-        config=prepared.config,
-        checkpoint=CheckpointInfo(
-            model_id=checkpoint.model_id, kind=checkpoint.kind, revision=checkpoint.revision, sha256=checkpoint.sha256
-        ),
-        manifests={
-            name: ManifestInfo(
-                path=str(part.manifest.path),
-                sha256=part.manifest.sha256,
-                utterances=len(part),
-                seconds=part.seconds,
-                speakers=len(part.manifest.speakers()),
-                sentences_trained=trained.get(name, 0),
-            )
-            for name, part in prepared.sets.named().items()
-        },
-        environment=records.environment(device.type, device_name, torch.get_num_threads(), prepared.speech.computing),
-        text_style=prepared.sets.style,
-        text_style_counts=prepared.sets.styled.sentence,
-    )
+        outlets.trackers.log({f"{name}/{when}_wer": score.wer, f"{name}/{when}_loss": evaluation.loss}, step)
 
 
 def _closed(record: RunRecord, display: Display, *, status: records.Status, error: str | None) -> RunRecord:

@@ -52,7 +52,7 @@ def write_examples(config: RunConfig, count: int) -> int:
 
     prepare_process()
     from lora.display import Display
-    from lora.experiment import write_augmented
+    from lora.preparation import write_augmented
 
     folder, written = write_augmented(config, count, Display())
     say(f"{folder}: {written} augmented clips in audio/, what was done to each in manifest.jsonl; nothing was trained")
@@ -66,8 +66,9 @@ def start(config: RunConfig, metrics_file: str, *, dry_run: bool, resume: bool) 
     prepare_process()
     from lora import shards
     from lora.display import Display, result_table
-    from lora.experiment import experiment, prepare
+    from lora.experiment import experiment
     from lora.model_utils import choose_device
+    from lora.preparation import prepare
     from lora.record import result_folder
 
     with shards.joined(choose_device(config.model.device)):
