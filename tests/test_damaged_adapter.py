@@ -179,6 +179,9 @@ EITHER = [
     ("whole numbers", weights(whole_numbers), "is damaged|not floating-point"),
     ("another rank", settings(r=8), "is damaged|take"),
     ("a rank of all memory", settings(r=65536, rank_pattern={".*": 4}), "is damaged|none of the weights have"),
+    ("a rank of a pattern that is none", settings(rank_pattern={"[": 4}), "is damaged|rank_pattern"),
+    ("a scale of a pattern that is none", settings(alpha_pattern={"(": 4}), "is damaged|alpha_pattern"),
+    ("targets of a pattern that is none", settings(target_modules="*"), "is damaged|target_modules"),
     ("a negative rank", settings(r=-1), "is damaged|>= 1"),
     ("a negative scale", settings(lora_alpha=-1), "is damaged|> 0"),
     ("a negative dropout", settings(lora_dropout=-1), "is damaged|>= 0"),
@@ -300,7 +303,7 @@ def test_official_adapters_with_impossible_values_are_refused(random_v1: Speech,
 
 @pytest.mark.parametrize(
     ("file", "old", "new"),
-    [("config.json", '"hidden_size": 32', '"hidden_size": 33'), (PASSPORT_FILE, "6.5", "6.4")],
+    [("config.json", '"attention_dropout": 0.0', '"attention_dropout": 0.5'), (PASSPORT_FILE, "6.5", "6.4")],
 )
 def test_a_checkpoint_of_a_run_that_was_changed_is_refused(random_v1: Speech, tmp_path: Path, file: str, old: str, new: str) -> None:
     adapted = attach(fresh(random_v1), AdapterConfig(method="full"))

@@ -124,6 +124,7 @@ def test_the_log_tells_the_run_in_order(run: Run) -> None:
     events = [entry["event"] for entry in run.log]
     assert [event for index, event in enumerate(events) if events[index - 1 : index] != [event]] == [
         "start",
+        "sentences_trained",
         "baseline",
         "dev",
         "update",

@@ -12,7 +12,7 @@ import typing
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
@@ -94,7 +94,8 @@ class DataConfig(Section, frozen=True, kw_only=True):
     def audio(self) -> AudioSettings:
         return AudioSettings(rms_dbfs=self.rms_dbfs)
 
-    def train_rules(self, language: Language) -> Rules:
+    def rules(self, language: Language) -> Rules:
+        """Of speech that trains, chooses or is scored by its transcripts."""
         return Rules(
             max_s=self.max_seconds,
             allow_outside=self.allow_outside_paths,
@@ -103,18 +104,15 @@ class DataConfig(Section, frozen=True, kw_only=True):
             tags=self.tags,
         )
 
-    def test_rules(self, language: Language) -> Rules:
-        return self.train_rules(language)
-
     def heldout_rules(self, language: Language, guardrail: Guardrail) -> Rules:
-        rules = self.test_rules(language)
+        rules = self.rules(language)
         if guardrail == "drift":
             return replace(rules, require_text=False, tags="keep")  # nobody looks at its texts
         return replace(rules, missing_text="is missing; every utterance needs its transcript, unless --guardrail drift is set")
 
     def replay_rules(self, language: Language, targets: ReplayTargets) -> Rules:
-        rules = self.train_rules(language)
-        return rules if targets == "transcript" else replace(rules, require_text=False, tags="keep")  # nobody looks at its texts
+        rules = self.rules(language)
+        return rules if targets == "transcript" else replace(rules, require_text=False, tags="keep")  # as above
 
 
 class AugmentConfig(Section, frozen=True, kw_only=True):
@@ -300,9 +298,6 @@ class RunConfig(Section, frozen=True, kw_only=True):
         """The cap that is set, or the language's."""
         given = self.eval.tokens_per_second
         return given if given is not None else LANGUAGES[self.model.language].tokens_per_second
-
-
-SectionType = TypeVar("SectionType", bound=msgspec.Struct)
 
 
 def add_flags(parser: argparse.ArgumentParser, schema: type[msgspec.Struct] = RunConfig) -> None:

@@ -89,7 +89,8 @@ def read_set(path: str, rules: Rules, config: DataConfig) -> SpeechSet:
     recordings = [recording for part in parts for recording in _checked(part, rules, config)]
     utterances = [replace(one, id=f"{part.path.stem}/{one.id}") for part in parts for one in part]
     sha256 = sha256_bytes(*(f"{part.path.name} {part.sha256}\n".encode() for part in parts))
-    manifest = Manifest(pattern, sha256, tuple(utterances))
+    tags = "; ".join(f"{part.path.name}: {part.tags}" for part in parts if part.tags)
+    manifest = Manifest(pattern, sha256, tuple(utterances), tags)
     require_one_text(manifest, recordings)
     return SpeechSet(manifest, tuple(recordings))
 
@@ -108,14 +109,14 @@ def read_sets(config: DataConfig, targets: ReplayTargets, guardrail: Guardrail, 
     Raises `ManifestError` with every problem of the first manifest that has one, when a test set holds a single utterance, when sets
     share recordings, and when training, dev and domain share speakers although the split is by speaker.
     """
-    train = read_set(config.train_manifest, config.train_rules(language), config)
-    domain = read_set(config.domain_manifest, config.test_rules(language), config)
+    train = read_set(config.train_manifest, config.rules(language), config)
+    domain = read_set(config.domain_manifest, config.rules(language), config)
     heldout = read_set(config.heldout_manifest, config.heldout_rules(language, guardrail), config)
     for test_set in (domain, heldout):
         if len(test_set) < 2:
             raise ManifestError(f"{test_set.manifest.path}: one utterance cannot tell a change from chance; add more, better a hundred")
     if config.dev_manifest is not None:
-        dev = read_set(config.dev_manifest, config.train_rules(language), config)
+        dev = read_set(config.dev_manifest, config.rules(language), config)
     else:
         train, dev = _divide(train, config.dev_fraction, config.split_by == "speaker", seed)
     replay = guard = None
@@ -161,7 +162,7 @@ def plan_copies(sets: SpeechSets, augment: AugmentConfig, config: DataConfig, se
     if augment.augment_copies == 0:
         return None
     others = {name: part.recordings for name, part in sets.named().items() if name != "train"}
-    return plan(augment, seed, config.train_rules(language), (sets.train.manifest, sets.train.recordings), others, config.audio())
+    return plan(augment, seed, config.rules(language), (sets.train.manifest, sets.train.recordings), others, config.audio())
 
 
 def with_copies(sets: SpeechSets, copies: Copies) -> SpeechSets:

@@ -102,7 +102,3 @@ class StoppedError(LoraError):
 
 class PeerError(LoraError):
     """Another process of the same run has ended or does not answer."""
-
-
-class CacheError(LoraError):
-    """Something in the cache folder is damaged."""

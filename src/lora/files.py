@@ -152,7 +152,8 @@ def _prefix(path: Path) -> str:
 def _claimed_file(target: Path) -> tuple[int, Path]:
     while True:
         handle, name = tempfile.mkstemp(dir=target.parent, prefix=_prefix(target), suffix=".part")
-        if _claim(handle) and Path(name).exists():  # who removes what is abandoned may have been faster
+        _claim(handle)
+        if Path(name).exists():  # who removes what is abandoned may have been faster
             return handle, Path(name)
         os.close(handle)
 
@@ -163,16 +164,16 @@ def _claimed_folder(target: Path, cleanup: ExitStack) -> Path:
         with suppress(FileNotFoundError):  # as above
             handle = os.open(temporary, os.O_RDONLY)
             cleanup.callback(os.close, handle)
-            if _claim(handle) and temporary.exists():
+            _claim(handle)
+            if temporary.exists():
                 cleanup.callback(_discard, temporary)
                 return temporary
 
 
-def _claim(handle: int) -> bool:
+def _claim(handle: int) -> None:
     """Holds what is being written until its handle is closed, by a kill too. On a disk without locks it is held by its age."""
     with suppress(OSError):
         fcntl.flock(handle, fcntl.LOCK_EX)
-    return True
 
 
 def _remove_abandoned(entry: Path) -> None:

@@ -14,10 +14,7 @@ from pathlib import Path
 import msgspec
 import xxhash
 
-from lora.files import atomic_file, cache_dir, sha256_bytes
-
-ABANDONED_S = 24 * 3600.0
-"""Age of a half-written file, in seconds, at which its process is surely gone."""
+from lora.files import ABANDONED_S, atomic_file, cache_dir, sha256_bytes
 
 VERSIONS = ("torch", "transformers", "tokenizers", "peft", "numpy", "soundfile", "soxr", "whisper-normalizer")
 """Packages whose version is part of every key: another one may read, round or normalise differently."""

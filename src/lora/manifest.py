@@ -357,9 +357,7 @@ def _check_language(row: _RawRow, number: int, rules: Rules, problems: _Problems
         return
     name, advice = LANGUAGES[rules.language].name, "keep one language in a run, and name it with --language"
     if row.language is not None and row.language != rules.language:
-        problems.add(
-            number, "language", f"is {row.language!r} in a run for {name}; keep one language in a run, and name it with --language"
-        )
+        problems.add(number, "language", f"is {row.language!r} in a run for {name}; {advice}")
     elif row.text and (script := foreign_script(row.text, rules.language)):
         problems.add(number, "text", f"is in {script} letters, which {name} does not use; {advice}")
 

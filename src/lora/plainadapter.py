@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
@@ -44,15 +44,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     def rank(self, site: str) -> int:
         """The rank of a site, by PEFT's own rule for patterns."""
-        named = (rank for key, rank in (self.rank_pattern or {}).items() if _ends_with(key, site))
+        named = (rank for key, rank in (self.rank_pattern or {}).items() if re.fullmatch(rf"(.*\.)?({key})", site))
         return next(named, self.r)
 
-
-def _ends_with(key: str, site: str) -> bool:
-    try:
-        return re.fullmatch(rf"(.*\.)?({key})", site) is not None
-    except re.error:
-        return False
+    def patterns(self) -> Iterator[tuple[str, str]]:
+        """All that PEFT takes for patterns of module names, each with the setting that holds it."""
+        for name, keys in (("rank_pattern", self.rank_pattern), ("alpha_pattern", self.alpha_pattern)):
+            yield from ((name, key) for key in keys or ())
+        if isinstance(self.target_modules, str):
+            yield "target_modules", self.target_modules
 
 
 def read_settings(folder: Path) -> Settings:
@@ -65,6 +65,11 @@ def read_settings(folder: Path) -> Settings:
         settings = msgspec.convert(said, Settings)
     except msgspec.ValidationError as error:
         raise CheckpointError(f"{file}: {error}; {_REMEDY}") from error
+    for name, pattern in settings.patterns():
+        try:
+            re.compile(pattern)
+        except (re.error, OverflowError, RecursionError) as error:
+            raise CheckpointError(f"{file}: {name} holds {pattern[:80]!r}, which is no pattern ({error}); {_REMEDY}") from error
     if settings.layer_replication:
         raise CheckpointError(f"{file}: layer_replication makes another model of the base; take an adapter without it")
     return settings

@@ -217,14 +217,14 @@ def _build(source: Iterator[Item | Bad], options: argparse.Namespace) -> int:
     if options.samples is not None and (options.limit or options.hours) is not None:
         raise ConfigError("--samples draws from all recordings, --limit and --hours take the first ones; leave either out")
     choice = Choice(
-        options.samples,
-        options.seed,
-        options.limit,
-        options.hours,
-        options.min_seconds,
-        options.max_seconds,
-        options.skip_bad,
-        options.allow_empty_text,
+        samples=options.samples,
+        seed=options.seed,
+        limit=options.limit,
+        hours=options.hours,
+        min_s=options.min_seconds,
+        max_s=options.max_seconds,
+        skip_bad=options.skip_bad,
+        allow_empty_text=options.allow_empty_text,
     )
     return _report(options, build(source, choice, options.output, options.audio, overwrite=options.overwrite))
 

@@ -199,7 +199,7 @@ def _of_run(name: str, record: RunRecord, audio: AudioSettings, request: ExportR
     info, data = record.manifests[name], record.config.data
     guarded_by_drift = name == "heldout" and record.config.gate.guardrail == "drift"
     language = record.config.model.language
-    rules = data.heldout_rules(language, record.config.gate.guardrail) if name == "heldout" else data.test_rules(language)
+    rules = data.heldout_rules(language, record.config.gate.guardrail) if name == "heldout" else data.rules(language)
     part = _read(Path(info.path), rules, audio, request)
     if part.manifest.sha256 != info.sha256:
         raise ManifestError(f"{info.path}: has changed since the run; put it back, or give --{name}-manifest")

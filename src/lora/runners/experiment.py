@@ -7,7 +7,7 @@ from lora.config import RunConfig, add_flags, from_flags
 from lora.console import ArgumentParser, positive_int, run
 from lora.gate import Decision
 from lora.presets import config_file, presets
-from lora.terminal import say
+from lora.terminal import say, shown
 
 METRICS_FILE = "experiment_metrics.json"
 EXIT_CODES: dict[Decision, int] = {"accepted": 0, "rejected": 3, "inconclusive": 4}
@@ -78,7 +78,7 @@ def start(config: RunConfig, metrics_file: str, *, dry_run: bool, resume: bool) 
             if shards.is_main():
                 for site in prepared.sites:
                     rank = f"rank {site.rank}" if site.rank is not None else "all weights"
-                    say(f"{site.name}\t{rank}\t{site.parameters} parameters")
+                    print("\t".join((shown(site.name), rank, f"{site.parameters} parameters")))
                 say(f"{sum(site.parameters for site in prepared.sites)} parameters train")
                 say(f"ready: {len(prepared.sites)} layers to adapt, nothing was trained or written")
             return 0
@@ -86,7 +86,7 @@ def start(config: RunConfig, metrics_file: str, *, dry_run: bool, resume: bool) 
         assert record.verdict is not None  # a completed run has one
         if shards.is_main():
             display.result(result_table(record))
-            say(f"{record.verdict.sentence}")
+            say(record.verdict.sentence)
             say(f"{config.output.output_dir}: report.html, report.md, {metrics_file}, {result_folder(config.adapter)}/, processor/")
     return EXIT_CODES[record.verdict.decision]
 
