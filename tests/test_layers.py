@@ -17,6 +17,7 @@ ORDER = (
     "units",
     "language",
     "tags",
+    "miswritten",
     "spelling",
     "reading",
     "destination",
@@ -100,7 +101,7 @@ ORDER = (
 
 TORCH_FREE = (
     *("errors", "units", "language", "files", "kept", "audio", "effects", "near_copies", "speech_rate"),
-    *("manifest", "splits", "config", "console", "wheels", "augment", "tags", "spelling"),
+    *("manifest", "splits", "config", "console", "wheels", "augment", "tags", "miswritten", "spelling"),
     *("passport", "text", "said", "scoring", "analysis", "significance", "outcomes", "gate", "corpora", "tracking", "main"),
     *("runtimes", "exported", "agreement", "record", "runfolder", "report", "publish", "display"),
     *("containers", "decoders", "channels"),

@@ -130,6 +130,12 @@ def test_an_mp3_whose_frames_are_fewer_than_its_header_counts_is_refused(speech:
     assert abs(duration(load(EncodedAudio(data[: data.find(b"ID3") + 0] + data, "clip"), AS_IS)) - 4) < 0.1
 
 
+@pytest.mark.parametrize("tail", [bytes(3000), b"LYRICSBEGIN" + b"la " * 70 + b"LYRICS200TAG" + b" " * 125, b"TAG" + bytes(125)])
+def test_an_mp3_is_heard_to_its_end_whatever_tag_or_padding_follows(tail: bytes, speech: Waveform) -> None:
+    data = muxed([speech[:, None]], RATE, "mp3", "libmp3lame")
+    assert np.array_equal(load(EncodedAudio(data + tail, "clip"), AS_IS), load(EncodedAudio(data, "clip"), AS_IS))
+
+
 def test_an_mp3_that_starts_amid_a_frame_is_heard(speech: Waveform) -> None:
     data = muxed([speech[:, None]], RATE, "mp3", "libmp3lame", write_xing="0", id3v2_version="0")
     assert 3.8 < duration(load(EncodedAudio(data[100:], "clip"), AS_IS)) < 4.2

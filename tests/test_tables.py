@@ -245,6 +245,45 @@ def test_a_folder_in_a_folder_is_a_speaker_only_where_that_is_said(place: Path) 
         assert [row.get("speaker_id") for row in rows()] == expected
 
 
+def test_folders_that_are_links_are_gone_through_once(place: Path) -> None:
+    source = folder(place, "anna/u.wav")
+    (place / "disk").mkdir()
+    (place / "disk/c0.wav").write_bytes((place / "c1.wav").read_bytes())
+    elsewhere = folder(place / "disk", "v.wav")
+    (source / "ben").symlink_to(elsewhere)
+    arguments = ("build_domain_manifest", "--from-folder", source, "--output", "out.jsonl", "--overwrite")
+    code, said = made(*arguments)
+    assert code == 0, said
+    assert [(row["id"], row["speaker_id"]) for row in rows()] == [("anna/u", "anna"), ("ben/v", "ben")]
+    for name, target in (("cleo", "anna"), ("round", ".")):
+        (source / name).symlink_to(source / target)
+        code, said = made(*arguments)
+        assert code == 2
+        assert "are the same folder, by a link" in said
+        (source / name).unlink()
+
+
+def test_a_text_may_begin_with_the_number_that_names_its_file(place: Path) -> None:
+    source = folder(place, "7.wav", "007.wav", text="7 apples.")
+    (source / "007.txt").write_text("007 apples.")
+    code, said = made("build_domain_manifest", "--from-folder", source, "--output", "out.jsonl")
+    assert code == 2
+    assert "for 1 bad row (--skip-bad leaves them out): 007.txt: starts with its own name" in said
+
+
+@pytest.mark.usefixtures("place")
+def test_line_breaks_in_cells_are_taken_where_quotes_are_said_to_enclose_them() -> None:
+    content = 'file,text,speaker\nc0.wav,"Two\nlines, here.",a\nc1.wav,One.,b\n'
+    code, said = table(content)
+    assert code == 2
+    assert "lines 2 to 3: a quotation mark opens a cell" in said
+    assert "--quotes csv if it is one text" in said
+    code, said = table(content, "--quotes", "csv")
+    assert code == 0, said
+    assert [row["text"] for row in rows()] == ["Two lines, here.", "One."]
+    assert table(content.replace("lines, here.", "lines, here."[:-1] + '"x'), "--quotes", "csv")[0] == 2
+
+
 def test_label_files_beside_audio_are_refused_by_name(place: Path) -> None:
     source = folder(place, "a.wav", "b.wav", "TWO.WAV")
     (source / "a.txt").write_text(TIMED[0])

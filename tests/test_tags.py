@@ -27,6 +27,13 @@ from lora.tags import TagRule, counted, pieces, tags_in, without_tags
         ("++noise++ go +uh+ on", ["++noise++", "+uh+"], "go on"),
         ("hello [laughter], you", ["[laughter]"], "hello, you"),
         ("♪ la la ♪", ["♪", "♪"], "la la"),
+        ("(sniffling) (humming) no (speaks Spanish)", ["(sniffling)", "(humming)", "(speaks Spanish)"], "no"),
+        ("(foreign language) yes (hesitation)", ["(foreign language)", "(hesitation)"], "yes"),
+        ("(risas) sí", ["(risas)"], "sí"),
+        ("(vỗ tay) xin chào", ["(vỗ tay)"], "xin chào"),
+        ("(웃음) 네", ["(웃음)"], "네"),
+        ("\uff08笑\uff09はい", ["\uff08笑\uff09"], "はい"),
+        ("\uff3b笑声\uff3d好\u3010掌声\u3011", ["\uff3b笑声\uff3d", "\u3010掌声\u3011"], "好"),
     ],
 )
 def test_tags_are_found_and_taken_out(text: str, tags: list[str], plain: str) -> None:
@@ -41,6 +48,8 @@ def test_tags_are_found_and_taken_out(text: str, tags: list[str], plain: str) ->
     [
         "100% sure, 5 % more", "AT&T", "2 * 3 * 4", "a < b and c > d", "I <3 you", "C++ and C++ again", "NASA (the agency) said",
         "x+y", "{a / b / @} c", "Mr. Smith's", "50%of", "-5 + 3",
+        "a+b+c", "see (singular) form", "(cryptic) clue", "*single* room", "(speaking of which)", "(humans)",
+        "《红楼梦》", "the (musical) theatre", "(sights) and", "\uff08东京\uff09",
     ],
 )  # fmt: skip
 def test_what_is_written_for_what_is_said_is_no_tag(text: str) -> None:

@@ -271,6 +271,8 @@ def _absurd(rate: float) -> str:
 def _opened(data: bytes, name: str, container: str) -> Any:
     import av
 
+    if container == "mp3":
+        data = streams.without_tail(data)
     try:
         return av.open(io.BytesIO(data), mode="r", format=container)
     except (av.FFmpegError, ValueError, OverflowError) as error:

@@ -10,6 +10,7 @@ import functools
 import hashlib
 import itertools
 import os
+import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +25,7 @@ from lora.channels import Channel
 from lora.errors import AudioError, ManifestError, Problem, TooLongError
 from lora.files import is_regular, write_jsonl
 from lora.language import LANGUAGES, Language, foreign_script, lacks_own_script
+from lora.miswritten import damage, one_spelling
 from lora.near_copies import sound_print
 from lora.reading import ContentError, json_value
 from lora.speech_rate import least_seconds, too_much
@@ -324,6 +326,9 @@ def _parse(path: Path, number: int, offset: int, raw: bytes, rules: Rules, probl
         problems.add(number, "line", error.reason)
         return None
     before = len(problems.found)
+    for name, value in (("id", row.id), ("speaker_id", row.speaker_id)):
+        if value is not None and not str(value).strip():
+            problems.add(number, name, "is empty; leave the field out where there is none")
     _check_text(row, number, rules, problems)
     _check_language(row, number, rules, problems)
     source = _source(path, number, offset, raw, row, rules, problems)
@@ -333,7 +338,7 @@ def _parse(path: Path, number: int, offset: int, raw: bytes, rules: Rules, probl
         id=str(row.id) if row.id is not None else f"line-{number}",
         audio=source,
         text=row.text,
-        speaker_id=sys.intern(str(row.speaker_id)) if row.speaker_id is not None else None,  # few values, millions of lines
+        speaker_id=one_spelling(str(row.speaker_id)) if row.speaker_id is not None else None,
         line=number,
         declared_s=Seconds(row.duration) if row.duration is not None else None,
         meta=row.meta,
@@ -350,13 +355,15 @@ def _check_text(row: _RawRow, number: int, rules: Rules, problems: _Problems) ->
         problems.add(number, "text", "is empty; write the transcript or drop the line (where nobody speaks: --allow-empty-text)")
     elif rules.check_rate and too_much(row.text, rules.max_s):
         problems.add(number, "text", _too_much(row.text, f"--max-seconds is {rules.max_s:g}"))
+    elif wrong := damage(row.text):
+        problems.add(number, "text", wrong)
 
 
 def _check_language(row: _RawRow, number: int, rules: Rules, problems: _Problems) -> None:
     if rules.language is None:
         return
     name, advice = LANGUAGES[rules.language].name, "keep one language in a run, and name it with --language"
-    if row.language is not None and row.language != rules.language:
+    if row.language is not None and re.split("[-_]", row.language.lower())[0] != rules.language:  # en-US and en_GB are English
         problems.add(number, "language", f"is {row.language!r} in a run for {name}; {advice}")
     elif row.text and (script := foreign_script(row.text, rules.language)):
         problems.add(number, "text", f"is in {script} letters, which {name} does not use; {advice}")

@@ -9,10 +9,18 @@ TagRule = Literal["drop", "keep", "refuse"]
 """What becomes of tags: taken out of the transcripts, taught and scored as they are, or the manifest is refused."""
 
 _NOISES = (
-    "applause|background|beep|breath|clears?|cough|crosstalk|cry|foreign|gasp|hesitation|hum|inaudible|indistinct|laugh|music|noise|"
-    "overlap|pause|phone|silence|sigh|sing|sniff|sound|speak|static|unclear|unintelligible|unk|whisper|yawn"
+    r"(?:applau[ds]|background|beep|breath|clear|cough|crosstalk|cries|cry|gasp|giggl|hesitat|hum|inaudible|indistinct|laugh|music|noise|"
+    r"overlap|paus|phone|silen[ct]|sigh|sing|sniff|sound|static|unclear|unintelligible|unk|whisper|yawn)"
+    r"(?:e|es|ed|ion|s|ter|[lmp]?ing)?(?![^\W_])|speak(?:s|ing)?(?=\s+(?!of\b)|\s*[)*])|foreign(?=\s+(?:language|speech|words?)|\s*[)*])"
 )
-"""How the words begin that stand in single round brackets or between stars where they are tags; other words there are spoken ones."""
+"""How single round brackets, or what stands between stars, begin where they are tags; other words there are spoken ones."""
+
+_ELSEWHERE = (
+    "笑い?|笑い声|拍手|咳|音楽|ため息|雑音|沈黙|笑声|大笑|音乐|音樂|掌声|掌聲|咳嗽|噪音|웃음|박수|음악|기침|소음|한숨|"
+    "risas?|aplausos?|música|tos|ruido|silencio|suspiro|сміх|музика|оплески|шум|кашель|пауза|cười|nhạc|vỗ\\stay|tiếng\\sồn|"
+    "ضحك|موسيقى|تصفيق|ضوضاء|صمت"
+)
+"""Whole contents of round brackets that are tags in other languages."""
 
 _TAG = re.compile(
     rf"""
@@ -21,9 +29,11 @@ _TAG = re.compile(
   | \{{ (?! [^{{}}]* \s/\s) [^{{}}]* \}}           # {{laugh}}, and not the alternatives {{a / b}}
   | \( \( .*? \)\)                                 # ((uncertain)), (())
   | \( \s* (?:{_NOISES}) [^()]* \)                 # (laughs)
+  | [(\uff08] \s* (?:{_ELSEWHERE}) \s* [)\uff09]     # (risas), and those of East Asian width
+  | \uff3b [^\uff3b\uff3d]* \uff3d | \u3010 [^\u3010\u3011]* \u3011
   | \* \s* (?:{_NOISES}) [^*]* \*                  # *coughs*
   | (?<!\S) % [^\W\d_] [\w-]*                      # %hesitation
-  | \+\+? [^\W\d_] [\w-]* \+\+?                    # ++noise++
+  | (?<!\w) \+\+? [^\W\d_] [\w-]* \+\+? (?!\w)     # ++noise++, and not a+b+c
   | [\u2669-\u266c]+                               # notes
     """,
     re.VERBOSE | re.IGNORECASE,

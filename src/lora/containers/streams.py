@@ -2,7 +2,7 @@
 
 import re
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from lora.containers.claims import BrokenFileError, broke_off, is_no_sound
@@ -73,6 +73,14 @@ def check_mp3(data: bytes) -> None:
     if place is None:
         return
     stated, seconds, frames = _xing_frames(data, place), 0.0, 0
+    for _, samples, hz in _mpeg_frames(data, place):
+        seconds, frames = seconds + samples / hz, frames + 1
+    if stated is not None and frames < stated:  # the frame that states it is one more
+        raise BrokenFileError(broke_off(stated * seconds / frames, seconds))
+
+
+def _mpeg_frames(data: bytes, place: int) -> Iterator[tuple[int, int, int]]:
+    """End, samples and rate of each frame from `place` on. Raises `BrokenFileError` where one is cut, or another recording follows."""
     while place >= 0:
         if data.startswith(b"ID3", place):
             raise BrokenFileError(_SEVERAL)
@@ -82,9 +90,17 @@ def check_mp3(data: bytes) -> None:
         size, samples, hz = one
         if place + size > len(data):
             raise BrokenFileError(_CUT_FRAME)
-        place, seconds, frames = place + size, seconds + samples / hz, frames + 1
-    if stated is not None and frames < stated:  # the frame that states it is one more
-        raise BrokenFileError(broke_off(stated * seconds / frames, seconds))
+        place += size
+        yield place, samples, hz
+
+
+def without_tail(data: bytes) -> bytes:
+    """An MP3 without the padding or tags behind its last frame, which FFmpeg may take for a frame that is damaged."""
+    place = first_frame(data, mpeg_frame)
+    if place is None:
+        return data
+    end = max((end for end, _, _ in _mpeg_frames(data, place)), default=len(data))
+    return data[:end] if is_no_sound(data[end:]) else data
 
 
 def check_adts(data: bytes) -> None:

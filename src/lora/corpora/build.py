@@ -29,6 +29,7 @@ from lora.destination import file_target
 from lora.errors import AudioError, ConfigError, ManifestError, Problem, RunFolderError
 from lora.files import atomic_file, atomic_folder
 from lora.manifest import MIN_S, Manifest, Row, Rules, Utterance, read, to_row
+from lora.miswritten import damage
 from lora.units import Seconds
 
 AudioMode = Literal["inline", "path"]
@@ -160,6 +161,8 @@ def _wrong(item: Item, known: set[str], choice: Choice) -> Bad | None:
     if not item.text.strip():
         advice = "check --text-column, remove it, or pass --allow-empty-text where nobody speaks"
         return None if choice.allow_empty_text else item.bad(f"has no text; {advice}")
+    if wrong := damage(item.text):
+        return item.bad(f"its text {wrong}")
     if kind := timed(item.text):
         return item.bad(f"{kind}, not a transcript ({' '.join(item.text.split())[:40]!r}); write only what is said, numbers in words")
     return None

@@ -1,5 +1,6 @@
 """A folder of recordings on this machine, with transcripts beside the audio."""
 
+import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -13,6 +14,9 @@ from lora.errors import AudioError, ManifestError
 
 SpeakerFrom = Literal["top", "nearest", "none"]
 """Which folder names the speaker of a recording: the one just below the corpus, the one that holds the file, or none."""
+
+_PLAIN_NUMBER = re.compile(r"[1-9]\d*")
+"""May be said: `7 apples` in `7.txt`."""
 
 OTHER_SOUND: Final = frozenset({".ra", ".raw", ".pcm", ".ac3", ".dss", ".ds2", ".wv", ".ape"})
 """Kinds of sound files that are not taken: one of these is named rather than passed over."""
@@ -30,7 +34,7 @@ def folder_items(folder: Path, speaker_from: SpeakerFrom | None = None, *, split
     """
     if not folder.is_dir():
         raise ManifestError(f"{folder}: no such folder")
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
+    files = sorted(path for path in _below(folder) if path.is_file() and not path.name.startswith("."))
     recordings = [path for path in files if path.suffix.lower() in AUDIO_SUFFIXES]
     if not recordings:
         other = sorted({path.suffix.lower() for path in files if path.suffix.lower() in OTHER_SOUND})
@@ -47,6 +51,20 @@ def folder_items(folder: Path, speaker_from: SpeakerFrom | None = None, *, split
             if (transcript := transcripts.get(stem)) is not None:
                 item = _item(folder, path, transcript, speaker_from)
                 yield _of_channel(item, channel) if split and isinstance(item, Item) else item
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    """All paths below a folder, through links to other folders, as of speakers whose recordings lie on another disk.
+
+    Raises `ManifestError` for a link to a folder that is gone through anyway: its recordings would be there twice, or without end.
+    """
+    gone_through = dict[Path, Path]()
+    for place, names, files in os.walk(folder, followlinks=True):
+        here, real = Path(place), Path(place).resolve()
+        if real in gone_through:
+            raise ManifestError(f"{folder}: {here} and {gone_through[real]} are the same folder, by a link; remove the link")
+        gone_through[real] = here
+        yield from (here / name for name in [*names, *files])
 
 
 def _parts(folder: Path, recordings: Sequence[Path], *, split: bool) -> tuple[dict[Path, list[Path]], list[Bad]]:
@@ -110,7 +128,7 @@ def _item(folder: Path, path: Path, transcript: Path, speaker_from: SpeakerFrom 
     except OSError as error:
         return Bad(place, f"cannot be read ({error.strerror})")
     first, *rest = text.split() or [""]
-    if rest and first == path.stem and re.search(r"\d", first):
+    if rest and first == path.stem and re.search(r"\d", first) and not _PLAIN_NUMBER.fullmatch(first):
         return Bad(place, f"starts with its own name {first!r}, which nobody says; leave the name out")
     return Item(relative.with_suffix("").as_posix(), FileAudio(path), text, _speaker(relative, speaker_from), place)
 
