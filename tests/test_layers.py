@@ -12,20 +12,20 @@ SOURCE = Path(__file__).parents[1] / "src" / "lora"
 
 ORDER = (
     "process",
+    "terminal",
     "signals",
     "errors",
     "units",
-    "language",
-    "tags",
-    "miswritten",
-    "spelling",
     "reading",
     "destination",
-    "terminal",
     "files",
     "holding",
     "clearing",
     "kept",
+    "language",
+    "tags",
+    "miswritten",
+    "spelling",
     "shards",
     "cores",
     "containers",
@@ -150,6 +150,12 @@ def test_a_module_has_its_place_and_imports_only_from_above(module: str) -> None
     for name in own_imports(MODULES[module]):
         assert layer(name) in ORDER, f"{name} has no place in ORDER"
         assert layer(name) == layer(module) or ORDER.index(layer(name)) < place, f"{module} imports {name}, which is below it"
+
+
+def test_the_architecture_lists_the_modules_in_this_order() -> None:
+    rooms = (SOURCE.parents[1] / "docs" / "architecture.md").read_text().split("## The rooms of `src/lora`")[1].split("\n## ")[0]
+    rows = re.findall(r"^\| (`[^|]*`) \|", rooms, re.MULTILINE)
+    assert [name.rstrip("/") for row in rows for name in re.findall(r"`([^`]+)`", row)] == list(ORDER)
 
 
 def test_no_imports_go_round_in_circles() -> None:
