@@ -2,6 +2,7 @@
 
 import json
 import math
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -29,7 +30,13 @@ FILE_PEAK = 2.0
 INLINE_PEAK = 1.1
 """Highest inline sample: full scale, and what resampling adds to a hot recording."""
 
+KEPT_BYTES = 512 * 1024 * 1024
+"""Samples of long recordings that are kept for their next part: two hours."""
+
 _PEAK_LIMIT = 0.999
+_PAST_END = 160
+"""Samples (10 ms) that a part may end after its recording: times are rounded, and resampling rounds too."""
+
 _RESAMPLER_QUALITY = "HQ"
 _DECODING = 2
 """Goes up when the same bytes become other samples: MP3 has been decoded by FFmpeg since 2."""
@@ -42,6 +49,20 @@ class AudioSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """Target RMS level in dB relative to full scale; None leaves the level as recorded."""
 
 
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A part of a recording, in samples at `SAMPLE_RATE_HZ`: from `start`, `count` of them."""
+
+    start: int
+    count: int
+
+    @classmethod
+    def between(cls, start_s: float, end_s: float) -> "Span":
+        """The samples from one time to another, in seconds."""
+        start = round(start_s * SAMPLE_RATE_HZ)
+        return cls(start, round(end_s * SAMPLE_RATE_HZ) - start)
+
+
 @dataclass(frozen=True, slots=True, init=False)
 class FileAudio:
     """Encoded audio in a file of its own."""
@@ -52,19 +73,22 @@ class FileAudio:
     """Counted from 1, or their mean; None takes the mean of channels that hold the same sound, and refuses others."""
     track: int | None = None
     """Which of a container's audio tracks, counted from 1; None takes the only one."""
+    span: Span | None = None
+    """Which part of a long recording; None is all of it."""
 
-    def __init__(self, path: Path, channel: Channel | None = None, track: int | None = None) -> None:
+    def __init__(self, path: Path, channel: Channel | None = None, track: int | None = None, span: Span | None = None) -> None:
         object.__setattr__(self, "name", str(path))
         object.__setattr__(self, "channel", channel)
         object.__setattr__(self, "track", track)
+        object.__setattr__(self, "span", span)
 
     @property
     def path(self) -> Path:
         return Path(self.name)
 
     def part(self, channel: Channel | None, track: int | None) -> "FileAudio":
-        """Another channel or track of the same file."""
-        return FileAudio(self.path, channel, track)
+        """Another channel or track of the same file, at the same times."""
+        return FileAudio(self.path, channel, track, self.span)
 
     def __str__(self) -> str:
         return self.name
@@ -77,7 +101,7 @@ class FileAudio:
 
     def waveform(self, max_s: float | None = None) -> Waveform:
         """Decoded mono samples at 16 kHz, level untouched. Raises `AudioError`; `TooLongError` beyond `max_s`."""
-        return _decode(self, max_s)
+        return _decode(self, max_s) if self.span is None else _part_of(self, self.span, max_s)
 
     def rate_hz(self) -> int:
         """The file's own sampling rate, from its header."""
@@ -174,6 +198,8 @@ def prepare(samples: Waveform, settings: AudioSettings, name: str) -> Waveform:
 
 def stored_seconds(source: FileAudio | EncodedAudio) -> Seconds:
     """How long a recording lasts, from its header where that says so for certain. Raises `AudioError` as `load` does for its file."""
+    if isinstance(source, FileAudio) and source.span is not None:
+        return seconds(source.span.count)
     length_s = stored_length(source.content(), str(source))
     return duration(source.waveform()) if length_s is None else length_s
 
@@ -192,6 +218,8 @@ def fingerprint(source: AudioSource, settings: AudioSettings) -> str:
     rate = source.rate if isinstance(source, InlineAudio) else 0
     options = {"rms_dbfs": settings.rms_dbfs, "rate": rate, "resampler": _RESAMPLER_QUALITY, "decoding": _DECODING}
     chosen = {"channel": source.channel, "track": source.track}
+    if isinstance(source, FileAudio) and source.span is not None:  # its own samples: a long recording is not hashed for each of its parts
+        return sha256_bytes(source.waveform().tobytes(), json.dumps({**options, "part": True}, sort_keys=True).encode())
     return sha256_bytes(source.content(), json.dumps({**options, **chosen}, sort_keys=True).encode())
 
 
@@ -259,6 +287,39 @@ def read_file(
     if not path.is_file():
         raise AudioError(f"{path}: no such audio file")
     return load(FileAudio(path, channel, track), settings, max_s)
+
+
+def _part_of(source: FileAudio, span: Span, max_s: float | None) -> Waveform:
+    if max_s is not None and span.count > max_s * SAMPLE_RATE_HZ:
+        raise TooLongError(str(source), seconds(span.count), max_s)
+    whole, end = _recordings.get(FileAudio(source.path, source.channel, source.track)), span.start + span.count
+    if end > len(whole) + _PAST_END:
+        raise AudioError(f"{source}: lasts {duration(whole):.2f} s, and the part ends at {seconds(end):.2f} s; correct the times")
+    return whole[span.start : end].copy()
+
+
+class _Recordings:
+    """Long recordings that parts were taken from lately, for many parts come from one."""
+
+    def __init__(self) -> None:
+        self._kept = dict[tuple[FileAudio, int, int], Waveform]()
+        self._lock = threading.Lock()
+
+    def get(self, source: FileAudio) -> Waveform:
+        """The whole recording. Raises `AudioError`."""
+        try:
+            state = source.path.stat()
+        except OSError as error:
+            raise AudioError(f"{source}: cannot be read ({error.strerror}); check the path in the manifest") from error
+        name = (source, state.st_mtime_ns, state.st_size)
+        with self._lock:  # threads that want the same recording wait for one decoding
+            self._kept[name] = samples = self._kept.pop(name) if name in self._kept else _decode(source, None)
+            while len(self._kept) > 1 and sum(one.nbytes for one in self._kept.values()) > KEPT_BYTES:
+                del self._kept[next(iter(self._kept))]
+        return samples
+
+
+_recordings = _Recordings()
 
 
 def _decode(source: FileAudio | EncodedAudio, max_s: float | None) -> Waveform:

@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import functools
 import hashlib
 import os
 import re
@@ -302,3 +303,15 @@ def is_regular(path: Path) -> bool:
 def folder_bytes(folder: Path) -> int:
     """Size of all files below a folder."""
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
+def leads_out(folder: Path, file: Path) -> bool:
+    """Whether a file of a folder lies elsewhere, by a link on its way."""
+    real = os.path.realpath(file) if file.is_symlink() else real_folder(str(file.parent)) + os.sep
+    return not real.startswith(real_folder(str(folder)).rstrip(os.sep) + os.sep)
+
+
+@functools.lru_cache(maxsize=4096)
+def real_folder(folder: str) -> str:
+    """A folder without links: asked once, for thousands of files lie in one."""
+    return os.path.realpath(folder)

@@ -392,16 +392,19 @@ def _data(options: argparse.Namespace) -> int:
 def _manifest_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "action",
-        choices=("dataset", "domain", "merge"),
-        help="a split of a speech dataset; domain speech of a dataset, a folder or a table; several manifests as one",
+        choices=("dataset", "domain", "import", "merge"),
+        help="a split of a speech dataset; domain speech of a dataset, a folder or a table; recordings with times (subtitles, NeMo, Kaldi, "
+        "LJSpeech); several manifests as one",
     )
     parser.add_argument("rest", nargs=argparse.REMAINDER, metavar="...", help="its own flags: `moonshine-lora manifest merge --help`")
 
 
 def _manifest(options: argparse.Namespace) -> int:
     from lora.corpora.commands import build_domain_manifest, build_manifest, merge_manifests
+    from lora.corpora.importing import import_recordings
 
-    command = {"dataset": build_manifest, "domain": build_domain_manifest, "merge": merge_manifests}[options.action]
+    commands = {"dataset": build_manifest, "domain": build_domain_manifest, "import": import_recordings, "merge": merge_manifests}
+    command = commands[options.action]
     return command(options.rest, prog=f"moonshine-lora manifest {options.action}")
 
 

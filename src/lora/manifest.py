@@ -2,11 +2,11 @@
 
 A line holds `audio` (a path relative to the manifest, or a list of float samples), `text`, and optionally `speaker_id`, `id`,
 `sampling_rate` (Hz; for a list of samples the rate they were taken at, 16000 when absent), `channel` (of a file, counted from 1, or `mix`),
-`track` (of a container, counted from 1), `duration` (seconds), `language` (a code such as `en`) and `meta` (an object for anything else).
+`track` (of a container, counted from 1), `offset` (seconds; where in a long file it starts), `duration` (seconds), `language` (a code such
+as `en`) and `meta` (an object for anything else).
 """
 
 import difflib
-import functools
 import hashlib
 import itertools
 import os
@@ -20,10 +20,10 @@ from typing import Any
 
 import msgspec
 
-from lora.audio import AudioSettings, AudioSource, FileAudio, InlineAudio, duration, is_silent, load, waveform_hash
+from lora.audio import AudioSettings, AudioSource, FileAudio, InlineAudio, Span, duration, is_silent, load, waveform_hash
 from lora.channels import Channel
 from lora.errors import AudioError, ManifestError, Problem, TooLongError
-from lora.files import is_regular, write_jsonl
+from lora.files import is_regular, leads_out, real_folder, write_jsonl
 from lora.language import LANGUAGES, Language, foreign_script, lacks_own_script
 from lora.miswritten import damage, one_spelling
 from lora.near_copies import sound_print
@@ -63,6 +63,8 @@ class Row(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, omit_default
 
 class _RawRow(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     audio: msgspec.Raw = msgspec.Raw()
+    audio_filepath: str | None = None
+    offset: float | None = None
     text: str | None = None
     speaker_id: str | int | None = None
     id: str | int | None = None
@@ -182,7 +184,7 @@ def read(path: Path, rules: Rules, left_out: list[Problem] | None = None) -> Man
     field, missing text or audio, a duplicate id, a text too long for any recording, a path outside the manifest's folder or a file that
     does not exist.
     """
-    _real.cache_clear()
+    real_folder.cache_clear()
     problems = _Problems(path)
     utterances: list[Utterance] = []
     seen: dict[str, int] = {}
@@ -403,6 +405,11 @@ def _require_own_script(path: Path, utterances: Sequence[Utterance], rules: Rule
 
 def _source(path: Path, number: int, offset: int, raw: bytes, row: _RawRow, rules: Rules, problems: _Problems) -> AudioSource | None:
     value = bytes(row.audio)
+    if row.audio_filepath is not None:  # NeMo's name for it
+        if value:
+            problems.add(number, "audio_filepath", "stands beside `audio`; keep one of them")
+            return None
+        value = msgspec.json.encode(row.audio_filepath)
     if value in (b"", b"null"):
         problems.add(number, "audio", "is missing; give a path or a list of samples")
         return None
@@ -417,9 +424,10 @@ def _source(path: Path, number: int, offset: int, raw: bytes, row: _RawRow, rule
             return None
         return _file_source(path, number, name, row, rules, problems)
     if value.startswith(b"["):
-        if row.channel is not None or row.track is not None:
-            problems.add(number, "track" if row.channel is None else "channel", "is for files; a list of samples has one, leave it out")
-            return None
+        for field_name in ("channel", "track", "offset"):
+            if getattr(row, field_name) is not None:
+                problems.add(number, field_name, "is for files; a list of samples has one, leave it out")
+                return None
         if not value[1:-1].strip():
             problems.add(number, "audio", "holds no samples")
             return None
@@ -428,16 +436,14 @@ def _source(path: Path, number: int, offset: int, raw: bytes, row: _RawRow, rule
     return None
 
 
-def _leads_out(folder: Path, file: Path) -> bool:
-    """Whether a file of the manifest's folder lies elsewhere, by a link on its way."""
-    real = os.path.realpath(file) if file.is_symlink() else _real(str(file.parent)) + os.sep
-    return not real.startswith(_real(str(folder)).rstrip(os.sep) + os.sep)
-
-
-@functools.lru_cache(maxsize=4096)
-def _real(folder: str) -> str:
-    """A folder without links: asked once, for thousands of files lie in one."""
-    return os.path.realpath(folder)
+def _span(row: _RawRow, number: int, problems: _Problems) -> Span | None:
+    """Which part of its file the row is of; reports one that is none."""
+    if row.offset is None:
+        return None
+    if row.duration is None or row.offset < 0 or row.duration <= 0:
+        problems.add(number, "offset", "is the start of a part in seconds, from 0, and needs its `duration`, above 0")
+        return None
+    return Span.between(row.offset, row.offset + row.duration)
 
 
 def _channel(row: _RawRow, number: int, problems: _Problems) -> Channel | None:
@@ -463,10 +469,10 @@ def _file_source(path: Path, number: int, name: str, row: _RawRow, rules: Rules,
     if (inside or rules.allow_outside) and not is_regular(file):
         problems.add(number, "audio", f"{name}: no such file under {path.parent}")
         return None
-    if not rules.allow_outside and (not inside or _leads_out(path.parent, file)):
+    if not rules.allow_outside and (not inside or leads_out(path.parent, file)):
         problems.add(number, "audio", f"{name} lies outside the manifest's folder; move it or pass --allow-outside-paths")
         return None
-    source, rate_hz = FileAudio(file, _channel(row, number, problems), row.track), row.sampling_rate
+    source, rate_hz = FileAudio(file, _channel(row, number, problems), row.track, _span(row, number, problems)), row.sampling_rate
     if rate_hz is not None:
         try:
             actual = source.rate_hz()
@@ -489,6 +495,8 @@ def _explain(error: msgspec.ValidationError) -> str:
     if "unknown field" not in message:
         return message.split(" - at")[0]
     name = message.split("`")[1]
+    if name in ("path", "wav", "audio_path", "transcript", "seconds"):
+        return f"unknown field {name!r}; `moonshine-lora manifest import nemo` reads rows of other tools"
     known = list(_RawRow.__struct_fields__)
     near = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}; anything else goes under `meta`"

@@ -292,6 +292,7 @@ class Writer:
             stored: str | list[float] = samples.clip(-1, 1).tolist()  # as FLAC does with what resampling adds
         else:
             whole = isinstance(audio, FileAudio | EncodedAudio) and audio.channel is None and audio.track is None
+            whole = whole and getattr(audio, "span", None) is None
             suffix = Path(str(audio)).suffix.lower() if whole else ""
             content, suffix = (audio.content(), suffix) if suffix in AUDIO_SUFFIXES else (encode_flac(samples), ".flac")
             name = self._free_name(str(row.id), suffix)

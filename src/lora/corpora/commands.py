@@ -1,15 +1,20 @@
 """The commands behind `scripts/`: their flags, and what they call. Nothing heavy is imported before a command runs."""
 
 import argparse
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
 from lora.console import ArgumentParser, channel_or_split, int_from_zero, number_from_zero, positive_int, positive_number
-from lora.corpora.build import Bad, Choice, Item, Summary, build, describe, merge
+from lora.corpora.build import BAD_SHOWN, Bad, Choice, Item, Summary, build, describe, merge
 from lora.corpora.hub import LIBRISPEECH, HubSource, items
 from lora.corpora.local import SpeakerFrom, folder_items
+from lora.corpora.recordings.kaldi import is_kaldi, kaldi_segments
+from lora.corpora.recordings.ljspeech import is_ljspeech, ljspeech_segments
+from lora.corpora.recordings.segments import PADDING_S, Cutter
+from lora.corpora.recordings.subtitles import folder_segments, found_recording, without_transcript
 from lora.corpora.tables import CsvSource, Delimiter, Quotes, csv_items
 from lora.errors import ConfigError
 from lora.manifest import MIN_S, Rules
@@ -24,11 +29,11 @@ def build_manifest(arguments: Sequence[str] | None = None, prog: str | None = No
     parser = ArgumentParser(prog=prog, description="Write a split of a speech dataset, from the hub or a local folder, as a manifest.")
     _add_dataset(parser, config=None, split="test.clean")
     _add_columns(parser)
-    _add_choice(parser, seed=0)
-    _add_sound(parser)
-    _add_output(parser)
+    add_choice(parser, seed=0)
+    add_sound(parser)
+    add_output(parser)
     options = parser.parse_args(arguments)
-    return _build(_hub_items(options), options)
+    return build_chosen(_hub_items(options), options)
 
 
 def build_domain_manifest(arguments: Sequence[str] | None = None, prog: str | None = None) -> int:
@@ -42,17 +47,19 @@ def build_domain_manifest(arguments: Sequence[str] | None = None, prog: str | No
         "--from-folder",
         type=Path,
         metavar="DIR",
-        help="audio files with their transcripts in .txt files beside them; a subfolder's name is the speaker's",
+        help="audio files with their transcripts in .txt, or subtitles in .srt or .vtt files beside them; a subfolder's name is the "
+        "speaker's; or a Kaldi data directory",
     )
-    own.add_argument("--csv", type=Path, metavar="FILE", help="a table with the columns file, text, speaker; .tsv for tabs")
+    own.add_argument("--csv", type=Path, metavar="FILE", help="a table with the columns file, text, speaker; .tsv for tabs; or LJSpeech's")
     _add_own(parser)
     _add_dataset(parser, config="other", split="test")
     _add_columns(parser)
-    _add_choice(parser, seed=42)
-    _add_sound(parser)
-    _add_output(parser)
+    add_choice(parser, seed=42)
+    add_sound(parser)
+    add_output(parser)
     options = parser.parse_args(arguments)
-    return _build(_domain_items(options), options)
+    cutter = cutter_of(options)
+    return build_chosen(_domain_items(options, cutter), options, cutter)
 
 
 def merge_manifests(arguments: Sequence[str] | None = None, prog: str | None = None) -> int:
@@ -61,7 +68,7 @@ def merge_manifests(arguments: Sequence[str] | None = None, prog: str | None = N
     parser.add_argument("manifests", nargs="+", type=Path, metavar="MANIFEST")
     parser.add_argument("--allow-outside-paths", action="store_true", help="accept audio paths that leave a manifest's folder")
     parser.add_argument("--skip-bad", action="store_true", help="leave out lines that cannot be taken, and list them")
-    _add_output(parser)
+    add_output(parser)
     options = parser.parse_args(arguments)
     summary = merge(
         options.manifests,
@@ -106,7 +113,7 @@ def _add_columns(parser: argparse.ArgumentParser) -> None:
         group.add_argument(f"--{name}-column", metavar="NAME", help=f"column with the {name}{without} (default: {default})")
 
 
-def _add_choice(parser: argparse.ArgumentParser, *, seed: int) -> None:
+def add_choice(parser: argparse.ArgumentParser, *, seed: int) -> None:
     group = parser.add_argument_group("choice")
     group.add_argument("--samples", type=positive_int, metavar="N", help="draw N recordings, all equally likely (default: take all)")
     group.add_argument("--seed", type=int_from_zero, default=seed, metavar="S", help="decides which are drawn (default: %(default)s)")
@@ -120,7 +127,7 @@ def _add_choice(parser: argparse.ArgumentParser, *, seed: int) -> None:
     group.add_argument("--allow-empty-text", action="store_true", help="take recordings without a text, in which nobody speaks")
 
 
-def _add_output(parser: argparse.ArgumentParser) -> None:
+def add_output(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("output")
     group.add_argument("--output", type=Path, required=True, metavar="FILE", help="the manifest to write")
     group.add_argument(
@@ -132,7 +139,7 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--overwrite", action="store_true", help="replace what is there")
 
 
-def _add_sound(parser: argparse.ArgumentParser) -> None:
+def add_sound(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("sound")
     group.add_argument(
         "--channel",
@@ -144,7 +151,7 @@ def _add_sound(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--track", type=positive_int, metavar="N", help="which of several audio tracks, counted from 1")
 
 
-def _domain_items(options: argparse.Namespace) -> Iterator[Item | Bad]:
+def _domain_items(options: argparse.Namespace, cutter: Cutter) -> Iterator[Item | Bad]:
     for name, source in (("speaker_from", "from_folder"), ("audio_dir", "csv"), ("delimiter", "csv"), ("quotes", "csv")):
         if getattr(options, name) is not None and getattr(options, source) is None:
             raise ConfigError(f"--{name.replace('_', '-')}: is for --{source.replace('_', '-')}; leave it out")
@@ -153,7 +160,9 @@ def _domain_items(options: argparse.Namespace) -> Iterator[Item | Bad]:
     if options.from_folder is not None:
         if given := [flag for flag in ("audio", "text", "speaker", "id") if getattr(options, f"{flag}_column") is not None]:
             raise ConfigError(f"--{given[0]}-column: a folder has no columns; leave it out")
-        return folder_items(options.from_folder, options.speaker_from, split=options.channel == "split")
+        return _folder_items(options, cutter)
+    if options.csv is not None and _says_nothing_of_the_table(options) and is_ljspeech(options.csv):
+        return cutter(ljspeech_segments(options.csv))
     if options.csv is not None:
         return csv_items(
             CsvSource(
@@ -168,6 +177,28 @@ def _domain_items(options: argparse.Namespace) -> Iterator[Item | Bad]:
             )
         )
     return _hub_items(options)
+
+
+def _says_nothing_of_the_table(options: argparse.Namespace) -> bool:
+    """Whether no flag says how a table is written, so that its own look may."""
+    flags = ("audio_column", "text_column", "speaker_column", "id_column", "audio_dir", "delimiter", "quotes")
+    return all(getattr(options, flag) is None for flag in flags)
+
+
+def _folder_items(options: argparse.Namespace, cutter: Cutter) -> Iterator[Item | Bad]:
+    """Recordings with transcripts beside them, and those that have subtitles in their place; or a Kaldi data directory."""
+    folder: Path = options.from_folder
+    split = options.channel == "split"
+    if folder.is_dir() and is_kaldi(folder):
+        if options.speaker_from is not None or split:
+            raise ConfigError("--speaker-from and --channel split are not for a Kaldi data directory, whose utt2spk names the speakers")
+        return cutter(kaldi_segments(folder))
+    subtitles = [] if split or not folder.is_dir() else without_transcript(folder)
+    if not subtitles:
+        return folder_items(folder, options.speaker_from, split=split)
+    recordings = frozenset(filter(None, map(found_recording, subtitles)))
+    plain = folder_items(folder, options.speaker_from, elsewhere=recordings)
+    return itertools.chain(plain, cutter(folder_segments(folder, options.speaker_from, subtitles)))
 
 
 def _hub_items(options: argparse.Namespace) -> Iterator[Item | Bad]:
@@ -206,7 +237,14 @@ def _parts(source: Iterator[Item | Bad], options: argparse.Namespace) -> Iterato
         yield item if isinstance(item, Bad) else replace(item, audio=item.audio.part(options.channel, options.track))
 
 
-def _build(source: Iterator[Item | Bad], options: argparse.Namespace) -> int:
+def cutter_of(options: argparse.Namespace, padding_s: float = PADDING_S) -> Cutter:
+    """What cuts long recordings by these flags."""
+    channel = None if options.channel == "split" else options.channel
+    return Cutter(padding_s, options.max_seconds, options.min_seconds, channel, options.track)
+
+
+def build_chosen(source: Iterator[Item | Bad], options: argparse.Namespace, cutter: Cutter | None = None) -> int:
+    """Writes the manifest that the flags ask for, and says what is in it, with what `cutter` saw. Raises as `build` does."""
     if options.channel == "split":
         if getattr(options, "from_folder", None) is None or options.track is not None:
             raise ConfigError("--channel split is for --from-folder, without --track: each channel has a transcript of its own there")
@@ -226,7 +264,13 @@ def _build(source: Iterator[Item | Bad], options: argparse.Namespace) -> int:
         skip_bad=options.skip_bad,
         allow_empty_text=options.allow_empty_text,
     )
-    return _report(options, build(source, choice, options.output, options.audio, overwrite=options.overwrite))
+    code = _report(options, build(source, choice, options.output, options.audio, overwrite=options.overwrite))
+    overlaps = cutter.overlaps if cutter is not None else []
+    for line in overlaps[:BAD_SHOWN]:
+        say(line)
+    if len(overlaps) > BAD_SHOWN:
+        say(f"and {len(overlaps) - BAD_SHOWN} more overlap")
+    return code
 
 
 def _report(options: argparse.Namespace, summary: Summary) -> int:

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Final, Literal
@@ -22,12 +22,14 @@ OTHER_SOUND: Final = frozenset({".ra", ".raw", ".pcm", ".ac3", ".dss", ".ds2", "
 """Kinds of sound files that are not taken: one of these is named rather than passed over."""
 
 
-def folder_items(folder: Path, speaker_from: SpeakerFrom | None = None, *, split: bool = False) -> Iterator[Item | Bad]:
+def folder_items(
+    folder: Path, speaker_from: SpeakerFrom | None = None, *, split: bool = False, elsewhere: Collection[Path] = ()
+) -> Iterator[Item | Bad]:
     """Every audio file under `folder` with the transcript in the `.txt` file of the same name beside it, sorted by path.
 
     Files in a subfolder have that subfolder's name as their speaker; files directly in `folder` have none. What lacks its counterpart
     or cannot be read is given as `Bad`. With `split` each channel is a recording of its own, with its transcript in `NAME.1.txt`,
-    `NAME.2.txt` and so on, and a speaker of its own.
+    `NAME.2.txt` and so on, and a speaker of its own. Recordings named in `elsewhere` are passed over.
 
     Raises:
         ManifestError: there is no audio, or files lie deeper and `speaker_from` does not say which folder is the speaker's.
@@ -41,9 +43,9 @@ def folder_items(folder: Path, speaker_from: SpeakerFrom | None = None, *, split
         found = f"; {', '.join(other)} files are not taken, convert them" if other else ""
         raise ManifestError(f"{folder}: holds no audio ({', '.join(sorted(AUDIO_SUFFIXES))}){found}")
     if speaker_from is None:
-        _require_clear_speakers(folder, recordings)
+        require_clear_speakers(folder, recordings)
     transcripts = {path.with_suffix(""): path for path in files if path.suffix.lower() == ".txt"}
-    parts, unreadable = _parts(folder, recordings, split=split)
+    parts, unreadable = _parts(folder, [path for path in recordings if path not in elsewhere], split=split)
     yield from unreadable
     yield from _lonely(folder, files, parts, transcripts)
     for path, stems in parts.items():
@@ -85,8 +87,8 @@ def _of_channel(item: Item, channel: int) -> Item:
     return replace(item, id=f"{item.id}-{channel}", audio=item.audio.part(channel, None), speaker_id=speaker)
 
 
-def _require_clear_speakers(folder: Path, recordings: Sequence[Path]) -> None:
-    """A folder within a folder may be a session of the speaker, or a speaker of the session."""
+def require_clear_speakers(folder: Path, recordings: Sequence[Path]) -> None:
+    """Raises `ManifestError` for a folder within a folder: it may be a session of the speaker, or a speaker of the session."""
     deep = [path for path in recordings if len(path.relative_to(folder).parts) > 2]
     if deep:
         top, *_, nearest, _ = deep[0].relative_to(folder).parts
@@ -130,10 +132,11 @@ def _item(folder: Path, path: Path, transcript: Path, speaker_from: SpeakerFrom 
     first, *rest = text.split() or [""]
     if rest and first == path.stem and re.search(r"\d", first) and not _PLAIN_NUMBER.fullmatch(first):
         return Bad(place, f"starts with its own name {first!r}, which nobody says; leave the name out")
-    return Item(relative.with_suffix("").as_posix(), FileAudio(path), text, _speaker(relative, speaker_from), place)
+    return Item(relative.with_suffix("").as_posix(), FileAudio(path), text, speaker_of(relative, speaker_from), place)
 
 
-def _speaker(relative: Path, speaker_from: SpeakerFrom | None) -> str | None:
+def speaker_of(relative: Path, speaker_from: SpeakerFrom | None) -> str | None:
+    """The speaker of a file at this place in the folder; None where no folder names one."""
     if speaker_from == "none" or len(relative.parts) == 1:
         return None
     return relative.parts[0] if speaker_from == "top" else relative.parent.name

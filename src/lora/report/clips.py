@@ -15,7 +15,7 @@ from lora.errors import AudioError, ManifestError
 from lora.kept import Kept, key
 from lora.manifest import Rules, Utterance, read
 from lora.record import ManifestInfo
-from lora.units import SAMPLE_RATE_HZ, Seconds
+from lora.units import SAMPLE_RATE_HZ, Seconds, seconds
 
 DURATION_TOLERANCE_S = 0.01
 """A recording whose length is further from the recorded one is another recording."""
@@ -129,7 +129,14 @@ class Clips:
         if not isinstance(utterance.audio, FileAudio):
             return Clip(note="no audio: it is inline in the manifest, and over the limit of what is embedded (--audio-mb)")
         relative = os.path.relpath(utterance.audio.path.resolve(), self._page.parent.resolve())
-        return Clip(source=quote(Path(relative).as_posix()))
+        return Clip(source=quote(Path(relative).as_posix()) + _times(utterance.audio))
+
+
+def _times(source: FileAudio) -> str:
+    """Which part of a linked recording is heard, as players take it: `#t=10.4,22.5`."""
+    if source.span is None:
+        return ""
+    return f"#t={seconds(source.span.start):.3f},{seconds(source.span.start + source.span.count):.3f}"
 
 
 def encode_mp3(samples: Waveform) -> bytes:

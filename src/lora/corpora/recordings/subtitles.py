@@ -1,0 +1,181 @@
+"""SRT and WebVTT beside a recording: cues become segments.
+
+The cues are read here: the libraries at hand give rolling captions twice or leave entities and voices as they are written.
+"""
+
+import html
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+from lora.corpora.build import Bad
+from lora.corpora.local import SpeakerFrom, require_clear_speakers, speaker_of
+from lora.corpora.recordings.segments import Segment, read_text
+from lora.decoders import AUDIO_SUFFIXES
+from lora.errors import ManifestError
+
+SUFFIXES: Final = frozenset({".srt", ".vtt"})
+
+_TIME: Final = r"(?:\d+:)?[0-5]?\d:[0-5]\d(?:[.,]\d{3})?"
+_CUE = re.compile(rf"^\s*({_TIME})\s*-->\s*({_TIME})(?:\s.*)?$")
+_VOICE = re.compile(r"<v(?:\.[^\s>]*)?[ \t]+([^>]*)>")
+_READING = re.compile(r"<rt>.*?</rt>|<rt>.*$")
+_TAG = re.compile(r"</?(?:i|b|u|s|c|v|font|ruby|rt|lang)(?:[.\s][^>]*)?>|<\d[\d:.]*>|\{\\[^}]*\}", re.IGNORECASE)
+_ENTITY = re.compile(r"&(?:#\d+|#[xX][0-9a-fA-F]+|[A-Za-z][A-Za-z0-9]*);")
+_INVISIBLE = re.compile("[\u200b\u200e\u200f\u2060\ufeff]")
+_LANGUAGE = re.compile(r"\.[A-Za-z]{2,3}(?:[-_][A-Za-z0-9]+)*$")
+
+CONTINUES_S: Final = 0.06
+"""A cue that starts so soon after another, or before its end, may show the other's lines again: at 25 frames a second one frame is 0.04."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Cue:
+    line: int
+    start_s: float
+    end_s: float
+    lines: tuple[str, ...]
+    voices: tuple[str, ...]
+
+
+def subtitle_segments(path: Path, recording: Path, prefix: str, speaker: str | None) -> Iterator[Segment | Bad]:
+    """The cues of one file, in its order; `prefix` begins their ids, `speaker` says those that name no voice.
+
+    Raises `ManifestError` where the file cannot be read or holds no cue.
+    """
+    cues = list(_cues(path))
+    if not cues:
+        raise ManifestError(f"{path}: holds no cue with times (00:00:01.000 --> 00:00:02.500)")
+    for cue in _said_once([cue for cue in cues if isinstance(cue, _Cue)]):
+        place, name = f"{path.name} line {cue.line}", f"{prefix}-{cue.line:05d}"
+        text = " ".join(" ".join(cue.lines).split())
+        if len(set(cue.voices)) > 1:
+            yield Bad(place, f"{name}: {' and '.join(dict.fromkeys(cue.voices))} speak in one cue, with no time between; left out", True)
+        elif text:
+            yield Segment(name, recording, text, place, (*cue.voices, speaker)[0], cue.start_s, cue.end_s)
+    yield from (cue for cue in cues if isinstance(cue, Bad))
+
+
+def folder_segments(folder: Path, speaker_from: SpeakerFrom | None = None, files: Sequence[Path] = ()) -> Iterator[Segment | Bad]:
+    """The cues of these subtitle files under `folder`, else of all, each beside its recording; a subfolder's name is the speaker's.
+
+    Raises `ManifestError` where there is none, or a speaker is unclear.
+    """
+    files = files or subtitles_in(folder)
+    if not files:
+        raise ManifestError(f"{folder}: holds no subtitles (.srt, .vtt)")
+    if speaker_from is None:
+        require_clear_speakers(folder, files)
+    taken: dict[Path, Path] = {}
+    for path in files:
+        try:
+            recording = recording_of(path)
+            if (other := taken.setdefault(recording, path)) != path:
+                raise ManifestError(f"{path}: {recording.name} has other subtitles, {other.name}; name one of them in place of the folder")
+            relative = recording.relative_to(folder)
+            yield from subtitle_segments(path, recording, relative.with_suffix("").as_posix(), speaker_of(relative, speaker_from))
+        except ManifestError as error:
+            place, _, reason = str(error).partition(": ")
+            yield Bad(place, reason)
+
+
+def subtitles_in(folder: Path) -> list[Path]:
+    """Subtitle files under a folder. Raises `ManifestError` where it is none."""
+    if not folder.is_dir():
+        raise ManifestError(f"{folder}: no such folder")
+    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file() and path.name[0] != ".")
+
+
+def without_transcript(folder: Path) -> list[Path]:
+    """Subtitle files under a folder whose recordings have no `.txt` beside them, which is the transcript of all of it."""
+    found = [(path, found_recording(path)) for path in subtitles_in(folder)]
+    return [path for path, recording in found if recording is None or not recording.with_suffix(".txt").exists()]
+
+
+def found_recording(path: Path) -> Path | None:
+    """The recording of a subtitle file; None where there is none, or which one is unclear."""
+    try:
+        return recording_of(path)
+    except ManifestError:
+        return None
+
+
+def recording_of(path: Path) -> Path:
+    """The recording beside `talk.srt` or `talk.en.srt`. Raises `ManifestError` where there is none or several."""
+    stem = path.with_suffix("").name
+    names = list(dict.fromkeys([stem, _LANGUAGE.sub("", stem)]))
+    for name in names:
+        found = sorted(one for one in path.parent.iterdir() if one.stem == name and one.suffix.lower() in AUDIO_SUFFIXES)
+        if len(found) > 1:
+            listed = ", ".join(one.name for one in found)
+            raise ManifestError(f"{path}: several recordings have its name ({listed}); say which with --recording, or move one away")
+        if found:
+            return found[0]
+    raise ManifestError(f"{path}: lacks its recording, {' or '.join(f'{name}.wav' for name in names)} or the like, beside it")
+
+
+def _cues(path: Path) -> Iterator[_Cue | Bad]:
+    lines = read_text(path).replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    vtt = lines[0].startswith("WEBVTT")
+    if path.suffix.lower() == ".vtt" and not vtt:
+        raise ManifestError(f"{path}: does not begin with WEBVTT; save it again, or name it .srt")
+    starts = [number for number, line in enumerate(lines) if "-->" in line]
+    for number, following in zip(starts, [*starts[1:], len(lines)], strict=True):
+        times = _CUE.match(lines[number])
+        if times is None:
+            yield Bad(f"{path.name} line {number + 1}", f"its times cannot be read: {lines[number].strip()[:60]!r}")
+            continue
+        start_s, end_s = (_seconds(time) for time in times.groups())
+        shown = _shown(lines[number + 1 : following], vtt=vtt)
+        voices = tuple(html.unescape(voice).strip() for line in shown for voice in _VOICE.findall(line))
+        yield _Cue(number + 1, start_s, end_s, tuple(filter(None, map(_plain, shown))), voices)
+
+
+def _shown(lines: Sequence[str], *, vtt: bool) -> list[str]:
+    """A cue's own lines: in WebVTT up to an empty one, in SRT up to the number of the next cue, for some hold empty lines."""
+    if vtt:
+        return list(lines[: lines.index("")]) if "" in lines else list(lines)
+    kept = list(lines)
+    if kept and kept[-1].strip().isdecimal() and (len(kept) == 1 or not kept[-2].strip()):
+        kept.pop()
+    return kept
+
+
+def _plain(line: str) -> str:
+    """What is said: without tags and inline times, entities as characters, without the dash before a change of speaker."""
+    bare = _TAG.sub("", _READING.sub("", line))
+    text = _INVISIBLE.sub("", _ENTITY.sub(lambda entity: html.unescape(entity[0]), bare))
+    return re.sub(r"^[-\u2013\u2014]\s+", "", " ".join(text.split()))
+
+
+def _said_once(cues: Sequence[_Cue]) -> Iterator[_Cue]:
+    """Cues without the lines that only show again what the cue before has shown, as captions that roll do."""
+    last: _Cue | None = None
+    shown: tuple[str, ...] = ()
+    until_s = 0.0
+    for cue in cues:
+        again = _repeated(shown, cue.lines) if cue.start_s <= until_s + CONTINUES_S else 0
+        if last is not None and again and again == len(cue.lines):
+            last = replace(last, end_s=max(last.end_s, cue.end_s)) if last.lines == cue.lines else last
+        else:
+            if last is not None:
+                yield last
+            last = replace(cue, lines=cue.lines[again:])
+        shown, until_s = cue.lines, cue.end_s
+    if last is not None:
+        yield last
+
+
+def _repeated(before: Sequence[str], lines: Sequence[str]) -> int:
+    """How many of a cue's first lines are the last ones of the cue before."""
+    return next((count for count in range(min(len(before), len(lines)), 0, -1) if before[-count:] == lines[:count]), 0)
+
+
+def _seconds(time: str) -> float:
+    total = 0
+    *larger, last = time.replace(",", ".").split(":")
+    for part in larger:
+        total = 60 * total + int(part)
+    return 60 * total + float(last)
