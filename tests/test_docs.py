@@ -28,7 +28,7 @@ DOCS = sorted([ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("packages
 CONFIGS = sorted(ROOT.glob("configs/*.toml"))
 NEEDS = {
     *("", "hub", "quickstart", "export", "own-manifests", "recordings", "slow", "peers", "launcher", "unfinished-run"),
-    *("tools", "cpu-builds"),
+    *("tools", "cpu-builds", "timed"),
 }
 """What a comment `<!-- needs: X -->` before a block says; the empty one is a block that runs as it stands."""
 
@@ -76,7 +76,9 @@ def chosen(*programs: str, needs: str | None = None) -> list[Command]:
 
 
 MAKE, JUST = chosen("make"), chosen("just")
-LORA = [command for command in chosen("moonshine-lora") if command.needs != "unfinished-run"]
+LORA = [command for command in chosen("moonshine-lora") if command.needs not in ("unfinished-run", "timed")]
+TIMED = chosen("moonshine-lora", needs="timed")
+"""test_recordings.py runs them."""
 RESUMED = chosen("moonshine-lora", needs="unfinished-run")
 SCRIPTS = [command for command in chosen("python") if command.words[1].startswith("scripts/")]
 MODULES = [command for command in chosen("python") if command.words[1] == "-m"]
@@ -155,7 +157,9 @@ def just(place: Path, *arguments: str) -> Result:
 
 def test_every_documented_command_is_looked_at_by_a_test_below() -> None:
     assert {command.needs for command in COMMANDS} <= NEEDS
-    known = {tuple(command.words) for command in (*MAKE, *JUST, *LORA, *RESUMED, *SCRIPTS, *MODULES, *BENCHMARKS, *LAUNCHERS, *OTHERS)}
+    known = {
+        tuple(command.words) for command in (*MAKE, *JUST, *LORA, *TIMED, *RESUMED, *SCRIPTS, *MODULES, *BENCHMARKS, *LAUNCHERS, *OTHERS)
+    }
     assert {tuple(command.words) for command in COMMANDS} == known
     assert {command.needs for command in SCRIPTS} <= {"hub", "recordings"}, "test_scripts.py runs those that need recordings"
     assert len(COMMANDS) > 15

@@ -495,9 +495,9 @@ def _explain(error: msgspec.ValidationError) -> str:
     if "unknown field" not in message:
         return message.split(" - at")[0]
     name = message.split("`")[1]
-    if name in ("path", "wav", "audio_path", "transcript", "seconds"):
+    if name in ("path", "wav", "transcript", "seconds"):
         return f"unknown field {name!r}; `moonshine-lora manifest import nemo` reads rows of other tools"
-    known = list(_RawRow.__struct_fields__)
+    known = [own for own in _RawRow.__struct_fields__ if own != "audio_filepath"]
     near = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}; anything else goes under `meta`"
     return f"unknown field {name!r}; {hint}"

@@ -4,9 +4,11 @@ The cues are read here: the libraries at hand give rolling captions twice or lea
 """
 
 import html
+import itertools
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from html.entities import html5
 from pathlib import Path
 from typing import Final
 
@@ -122,7 +124,7 @@ def _cues(path: Path) -> Iterator[_Cue | Bad]:
     if path.suffix.lower() == ".vtt" and not vtt:
         raise ManifestError(f"{path}: does not begin with WEBVTT; save it again, or name it .srt")
     starts = [number for number, line in enumerate(lines) if "-->" in line]
-    for number, following in zip(starts, [*starts[1:], len(lines)], strict=True):
+    for number, following in itertools.pairwise([*starts, len(lines)]):
         times = _CUE.match(lines[number])
         if times is None:
             yield Bad(f"{path.name} line {number + 1}", f"its times cannot be read: {lines[number].strip()[:60]!r}")
@@ -146,8 +148,14 @@ def _shown(lines: Sequence[str], *, vtt: bool) -> list[str]:
 def _plain(line: str) -> str:
     """What is said: without tags and inline times, entities as characters, without the dash before a change of speaker."""
     bare = _TAG.sub("", _READING.sub("", line))
-    text = _INVISIBLE.sub("", _ENTITY.sub(lambda entity: html.unescape(entity[0]), bare))
+    text = _INVISIBLE.sub("", _ENTITY.sub(_character, bare))
     return re.sub(r"^[-\u2013\u2014]\s+", "", " ".join(text.split()))
+
+
+def _character(entity: re.Match[str]) -> str:
+    """What an entity stands for; itself where HTML has none of this name, of which `html.unescape` would take the beginning."""
+    name = entity[0][1:]
+    return html.unescape(entity[0]) if name.startswith("#") else html5.get(name, entity[0])
 
 
 def _said_once(cues: Sequence[_Cue]) -> Iterator[_Cue]:
