@@ -322,7 +322,7 @@ def _parse(path: Path, number: int, offset: int, raw: bytes, rules: Rules, probl
     try:
         row = json_value(raw, _DECODER.decode)
     except msgspec.ValidationError as error:
-        problems.add(number, _field_of(error), _explain(error))
+        problems.add(number, str(error).rsplit("`$.", 1)[1].rstrip("`") if "`$." in str(error) else "line", _explain(error))
         return None
     except ContentError as error:
         problems.add(number, "line", error.reason)
@@ -483,11 +483,6 @@ def _file_source(path: Path, number: int, name: str, row: _RawRow, rules: Rules,
             problems.add(number, "sampling_rate", f"says {rate_hz} Hz, {name} has {actual} Hz; correct it or leave it out")
             return None
     return source
-
-
-def _field_of(error: msgspec.ValidationError) -> str:
-    message = str(error)
-    return message.rsplit("`$.", 1)[1].rstrip("`") if "`$." in message else "line"
 
 
 def _explain(error: msgspec.ValidationError) -> str:

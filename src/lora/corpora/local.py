@@ -36,7 +36,7 @@ def folder_items(
     """
     if not folder.is_dir():
         raise ManifestError(f"{folder}: no such folder")
-    files = sorted(path for path in _below(folder) if path.is_file() and not path.name.startswith("."))
+    files = sorted(path for path in files_below(folder) if path.is_file() and not path.name.startswith("."))
     recordings = [path for path in files if path.suffix.lower() in AUDIO_SUFFIXES]
     if not recordings:
         other = sorted({path.suffix.lower() for path in files if path.suffix.lower() in OTHER_SOUND})
@@ -55,7 +55,7 @@ def folder_items(
                 yield _of_channel(item, channel) if split and isinstance(item, Item) else item
 
 
-def _below(folder: Path) -> Iterator[Path]:
+def files_below(folder: Path) -> Iterator[Path]:
     """All paths below a folder, through links to other folders, as of speakers whose recordings lie on another disk.
 
     Raises `ManifestError` for a link to a folder that is gone through anyway: its recordings would be there twice, or without end.

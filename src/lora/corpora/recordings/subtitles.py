@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from lora.corpora.build import Bad
-from lora.corpora.local import SpeakerFrom, require_clear_speakers, speaker_of
+from lora.corpora.local import SpeakerFrom, files_below, require_clear_speakers, speaker_of
 from lora.corpora.recordings.segments import Segment, read_text
 from lora.decoders import AUDIO_SUFFIXES
 from lora.errors import ManifestError
@@ -87,7 +87,7 @@ def subtitles_in(folder: Path) -> list[Path]:
     """Subtitle files under a folder. Raises `ManifestError` where it is none."""
     if not folder.is_dir():
         raise ManifestError(f"{folder}: no such folder")
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file() and path.name[0] != ".")
+    return sorted(path for path in files_below(folder) if path.suffix.lower() in SUFFIXES and path.is_file() and path.name[0] != ".")
 
 
 def without_transcript(folder: Path) -> list[Path]:
