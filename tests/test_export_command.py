@@ -16,6 +16,7 @@ import torch
 from running import ANY_VERDICT, ROOT, Manifests, Result, files_below, manifests, moonshine_lora, refusal, the_error, write_rows
 from safetensors.torch import load_file, save_file
 
+from lora.adapter import read_passport
 from lora.agreement import compare_export
 from lora.audio import AudioSettings
 from lora.checkpoint import resolve
@@ -25,6 +26,7 @@ from lora.export.targets import write_target
 from lora.exported import Exported, read_exported
 from lora.manifest import Rules, Utterance, read, validate
 from lora.model_utils import Speech, load_speech
+from lora.passport import ADAPTER_SETTINGS, ADAPTER_WEIGHTS, write_sealed
 from lora.record import RunRecord, write
 from lora.record import read as read_record
 from lora.runtimes.runtime import PACKAGES, RUNTIMES
@@ -151,8 +153,8 @@ def test_a_rejected_run_needs_a_word_more(run: Path) -> None:
 
 
 def test_a_run_whose_adapter_is_another_one_is_refused(run: Path) -> None:
-    file = run / "lora_adapter" / "adapter_model.safetensors"
-    save_file({name: weight * 0.3 for name, weight in load_file(file).items()}, file, metadata={"format": "pt"})
+    shutil.move(run / "lora_adapter", run / "first")
+    scaled(run / "first", 0.3, run / "lora_adapter")
     assert "is not what the run scored; export it with --model-id and --adapter-dir" in refusal("export", "--run", run, "--to", "merged")
 
 
@@ -193,11 +195,13 @@ def test_weights_of_the_base_model_are_caught(trained: Trained, strength: float,
 
 
 def scaled(adapter: Path, strength: float, folder: Path) -> Path:
-    """The same adapter with a share of its update."""
+    """The same adapter with a share of its update, saved as a whole."""
     shutil.copytree(adapter, folder)
+    passport = read_passport(folder)
     file = folder / "adapter_model.safetensors"
     weights = {name: weight * strength if ".lora_B." in name else weight for name, weight in load_file(file).items()}
     save_file(weights, file, metadata={"format": "pt"})
+    write_sealed(folder, passport, ADAPTER_WEIGHTS, ADAPTER_SETTINGS)
     return folder
 
 
