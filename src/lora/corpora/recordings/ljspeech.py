@@ -23,6 +23,8 @@ def ljspeech_segments(source: Path, *, normalised: bool = False) -> Iterator[Seg
     Raises `ManifestError` where it cannot be read.
     """
     table = source / "metadata.csv" if source.is_dir() else source
+    if not table.is_file():
+        raise ManifestError(f"{table}: no such file; LJSpeech has a metadata.csv, and its recordings in wavs/ beside it")
     files = _files(table.parent / "wavs")
     for number, line in enumerate(read_text(table).split("\n"), start=1):
         if line.strip():

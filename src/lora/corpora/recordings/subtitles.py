@@ -1,6 +1,7 @@
 """SRT and WebVTT beside a recording: cues become segments.
 
-The cues are read here: the libraries at hand give rolling captions twice or leave entities and voices as they are written.
+The cues are read here: pysubs2 and webvtt-py leave entities as they are written and give rolling captions twice; pysubs2 takes a cue's
+identifier for words of the cue before, and drops voices.
 """
 
 import html
