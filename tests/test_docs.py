@@ -19,6 +19,7 @@ from running import ANY_VERDICT, ROOT, Result, moonshine_lora
 
 from lora.config import build
 from lora.corpora import commands, quickstart
+from lora.corpora.importing import FORMS
 from lora.main import COMMANDS as SUBCOMMANDS
 from lora.manifest import Rules, read
 from lora.model_utils import Speech
@@ -373,6 +374,7 @@ def known_flags() -> set[str]:
 
     texts = [moonshine_lora(*name, "--help").out for name in ([], *([command] for command in SUBCOMMANDS))]
     texts += [in_process(getattr(commands, script.stem), "--help") for script in (ROOT / "scripts").glob("*.py")]
+    texts += [moonshine_lora("manifest", "import", form, "--help").out for form in FORMS]
     texts += [in_process(main, "--help") for main in (experiment.main, real_small.main, app._main)]
     return set(re.findall(r"--[a-z][\w-]*", " ".join(texts)))
 
