@@ -13,6 +13,7 @@ from sounds import Samples, muxed, written
 
 from lora.audio import AudioSettings, EncodedAudio, FileAudio, InlineAudio, Waveform, duration, fingerprint, load
 from lora.console import channel_or_split
+from lora.containers.streams import _crc8, check_flac
 from lora.corpora.commands import build_domain_manifest
 from lora.corpora.general import HELDOUT, REPLAY, waveform
 from lora.effects import reverberate
@@ -136,6 +137,12 @@ def test_an_mp3_is_heard_to_its_end_whatever_tag_or_padding_follows(tail: bytes,
     assert np.array_equal(load(EncodedAudio(data + tail, "clip"), AS_IS), load(EncodedAudio(data, "clip"), AS_IS))
 
 
+@pytest.mark.parametrize("tail", [b"\xff\xf8\xc9", b"\xff\xf8\xc9\x18", b"\xff\xf8\xc9\x02\x7f" + bytes([_crc8(b"\xff\xf8\xc9\x02\x7f")])])
+def test_bytes_that_look_like_a_flac_frame_do_not_count_as_one(tail: bytes, speech: Waveform) -> None:
+    data = written(speech, RATE, "FLAC", "PCM_16")
+    check_flac(data + tail)
+
+
 def test_an_mp3_that_starts_amid_a_frame_is_heard(speech: Waveform) -> None:
     data = muxed([speech[:, None]], RATE, "mp3", "libmp3lame", write_xing="0", id3v2_version="0")
     assert 3.8 < duration(load(EncodedAudio(data[100:], "clip"), AS_IS)) < 4.2
@@ -189,6 +196,23 @@ def test_two_speakers_are_not_mixed(speech: Waveform, other: Waveform) -> None:
     assert np.allclose(load(EncodedAudio(data, "clip", "mix"), AS_IS), (speech + other) / 2)
     with pytest.raises(AudioError, match="has no channel 3, only 2"):
         load(EncodedAudio(data, "clip", 3), AS_IS)
+
+
+@pytest.mark.parametrize("low", [0.0, 50.0, 60.0])
+def test_an_offset_or_hum_makes_no_two_channels_alike_or_different(low: float, speech: Waveform, other: Waveform) -> None:
+    other = other * np.float32(np.sqrt(np.mean(speech**2) / np.mean(other**2)))
+    hum = (4 * speech.std() * np.cos(2 * np.pi * low * np.arange(len(speech)) / RATE)).astype(np.float32)
+    assert "hold different sounds" in refusal(stereo(speech + hum, other + hum))
+    assert "of opposite phase" in refusal(stereo(speech + hum, hum - speech))
+    for first, second in ((speech + hum, speech - hum), (speech, hum / 40)):
+        assert np.allclose(load(EncodedAudio(stereo(first, second), "clip"), AS_IS), (first + second) / 2, atol=1e-6)
+
+
+def test_samples_of_two_channels_that_are_not_finite_are_refused(speech: Waveform) -> None:
+    for value in (np.nan, np.inf):
+        broken = speech.copy()
+        broken[100] = value
+        assert "NaN or infinite" in refusal(stereo(broken, speech))
 
 
 def test_one_sound_in_both_channels_is_mixed_as_before(speech: Waveform) -> None:

@@ -24,6 +24,9 @@ _SAME_ENVELOPE: Final = 0.9
 """Correlation of the loudness, frame by frame: two microphones in one room, further apart than the delay shows."""
 
 _OPPOSITE: Final = -0.4
+_LOWEST_HZ: Final = 70.0
+"""Below the lowest voice: an offset and mains hum are the same on both sides of a call, and make them look alike."""
+
 _DELAY_S: Final = 0.02
 _FRAME_S: Final = 0.02
 _Samples = npt.NDArray[np.float32]
@@ -43,9 +46,21 @@ def mono(samples: _Samples, rate_hz: int, channel: Channel | None, name: str) ->
     if count == 1:
         return samples[:, 0]
     if channel is None:
-        _require_one_sound(samples, rate_hz, name)
+        _require_one_sound(_voices(samples, rate_hz), rate_hz, name)
     mean: _Samples = samples.mean(axis=1)
     return mean
+
+
+def _voices(samples: _Samples, rate_hz: int) -> _Samples:
+    """The channels without what lies below any voice."""
+    frames = len(samples)
+    if not frames:
+        return samples
+    size = 1 << (frames - 1).bit_length()
+    with np.errstate(invalid="ignore"):  # samples that are not finite are told of where the sound is used
+        spectrum = np.fft.rfft(samples - samples.mean(axis=0), size, axis=0)
+        spectrum[: int(np.ceil(_LOWEST_HZ * size / rate_hz))] = 0
+        return np.fft.irfft(spectrum, size, axis=0)[:frames].astype(np.float32)
 
 
 def _require_one_sound(samples: _Samples, rate_hz: int, name: str) -> None:

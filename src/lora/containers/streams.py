@@ -192,14 +192,24 @@ def check_flac(data: bytes) -> None:
         raise BrokenFileError(_SEVERAL)
     stated = int.from_bytes(data[start + 21 : start + 26], "big") & 0xFFFFFFFFF
     rate = int.from_bytes(data[start + 18 : start + 21], "big") >> 4
-    last = _last_flac_frame(data, int.from_bytes(data[start + 8 : start + 10], "big"))
+    last = _last_flac_frame(data, start)
     if stated and rate and last is not None and last >= stated:
         raise BrokenFileError(f"its header says {stated / rate:.2f} s of sound, and over {last / rate:.2f} s are there; convert it again")
 
 
-def _last_flac_frame(data: bytes, block: int) -> int | None:
-    """Number of the sample with which the last frame starts; None where none is found."""
+def _fits_flac(form: int, described: bytes) -> bool:
+    """Whether a frame's byte of channels and bits is that of the stream: in other bytes a frame's beginning is often seen."""
+    channels, bits = described[0] >> 1 & 7, ((described[0] & 1) << 4 | described[1] >> 4) + 1
+    stated = {0: bits, 1: 8, 2: 12, 4: 16, 5: 20, 6: 24, 7: 32}.get(form >> 1 & 7)
+    return not form & 1 and stated == bits and (form >> 4 == channels or (channels == 1 and 8 <= form >> 4 <= 10))
+
+
+def _last_flac_frame(data: bytes, start: int) -> int | None:
+    """Number of the sample with which the last frame starts; None where none is found. The stream starts at `start`."""
+    block, described = int.from_bytes(data[start + 8 : start + 10], "big"), data[start + 20 : start + 22]
     for place in reversed([found.start() for found in _FLAC_SYNC.finditer(data, max(0, len(data) - _SEARCHED))]):
+        if place + 5 > len(data) or not _fits_flac(data[place + 3], described):
+            continue
         lead = 8 - (data[place + 4] ^ 0xFF).bit_length()
         length = max(lead, 1)
         extra = {6: 1, 7: 2}.get(data[place + 2] >> 4, 0) + {12: 1, 13: 2, 14: 2}.get(data[place + 2] & 15, 0)
