@@ -68,9 +68,9 @@ def main() -> int:
             raise LoraError(f"{needed}: is not there; name the recipe with --peer and the speech with --data")
     contestants: dict[str, Callable[[], Measured]] = {
         "peer": lambda: _peer(options),
-        "ours, cold": lambda: _ours(options, cold=True, replay=False),
-        "ours, warm": lambda: _ours(options, cold=False, replay=False),
-        "ours, warm, with replay": lambda: _ours(options, cold=False, replay=True),
+        "ours, cold": lambda: measure_ours(options.data, options.ours, options.sites, cold=True, replay=False),
+        "ours, warm": lambda: measure_ours(options.data, options.ours, options.sites, cold=False, replay=False),
+        "ours, warm, with replay": lambda: measure_ours(options.data, options.ours, options.sites, cold=False, replay=True),
     }
     results: dict[str, list[Measured]] = {name: [] for name in contestants}
     for number in range(options.rounds):
@@ -101,21 +101,22 @@ def _peer(options: argparse.Namespace) -> Measured:
     )
 
 
-def _ours(options: argparse.Namespace, *, cold: bool, replay: bool) -> Measured:
+def measure_ours(data: Path, settings: str, sites: str, *, cold: bool, replay: bool) -> Measured:
+    """One run of ours on AN4 and LibriSpeech below `data`; `cold` empties what earlier ones kept."""
     if cold:
         shutil.rmtree(kept_dir(), ignore_errors=True)
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "lora.runners.experiment", "--model-id", "packaged:moonshine-tiny"]
         command += ["--output-dir", f"{folder}/run"]
-        command += ["--lora-targets", options.sites, "--dev-fraction", "0.05", *options.ours.split()]
-        command += _flags(options.data, "--train-manifest", "--domain-manifest", "--heldout-manifest")
+        command += ["--lora-targets", sites, "--dev-fraction", "0.05", *settings.split()]
+        command += _flags(data, "--train-manifest", "--domain-manifest", "--heldout-manifest")
         if replay:
-            command += ["--replay-manifest", str(options.data / "librispeech/replay.jsonl")]
+            command += ["--replay-manifest", str(data / "librispeech/replay.jsonl")]
         started = time.time()
         wall_s, peak_mb, _ = timed(command, accepted=VERDICTS)
         said = json.loads(Path(folder, "run/experiment_metrics.json").read_text(encoding="utf-8"))
         stages: dict[str, float] = said["runtime_seconds"]
-        train_s, test_s = _seconds_in(options.data, TRAIN), _seconds_in(options.data, TEST)
+        train_s, test_s = _seconds_in(data, TRAIN), _seconds_in(data, TEST)
         rate = said["train_audio_seconds_per_second"]
         encode_rate = (train_s + test_s) / stages["encode"]
         evaluated_s = stages["baseline"]
