@@ -224,14 +224,14 @@ from lora.audio import resample
 from lora.console import run
 
 def work():
-    signal.setitimer(signal.ITIMER_REAL, random.uniform(1e-4, 12e-3))
+    signal.setitimer(signal.ITIMER_VIRTUAL, random.uniform(1e-4, 12e-3))
     end = time.monotonic() + 10
     while time.monotonic() < end:
         resample(samples, 48_000, 16_000)
     return 1
 
 samples = np.zeros(4_800, np.float32)
-signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(signal.{name}))
+signal.signal(signal.SIGVTALRM, lambda *_: signal.raise_signal(signal.{name}))
 codes = set()
 for _ in range(30):
     if not (pid := os.fork()):

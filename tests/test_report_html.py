@@ -24,6 +24,7 @@ from lora.report.html import AUDIO_MB, HTML_FILE, render, write_html
 from lora.report.markdown import MARKDOWN_FILE
 from lora.report.rebuild import rebuild
 from lora.scoring import count_edits, score_utterance
+from lora.tags import tags_in
 from lora.text import normalise
 from lora.units import Seconds
 
@@ -176,7 +177,7 @@ def test_no_text_becomes_part_of_the_page(text: str, tmp_path: Path) -> None:
         return [(tag, tuple(attributes)) for tag, attributes in Page(render(record, tmp_path / HTML_FILE)).elements]
 
     info = ManifestInfo(path=text, sha256="a" * 64, utterances=1, seconds=Seconds(1), speakers=0)
-    same = normalise(text)  # other words would move the marks of the charts
+    same = ("<b> " if tags_in(text) else "") + normalise(text)  # other words and tags would move marks of the charts and add rows
     rows, plain = ([(f"{said} pound", f"{said} town", f"{said} pound"), *DOMAIN] for said in (text, same))
     hostile = completed(domain=rows, manifests={"train": info}, replay_left_out=(text,), command=("moonshine-lora", text))
     harmless = completed(domain=plain, manifests={"train": info}, replay_left_out=("x",), command=("moonshine-lora", "x"))

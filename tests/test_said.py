@@ -198,3 +198,11 @@ def test_a_score_counts_tags_of_references_and_of_what_was_said() -> None:
 def test_the_standard_rate_is_that_of_the_normalised_words_to_the_digit() -> None:
     for _, reference, hypothesis in PAIRS:
         assert scored(reference, hypothesis).standard == count_edits(normalise(reference).split(), normalise(hypothesis).split())
+
+
+def test_texts_of_a_book_are_counted_as_the_standard_counts_them() -> None:
+    """Aligned word by word they would take minutes and gigabytes."""
+    words = ["".join(letters) for letters in itertools.product("bdg", "aeo", "bdg", "aeo", "lmn")]
+    long = " ".join(words[number % len(words)] for number in range(10_000))
+    assert edits("5 " + long + " 5", "other " + long + " end", "en") is None
+    assert edits("5 mm " + long, "five millimeters " + long, "en") == Edits(hits=10_002, substitutions=0, deletions=0, insertions=0)

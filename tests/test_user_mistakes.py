@@ -306,7 +306,7 @@ def without_checkpoints(folder: Path) -> set[str]:
 
 def test_a_folder_that_cannot_be(arguments: list[object], tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
-    assert "file: is a file; choose another --output-dir" in refusal(*arguments, "--output-dir", tmp_path / "file")
+    assert "file: is a file, where a folder is to be made; choose another place" in refusal(*arguments, "--output-dir", tmp_path / "file")
     result = moonshine_lora(*arguments, "--output-dir", tmp_path / "file" / "run")
     assert "cannot be written (Not a directory); choose another place" in the_error(result)
     assert "Baseline" not in result.err
@@ -353,7 +353,9 @@ def test_a_rate_that_is_far_too_high(arguments: list[object], output: Path) -> N
 
 def test_references_without_a_word(arguments: list[object], sets: Manifests, output: Path) -> None:
     wordless = write_rows(sets.train.parent / "wordless.jsonl", [row | {"text": "-"} for row in rows(sets.heldout)])
-    assert "the references hold no words" in refusal(*arguments, "--heldout-manifest", wordless)
+    assert "nobody says a word in the held-out set, so it has no error rate; add clips with speech" in refusal(
+        *arguments, "--heldout-manifest", wordless
+    )
     assert "lora_adapter" not in files_below(output)
 
 

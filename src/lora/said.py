@@ -21,6 +21,10 @@ from lora.units_said import ABBREVIATIONS
 VERSION = "numbers as said, 1"
 """Recorded beside a score, behind the normaliser: another version counts other errors."""
 
+MOST_PAIRS = 250_000
+"""Pairs of words that are compared, those of two texts of 500 words: an utterance has a tenth of that, and time and memory grow with them.
+Texts that differ over more are counted as the standard score counts them."""
+
 _SINGLE = frozenset({"one", "first", "second", "third", "oh"})
 """Number words that are as often none."""
 
@@ -32,7 +36,8 @@ _OF_NUMBERS = frozenset((*(NUMBER_WORDS - _SINGLE), *ABBREVIATIONS, *_JOINED.spl
 
 
 def edits(reference: str, hypothesis: str, language: Language, equivalents: Equivalents | None = None) -> Edits | None:
-    """The edits between two texts; None where nothing is written in them that the standard score does not count as a reader does.
+    """The edits between two texts; None where nothing is written in them that the standard score does not count as a reader does,
+    and where they are longer than `MOST_PAIRS` allows.
 
     A reference may hold alternatives, `{a / b / @}`, of which any is right; `@` is nothing.
     """
@@ -41,6 +46,8 @@ def edits(reference: str, hypothesis: str, language: Language, equivalents: Equi
     left, right = (_items(text, language, equivalents) for text in (reference, hypothesis))
     start = _common(left, right)
     end = _common(left[start:][::-1], right[start:][::-1])
+    if (len(left) - start - end) * (len(right) - start - end) > MOST_PAIRS:
+        return None
     found = fewest_edits(_lattice(left[start : len(left) - end]), _lattice(right[start : len(right) - end]))
     return found._replace(hits=found.hits + start + end)
 
