@@ -71,7 +71,6 @@ def failures(code: str, names: list[str]) -> dict[str, str]:
     return dict(line.split(": ", 1) for line in done.stdout.splitlines())
 
 
-@pytest.mark.xfail(reason="files and holding import fcntl at their head")
 def test_all_but_the_screen_imports_without_what_only_unix_has() -> None:
     found = failures(LIKE_WINDOWS, modules())
     assert found.keys() == UNIX_ONLY, found

@@ -1,7 +1,6 @@
 """Files without half-written states: atomic writes, hashes, JSON and JSONL. Knows no domain type. What reads them is `reading`."""
 
 import errno
-import fcntl
 import functools
 import hashlib
 import os
@@ -173,11 +172,15 @@ def _claimed_folder(target: Path, cleanup: ExitStack) -> Path:
 
 def _claim(handle: int) -> None:
     """Holds what is being written until its handle is closed, by a kill too. On a disk without locks it is held by its age."""
+    import fcntl  # Unix alone has it
+
     with suppress(OSError):
         fcntl.flock(handle, fcntl.LOCK_EX)
 
 
 def _remove_abandoned(entry: Path) -> None:
+    import fcntl  # Unix alone has it
+
     try:
         handle = os.open(entry, os.O_RDONLY)
     except FileNotFoundError:

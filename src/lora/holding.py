@@ -1,6 +1,5 @@
 """A folder that one process at a time works in. The lock is the system's, so a kill ends it; the file says whose it is."""
 
-import fcntl
 import os
 import socket
 import time
@@ -98,6 +97,8 @@ def refuse_held(folder: Path) -> None:
 
 
 def _lock(handle: int, folder: Path) -> None:
+    import fcntl  # Unix alone has it
+
     file = folder / LOCK_FILE
     locks = not is_shared(folder)  # locks of a shared disk may end at its machines
     for attempt in range(_ATTEMPTS):
