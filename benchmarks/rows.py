@@ -19,7 +19,7 @@ from lora.features import StoredFeatures
 from lora.kept import Kept
 from lora.manifest import Recording, Row, Rules, read, write
 from lora.model_utils import load_speech
-from lora.text import resolve_style
+from lora.style import resolve_style
 from lora.units import Seconds
 
 TEXT = "the quick brown fox jumps over the lazy dog and runs on through the field"

@@ -13,7 +13,7 @@ from lora.data import SpeechSet, examples, read_set, read_sets, trained_sentence
 from lora.errors import ManifestError
 from lora.manifest import Rules, Utterance
 from lora.model_utils import Speech
-from lora.text import resolve_style
+from lora.style import resolve_style
 
 CONFIG = DataConfig(train_manifest="t", domain_manifest="d", heldout_manifest="h")
 

@@ -21,7 +21,8 @@ from lora.model_utils import Speech, load_speech
 from lora.record import read as read_record
 from lora.scoring import Score, score_utterance, total
 from lora.significance import compare, drift
-from lora.text import normalise, normaliser_version, resolve_style
+from lora.style import resolve_style
+from lora.text import normalise, normaliser_version
 from lora.units import Seconds
 
 SPOKEN: dict[Language, str] = {

@@ -26,6 +26,7 @@ ORDER = (
     "tags",
     "miswritten",
     "spelling",
+    "style",
     "shards",
     "cores",
     "containers",
@@ -101,7 +102,7 @@ ORDER = (
 
 TORCH_FREE = (
     *("errors", "units", "language", "files", "kept", "audio", "effects", "near_copies", "speech_rate"),
-    *("manifest", "splits", "config", "console", "wheels", "augment", "tags", "miswritten", "spelling"),
+    *("manifest", "splits", "config", "console", "wheels", "augment", "tags", "miswritten", "spelling", "style"),
     *("passport", "text", "said", "scoring", "analysis", "significance", "outcomes", "gate", "corpora", "tracking", "main"),
     *("runtimes", "exported", "agreement", "record", "runfolder", "report", "publish", "display"),
     *("containers", "decoders", "channels"),

@@ -13,7 +13,8 @@ from lora.lattice import Edits
 from lora.numerals import cardinal, ordinal
 from lora.said import edits, table
 from lora.scoring import Counts, Freed, Tags, UtteranceScore, count_edits, read_again, score_utterance, total
-from lora.text import apply_style, normalise
+from lora.style import apply_style
+from lora.text import normalise
 from lora.units import Seconds
 
 PAIRS = [line.split("\t") for line in (Path(__file__).parent / "number_pairs.tsv").read_text().splitlines() if not line.startswith("#")]

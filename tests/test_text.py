@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lora.text import NORMALISER, ResolvedStyle, apply_style, normalise, normaliser_version, resolve_style
+from lora.style import ResolvedStyle, apply_style, resolve_style
+from lora.text import NORMALISER, normalise, normaliser_version
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ from lora.files import write_json
 from lora.model_utils import Speech
 from lora.passport import ADAPTER_SETTINGS, ADAPTER_WEIGHTS, CHECKPOINT_SETTINGS, CHECKPOINT_WEIGHTS, PASSPORT_FILE
 from lora.reading import read_json
-from lora.text import ResolvedStyle
+from lora.style import ResolvedStyle
 
 _FACTOR = re.compile(r"\.lora_(?P<side>[AB])\.weight$")
 _ATTENTION = "(q|k|v|o)_proj"

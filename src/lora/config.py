@@ -25,13 +25,13 @@ from lora.manifest import Rules
 from lora.presets import presets
 from lora.reading import read_toml
 from lora.splits import SplitBy
+from lora.style import TextStyle
 from lora.tags import TagRule
 
 Ratio = Annotated[float, Meta(ge=0.0, le=1.0)]
 Count = Annotated[int, Meta(ge=1, le=1_000_000_000)]
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Precision = Literal["float32", "bfloat16"]
-TextStyle = Literal["auto", "none", "lower"]
 ReplayTargets = Literal["base-model", "transcript"]
 GateRule = Literal["interval", "point"]
 Guardrail = Literal["wer", "drift"]

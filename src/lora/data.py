@@ -16,7 +16,7 @@ from lora.language import Language
 from lora.manifest import Manifest, Recording, Rules, Utterance, read, require_one_text, validate
 from lora.model_utils import Speech
 from lora.splits import require_disjoint, require_no_near_copies, split
-from lora.text import ResolvedStyle, Styled, apply_style, resolve_style
+from lora.style import ResolvedStyle, Styled, apply_style, resolve_style
 from lora.units import Seconds
 
 WILDCARDS = "*?["

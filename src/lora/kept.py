@@ -16,6 +16,8 @@ import xxhash
 
 from lora.files import ABANDONED_S, atomic_file, cache_dir, sha256_bytes
 
+_PACKAGE = Path(__file__).parent
+
 VERSIONS = ("torch", "transformers", "tokenizers", "peft", "numpy", "soundfile", "soxr", "whisper-normalizer")
 """Packages whose version is part of every key: another one may read, round or normalise differently."""
 
@@ -50,7 +52,7 @@ def _source(module: str) -> str:
 
 def _file(module: str) -> Path:
     """Of a module of ours, or of what only may be one."""
-    place = Path(__file__).parent.joinpath(*module.split(".")[1:])
+    place = _PACKAGE.joinpath(*module.split(".")[1:])
     return place / "__init__.py" if place.is_dir() else place.with_name(f"{place.name}.py")
 
 

@@ -20,7 +20,7 @@ from lora.gate import Verdict
 from lora.outcomes import Augmentation, Evaluation, Strength, TrainOutcome
 from lora.reading import read_json
 from lora.significance import Comparison, Drift, Interval
-from lora.text import ResolvedStyle
+from lora.style import ResolvedStyle
 from lora.units import Seconds
 
 SCHEMA = 4

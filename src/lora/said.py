@@ -14,8 +14,9 @@ from lora.language import Language
 from lora.lattice import Edits, Lattice, fewest_edits
 from lora.numerals import NUMBER_WORDS
 from lora.saying import Item, items, word
+from lora.style import ALTERNATIVES
 from lora.tags import pieces, tags_in
-from lora.text import ALTERNATIVES, contracted, normalise, respelled
+from lora.text import contracted, normalise, respelled
 from lora.units_said import ABBREVIATIONS
 
 VERSION = "numbers as said, 1"

@@ -17,8 +17,9 @@ from lora.equivalents import Equivalents
 from lora.errors import ScoringError
 from lora.language import Language, Metric, metric
 from lora.said import VERSION, edits
+from lora.style import composed, first_alternatives
 from lora.tags import tags_in
-from lora.text import as_written, composed, first_alternatives, normalise, normaliser_version
+from lora.text import as_written, normalise, normaliser_version
 from lora.units import Seconds
 
 NO_WORDS = "the references hold no words, so there is no error rate; score at least one utterance with speech"

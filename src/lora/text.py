@@ -1,15 +1,12 @@
-"""Transcript style for training, and the normaliser for scoring. Pure."""
+"""The normaliser for scoring. Pure."""
 
 import functools
 import re
 import unicodedata
-from collections.abc import Iterable
-from dataclasses import dataclass
 from importlib.metadata import version
-from typing import Literal
 
-from lora.config import TextStyle
 from lora.language import LANGUAGES, Language
+from lora.style import composed, first_alternatives
 
 NORMALISER = "whisper-english, words only"
 """Whisper's English normaliser with its spelling map (case, punctuation, numbers, contractions, British spellings), less what is no
@@ -22,18 +19,8 @@ space where a mark stands, so that a word written with its marks is many."""
 CHARACTERS = "whisper-basic, marks taken off, single characters"
 """The same with every character on its own, for languages that put no spaces between words."""
 
-ResolvedStyle = Literal["none", "lower", "capitals", "long capitals"]
-"""`lower` takes the capitals from every transcript, `capitals` from those without a lower-case letter, `long capitals` from those of at
-least `LONG_WORDS` words among them."""
-
-LONG_WORDS = 3
-"""Shorter transcripts without a lower-case letter may be names in a set with case: NASA, OK, UN HQ."""
-
 TATWEEL = "\u0640"
 """Stretches an Arabic word and is no letter of it."""
-
-ALTERNATIVES = re.compile(r"\{([^{}]*(?<!\S)/(?!\S)[^{}]*)\}")
-"""What a reference may hold: `{gray / grey}`, any of which is right; `@` stands for nothing. The first is taken where one is wanted."""
 
 _APOSTROPHES = re.compile(r"(?<=[^\W\d_])['\u2019\u02bc\u0060\u00b4\u2032\uff07](?=[^\W\d_])")
 
@@ -60,13 +47,6 @@ def as_written(text: str, language: Language = "en") -> list[str]:
     return whole.split() if LANGUAGES[language].separates_words else list("".join(whole.split()))
 
 
-def first_alternatives(text: str) -> str:
-    """The text with the first of each alternatives, `{a / b}`."""
-    if "{" not in text:
-        return text
-    return ALTERNATIVES.sub(lambda match: match[1].split("/")[0].strip().removeprefix("@"), text)
-
-
 def contracted(text: str) -> str:
     """An English text in lower case with its contractions written out, as the normaliser does it; titles stay short."""
     text = re.sub(r"\s+'", "'", text.replace("\u2019", "'").lower())
@@ -82,59 +62,6 @@ def respelled(word: str) -> list[str]:
 
     mapping: dict[str, str] = _english().standardize_spellings.mapping
     return [mapping.get(one, one) for one in remove_symbols_and_diacritics(word).split()]
-
-
-def composed(text: str) -> str:
-    """The text with letters and their marks as one character where there is one (NFC): both forms look the same."""
-    return unicodedata.normalize("NFC", text)
-
-
-@dataclass(frozen=True, slots=True)
-class Styled:
-    """The style of a set's training targets, and how many of its transcripts it was read from."""
-
-    style: ResolvedStyle
-    capitals: int = 0
-    """Transcripts with capital letters and no lower-case one."""
-    cased: int = 0
-    """Transcripts with a lower-case letter."""
-    lowered: int = 0
-    """Transcripts that the style lower-cases."""
-
-    @property
-    def sentence(self) -> str:
-        """What was decided, for a person; says so where capitals and case are mixed."""
-        if not self.capitals:
-            return f"text style {self.style}: transcripts stay as they are written"
-        mixed = "mixed: " if self.cased else ""
-        counts = f"{mixed}{self.capitals} of {self.capitals + self.cased} training transcripts are in capitals"
-        return f"text style {self.style}: {counts}, {self.lowered or 'none'} of them lower-cased"
-
-
-def resolve_style(style: TextStyle, texts: Iterable[str], language: Language = "en") -> Styled:
-    """The style that `auto` stands for, which decides by transcript: those in capitals would teach the model to shout.
-
-    Where most are in capitals, the short ones are too; where few are, a short one is a name and stays. In a language without case the
-    few capital letters are those of foreign names, and stay.
-    """
-    rows = [text for text in texts if text.upper() != text.lower()]
-    loud = [text for text in rows if _in_capitals(text)]
-    cased = len(rows) - len(loud)
-    chosen: ResolvedStyle = style if style != "auto" else "none"
-    if style == "auto" and LANGUAGES[language].cased and (loud or not rows):
-        chosen = "lower" if not cased else "capitals" if len(loud) >= cased else "long capitals"
-    return Styled(chosen, len(loud), cased, sum(apply_style(chosen, text) != apply_style("none", text) for text in loud))
-
-
-def apply_style(style: ResolvedStyle, text: str) -> str:
-    """A training target of that style: its white space collapsed, its letters composed (NFC), as the tokenizer knows them."""
-    collapsed = " ".join(composed(first_alternatives(text)).split())
-    lowers = style == "lower" or (style != "none" and _in_capitals(text) and (style == "capitals" or len(text.split()) >= LONG_WORDS))
-    return composed(collapsed.lower()) if lowers else collapsed
-
-
-def _in_capitals(text: str) -> bool:
-    return text.upper() != text.lower() and not any(character.islower() for character in text)
 
 
 def marks_off(text: str, language: Language) -> str:

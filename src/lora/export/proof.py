@@ -23,7 +23,7 @@ from lora.outcomes import Evaluation
 from lora.record import SetResult
 from lora.runtimes.runtime import Clip, transcribe
 from lora.scoring import Score
-from lora.text import ResolvedStyle
+from lora.style import ResolvedStyle
 from lora.units import Seconds
 
 BATCH_SIZE = 32

@@ -34,8 +34,8 @@ from lora.report.html import HTML_FILE, write_html
 from lora.report.markdown import MARKDOWN_FILE, write_report
 from lora.runtimes.runtime import PACKAGES, require_runtimes
 from lora.runtimes.separate import REQUIREMENT
+from lora.style import ResolvedStyle
 from lora.tags import TagRule
-from lora.text import ResolvedStyle
 from lora.units import Seconds
 
 DRIFT_POINTS: dict[ExportPrecision, float] = {"u8": 0.5, "fp32": 0.0}
