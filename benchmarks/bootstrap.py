@@ -9,8 +9,8 @@ import time
 import msgspec
 import numpy as np
 
-from lora.scoring import Counts, UtteranceScore, score_utterance, total
-from lora.significance import RESAMPLES, compare, interval
+from lora.scoring.counts import Counts, UtteranceScore, score_utterance, total
+from lora.scoring.significance import RESAMPLES, compare, interval
 from lora.units import Seconds
 
 

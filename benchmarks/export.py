@@ -26,11 +26,11 @@ def main() -> int:
     parser.add_argument("--clips", type=positive_int, default=40, help="how many of them, evenly spaced (default 40)")
     parser.add_argument("--rounds", type=positive_int, default=5, help="times that each is run (default 5)")
     options = parser.parse_args()
-    from lora.process import prepare_process
+    from lora.system.process import prepare_process
 
     prepare_process()
-    from lora.audio import AudioSettings, load
-    from lora.manifest import Rules, read
+    from lora.audio.loading import AudioSettings, load
+    from lora.dataset.manifest import Rules, read
     from lora.runtimes.runtime import require_runtimes
 
     require_runtimes(["moonshine-voice"])
@@ -62,8 +62,8 @@ def main() -> int:
 
 
 def _published(folder: Path) -> Path:
+    from lora.checkpoints.wheels import MOONSHINE_VOICE, read_member
     from lora.runtimes.runtime import FILES
-    from lora.wheels import MOONSHINE_VOICE, read_member
 
     folder.mkdir()
     for file in FILES["moonshine-voice"]:
@@ -74,9 +74,9 @@ def _published(folder: Path) -> Path:
 def _ours(folder: Path) -> Path:
     import torch
 
-    from lora.checkpoint import resolve
+    from lora.checkpoints.checkpoint import resolve
     from lora.export.targets import write_target
-    from lora.model_utils import load_speech
+    from lora.model.loading import load_speech
 
     folder.mkdir()
     write_target(load_speech(resolve("packaged:moonshine-tiny"), torch.device("cpu"), "float32"), "moonshine-voice", "u8", folder)

@@ -18,12 +18,12 @@ from pathlib import Path
 import numpy as np
 from run import ROOT, VERDICTS, machine, seconds_of, timed
 
-from lora.audio import AudioSettings, Waveform, encode_flac, load
-from lora.checkpoint import resolve
+from lora.audio.loading import AudioSettings, Waveform, encode_flac, load
+from lora.checkpoints.checkpoint import resolve
 from lora.console import ArgumentParser, run
+from lora.dataset.manifest import Row, Rules, Utterance, read, write
 from lora.errors import LoraError
-from lora.kept import kept_dir
-from lora.manifest import Row, Rules, Utterance, read, write
+from lora.system.cache import kept_dir
 from lora.units import SAMPLE_RATE_HZ
 
 SHARES = (16, 4, 1)

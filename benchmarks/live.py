@@ -26,11 +26,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lora.audio import AudioSettings, Waveform, duration, load
+from lora.audio.loading import AudioSettings, Waveform, duration, load
 from lora.console import ArgumentParser, positive_int, run
+from lora.dataset.manifest import Rules, Utterance, read
 from lora.errors import LoraError
-from lora.manifest import Rules, Utterance, read
-from lora.process import prepare_process
+from lora.system.process import prepare_process
 from lora.units import SAMPLE_RATE_HZ
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ def _joined(speech: Sequence[Utterance]) -> Waveform:
 
 
 def _latencies(clips: Sequence[tuple[Utterance, Waveform]], ways: dict[str, Callable[[Waveform], Said]]) -> None:
-    from lora.scoring import score_utterance, total
+    from lora.scoring.counts import score_utterance, total
 
     found: dict[str, list[Said]] = {name: [] for name in ways}
     for number, (_, samples) in enumerate(clips, start=1):
@@ -146,7 +146,7 @@ def _latencies(clips: Sequence[tuple[Utterance, Waveform]], ways: dict[str, Call
 
 def _long(ours: "Ours", samples: Waveform) -> None:
     """One recording, spoken on and on: how often text comes, how much of it stands, and whether sound has to wait."""
-    from lora_cli.events import Final, Partial
+    from lora_cli.engine.events import Final, Partial
 
     print(f"{duration(samples):.0f} s in one recording", file=sys.stderr, flush=True)
     ours.say(samples)
@@ -176,9 +176,9 @@ def _long(ours: "Ours", samples: Waveform) -> None:
 def _committed(partials: Sequence[object], segments: Sequence[str]) -> tuple[int, int]:
     """Words that stood when their segment ended, and how many of them its final text holds in their order, as normalised for scoring."""
     import jiwer
-    from lora_cli.events import Partial
+    from lora_cli.engine.events import Partial
 
-    from lora.text import normalise
+    from lora.text.normaliser import normalise
 
     last: dict[int, list[str]] = {}
     for partial in partials:
@@ -228,8 +228,8 @@ class Ours:
     """The app's engine, with the events of the last recording and when they came."""
 
     def __init__(self) -> None:
-        from lora_cli.engine import Engine
-        from lora_cli.events import Ended, Event, Failed, Ready, Voice
+        from lora_cli.engine.events import Ended, Event, Failed, Ready, Voice
+        from lora_cli.engine.process import Engine
 
         self.events: list[tuple[float, Event]] = []
         self._news = threading.Event()
@@ -244,7 +244,7 @@ class Ours:
         self._wait()
 
     def say(self, samples: Waveform) -> Said:
-        from lora_cli.events import Final
+        from lora_cli.engine.events import Final
 
         self.events.clear()
         self._engine.begin(hands_free=False, preroll=samples[:0])
@@ -261,7 +261,7 @@ class Ours:
         self._engine.close()
 
     def _wait(self) -> None:
-        from lora_cli.events import Failed
+        from lora_cli.engine.events import Failed
 
         self._news.wait()
         self._news.clear()

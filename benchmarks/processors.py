@@ -19,8 +19,8 @@ from pathlib import Path
 from run import OURS, ROOT, Measured, measure_ours
 
 from lora.console import ArgumentParser, positive_int, run
-from lora.files import cache_dir
-from lora.products import INSTRUCTION_SETS, PRODUCTS_VARIABLE, onednn_instructions
+from lora.model.products import INSTRUCTION_SETS, PRODUCTS_VARIABLE, onednn_instructions
+from lora.system.files import cache_dir
 
 CAPS = ("AVX2", "AVX512_CORE", "AVX512_CORE_BF16", "AVX512_CORE_AMX")
 

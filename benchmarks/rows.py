@@ -12,14 +12,14 @@ from pathlib import Path
 
 import torch
 
-from lora.audio import AudioSettings
-from lora.checkpoint import resolve
-from lora.data import SpeechSet, examples
-from lora.features import StoredFeatures
-from lora.kept import Kept
-from lora.manifest import Recording, Row, Rules, read, write
-from lora.model_utils import load_speech
-from lora.style import resolve_style
+from lora.audio.loading import AudioSettings
+from lora.checkpoints.checkpoint import resolve
+from lora.dataset.manifest import Recording, Row, Rules, read, write
+from lora.model.encoder_outputs import StoredFeatures
+from lora.model.loading import load_speech
+from lora.system.cache import Kept
+from lora.text.style import resolve_style
+from lora.training.sets import SpeechSet, examples
 from lora.units import Seconds
 
 TEXT = "the quick brown fox jumps over the lazy dog and runs on through the field"

@@ -22,10 +22,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lora.checkpoint import resolve
+from lora.checkpoints.checkpoint import resolve
 from lora.console import ArgumentParser, positive_int, run
 from lora.errors import LoraError
-from lora.kept import kept_dir
+from lora.system.cache import kept_dir
 
 ROOT = Path(__file__).parents[1]
 HOUR_S = 3600.0

@@ -25,17 +25,17 @@ import numpy as np
 import pexpect
 import soundfile
 from lora_cli import main as command
-from lora_cli.app import MoonshineApp, run_app
-from lora_cli.driver import PROBE
-from lora_cli.events import Event, Final, Partial, Ready
+from lora_cli.engine.events import Event, Final, Partial, Ready
 from lora_cli.results import Results
+from lora_cli.screen.app import MoonshineApp, run_app
+from lora_cli.screen.driver import PROBE
+from lora_cli.screen.widgets import MOST_ROWS
 from lora_cli.session import NOTHING
-from lora_cli.widgets import MOST_ROWS
 
-from lora.audio import AudioSettings, load
+from lora.audio.loading import AudioSettings, load
 from lora.console import ArgumentParser, positive_int, run
+from lora.dataset.manifest import Rules, read
 from lora.errors import LoraError
-from lora.manifest import Rules, read
 from lora.units import SAMPLE_RATE_HZ, Seconds
 
 ROOT = Path(__file__).parents[1]

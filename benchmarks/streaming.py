@@ -17,7 +17,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from lora.checkpoint import resolve
+from lora.checkpoints.checkpoint import resolve
 from lora.console import ArgumentParser, positive_int, run
 from lora.errors import LoraError
 
@@ -63,7 +63,7 @@ def _model(folder: Path) -> Path:
     import torch
     from transformers import MoonshineStreamingConfig, MoonshineStreamingForConditionalGeneration, MoonshineStreamingProcessor
 
-    from lora.model_utils import load_processor
+    from lora.model.loading import load_processor
 
     torch.manual_seed(0)
     config = MoonshineStreamingConfig(num_key_value_heads=8, decoder_start_token_id=1)

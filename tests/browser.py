@@ -21,7 +21,7 @@ import brotli
 from filelock import FileLock
 from playwright.sync_api import Browser, sync_playwright
 
-from lora.files import atomic_folder, cache_dir, sha256_bytes
+from lora.system.files import atomic_folder, cache_dir, sha256_bytes
 
 VARIABLE: Final = "MOONSHINE_LORA_CHROMIUM"
 PACKAGE: Final = "@sparticuz/chromium@153.0.0"

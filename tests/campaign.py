@@ -20,24 +20,25 @@ import torch
 from records import completed, with_adapter
 from running import moonshine_lora
 
-from lora import config, trainstate
-from lora.adapter import Passport, attach, read_passport, save
-from lora.audio import AudioSettings, duration, read_file
-from lora.checkpoint import resolve
+from lora import config
+from lora.audio.loading import AudioSettings, duration, read_file
+from lora.checkpoints.checkpoint import resolve
 from lora.config import AdapterConfig
 from lora.corpora.commands import build_domain_manifest, merge_manifests
-from lora.decode import DecodeSettings
+from lora.dataset.manifest import Rules, read, validate
 from lora.errors import ConfigError
-from lora.exported import EXPORT_FILE, Exported, ExportedFile, TargetExport, read_exported, require_unchanged
-from lora.files import sha256_bytes, write_json
-from lora.kept import Kept
-from lora.manifest import Rules, read, validate
-from lora.model_utils import Speech, load_processor, load_speech
-from lora.outcomes import Step
-from lora.plainadapter import check
-from lora.record import read as read_record
-from lora.record import write as write_record
-from lora.trainstate import Numbers, TrainState, Window
+from lora.model.greedy import DecodeSettings
+from lora.model.loading import Speech, load_processor, load_speech
+from lora.runs.export_record import EXPORT_FILE, Exported, ExportedFile, TargetExport, read_exported, require_unchanged
+from lora.runs.outcomes import Step
+from lora.runs.record import read as read_record
+from lora.runs.record import write as write_record
+from lora.system.cache import Kept
+from lora.system.files import sha256_bytes, write_json
+from lora.training import checkpointing
+from lora.training.adapter import Passport, attach, read_passport, save
+from lora.training.adapter_files import check
+from lora.training.checkpointing import Numbers, TrainState, Window
 from lora.units import Seconds
 
 HOSTILE: Sequence[Any] = (
@@ -176,10 +177,10 @@ class Maker:
         return lambda: load_speech(resolve(str(folder)), torch.device("cpu"), "float32"), None
 
     def _state(self, rng: random.Random, place: Path) -> tuple[Callable[[], object], None]:
-        folder = trainstate.newest(self._copy("state", place))
+        folder = checkpointing.newest(self._copy("state", place))
         assert folder is not None
         _damage_any(rng, folder)
-        return lambda: trainstate.read(folder), None
+        return lambda: checkpointing.read(folder), None
 
     def _record(self, rng: random.Random, place: Path) -> tuple[Callable[[], object], Path]:
         folder = self._copy("record", place)
@@ -429,7 +430,7 @@ def _state(folder: Path) -> None:
     )
     weights = {"a.lora_A.default.weight": torch.ones(2, 3)}
     best = {name: weight.clone() for name, weight in weights.items()}
-    trainstate.write(TrainState(numbers, weights, {"0/exp_avg": torch.ones(2, 3)}, {2: best}), folder)
+    checkpointing.write(TrainState(numbers, weights, {"0/exp_avg": torch.ones(2, 3)}, {2: best}), folder)
 
 
 def _export(folder: Path) -> None:

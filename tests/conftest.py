@@ -22,11 +22,11 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from lora.audio import AudioSettings, Waveform, load
-from lora.checkpoint import resolve
+from lora.audio.loading import AudioSettings, Waveform, load
+from lora.checkpoints.checkpoint import resolve
 from lora.corpora import general
-from lora.manifest import Rules, Utterance, read
-from lora.model_utils import Speech, load_speech
+from lora.dataset.manifest import Rules, Utterance, read
+from lora.model.loading import Speech, load_speech
 from lora.runtimes.separate import voice_packages
 
 # A background job inherits an ignored SIGINT, and so would the commands that tests interrupt.

@@ -354,7 +354,7 @@ TABLE = (
 @contextmanager
 def copied(root: Path) -> Iterator[Path]:
     """A copy of all that git tracks or would track, which a test may change. What it keeps is its own; the models are linked to."""
-    from lora.files import cache_dir  # not in the processes that run tests: each imports the product from its own copy
+    from lora.system.files import cache_dir  # not in the processes that run tests: each imports the product from its own copy
 
     listed = subprocess.run(["git", "ls-files", "-coz", "--exclude-standard"], cwd=root, check=True, capture_output=True).stdout
     with tempfile.TemporaryDirectory(prefix="mutation-") as name:

@@ -15,7 +15,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from lora.products import INSTRUCTION_SETS, onednn_instructions
+from lora.model.products import INSTRUCTION_SETS, onednn_instructions
 
 FILES = ("test_arithmetic.py", "test_products.py", "test_encoder.py", "test_decoder.py", "test_decode.py", "test_features.py")
 CAPS = ("AVX2", "AVX512_CORE", "AVX512_CORE_BF16")

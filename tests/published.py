@@ -11,8 +11,8 @@ from transformers import (
     MoonshineStreamingProcessor,
 )
 
-from lora.checkpoint import resolve
-from lora.model_utils import Speech, load_speech
+from lora.checkpoints.checkpoint import resolve
+from lora.model.loading import Speech, load_speech
 
 SPREAD = 0.05
 """Standard deviation of random weights: at the default 0.02 deep models hardly depend on their input."""

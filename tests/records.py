@@ -8,14 +8,14 @@ import msgspec
 import numpy as np
 from safetensors.numpy import save_file
 
+from lora.checkpoints.provenance import ADAPTER_SETTINGS, ADAPTER_WEIGHTS, Origin, write_sealed
 from lora.config import build
-from lora.files import sha256_file
-from lora.gate import judge
-from lora.outcomes import Evaluation, Step, TrainOutcome
-from lora.passport import ADAPTER_SETTINGS, ADAPTER_WEIGHTS, Origin, write_sealed
-from lora.record import AdapterInfo, CheckpointInfo, ManifestInfo, RunRecord, SetResult, environment
-from lora.scoring import score_utterance, total
-from lora.significance import compare, drift, interval
+from lora.runs.outcomes import Evaluation, Step, TrainOutcome
+from lora.runs.record import AdapterInfo, CheckpointInfo, ManifestInfo, RunRecord, SetResult, environment
+from lora.scoring.counts import score_utterance, total
+from lora.scoring.gate import judge
+from lora.scoring.significance import compare, drift, interval
+from lora.system.files import sha256_file
 from lora.units import Seconds
 
 Row = tuple[str, str, str]

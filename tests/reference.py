@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lora.audio import Waveform
-from lora.encoder import FRAME_SAMPLES
-from lora.model_utils import IGNORED_LABEL, Encoded, Speech, join
+from lora.audio.loading import Waveform
+from lora.model.encoder import FRAME_SAMPLES
+from lora.model.loading import IGNORED_LABEL, Encoded, Speech, join
 
 
 def whole(samples: Waveform) -> Waveform:

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lora.audio import FileAudio
+from lora.audio.loading import FileAudio
+from lora.dataset.manifest import Utterance
 from lora.main import main
-from lora.manifest import Utterance
-from lora.record import RunRecord
-from lora.record import read as read_record
+from lora.runs.record import RunRecord
+from lora.runs.record import read as read_record
 
 ROOT = Path(__file__).parents[1]
 

@@ -16,7 +16,16 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForSpeechSeq2Seq
 
-from lora.adapter import (
+from lora.audio.loading import AudioSettings, Waveform
+from lora.checkpoints.provenance import PASSPORT_FILE
+from lora.config import AdapterConfig
+from lora.errors import CheckpointError, ConfigError
+from lora.model.decoder import Decoder
+from lora.model.encoder import Encoder
+from lora.model.greedy import DecodeSettings
+from lora.model.loading import Speech, load_speech, pad_labels
+from lora.text.normaliser import normaliser_version
+from lora.training.adapter import (
     SITES,
     Adapted,
     Passport,
@@ -30,15 +39,6 @@ from lora.adapter import (
     save,
     state,
 )
-from lora.audio import AudioSettings, Waveform
-from lora.config import AdapterConfig
-from lora.decode import DecodeSettings
-from lora.decoder import Decoder
-from lora.encoder import Encoder
-from lora.errors import CheckpointError, ConfigError
-from lora.model_utils import Speech, load_speech, pad_labels
-from lora.passport import PASSPORT_FILE
-from lora.text import normaliser_version
 
 TOKENS = torch.tensor([[1, 372, 471, 278, 1900, 310, 3064]])
 LABELS = [471, 278, 1900, 310, 3064, 29892, 2]

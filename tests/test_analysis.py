@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lora.analysis import (
+from lora.scoring.analysis import (
     LOOP_PHRASE_WORDS,
     LOOP_REPEATS,
     Confusion,
@@ -27,7 +27,7 @@ from lora.analysis import (
     remaining,
     unseen_words,
 )
-from lora.scoring import Counts, Score, count_edits, score_utterance, total
+from lora.scoring.counts import Counts, Score, count_edits, score_utterance, total
 from lora.units import Seconds
 
 WORDS = st.lists(st.sampled_from(["a", "b", "c", "go", "stop"]), max_size=8)

@@ -11,15 +11,15 @@ import pytest
 import torch
 from running import Manifests
 
-from lora.audio import AudioSettings
-from lora.cores import spread
-from lora.decode import DecodeSettings
-from lora.evaluate import Example, evaluate
-from lora.features import StoredFeatures
-from lora.kept import Kept
-from lora.manifest import Utterance
-from lora.model_utils import Speech, load_speech
-from lora.products import has_bfloat16
+from lora.audio.loading import AudioSettings
+from lora.dataset.manifest import Utterance
+from lora.evaluation.evaluate import Example, evaluate
+from lora.model.encoder_outputs import StoredFeatures
+from lora.model.greedy import DecodeSettings
+from lora.model.loading import Speech, load_speech
+from lora.model.products import has_bfloat16
+from lora.system.cache import Kept
+from lora.system.parallel import spread
 from lora.units import Seconds
 
 AUDIO, DECODE = AudioSettings(), DecodeSettings(tokens_per_second=6.5)

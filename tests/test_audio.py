@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
-from lora.audio import (
+from lora.audio.loading import (
     AudioSettings,
     EncodedAudio,
     FileAudio,
@@ -220,7 +220,7 @@ def test_no_signal_at_the_first_resampling_is_lost_or_aborts_it(name: str) -> No
     code = f"""
 import os, random, signal, time
 import numpy as np
-from lora.audio import resample
+from lora.audio.loading import resample
 from lora.console import run
 
 def work():

@@ -13,13 +13,13 @@ import pytest
 import soundfile
 from running import ANY_VERDICT, QUICK, Manifests, files_below, manifests, moonshine_lora, refusal
 
-from lora.audio import AudioSettings, FileAudio, load, waveform_hash
-from lora.augment import MARK_FILE, PAUSE_S, Applied, Augmenter, plan
+from lora.audio.effects import PEAK_LIMIT, power
+from lora.audio.loading import AudioSettings, FileAudio, load, waveform_hash
 from lora.config import AugmentConfig
-from lora.effects import PEAK_LIMIT, power
-from lora.manifest import Manifest, Rules, Utterance, read, validate
-from lora.model_utils import Speech
-from lora.record import read as read_record
+from lora.dataset.manifest import Manifest, Rules, Utterance, read, validate
+from lora.model.loading import Speech
+from lora.runs.record import read as read_record
+from lora.training.augment import MARK_FILE, PAUSE_S, Applied, Augmenter, plan
 from lora.units import SAMPLE_RATE_HZ
 
 RAW = AudioSettings()
@@ -139,8 +139,8 @@ def test_one_effect_more_leaves_the_draws_of_the_others(sounds: Path, sets: Mani
 def test_two_processes_make_the_same_files(sounds: Path, sets: Manifests, tmp_path: Path) -> None:
     code = (
         "import sys\nfrom pathlib import Path\nimport msgspec\n"
-        "from lora.audio import AudioSettings\nfrom lora.augment import plan\nfrom lora.config import AugmentConfig\n"
-        "from lora.manifest import Rules, read, validate\n"
+        "from lora.audio.loading import AudioSettings\nfrom lora.training.augment import plan\nfrom lora.config import AugmentConfig\n"
+        "from lora.dataset.manifest import Rules, read, validate\n"
         "rules, raw = Rules(max_s=15.0), AudioSettings()\n"
         "manifest = read(Path(sys.argv[2]), rules)\n"
         "config = msgspec.json.decode(sys.argv[1], type=AugmentConfig)\n"

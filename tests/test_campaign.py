@@ -15,8 +15,8 @@ from campaign import Case, Maker
 
 from lora import console
 from lora.errors import LoraError
-from lora.model_utils import Speech
-from lora.terminal import shown
+from lora.model.loading import Speech
+from lora.system.terminal import shown
 
 FEW, MANY = 1_000, 20_000
 MOST_SECONDS, MOST_BYTES, MOST_LINES = 20, 2 * 2**30, 20

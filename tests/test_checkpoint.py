@@ -16,13 +16,13 @@ from safetensors import safe_open
 from safetensors.numpy import load_file
 from serving import COMMIT, HubAnswers, served
 
-from lora import packaged
-from lora.checkpoint import Checkpoint, resolve
+from lora.checkpoints import packaged
+from lora.checkpoints.checkpoint import Checkpoint, resolve
+from lora.checkpoints.packaged import BASE, PACKAGED, TINY, PackagedModel
+from lora.checkpoints.wheels import fetch, read_member
 from lora.errors import CheckpointError
-from lora.files import cache_dir, sha256_bytes, sha256_file
-from lora.packaged import BASE, PACKAGED, TINY, PackagedModel
-from lora.reading import read_json
-from lora.wheels import fetch, read_member
+from lora.system.documents import read_json
+from lora.system.files import cache_dir, sha256_bytes, sha256_file
 
 
 @pytest.fixture(scope="session")
@@ -251,7 +251,7 @@ def test_runtime_weight_that_no_module_explains_is_named() -> None:
 @pytest.mark.slow
 @pytest.mark.usefixtures("own_cache")
 def test_two_processes_may_convert_at_once() -> None:
-    program = "from lora.checkpoint import resolve; print(resolve('packaged:moonshine-tiny').sha256)"
+    program = "from lora.checkpoints.checkpoint import resolve; print(resolve('packaged:moonshine-tiny').sha256)"
     running = [subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) for _ in range(2)]
     printed = [process.communicate(timeout=300)[0].split()[-1] for process in running]
     assert [process.returncode for process in running] == [0, 0]
@@ -450,7 +450,7 @@ def resolve_elsewhere(tmp_path: Path) -> Callable[..., dict[str, Any]]:
     """`resolve` in a process of its own, since the hub library reads its settings at import; gives the checkpoint or the refusal."""
     program = (
         "import dataclasses, json, sys\n"
-        "from lora.checkpoint import resolve\n"
+        "from lora.checkpoints.checkpoint import resolve\n"
         "from lora.errors import CheckpointError\n"
         "try:\n"
         "    print(json.dumps(dataclasses.asdict(resolve(*json.loads(sys.argv[1]))), default=str))\n"
@@ -545,7 +545,7 @@ def test_name_the_hub_does_not_allow_is_refused(resolve_elsewhere: Resolve) -> N
 
 def test_importing_needs_neither_torch_nor_the_hub_library() -> None:
     program = (
-        "import sys, lora.checkpoint\n"
+        "import sys, lora.checkpoints.checkpoint\n"
         "print(sorted({'torch', 'transformers', 'onnxruntime', 'safetensors', 'huggingface_hub', 'numpy'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.strip() == "[]"

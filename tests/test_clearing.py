@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from running import files_below, moonshine_lora
 
-from lora.clearing import OWN
+from lora.system.clearing import OWN
 
 HASH = "ab" * 32
 MADE = (

@@ -16,8 +16,8 @@ from records import DOMAIN, HELDOUT, REQUIRED, completed, with_adapter
 from running import moonshine_lora, the_error
 
 from lora.config import build
-from lora.record import RECORD_FILE, SCHEMA, ManifestInfo, RunRecord, write
 from lora.report.compare import overview
+from lora.runs.record import RECORD_FILE, SCHEMA, ManifestInfo, RunRecord, write
 from lora.units import Seconds
 
 NOTHING_LEARNT = tuple((reference, said, said) for reference, said, _ in DOMAIN)

@@ -9,7 +9,7 @@ import pytest
 
 from lora.console import EXIT_BROKEN_PIPE, ArgumentParser, number_from_zero, positive_int, positive_number, run
 from lora.errors import ConfigError, ManifestError
-from lora.signals import EXIT_INTERRUPTED, EXIT_TERMINATED
+from lora.system.signals import EXIT_INTERRUPTED, EXIT_TERMINATED
 
 HEADER = "import sys, time\nfrom lora.console import run\nfrom lora.errors import ConfigError\n"
 

@@ -14,9 +14,9 @@ from markdown_it import MarkdownIt
 from running import moonshine_lora, the_error
 
 from lora.errors import LoraError
-from lora.files import write_json, write_jsonl
 from lora.report.escape import cell, code, markdown_environment, spreadsheet
-from lora.terminal import shown, shown_json, shown_lines
+from lora.system.files import write_json, write_jsonl
+from lora.system.terminal import shown, shown_json, shown_lines
 
 STEERING = ["\x1b]0;pwned\x07", "\x1b[2J", "\x9b31m", "\x7f", "a\rb", "\x08", "\u202egpj.exe", "\u2066x\u2069", "\u2028", "\x00", "\udcff"]
 

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from lora.cores import AT_A_TIME, spread
 from lora.errors import AudioError
+from lora.system.parallel import AT_A_TIME, spread
 
 CPU = torch.device("cpu")
 

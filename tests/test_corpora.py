@@ -14,17 +14,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lora.audio import AudioSettings, FileAudio, Waveform, load, stored_seconds
+from lora.audio.loading import AudioSettings, FileAudio, Waveform, load, stored_seconds
 from lora.corpora import asterisk, general, quickstart
 from lora.corpora.asterisk import CORPUS_SHA256, CORRECTIONS, corpus_sha256, read_transcripts, same_text_key
 from lora.corpora.build import Choice, Item, Summary, build, choose
 from lora.corpora.general import HELDOUT, REPLAY, Recording, waveform
 from lora.corpora.hub import candidates
 from lora.corpora.quickstart import QuickstartManifests
+from lora.dataset.manifest import Manifest, Rules, read, validate
+from lora.dataset.splits import require_disjoint
 from lora.errors import ConfigError, FetchError, RunFolderError
-from lora.files import sha256_file
-from lora.manifest import Manifest, Rules, read, validate
-from lora.splits import require_disjoint
+from lora.system.files import sha256_file
 from lora.units import SAMPLE_RATE_HZ
 
 

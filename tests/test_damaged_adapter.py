@@ -14,15 +14,15 @@ from running import refusal
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from lora.adapter import Passport, attach, load, passport_of, read_passport, save, save_checkpoint
-from lora.audio import AudioSettings
-from lora.checkpoint import resolve
+from lora.audio.loading import AudioSettings
+from lora.checkpoints.checkpoint import resolve
+from lora.checkpoints.provenance import PASSPORT_FILE, Origin, read
 from lora.config import AdapterConfig
-from lora.decode import DecodeSettings
 from lora.errors import CheckpointError
 from lora.export.official import load_official, load_peft
-from lora.model_utils import Speech, load_speech
-from lora.passport import PASSPORT_FILE, Origin, read
+from lora.model.greedy import DecodeSettings
+from lora.model.loading import Speech, load_speech
+from lora.training.adapter import Passport, attach, load, passport_of, read_passport, save, save_checkpoint
 
 WEIGHTS, SETTINGS = "adapter_model.safetensors", "adapter_config.json"
 FACTOR = "base_model.model.model.decoder.layers.1.self_attn.q_proj.lora_B.weight"

@@ -9,11 +9,11 @@ from msgspec import structs
 from running import rows_of, write_rows
 
 from lora.config import DataConfig
-from lora.data import SpeechSet, examples, read_set, read_sets, trained_sentences
+from lora.dataset.manifest import Rules, Utterance
 from lora.errors import ManifestError
-from lora.manifest import Rules, Utterance
-from lora.model_utils import Speech
-from lora.style import resolve_style
+from lora.model.loading import Speech
+from lora.text.style import resolve_style
+from lora.training.sets import SpeechSet, examples, read_set, read_sets, trained_sentences
 
 CONFIG = DataConfig(train_manifest="t", domain_manifest="d", heldout_manifest="h")
 

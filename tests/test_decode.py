@@ -9,13 +9,13 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lora.audio import Waveform, duration
+from lora.audio.loading import Waveform, duration
 from lora.corpora import general
-from lora.decode import BATCH_SECONDS, EXTRA_TOKENS, DecodeSettings, Transcript, batches, transcribe, transcribe_and_score
-from lora.decoder import Cache, Decoder, Memory
-from lora.encoder import Encoder
-from lora.manifest import Utterance
-from lora.model_utils import Encoded, Speech, join, pad_labels
+from lora.dataset.manifest import Utterance
+from lora.model.decoder import Cache, Decoder, Memory
+from lora.model.encoder import Encoder
+from lora.model.greedy import BATCH_SECONDS, EXTRA_TOKENS, DecodeSettings, Transcript, batches, transcribe, transcribe_and_score
+from lora.model.loading import Encoded, Speech, join, pad_labels
 from lora.units import Seconds
 
 SETTINGS = DecodeSettings(tokens_per_second=6.5)

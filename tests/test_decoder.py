@@ -12,16 +12,16 @@ import torch
 from msgspec import structs
 from torch import Tensor
 
-from lora import cross
-from lora.adapter import Adapted, attach, fold_in, merged, restore, state
-from lora.audio import Waveform
+from lora.audio.loading import Waveform
 from lora.config import AdapterConfig, Precision
-from lora.decoder import SUM_STEP, Cache, Decoder
-from lora.encoder import Encoder
-from lora.head import HEAD_ROWS
-from lora.manifest import Utterance
-from lora.model_utils import IGNORED_LABEL, Encoded, Speech, join, pad_labels
-from lora.products import rows_are_apart
+from lora.dataset.manifest import Utterance
+from lora.model import cross_attention
+from lora.model.decoder import SUM_STEP, Cache, Decoder
+from lora.model.encoder import Encoder
+from lora.model.loading import IGNORED_LABEL, Encoded, Speech, join, pad_labels
+from lora.model.output_head import HEAD_ROWS
+from lora.model.products import rows_are_apart
+from lora.training.adapter import Adapted, attach, fold_in, merged, restore, state
 
 ROUNDING = 1e-4
 """Of decoder states, which are normed to about 1: sums in another order."""
@@ -84,7 +84,7 @@ def test_states_of_clips_whose_scores_are_held_some_at_a_time_equal_those_of_tra
     encoded, given = heard(any_speech, waveforms), tokens(3, 7)
     attention = any_speech.decoder.layers[0].encoder_attn
     heads = attention.k_proj.weight.shape[0] // attention.head_dim
-    monkeypatch.setattr(cross, "SCORES", clips_at_a_time * heads * given.shape[1] * encoded.hidden.shape[1])
+    monkeypatch.setattr(cross_attention, "SCORES", clips_at_a_time * heads * given.shape[1] * encoded.hidden.shape[1])
     decoder = Decoder(any_speech)
     with torch.inference_mode():
         assert difference(decoder(given, decoder.listen(encoded)), reference.states(any_speech, given, encoded)) < ROUNDING

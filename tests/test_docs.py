@@ -20,9 +20,9 @@ from running import ANY_VERDICT, ROOT, Result, moonshine_lora
 from lora.config import build
 from lora.corpora import commands, quickstart
 from lora.corpora.importing import FORMS
+from lora.dataset.manifest import Rules, read
 from lora.main import COMMANDS as SUBCOMMANDS
-from lora.manifest import Rules, read
-from lora.model_utils import Speech
+from lora.model.loading import Speech
 from lora.runners import experiment, real_small
 
 DOCS = sorted([ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("packages/*/README.md")])

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from lora import effects
-from lora.audio import Waveform, through_codec
-from lora.effects import CODECS, Codec
+from lora.audio import effects
+from lora.audio.effects import CODECS, Codec
+from lora.audio.loading import Waveform, through_codec
 from lora.errors import AudioError
 from lora.units import SAMPLE_RATE_HZ, Samples
 

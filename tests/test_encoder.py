@@ -12,13 +12,13 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lora.adapter import attach
-from lora.audio import Waveform
+from lora.audio.loading import Waveform
 from lora.config import AdapterConfig, Precision
-from lora.encoder import MIN_SAMPLES, Encoder
 from lora.errors import AudioError
-from lora.model_utils import Speech, join
-from lora.products import PRODUCT_DTYPES, rows_are_apart
+from lora.model.encoder import MIN_SAMPLES, Encoder
+from lora.model.loading import Speech, join
+from lora.model.products import PRODUCT_DTYPES, rows_are_apart
+from lora.training.adapter import attach
 
 ROUNDING = 2e-5
 """Sums in another order; what a clip is batched with changes v1 by 0.1 and v2's last frames by 0.1 where this is done wrong."""

@@ -13,16 +13,16 @@ from peft import PeftModel
 from running import ROOT, RunFolder
 from transformers import AutoProcessor, MoonshineForConditionalGeneration
 
-from lora.audio import AudioSettings, load
-from lora.checkpoint import resolve
+from lora.audio.loading import AudioSettings, load
+from lora.checkpoints.checkpoint import resolve
 from lora.corpora import quickstart
-from lora.decode import DecodeSettings
-from lora.evaluate import Example, evaluate
-from lora.features import LiveFeatures
-from lora.manifest import Rules, read, validate
-from lora.model_utils import Speech
-from lora.outcomes import Evaluation
-from lora.scoring import score_utterance, total
+from lora.dataset.manifest import Rules, read, validate
+from lora.evaluation.evaluate import Example, evaluate
+from lora.model.encoder_outputs import LiveFeatures
+from lora.model.greedy import DecodeSettings
+from lora.model.loading import Speech
+from lora.runs.outcomes import Evaluation
+from lora.scoring.counts import score_utterance, total
 from lora.units import SAMPLE_RATE_HZ, Seconds, seconds
 
 pytestmark = pytest.mark.slow

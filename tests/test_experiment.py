@@ -18,15 +18,15 @@ from running import ANY_VERDICT, QUICK, ROOT, Manifests, RunFolder, files_below,
 from safetensors.torch import load_file
 from transformers import AutoProcessor, MoonshineForConditionalGeneration
 
-from lora.audio import AudioSettings, load
-from lora.checkpoint import resolve
+from lora.audio.loading import AudioSettings, load
+from lora.checkpoints.checkpoint import resolve
 from lora.config import build
-from lora.decode import DecodeSettings
-from lora.files import sha256_file
-from lora.manifest import Rules, Utterance, read
-from lora.model_utils import Speech
-from lora.record import read as read_record
+from lora.dataset.manifest import Rules, Utterance, read
+from lora.model.greedy import DecodeSettings
+from lora.model.loading import Speech
 from lora.runners import real_small
+from lora.runs.record import read as read_record
+from lora.system.files import sha256_file
 
 STAGES = {"read", "load", "encode", "baseline", "replay", "train", "tuned"}
 TIMES = ("runtime_seconds", "started_at", "finished_at", "train_audio_seconds_per_second", "command")

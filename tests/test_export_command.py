@@ -16,21 +16,21 @@ import torch
 from running import ANY_VERDICT, ROOT, Manifests, Result, files_below, manifests, moonshine_lora, refusal, the_error, write_rows
 from safetensors.torch import load_file, save_file
 
-from lora.adapter import read_passport
-from lora.agreement import compare_export
-from lora.audio import AudioSettings
-from lora.checkpoint import resolve
-from lora.data import SpeechSet
+from lora.audio.loading import AudioSettings
+from lora.checkpoints.checkpoint import resolve
+from lora.checkpoints.provenance import ADAPTER_SETTINGS, ADAPTER_WEIGHTS, write_sealed
+from lora.dataset.manifest import Rules, Utterance, read, validate
+from lora.export.agreement import compare_export
 from lora.export.proof import Models, chosen, in_runtime, with_pytorch
 from lora.export.targets import write_target
-from lora.exported import Exported, read_exported
-from lora.manifest import Rules, Utterance, read, validate
-from lora.model_utils import Speech, load_speech
-from lora.passport import ADAPTER_SETTINGS, ADAPTER_WEIGHTS, write_sealed
-from lora.record import RunRecord, write
-from lora.record import read as read_record
+from lora.model.loading import Speech, load_speech
+from lora.runs.export_record import Exported, read_exported
+from lora.runs.record import RunRecord, write
+from lora.runs.record import read as read_record
 from lora.runtimes.runtime import PACKAGES, RUNTIMES
-from lora.text import normalise
+from lora.text.normaliser import normalise
+from lora.training.adapter import read_passport
+from lora.training.sets import SpeechSet
 
 CPU = torch.device("cpu")
 
@@ -206,8 +206,8 @@ def scaled(adapter: Path, strength: float, folder: Path) -> Path:
 
 
 def both(trained: Trained, adapter: Path) -> tuple[Models, dict[str, SpeechSet]]:
-    from lora.adapter import fold_in, load, read_passport
-    from lora.files import sha256_file
+    from lora.system.files import sha256_file
+    from lora.training.adapter import fold_in, load, read_passport
 
     checkpoint = resolve("packaged:moonshine-tiny")
     base, tuned = (load_speech(checkpoint, CPU, "float32") for _ in range(2))

@@ -17,20 +17,20 @@ from onnx import numpy_helper
 from peft import LoraConfig, get_peft_model
 
 import lora
-from lora.audio import Waveform, duration
-from lora.checkpoint import resolve
-from lora.decode import DecodeSettings, transcribe
-from lora.decoder import Decoder
-from lora.encoder import Encoder
+from lora.audio.loading import Waveform, duration
+from lora.checkpoints.checkpoint import resolve
+from lora.checkpoints.packaged import BASE, TINY, PackagedModel
+from lora.checkpoints.wheels import read_member
 from lora.errors import ExportError
 from lora.export.formats import write_onnx, write_ort
 from lora.export.graphs import decoder_graph, encoder_graph
 from lora.export.quantise import quantised
 from lora.export.targets import END_ID, START_ID
-from lora.files import sha256_file
-from lora.model_utils import Speech, load_speech
-from lora.packaged import BASE, TINY, PackagedModel
-from lora.wheels import read_member
+from lora.model.decoder import Decoder
+from lora.model.encoder import Encoder
+from lora.model.greedy import DecodeSettings, transcribe
+from lora.model.loading import Speech, load_speech
+from lora.system.files import sha256_file
 
 ROUNDING = 1e-4
 """Of logits and keys: sums in another order."""

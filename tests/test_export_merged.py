@@ -13,17 +13,17 @@ import soundfile
 import torch
 from safetensors.torch import load_file
 
-from lora.adapter import attach, fold_in
-from lora.audio import Waveform, duration
-from lora.checkpoint import resolve
+from lora.audio.loading import Waveform, duration
+from lora.checkpoints.checkpoint import resolve
 from lora.config import AdapterConfig
-from lora.decode import DecodeSettings, transcribe
-from lora.decoder import Decoder
-from lora.encoder import Encoder
 from lora.errors import ExportError, RunFolderError
 from lora.export.targets import TARGETS, Target, architecture, require_export, write_target
-from lora.files import sha256_file
-from lora.model_utils import Speech, load_speech
+from lora.model.decoder import Decoder
+from lora.model.encoder import Encoder
+from lora.model.greedy import DecodeSettings, transcribe
+from lora.model.loading import Speech, load_speech
+from lora.system.files import sha256_file
+from lora.training.adapter import attach, fold_in
 
 FILES: dict[Target, list[str]] = {
     "moonshine-voice": ["decoder_model_merged.ort", "encoder_model.ort", "tokenizer.bin"],

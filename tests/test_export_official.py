@@ -11,11 +11,11 @@ from running import moonshine_lora, the_error
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from lora.adapter import Adapted, attach, fold_in, load, read_passport
 from lora.config import AdapterConfig
 from lora.errors import CheckpointError, ExportError
 from lora.export.official import ROLES, convert, load_official, load_peft, official_state
-from lora.model_utils import Speech, load_speech
+from lora.model.loading import Speech, load_speech
+from lora.training.adapter import Adapted, attach, fold_in, load, read_passport
 
 RANK = 4
 ROUNDING = 1e-6

@@ -6,16 +6,16 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from lora.agreement import ThreeScores, compare_export
-from lora.audio import AudioSettings
+from lora.audio.loading import AudioSettings
 from lora.corpora import general
-from lora.data import SpeechSet
+from lora.dataset.manifest import Rules, read, validate
 from lora.errors import OnDeviceError
+from lora.export.agreement import ThreeScores, compare_export
 from lora.export.proof import chosen
-from lora.exported import EXPORT_FILE, Exported, ExportedFile, Proof, TargetExport, read_exported, require_unchanged
-from lora.files import sha256_bytes, write_json
-from lora.manifest import Rules, read, validate
-from lora.scoring import Score, score_utterance, total
+from lora.runs.export_record import EXPORT_FILE, Exported, ExportedFile, Proof, TargetExport, read_exported, require_unchanged
+from lora.scoring.counts import Score, score_utterance, total
+from lora.system.files import sha256_bytes, write_json
+from lora.training.sets import SpeechSet
 from lora.units import Seconds
 
 Row = tuple[str, str, str, str]

@@ -11,17 +11,17 @@ import numpy as np
 import pytest
 import torch
 
-from lora.audio import Waveform, duration
-from lora.decode import DecodeSettings, transcribe
-from lora.decoder import Decoder
-from lora.encoder import Encoder
+from lora.audio.loading import Waveform, duration
+from lora.checkpoints.wheels import MOONSHINE_VOICE, read_member
 from lora.errors import OnDeviceError
 from lora.export.targets import TARGETS, write_target
-from lora.model_utils import Speech
+from lora.model.decoder import Decoder
+from lora.model.encoder import Encoder
+from lora.model.greedy import DecodeSettings, transcribe
+from lora.model.loading import Speech
 from lora.runtimes.engines import VOICE_OPTIONS, VOICE_STEP, sherpa_cap
 from lora.runtimes.runtime import FILES, PACKAGES, RUNTIMES, Clip, RuntimeName, Transcribed, require_runtimes
 from lora.runtimes.runtime import transcribe as on_device
-from lora.wheels import MOONSHINE_VOICE, read_member
 
 SETTINGS = DecodeSettings(tokens_per_second=6.5)
 

@@ -16,18 +16,18 @@ import soundfile
 import torch
 from transformers import MoonshineStreamingForConditionalGeneration
 
-from lora.audio import Waveform, duration
-from lora.checkpoint import resolve
-from lora.decode import DecodeSettings, transcribe
-from lora.decoder import Decoder
-from lora.encoder import Encoder
+from lora.audio.loading import Waveform, duration
+from lora.checkpoints.checkpoint import resolve
 from lora.errors import ExportError
 from lora.export.quantise import quantised
 from lora.export.streaming import QUANTISED, streaming_config, streaming_graphs
 from lora.export.targets import architecture, write_target
-from lora.files import sha256_file
-from lora.model_utils import Speech, load_speech
+from lora.model.decoder import Decoder
+from lora.model.encoder import Encoder
+from lora.model.greedy import DecodeSettings, transcribe
+from lora.model.loading import Speech, load_speech
 from lora.runtimes.separate import voice_packages
+from lora.system.files import sha256_file
 
 ROUNDING = 1e-4
 CHUNK = 1280

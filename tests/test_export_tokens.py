@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
+from lora.checkpoints.packaged import BASE, TINY
+from lora.checkpoints.wheels import read_member
 from lora.errors import ExportError
 from lora.export.tokens import LONGEST_TOKEN, tokenizer_bin, tokens_txt, vocabulary
-from lora.model_utils import Speech
-from lora.packaged import BASE, TINY
-from lora.wheels import read_member
+from lora.model.loading import Speech
 
 ADDED = ("<noise>", "Ærøskøbing", "New York", "x" * 200, "▁Llanfairpwllgwyngyll")
 

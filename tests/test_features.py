@@ -11,12 +11,12 @@ import pytest
 import torch
 from safetensors.torch import load, save
 
-from lora.audio import AudioSettings, FileAudio
+from lora.audio.loading import AudioSettings, FileAudio
+from lora.dataset.manifest import Utterance
 from lora.errors import NotFiniteError
-from lora.features import NAME, LiveFeatures, StoredFeatures
-from lora.kept import Kept
-from lora.manifest import Utterance
-from lora.model_utils import Encoded, Speech, load_speech
+from lora.model.encoder_outputs import NAME, LiveFeatures, StoredFeatures
+from lora.model.loading import Encoded, Speech, load_speech
+from lora.system.cache import Kept
 
 AUDIO = AudioSettings()
 
@@ -168,12 +168,12 @@ OTHER_PROCESS = """
 import sys
 from pathlib import Path
 import torch
-from lora.audio import AudioSettings
-from lora.checkpoint import resolve
-from lora.features import StoredFeatures
-from lora.kept import Kept
-from lora.manifest import Rules, read
-from lora.model_utils import load_speech
+from lora.audio.loading import AudioSettings
+from lora.checkpoints.checkpoint import resolve
+from lora.model.encoder_outputs import StoredFeatures
+from lora.system.cache import Kept
+from lora.dataset.manifest import Rules, read
+from lora.model.loading import load_speech
 torch.set_num_threads(1)
 checkpoint, manifest, folder = sys.argv[1:]
 features = StoredFeatures(load_speech(resolve(checkpoint), torch.device("cpu"), "float32"), AudioSettings(), Kept(Path(folder)))

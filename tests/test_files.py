@@ -14,15 +14,15 @@ from pathlib import Path
 
 import pytest
 
-from lora.destination import is_mount, is_shared, stays, writing_errors
 from lora.errors import RunFolderError
-from lora.files import atomic_folder, require_writable, sha256_bytes, sha256_file, write_json, write_text
+from lora.system.destination import is_mount, is_shared, stays, writing_errors
+from lora.system.files import atomic_folder, require_writable, sha256_bytes, sha256_file, write_json, write_text
 
 PROGRAM = """
 import os, signal, sys
 from pathlib import Path
 
-from lora.files import atomic_file, atomic_folder
+from lora.system.files import atomic_file, atomic_folder
 
 
 def terminate(number, frame):
@@ -90,7 +90,7 @@ REPLACE = """
 import sys
 from pathlib import Path
 
-from lora.files import atomic_folder
+from lora.system.files import atomic_folder
 
 with atomic_folder(Path(sys.argv[1]) / "it") as folder:
     (folder / "content").write_text("new")
@@ -363,7 +363,7 @@ def test_a_name_as_long_as_the_disk_allows_is_written_and_a_longer_one_refused(t
 
 def test_a_file_longer_than_the_limit_is_refused_and_nothing_is_left(tmp_path: Path) -> None:
     program = (
-        "import resource, sys; from pathlib import Path; from lora.console import run; from lora.files import write_text;"
+        "import resource, sys; from pathlib import Path; from lora.console import run; from lora.system.files import write_text;"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000));"
         "sys.exit(run(lambda: write_text(Path(sys.argv[1]), 'x' * 5000)))"
     )

@@ -14,15 +14,15 @@ from running import ANY_VERDICT, QUICK, ROOT, Manifests, manifests, moonshine_lo
 from torch import Tensor
 from transformers import AutoModelForSpeechSeq2Seq
 
-from lora.adapter import Adapted, attach, find_sites, merged, plan, read_passport
-from lora.audio import Waveform
+from lora.audio.loading import Waveform
 from lora.config import AdapterConfig
-from lora.decoder import Decoder
-from lora.encoder import Encoder
+from lora.dataset.manifest import Utterance
 from lora.errors import CheckpointError
-from lora.manifest import Utterance
-from lora.model_utils import Speech, pad_labels
-from lora.record import read
+from lora.model.decoder import Decoder
+from lora.model.encoder import Encoder
+from lora.model.loading import Speech, pad_labels
+from lora.runs.record import read
+from lora.training.adapter import Adapted, attach, find_sites, merged, plan, read_passport
 
 FULL = AdapterConfig(method="full", lora_targets="both")
 TOKENS = torch.tensor([[1, 372, 471, 278, 1900]])
@@ -154,8 +154,8 @@ def test_the_export_of_a_run_is_what_the_run_scored(random_v1: Speech, sets: Man
 
 
 def read_passport_of(folder: Path) -> tuple[float | None, float]:
-    from lora.adapter import passport_of
-    from lora.checkpoint import resolve
+    from lora.checkpoints.checkpoint import resolve
+    from lora.training.adapter import passport_of
 
     passport = passport_of(resolve(str(folder)))
     assert passport is not None

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from lora.config import GateConfig
 from lora.errors import ScoringError
-from lora.gate import Check, Verdict, judge
-from lora.significance import Comparison, Drift, Interval, Unit, student
+from lora.scoring.gate import Check, Verdict, judge
+from lora.scoring.significance import Comparison, Drift, Interval, Unit, student
 
 WIDE = (-5.0, 5.0)
 

@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 
 from lora.errors import RunFolderError
-from lora.holding import LOCK_FILE, Hold, Holder, held, may_live, refuse_held
+from lora.system.locking import LOCK_FILE, Hold, Holder, held, may_live, refuse_held
 
 HOLDER = """
 import sys, time
 from pathlib import Path
-from lora.holding import held
+from lora.system.locking import held
 with held(Path(sys.argv[1])):
     print('held', flush=True)
     time.sleep(60)

@@ -18,8 +18,8 @@ from serving import COMMIT, HubAnswers, served
 
 from lora.corpora import asterisk
 from lora.corpora.hub import HubSource, items
+from lora.dataset.manifest import Manifest, Rules, read
 from lora.errors import FetchError
-from lora.manifest import Manifest, Rules, read
 
 ROOT = Path(__file__).parents[1]
 ROWS = 12

@@ -12,7 +12,7 @@ from serving import HubAnswers, served
 
 from lora.errors import CheckpointError, LoraError
 
-RESOLVE = "from lora.checkpoint import resolve; resolve('owner/model')"
+RESOLVE = "from lora.checkpoints.checkpoint import resolve; resolve('owner/model')"
 DATASET = "from lora.corpora.commands import build_manifest; build_manifest(['--dataset', 'owner/set', '--output', 'm.jsonl'])"
 PUSH = "from lora.publish import require_access; require_access('owner/model')"
 

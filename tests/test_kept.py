@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from lora import kept as kept_module
-from lora.kept import VERSIONS, Kept, code_digest, kept_dir, kept_file, key, prune
+from lora.system import cache as kept_module
+from lora.system.cache import VERSIONS, Kept, code_digest, kept_dir, kept_file, key, prune
 
 
 def files(folder: Path) -> list[Path]:
@@ -49,7 +49,7 @@ def test_a_kept_file_is_in_the_cache_folder_unless_told(tmp_path: Path, monkeypa
 @pytest.mark.parametrize("payload", [b"", b"\n", b"words", bytes(range(256)) * 40])
 def test_what_is_written_is_read(tmp_path: Path, payload: bytes) -> None:
     kept = Kept(tmp_path)
-    file = kept.file(key("lora.kept", "input"), ".bin")
+    file = kept.file(key("lora.system.cache", "input"), ".bin")
     assert not kept.has(file)
     assert kept.read(file) is None
     kept.write(file, payload)
@@ -85,7 +85,8 @@ def test_a_key_depends_on_maker_and_inputs() -> None:
     assert key("lora.units", 1) == key("lora.units", 1)
 
 
-DIGESTS = "from lora.kept import code_digest; print(*(code_digest(name) for name in ('lora.known', 'lora.features')))"
+MAKERS = ("lora.evaluation.base_scores", "lora.model.encoder_outputs")
+DIGESTS = f"from lora.system.cache import code_digest; print(*(code_digest(name) for name in {MAKERS}))"
 
 
 def digests(package: Path) -> list[str]:
@@ -96,17 +97,17 @@ def digests(package: Path) -> list[str]:
 
 def test_an_edit_of_the_code_that_decides_a_result_gives_another_key(tmp_path: Path) -> None:
     """Of scores: the token cap, the normaliser, the scorer. Of encoder outputs: what encodes. Not what only judges."""
-    shutil.copytree(Path(kept_module.__file__).parent, tmp_path / "lora")
+    shutil.copytree(Path(kept_module.__file__).parents[1], tmp_path / "lora")
     before = digests(tmp_path)
-    assert before == [code_digest(name) for name in ("lora.known", "lora.features")]
+    assert before == [code_digest(name) for name in MAKERS]
     for module, changed in {
-        "decode": [True, False],
-        "text": [True, False],
-        "scoring": [True, False],
-        "encoder": [True, True],
-        "products": [True, True],
-        "audio": [True, True],
-        "gate": [False, False],
+        "model/greedy": [True, False],
+        "text/normaliser": [True, False],
+        "scoring/counts": [True, False],
+        "model/encoder": [True, True],
+        "model/products": [True, True],
+        "audio/loading": [True, True],
+        "scoring/gate": [False, False],
     }.items():
         file = tmp_path / "lora" / f"{module}.py"
         source = file.read_text()
@@ -115,7 +116,7 @@ def test_an_edit_of_the_code_that_decides_a_result_gives_another_key(tmp_path: P
         file.write_text(source)
 
 
-KEY = "from lora.kept import key; print(key('lora.units', 1))"
+KEY = "from lora.system.cache import key; print(key('lora.units', 1))"
 
 
 @pytest.mark.parametrize("package", VERSIONS)

@@ -17,9 +17,9 @@ import pytest
 from forked import fork
 from running import ANY_VERDICT, QUICK, Manifests, files_below, moonshine_lora
 
-from lora.files import sha256_file
-from lora.model_utils import Speech
-from lora.record import read as read_record
+from lora.model.loading import Speech
+from lora.runs.record import read as read_record
+from lora.system.files import sha256_file
 
 KILLS = int(os.environ.get("KILLS", "3"))
 LEFT = (".part", ".old", "run.lock")

@@ -6,15 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from lora.audio import AudioSettings
-from lora.decode import DecodeSettings, Transcript
-from lora.evaluate import Example, evaluate, transcribe_all
-from lora.features import LiveFeatures
-from lora.kept import Kept, prune
-from lora.known import known
-from lora.manifest import Utterance
-from lora.model_utils import Speech
-from lora.outcomes import Evaluation
+from lora.audio.loading import AudioSettings
+from lora.dataset.manifest import Utterance
+from lora.evaluation.base_scores import known
+from lora.evaluation.evaluate import Example, evaluate, transcribe_all
+from lora.model.encoder_outputs import LiveFeatures
+from lora.model.greedy import DecodeSettings, Transcript
+from lora.model.loading import Speech
+from lora.runs.outcomes import Evaluation
+from lora.system.cache import Kept, prune
 from lora.units import Seconds
 
 AUDIO = AudioSettings()

@@ -10,19 +10,19 @@ from pathlib import Path
 import pytest
 from running import ANY_VERDICT, QUICK, manifests, moonshine_lora, refusal, write_rows
 
-from lora.checkpoint import resolve
+from lora.checkpoints.checkpoint import resolve
 from lora.config import DataConfig as Data
 from lora.config import ModelConfig, OutputConfig, RunConfig, build
+from lora.dataset.manifest import Rules, Utterance, read
 from lora.errors import ConfigError, ManifestError
-from lora.gate import judge
 from lora.language import LANGUAGES, Language, foreign_script, lacks_own_script, metric
-from lora.manifest import Rules, Utterance, read
-from lora.model_utils import Speech, load_speech
-from lora.record import read as read_record
-from lora.scoring import Score, score_utterance, total
-from lora.significance import compare, drift
-from lora.style import resolve_style
-from lora.text import normalise, normaliser_version
+from lora.model.loading import Speech, load_speech
+from lora.runs.record import read as read_record
+from lora.scoring.counts import Score, score_utterance, total
+from lora.scoring.gate import judge
+from lora.scoring.significance import compare, drift
+from lora.text.normaliser import normalise, normaliser_version
+from lora.text.style import resolve_style
 from lora.units import Seconds
 
 SPOKEN: dict[Language, str] = {

@@ -1,4 +1,4 @@
-"""Imports are the architecture: they point up one list of modules, and only `model_utils` knows Moonshine's classes."""
+"""Imports are the architecture: they point up one list of modules, and only `model.loading` knows Moonshine's classes."""
 
 import ast
 import importlib
@@ -10,104 +10,20 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "lora"
 
-ORDER = (
-    "process",
-    "terminal",
-    "signals",
-    "errors",
-    "units",
-    "reading",
-    "destination",
-    "files",
-    "holding",
-    "clearing",
-    "kept",
-    "language",
-    "tags",
-    "miswritten",
-    "spelling",
-    "style",
-    "shards",
-    "cores",
-    "containers",
-    "decoders",
-    "channels",
-    "audio",
-    "activity",
-    "effects",
-    "near_copies",
-    "speech_rate",
-    "manifest",
-    "splits",
-    "presets",
-    "config",
-    "console",
-    "modelfolder",
-    "wheels",
-    "packaged",
-    "checkpoint",
-    "passport",
-    "corpora",
-    "text",
-    "numerals",
-    "units_said",
-    "saying",
-    "lattice",
-    "equivalents",
-    "said",
-    "scoring",
-    "analysis",
-    "significance",
-    "outcomes",
-    "augment",
-    "products",
-    "model_utils",
-    "layers",
-    "head",
-    "cross",
-    "encoder",
-    "decoder",
-    "decode",
-    "features",
-    "evaluate",
-    "text_check",
-    "runtimes",
-    "known",
-    "data",
-    "plainadapter",
-    "adapter",
-    "trainstate",
-    "train",
-    "strength",
-    "gate",
-    "exported",
-    "agreement",
-    "record",
-    "runfolder",
-    "tracking",
-    "report",
-    "publish",
-    "display",
-    "export",
-    "preparation",
-    "baseline",
-    "experiment",
-    "marks",
-    "transcribe",
-    "live",
-    "runners",
-    "main",
-)
-"""A module imports from those above it only. Inside a folder its modules may use each other, without going round in circles."""
+ARCHITECTURE = (SOURCE.parents[1] / "docs" / "architecture.md").read_text()
+_TABLE = ARCHITECTURE.split("## The packages of `src/lora`")[1].split("\nIn the packages:")[0]
+ORDER = tuple(re.findall(r"^\| `(\w+)` \|", _TABLE, re.MULTILINE))
+"""Packages and modules directly below `lora`, as the architecture lists them: each imports from those above it only."""
 
 TORCH_FREE = (
-    *("errors", "units", "language", "files", "kept", "audio", "effects", "near_copies", "speech_rate"),
-    *("manifest", "splits", "config", "console", "wheels", "augment", "tags", "miswritten", "spelling", "style"),
-    *("passport", "text", "said", "scoring", "analysis", "significance", "outcomes", "gate", "corpora", "tracking", "main"),
-    *("runtimes", "exported", "agreement", "record", "runfolder", "report", "publish", "display"),
-    *("containers", "decoders", "channels"),
+    *("errors", "units", "language", "presets", "config", "console", "publish", "display", "main"),
+    *("audio", "text", "dataset", "corpora", "runs", "report", "runtimes", "scoring"),
+    *("system.process", "system.terminal", "system.signals", "system.documents", "system.destination", "system.files"),
+    *("system.locking", "system.clearing", "system.cache"),
+    *("checkpoints.wheels", "checkpoints.provenance", "checkpoints.model_folder"),
+    *("training.augment", "export.agreement"),
 )
-"""Modules that start without torch, transformers or peft, so that `--help`, manifests and settings answer at once."""
+"""Packages and modules that start without torch, transformers or peft, so that `--help`, manifests and settings answer at once."""
 
 FILES = sorted(SOURCE.rglob("*.py"))
 MODULES = {".".join(file.relative_to(SOURCE).with_suffix("").parts).removesuffix(".__init__"): file for file in FILES}
@@ -153,10 +69,24 @@ def test_a_module_has_its_place_and_imports_only_from_above(module: str) -> None
         assert layer(name) == layer(module) or ORDER.index(layer(name)) < place, f"{module} imports {name}, which is below it"
 
 
-def test_the_architecture_lists_the_modules_in_this_order() -> None:
-    rooms = (SOURCE.parents[1] / "docs" / "architecture.md").read_text().split("## The rooms of `src/lora`")[1].split("\n## ")[0]
-    rows = re.findall(r"^\| (`[^|]*`) \|", rooms, re.MULTILINE)
-    assert [name.rstrip("/") for row in rows for name in re.findall(r"`([^`]+)`", row)] == list(ORDER)
+def test_the_architecture_names_every_module() -> None:
+    inner = ARCHITECTURE.split("\nIn the packages:")[1].split("## The packages of `packages/lora-cli`")[0]
+    named = {name for row in re.findall(r"^\| (`[^|]*) \|", inner, re.MULTILINE) for name in re.findall(r"`(\w+\.\w+)`", row)}
+    explained_as_one = {"corpora", "runtimes", "report", "runners", "export"}
+    modules = {".".join(name.split(".")[:2]) for name in MODULES if "." in name and layer(name) not in explained_as_one}
+    assert modules | {"export.agreement"} == named
+    assert set(ORDER) == {layer(name) for name in MODULES} - {"__init__"}
+
+
+def test_the_layout_stays_flat_enough_to_be_learned() -> None:
+    above = {
+        name: {layer(other) for module in MODULES if layer(module) == name for other in own_imports(MODULES[module])} for name in ORDER
+    }
+    levels: dict[str, int] = {}
+    for name in ORDER:
+        levels[name] = 1 + max((levels[other] for other in above[name] - {name}), default=0)
+    assert max(levels.values()) <= 12
+    assert len(list(SOURCE.glob("*.py"))) <= 22
 
 
 def test_no_imports_go_round_in_circles() -> None:
@@ -175,13 +105,13 @@ def test_every_module_imports(module: str) -> None:
     assert importlib.import_module(f"lora.{module}" if module != "__init__" else "lora")
 
 
-def test_only_model_utils_names_moonshine_classes() -> None:
+def test_only_the_loader_names_moonshine_classes() -> None:
     classes = re.compile(r"\bMoonshine(?!OnnxModel)(Streaming)?[A-Z]\w*|transformers\.models\.moonshine")
     naming = {module for module, file in MODULES.items() if classes.search(file.read_text())}
-    assert naming == {"model_utils"}
+    assert naming == {"model.loading"}
 
 
-@pytest.mark.parametrize("module", [module for module in MODULES if layer(module) in TORCH_FREE])
+@pytest.mark.parametrize("module", [module for module in MODULES if layer(module) in TORCH_FREE or module in TORCH_FREE])
 def test_modules_that_answer_at_once_do_not_load_torch(module: str) -> None:
     """Followed through every import that is made when the module is loaded."""
     pending, seen = [module], set[str]()
@@ -195,12 +125,13 @@ def test_modules_that_answer_at_once_do_not_load_torch(module: str) -> None:
         pending += own_imports(MODULES[current], top_level_only=True)
 
 
-@pytest.mark.parametrize("module", ["train", "evaluate", "decode", "features", "adapter", "scoring", "gate", "model_utils"])
+@pytest.mark.parametrize("module", [module for module in MODULES if layer(module) in ("model", "scoring", "evaluation", "training")])
 def test_the_model_side_knows_no_command_line_and_no_report(module: str) -> None:
     names = set(imports(MODULES[module]))
     assert not names & {"argparse", "rich", "sys"}
-    assert not {layer(name) for name in own_imports(MODULES[module])} & {"console", "report", "record", "display"}
+    assert not {layer(name) for name in own_imports(MODULES[module])} & {"console", "report", "display"}
 
 
 def test_training_never_sees_how_test_sets_are_made() -> None:
-    assert not {layer(name) for name in own_imports(MODULES["train"])} & {"manifest", "data", "corpora", "experiment"}
+    assert not own_imports(MODULES["training.loop"]) & {"dataset.manifest", "training.sets", "experiment.stages"}
+    assert not {layer(name) for name in own_imports(MODULES["training.loop"])} & {"dataset", "corpora", "experiment"}

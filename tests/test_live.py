@@ -8,15 +8,15 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lora.audio import AudioSettings, Waveform, duration, prepare
+from lora.audio.loading import AudioSettings, Waveform, duration, prepare
 from lora.corpora import general
-from lora.decode import DecodeSettings, transcribe
-from lora.decoder import Decoder
-from lora.encoder import Encoder
 from lora.errors import AudioError
 from lora.live import AGREEING, HELD_BACK, Ear, Growing
-from lora.model_utils import Speech
-from lora.text import normalise
+from lora.model.decoder import Decoder
+from lora.model.encoder import Encoder
+from lora.model.greedy import DecodeSettings, transcribe
+from lora.model.loading import Speech
+from lora.text.normaliser import normalise
 from lora.transcribe import Request, Transcriber
 from lora.units import SAMPLE_RATE_HZ
 

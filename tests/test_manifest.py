@@ -13,13 +13,13 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lora.audio import AudioSettings, FileAudio, Waveform, load, waveform_hash
+from lora.audio.loading import AudioSettings, FileAudio, Waveform, load, waveform_hash
 from lora.corpora.general import HELDOUT, REPLAY, waveform
+from lora.dataset.manifest import Manifest, Recording, Row, Rules, Utterance, read, to_row, validate, write
+from lora.dataset.speech_rate import too_much
+from lora.dataset.splits import require_disjoint, sample, split
 from lora.errors import ManifestError
-from lora.manifest import Manifest, Recording, Row, Rules, Utterance, read, to_row, validate, write
-from lora.miswritten import damage, one_spelling
-from lora.speech_rate import too_much
-from lora.splits import require_disjoint, sample, split
+from lora.text.mojibake import damage, one_spelling
 from lora.units import SAMPLE_RATE_HZ
 
 AS_IS = AudioSettings()

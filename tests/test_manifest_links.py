@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import soundfile
 
+from lora.dataset.manifest import Rules, read
 from lora.errors import ManifestError
-from lora.manifest import Rules, read
 
 
 @pytest.fixture

@@ -8,12 +8,12 @@ import pytest
 import soundfile
 from running import moonshine_lora
 
-from lora.activity import holds_speech
-from lora.audio import Waveform
+from lora.audio.effects import add_noise, change_gain, telephone
+from lora.audio.loading import Waveform
+from lora.audio.voice_activity import holds_speech
 from lora.corpora.general import HELDOUT, REPLAY, waveform
-from lora.effects import add_noise, change_gain, telephone
-from lora.marks import marks, summary
-from lora.model_utils import Speech
+from lora.model.loading import Speech
+from lora.scoring.doubtful import marks, summary
 
 TIME = np.arange(12 * 16_000) / 16_000
 NOISE = np.random.default_rng(0).standard_normal(len(TIME))

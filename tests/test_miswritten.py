@@ -9,9 +9,9 @@ import soundfile
 
 from lora.console import run
 from lora.corpora.commands import build_domain_manifest
+from lora.dataset.manifest import Row, Rules, read, write
 from lora.errors import ManifestError
-from lora.manifest import Row, Rules, read, write
-from lora.miswritten import damage
+from lora.text.mojibake import damage
 
 
 @pytest.mark.parametrize(

@@ -9,13 +9,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lora.checkpoint import resolve
+from lora.checkpoints.checkpoint import resolve
 from lora.config import Precision
+from lora.dataset.manifest import Utterance
 from lora.errors import CheckpointError, ConfigError
-from lora.files import write_json
-from lora.manifest import Utterance
-from lora.model_utils import Speech, choose_device, join, load_speech, pad_labels
-from lora.reading import read_json
+from lora.model.loading import Speech, choose_device, join, load_speech, pad_labels
+from lora.system.documents import read_json
+from lora.system.files import write_json
 
 
 @pytest.fixture

@@ -13,11 +13,11 @@ import torch
 from running import refusal
 from safetensors.torch import load_file, save_file
 
-from lora.checkpoint import resolve
+from lora.checkpoints.checkpoint import resolve
+from lora.checkpoints.provenance import read
 from lora.errors import CheckpointError
 from lora.export.official import load_official
-from lora.model_utils import Speech, load_processor, load_speech
-from lora.passport import read
+from lora.model.loading import Speech, load_processor, load_speech
 
 WEIGHTS = "model.safetensors"
 PICKLED = ("pytorch_model.bin", "model.pt", "model.PTH", "last.ckpt", "weights.pkl")
@@ -107,7 +107,7 @@ def test_pickled_adapters_are_not_opened(random_v1: Speech, tmp_path: Path) -> N
     file.write_bytes(pickle.dumps(Spy(tmp_path / "ran")))
     (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA"}')
     (tmp_path / "moonshine_lora.json").write_text('{"base_model_id": "x", "base_revision": null, "base_sha256": "0"}')
-    from lora.passport import Origin
+    from lora.checkpoints.provenance import Origin
 
     with pytest.raises(CheckpointError, match=r"adapter_model\.bin: is a pickle"):
         read(tmp_path, Origin)

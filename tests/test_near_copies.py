@@ -11,11 +11,11 @@ import pytest
 import soundfile
 from running import Manifests, refusal, write_rows
 
-from lora.audio import AudioSettings, EncodedAudio, Waveform, load, resample, through_codec
-from lora.manifest import Rules, read, validate
-from lora.model_utils import Speech
-from lora.near_copies import correlation, near_copies, sound_print
-from lora.splits import COPY_CORRELATION, require_no_near_copies
+from lora.audio.loading import AudioSettings, EncodedAudio, Waveform, load, resample, through_codec
+from lora.dataset.manifest import Rules, read, validate
+from lora.dataset.near_copies import correlation, near_copies, sound_print
+from lora.dataset.splits import COPY_CORRELATION, require_no_near_copies
+from lora.model.loading import Speech
 from lora.units import SAMPLE_RATE_HZ
 
 DATA = Path(__file__).parents[2] / "shared" / "data"

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 SCATTERED = """
-from lora.process import give_back_memory
+from lora.system.process import give_back_memory
 
 def resident_mb():
     with open("/proc/self/statm") as file:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lora.errors import ConfigError
-from lora.products import (
+from lora.model.products import (
     INSTRUCTION_SETS,
     PackedProduct,
     PlainProduct,
@@ -87,7 +87,7 @@ import torch
 torch.use_deterministic_algorithms(True)
 torch.utils.deterministic.fill_uninitialized_memory = True
 assert torch.empty(3).isnan().all()
-from lora.products import PackedProduct, PlainProduct, packed_fault
+from lora.model.products import PackedProduct, PlainProduct, packed_fault
 for dtype in (torch.float32, torch.bfloat16):
     for kind in (PlainProduct, PackedProduct):
         if kind is PlainProduct or packed_fault(dtype) is None:
@@ -127,7 +127,7 @@ def test_another_word_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def under(cap: str) -> list[str]:
     values = "onednn_instructions(), has_bfloat16(), choice(torch.device('cpu'), torch.bfloat16).kind"
-    program = f"import torch; from lora.products import *; print({values})"
+    program = f"import torch; from lora.model.products import *; print({values})"
     environment = {name: value for name, value in os.environ.items() if name != "MOONSHINE_LORA_PRODUCTS"}
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment | {"ONEDNN_MAX_CPU_ISA": cap})
     return done.stdout.split() if done.returncode == 0 else [done.stderr.splitlines()[-1]]
@@ -169,7 +169,7 @@ def test_bfloat16_is_refused_where_the_processor_does_not_multiply_it(tmp_path: 
     assert re.fullmatch(
         r"error: --precision bfloat16: this processor \(.*\) has no bfloat16 products, .* use --precision float32\n", done.stderr
     )
-    forced = "import torch; from lora.products import require_precision; require_precision(torch.device('cpu'), 'bfloat16')"
+    forced = "import torch; from lora.model.products import require_precision; require_precision(torch.device('cpu'), 'bfloat16')"
     subprocess.run([sys.executable, "-c", forced], check=True, env=environment | {"MOONSHINE_LORA_PRODUCTS": "plain"})
 
 

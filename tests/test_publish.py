@@ -17,11 +17,11 @@ from huggingface_hub import ModelCard, constants
 from records import completed, with_adapter
 from running import ANY_VERDICT, QUICK, Result, manifests, moonshine_lora, refusal, the_error
 
-from lora.manifest import Utterance
-from lora.model_utils import Speech
-from lora.record import CheckpointInfo, read, write
+from lora.dataset.manifest import Utterance
+from lora.model.loading import Speech
 from lora.report.card import render_card
-from lora.scoring import Counts
+from lora.runs.record import CheckpointInfo, read, write
+from lora.scoring.counts import Counts
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 NAMES = [

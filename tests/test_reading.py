@@ -7,9 +7,9 @@ from typing import Any
 import msgspec
 import pytest
 
+from lora.dataset.manifest import Row
 from lora.errors import CheckpointError
-from lora.manifest import Row
-from lora.reading import ContentError, json_value, read_json, read_toml, toml_value
+from lora.system.documents import ContentError, json_value, read_json, read_toml, toml_value
 
 DECODE = msgspec.json.Decoder().decode
 

@@ -12,11 +12,11 @@ import soundfile
 from running import ROOT, Result, moonshine_lora
 from test_docs import chosen
 
-from lora.audio import AudioSettings, FileAudio, Span, Waveform, encode_flac, fingerprint, load, waveform_hash
+from lora.audio.loading import AudioSettings, FileAudio, Span, Waveform, encode_flac, fingerprint, load, waveform_hash
 from lora.corpora.general import HELDOUT, waveform
 from lora.corpora.recordings.segments import Segment
 from lora.corpora.recordings.subtitles import subtitle_segments
-from lora.manifest import Manifest, Rules, read, validate
+from lora.dataset.manifest import Manifest, Rules, read, validate
 from lora.units import SAMPLE_RATE_HZ
 
 DATA = ROOT.parent / "shared" / "data"

@@ -12,7 +12,7 @@ import test_sound_lengths
 from campaign import Maker
 from sounds import FORMS
 
-from lora.model_utils import Speech
+from lora.model.loading import Speech
 
 ROOT = Path(__file__).parents[1]
 PAGE = " ".join((ROOT / "docs" / "reliability.md").read_text().split())

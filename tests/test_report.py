@@ -9,9 +9,9 @@ import msgspec
 import pytest
 from records import DOMAIN, HELDOUT, completed
 
-from lora.record import ManifestInfo, RunRecord, read, write
 from lora.report.markdown import render, write_report
 from lora.report.metrics import metrics, write_metrics
+from lora.runs.record import ManifestInfo, RunRecord, read, write
 from lora.units import Seconds
 
 HEADINGS = ["Data", "Training", "Utterances that changed most", "Where the domain's errors are", "Reproduce"]

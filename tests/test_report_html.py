@@ -16,16 +16,16 @@ import soundfile
 from records import DOMAIN, HELDOUT, Row, completed
 from running import moonshine_lora, the_error
 
-from lora.files import sha256_file
-from lora.record import ManifestInfo, RunRecord, write
 from lora.report.charts import steps_to
 from lora.report.diff import pieces
 from lora.report.html import AUDIO_MB, HTML_FILE, render, write_html
 from lora.report.markdown import MARKDOWN_FILE
 from lora.report.rebuild import rebuild
-from lora.scoring import count_edits, score_utterance
-from lora.tags import tags_in
-from lora.text import normalise
+from lora.runs.record import ManifestInfo, RunRecord, write
+from lora.scoring.counts import count_edits, score_utterance
+from lora.system.files import sha256_file
+from lora.text.normaliser import normalise
+from lora.text.tags import tags_in
 from lora.units import Seconds
 
 LENGTH_S = 2.0

@@ -18,11 +18,11 @@ from forked import Forked, fork
 from running import ANY_VERDICT, QUICK, Manifests, files_below, moonshine_lora, refusal
 from safetensors.torch import load_file
 
-from lora import trainstate
-from lora.files import sha256_file
-from lora.model_utils import Speech
-from lora.record import RunRecord, result_folder
-from lora.record import read as read_record
+from lora.model.loading import Speech
+from lora.runs.record import RunRecord, result_folder
+from lora.runs.record import read as read_record
+from lora.system.files import sha256_file
+from lora.training import checkpointing
 
 KILLS = int(os.environ.get("RESUME_KILLS", "8"))
 
@@ -89,9 +89,9 @@ def require_whole(folder: Path) -> None:
             assert path.stat().st_size > 0
     if (folder / "checkpoints").is_dir():
         found = [path for path in (folder / "checkpoints").iterdir() if not path.name.startswith(".")]
-        assert len(found) <= trainstate.KEPT + 1, "one more while the oldest is about to go"
+        assert len(found) <= checkpointing.KEPT + 1, "one more while the oldest is about to go"
         for path in found:
-            assert trainstate.read(path).numbers.step == trainstate.step_of(path)
+            assert checkpointing.read(path).numbers.step == checkpointing.step_of(path)
 
 
 def events(folder: Path) -> list[dict[str, Any]]:
@@ -244,9 +244,9 @@ def test_a_signal_writes_a_checkpoint_and_says_how_to_go_on(
     said = process.output.read_text()
     record = read_record(folder)
     assert (record.status, record.error) == ("interrupted", word)
-    newest = trainstate.newest(folder / "checkpoints")
+    newest = checkpointing.newest(folder / "checkpoints")
     assert newest is not None
-    step = trainstate.step_of(newest)
+    step = checkpointing.step_of(newest)
     assert step >= 5
     assert said.splitlines()[-2:] == [f"  go on with the same command and --resume: from step {step}", word]
     assert moonshine_lora(*arguments, "--resume").code == 0
@@ -309,11 +309,11 @@ def test_a_damaged_checkpoint_is_refused_with_the_way_back(
 ) -> None:
     folder = tmp_path / "run"
     shutil.copytree(unfinished, folder)
-    newest = trainstate.newest(folder / "checkpoints")
+    newest = checkpointing.newest(folder / "checkpoints")
     assert newest is not None
-    content = bytearray((newest / trainstate.TENSORS_FILE).read_bytes())
+    content = bytearray((newest / checkpointing.TENSORS_FILE).read_bytes())
     content[-5] ^= 1
-    (newest / trainstate.TENSORS_FILE).write_bytes(content)
+    (newest / checkpointing.TENSORS_FILE).write_bytes(content)
     message = refusal(*command, "--output-dir", folder, "--resume")
     assert f"is damaged; remove {newest} to go on from the checkpoint before it" in message
     shutil.rmtree(newest)
@@ -337,9 +337,9 @@ def test_damaged_numbers_of_a_checkpoint_are_refused_with_the_way_back(
 ) -> None:
     folder = tmp_path / "run"
     shutil.copytree(unfinished, folder)
-    newest = trainstate.newest(folder / "checkpoints")
+    newest = checkpointing.newest(folder / "checkpoints")
     assert newest is not None
-    state = newest / trainstate.STATE_FILE
+    state = newest / checkpointing.STATE_FILE
     content = state.read_bytes()
     assert old in content, content
     state.write_bytes(content.replace(old, new, 1))

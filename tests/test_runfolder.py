@@ -11,8 +11,8 @@ import pytest
 from forked import fork
 from running import ANY_VERDICT, QUICK, Manifests, files_below, moonshine_lora, refusal
 
-from lora.model_utils import Speech
-from lora.record import read as read_record
+from lora.model.loading import Speech
+from lora.runs.record import read as read_record
 
 SHORT = ("--tokens-per-second", 0.5, "--learning-rate", "1e-2", "--warmup-steps", 0, *ANY_VERDICT)
 ENDLESS = ("--max-steps", 100_000, "--epochs", 100_000, "--patience", 100_000)

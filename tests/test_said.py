@@ -9,12 +9,12 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from lora.errors import ConfigError
-from lora.lattice import Edits
-from lora.numerals import cardinal, ordinal
-from lora.said import edits, table
-from lora.scoring import Counts, Freed, Tags, UtteranceScore, count_edits, read_again, score_utterance, total
-from lora.style import apply_style
-from lora.text import normalise
+from lora.scoring.counts import Counts, Freed, Tags, UtteranceScore, count_edits, read_again, score_utterance, total
+from lora.scoring.reader_errors import edits, table
+from lora.text.lattice import Edits
+from lora.text.normaliser import normalise
+from lora.text.numerals import cardinal, ordinal
+from lora.text.style import apply_style
 from lora.units import Seconds
 
 PAIRS = [line.split("\t") for line in (Path(__file__).parent / "number_pairs.tsv").read_text().splitlines() if not line.startswith("#")]

@@ -10,8 +10,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from lora.errors import ScoringError
-from lora.scoring import Counts, Score, UtteranceScore, count_edits, score_utterance, total
-from lora.text import normaliser_version
+from lora.scoring.counts import Counts, Score, UtteranceScore, count_edits, score_utterance, total
+from lora.text.normaliser import normaliser_version
 from lora.units import Seconds
 
 WORDS = st.lists(st.sampled_from(["a", "b", "c", "go", "stop"]), max_size=8)

@@ -21,13 +21,13 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 
-from lora.audio import AudioSettings, load, waveform_hash
+from lora.audio.loading import AudioSettings, load, waveform_hash
 from lora.console import run
 from lora.corpora import asterisk, commands
 from lora.corpora.hub import HubSource, items
+from lora.dataset.manifest import Manifest, Rules, read
 from lora.errors import FetchError
-from lora.files import sha256_file
-from lora.manifest import Manifest, Rules, read
+from lora.system.files import sha256_file
 
 ROOT = Path(__file__).parents[1]
 NAMES = ("build_manifest", "build_domain_manifest", "merge_manifests")

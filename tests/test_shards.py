@@ -15,8 +15,8 @@ from running import ANY_VERDICT, QUICK, Manifests, files_below, moonshine_lora, 
 from safetensors.torch import load_file
 from test_resume import assert_same
 
-from lora.model_utils import Speech
-from lora.record import read as read_record
+from lora.model.loading import Speech
+from lora.runs.record import read as read_record
 
 SHORT = (
     *(*QUICK, "--max-steps", 8, "--epochs", 99, "--eval-interval", 4, "--checkpoint-interval", 2, "--patience", 9),
@@ -160,17 +160,17 @@ ENCODING = """
 import sys
 from pathlib import Path
 import torch
-from lora import shards
-from lora.audio import AudioSettings
-from lora.checkpoint import resolve
-from lora.features import StoredFeatures
-from lora.kept import Kept
-from lora.manifest import Rules, read
-from lora.model_utils import load_speech
+from lora.system import distributed
+from lora.audio.loading import AudioSettings
+from lora.checkpoints.checkpoint import resolve
+from lora.model.encoder_outputs import StoredFeatures
+from lora.system.cache import Kept
+from lora.dataset.manifest import Rules, read
+from lora.model.loading import load_speech
 torch.set_num_threads(1)
 checkpoint, manifest, folder = sys.argv[1:]
 speech = load_speech(resolve(checkpoint), torch.device("cpu"), "float32")
-with shards.joined(speech.device):
+with distributed.joined(speech.device):
     StoredFeatures(speech, AudioSettings(), Kept(Path(folder))).prepare(read(Path(manifest), Rules()))
 """
 

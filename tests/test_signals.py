@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from running import QUICK, Manifests
 
-from lora.model_utils import Speech
+from lora.model.loading import Speech
 
 HEADER = """
 import ctypes, os, signal, sys, time
@@ -75,7 +75,7 @@ raise kept"""
 
 def test_what_waits_for_signals_waits_for_those_that_are_raised_again_too() -> None:
     body = """
-from lora.process import signals_wait
+from lora.system.process import signals_wait
 Loud()
 with signals_wait():
     time.sleep(0.5)

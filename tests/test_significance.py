@@ -13,10 +13,10 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from lora import significance
 from lora.errors import ScoringError
-from lora.scoring import Counts, Score, UtteranceScore, score_utterance, total
-from lora.significance import UNSEEN_ERRORS, Comparison, clusters_needed, compare, drift, interval, matched_pairs, student
+from lora.scoring import significance
+from lora.scoring.counts import Counts, Score, UtteranceScore, score_utterance, total
+from lora.scoring.significance import UNSEEN_ERRORS, Comparison, clusters_needed, compare, drift, interval, matched_pairs, student
 from lora.units import Seconds
 
 WORDS = st.lists(st.sampled_from(["a", "b", "c", "go", "stop"]), max_size=8)

@@ -10,11 +10,11 @@ import soundfile
 import torch
 from running import ANY_VERDICT, QUICK, Manifests, RunFolder, moonshine_lora, refusal, write_rows
 
-from lora.audio import AudioSettings, load
-from lora.decoder import Decoder
-from lora.encoder import Encoder
-from lora.manifest import Rules, read
-from lora.model_utils import Speech, pad_labels
+from lora.audio.loading import AudioSettings, load
+from lora.dataset.manifest import Rules, read
+from lora.model.decoder import Decoder
+from lora.model.encoder import Encoder
+from lora.model.loading import Speech, pad_labels
 from lora.units import SAMPLE_RATE_HZ
 
 

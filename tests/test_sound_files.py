@@ -11,14 +11,14 @@ import pytest
 import soundfile
 from sounds import Samples, muxed, written
 
-from lora.audio import AudioSettings, EncodedAudio, FileAudio, InlineAudio, Waveform, duration, fingerprint, load
+from lora.audio.containers.streams import _crc8, check_flac
+from lora.audio.effects import reverberate
+from lora.audio.loading import AudioSettings, EncodedAudio, FileAudio, InlineAudio, Waveform, duration, fingerprint, load
 from lora.console import channel_or_split
-from lora.containers.streams import _crc8, check_flac
 from lora.corpora.commands import build_domain_manifest
 from lora.corpora.general import HELDOUT, REPLAY, waveform
-from lora.effects import reverberate
+from lora.dataset.manifest import Rules, read, validate
 from lora.errors import AudioError, ConfigError, LoraError, ManifestError, TooLongError
-from lora.manifest import Rules, read, validate
 from lora.transcribe import Choice, from_files
 
 AS_IS = AudioSettings()

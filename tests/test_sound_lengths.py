@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sounds import FORMS, Form, Samples, second_decoder_seconds
 
-from lora.audio import AudioSettings, EncodedAudio, duration, load, stored_seconds
+from lora.audio.loading import AudioSettings, EncodedAudio, duration, load, stored_seconds
 from lora.errors import AudioError
 
 AS_IS = AudioSettings()

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lora.model_utils import Speech
-from lora.spelling import decoded, joined, whole
+from lora.model.loading import Speech
+from lora.text.byte_tokens import decoded, joined, whole
 
 TEXTS = ["がぎ日本 héllo 𝄞𝄢", "ጤና ይስጥልኝ", "🎉🎉", "សួស្តី a 🎈"]
 """Each holds characters that the tokenizer has no token for."""

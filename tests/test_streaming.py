@@ -18,15 +18,15 @@ from running import ANY_VERDICT, QUICK, manifests, moonshine_lora
 from torch import Tensor, nn
 from transformers import MoonshineStreamingForConditionalGeneration
 
-from lora.adapter import attach, fold_in, merged
-from lora.audio import Waveform, duration
+from lora.audio.loading import Waveform, duration
 from lora.config import AdapterConfig
-from lora.decode import DecodeSettings, transcribe
-from lora.decoder import Decoder
-from lora.encoder import FRAME_SAMPLES, Encoder, _within
-from lora.manifest import Utterance
-from lora.model_utils import Speech, pad_labels
-from lora.record import read
+from lora.dataset.manifest import Utterance
+from lora.model.decoder import Decoder
+from lora.model.encoder import FRAME_SAMPLES, Encoder, _within
+from lora.model.greedy import DecodeSettings, transcribe
+from lora.model.loading import Speech, pad_labels
+from lora.runs.record import read
+from lora.training.adapter import attach, fold_in, merged
 
 ROUNDING = 1e-4
 """Sums in another order, in up to 14 layers; a frame too many or too few in a window changes features by 0.1 and more."""

@@ -15,24 +15,24 @@ from running import ANY_VERDICT, QUICK, Manifests, moonshine_lora, refusal
 from safetensors.torch import load_file
 from torch import Tensor
 
-from lora import strength as strengths
-from lora.adapter import Adapted, attach, merged, state
-from lora.audio import AudioSettings, Waveform, duration
+from lora.audio.loading import AudioSettings, Waveform, duration
 from lora.config import AdapterConfig
-from lora.data import read_sets
-from lora.decode import DecodeSettings
-from lora.evaluate import Example, evaluate
-from lora.features import LiveFeatures
-from lora.manifest import Utterance
-from lora.model_utils import Speech
-from lora.outcomes import Evaluation, Strength
-from lora.record import RunRecord, read
+from lora.dataset.manifest import Utterance
+from lora.evaluation.evaluate import Example, evaluate
+from lora.model.encoder_outputs import LiveFeatures
+from lora.model.greedy import DecodeSettings
+from lora.model.loading import Speech
 from lora.report.html import render as render_html
 from lora.report.markdown import render as render_markdown
-from lora.scoring import score_utterance, total
-from lora.strength import STRENGTHS, strongest, sweep
-from lora.text import normalise
-from lora.train import allowed_rise
+from lora.runs.outcomes import Evaluation, Strength
+from lora.runs.record import RunRecord, read
+from lora.scoring.counts import score_utterance, total
+from lora.text.normaliser import normalise
+from lora.training import strength as strengths
+from lora.training.adapter import Adapted, attach, merged, state
+from lora.training.loop import allowed_rise
+from lora.training.sets import read_sets
+from lora.training.strength import STRENGTHS, strongest, sweep
 from lora.units import Seconds
 
 BRIEF = DecodeSettings(tokens_per_second=0.5)

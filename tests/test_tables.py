@@ -14,7 +14,7 @@ from lora.console import run
 from lora.corpora import commands
 from lora.corpora.general import HELDOUT, waveform
 from lora.corpora.timed import timed
-from lora.manifest import Rules, read
+from lora.dataset.manifest import Rules, read
 from lora.units import SAMPLE_RATE_HZ
 
 SPOKEN = (

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from lora.dataset.manifest import Manifest, Row, Rules, read, write
 from lora.errors import ManifestError
-from lora.manifest import Manifest, Row, Rules, read, write
-from lora.tags import TagRule, counted, pieces, tags_in, without_tags
+from lora.text.tags import TagRule, counted, pieces, tags_in, without_tags
 
 
 @pytest.mark.parametrize(

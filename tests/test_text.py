@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lora.style import ResolvedStyle, apply_style, resolve_style
-from lora.text import NORMALISER, normalise, normaliser_version
+from lora.text.normaliser import NORMALISER, normalise, normaliser_version
+from lora.text.style import ResolvedStyle, apply_style, resolve_style
 
 
 @pytest.mark.parametrize(

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 from running import Manifests, refusal, rows_of, write_rows
 
-from lora.audio import AudioSettings
-from lora.evaluate import Example
-from lora.features import LiveFeatures
-from lora.manifest import Rules, Utterance, read
-from lora.model_utils import Speech
-from lora.text_check import foreign_texts
+from lora.audio.loading import AudioSettings
+from lora.dataset.manifest import Rules, Utterance, read
+from lora.evaluation.evaluate import Example
+from lora.evaluation.text_check import foreign_texts
+from lora.model.encoder_outputs import LiveFeatures
+from lora.model.loading import Speech
 from lora.units import Seconds
 
 DATA = Path(__file__).parents[2] / "shared" / "data"

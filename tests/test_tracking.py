@@ -15,10 +15,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from lora.config import RunConfig, build, flat
 from lora.errors import ConfigError
-from lora.model_utils import Speech
-from lora.reading import read_json
-from lora.record import read
-from lora.tracking import Trackers, require
+from lora.model.loading import Speech
+from lora.runs.record import read
+from lora.runs.tracking import Trackers, require
+from lora.system.documents import read_json
 
 CONFIG = build(
     {

@@ -10,19 +10,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from lora.adapter import Adapted, attach, merged, state
-from lora.audio import AudioSettings, Waveform, duration
+from lora.audio.loading import AudioSettings, Waveform, duration
 from lora.config import AdapterConfig, TrainConfig
-from lora.decode import DecodeSettings
-from lora.encoder import Encoder
+from lora.dataset.manifest import Utterance
 from lora.errors import AudioError, TrainingError
-from lora.evaluate import Example, evaluate, transcribe_all
-from lora.features import LiveFeatures, StoredFeatures
-from lora.kept import Kept
-from lora.manifest import Utterance
-from lora.model_utils import Encoded, Speech
-from lora.outcomes import Evaluation, Step, TrainOutcome
-from lora.train import Progress, TrainData, allowed_rise, eligible, parameter_groups, planned_steps, steps_per_epoch, train
+from lora.evaluation.evaluate import Example, evaluate, transcribe_all
+from lora.model.encoder import Encoder
+from lora.model.encoder_outputs import LiveFeatures, StoredFeatures
+from lora.model.greedy import DecodeSettings
+from lora.model.loading import Encoded, Speech
+from lora.runs.outcomes import Evaluation, Step, TrainOutcome
+from lora.system.cache import Kept
+from lora.training.adapter import Adapted, attach, merged, state
+from lora.training.loop import Progress, TrainData, allowed_rise, eligible, parameter_groups, planned_steps, steps_per_epoch, train
 
 DECODE = DecodeSettings(tokens_per_second=6.5)
 BRIEF = DecodeSettings(tokens_per_second=0.5)

@@ -12,11 +12,11 @@ import pytest
 import soundfile
 from running import ANY_VERDICT, ROOT, Manifests, Result, manifests, moonshine_lora, rows_of, the_error, write_rows
 
-from lora.audio import FileAudio
-from lora.manifest import Utterance
-from lora.model_utils import Speech
-from lora.record import RunRecord
-from lora.record import read as read_record
+from lora.audio.loading import FileAudio
+from lora.dataset.manifest import Utterance
+from lora.model.loading import Speech
+from lora.runs.record import RunRecord
+from lora.runs.record import read as read_record
 
 
 @pytest.fixture(scope="module")

@@ -17,9 +17,9 @@ import soundfile
 import torch
 from running import ANY_VERDICT, QUICK, Manifests, files_below, manifests, moonshine_lora, refusal, the_error, write_rows
 
-from lora.manifest import Utterance
-from lora.model_utils import Speech
-from lora.record import read as read_record
+from lora.dataset.manifest import Utterance
+from lora.model.loading import Speech
+from lora.runs.record import read as read_record
 
 Rows = list[dict[str, Any]]
 

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from lora import wheels
+from lora.checkpoints import wheels
+from lora.checkpoints.wheels import MOONSHINE_CPP, MOONSHINE_VOICE, USEFUL_MOONSHINE_ONNX, fetch, read_member
 from lora.errors import FetchError
-from lora.files import cache_dir, sha256_file
-from lora.wheels import MOONSHINE_CPP, MOONSHINE_VOICE, USEFUL_MOONSHINE_ONNX, fetch, read_member
+from lora.system.files import cache_dir, sha256_file
 
 SMALL = USEFUL_MOONSHINE_ONNX
 
@@ -126,7 +126,7 @@ def test_cached_wheel_with_another_hash_is_refused_by_name() -> None:
 
 @pytest.mark.usefixtures("wheel_in_index")
 def test_two_processes_may_fetch_at_once() -> None:
-    program = "from lora.wheels import *; print(fetch(USEFUL_MOONSHINE_ONNX))"
+    program = "from lora.checkpoints.wheels import *; print(fetch(USEFUL_MOONSHINE_ONNX))"
     running = [subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) for _ in range(2)]
     printed = {process.communicate(timeout=120)[0].strip() for process in running}
     assert [process.returncode for process in running] == [0, 0]

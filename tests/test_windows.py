@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGES = {"lora": ROOT / "src", "lora_cli": ROOT / "packages" / "lora-cli" / "src"}
 
-UNIX_ONLY = {"lora_cli.driver", "lora_cli.app"}
+UNIX_ONLY = {"lora_cli.screen.driver", "lora_cli.screen.app"}
 """The driver of a Unix terminal, and what draws by it; lines and JSON do without."""
 
 LIKE_WINDOWS = """

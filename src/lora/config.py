@@ -17,16 +17,16 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from lora.audio import AudioSettings
-from lora.effects import CODECS, Codec
+from lora.audio.effects import CODECS, Codec
+from lora.audio.loading import AudioSettings
+from lora.dataset.manifest import Rules
+from lora.dataset.splits import SplitBy
 from lora.errors import ConfigError
 from lora.language import LANGUAGES, Language
-from lora.manifest import Rules
 from lora.presets import presets
-from lora.reading import read_toml
-from lora.splits import SplitBy
-from lora.style import TextStyle
-from lora.tags import TagRule
+from lora.system.documents import read_toml
+from lora.text.style import TextStyle
+from lora.text.tags import TagRule
 
 Ratio = Annotated[float, Meta(ge=0.0, le=1.0)]
 Count = Annotated[int, Meta(ge=1, le=1_000_000_000)]

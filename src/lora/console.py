@@ -8,11 +8,11 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final, Literal, NoReturn
 
-from lora.channels import Channel
-from lora.destination import MACHINE, refusal
+from lora.audio.channels import Channel
 from lora.errors import LoraError
-from lora.signals import EXIT_INTERRUPTED, EXIT_TERMINATED, Ending, TerminatedError
-from lora.terminal import say
+from lora.system.destination import MACHINE, refusal
+from lora.system.signals import EXIT_INTERRUPTED, EXIT_TERMINATED, Ending, TerminatedError
+from lora.system.terminal import say
 
 # 128 + the signal's number, as shells report it.
 EXIT_BROKEN_PIPE: Final = 141

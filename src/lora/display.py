@@ -9,10 +9,10 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from lora.exported import Exported
 from lora.language import LANGUAGES
-from lora.record import RunRecord, SetResult
-from lora.terminal import shown
+from lora.runs.export_record import Exported
+from lora.runs.record import RunRecord, SetResult
+from lora.system.terminal import shown
 from lora.units import Seconds
 
 

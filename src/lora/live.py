@@ -6,11 +6,11 @@ from itertools import takewhile
 
 import torch
 
-from lora.audio import AudioSettings, Waveform, duration, prepare
-from lora.decode import DecodeSettings, Transcript, transcribe
-from lora.decoder import Decoder
-from lora.encoder import Encoder
-from lora.model_utils import Encoded
+from lora.audio.loading import AudioSettings, Waveform, duration, prepare
+from lora.model.decoder import Decoder
+from lora.model.encoder import Encoder
+from lora.model.greedy import DecodeSettings, Transcript, transcribe
+from lora.model.loading import Encoded
 from lora.transcribe import Transcriber
 
 AGREEING = 3
@@ -35,7 +35,7 @@ class Ear:
 
     @torch.inference_mode()
     def encode(self, samples: Waveform) -> Encoded:
-        """Encoder output of a clip of at least `lora.encoder.MIN_SAMPLES`. Raises `AudioError` when it is shorter or not finite."""
+        """Encoder output of a clip of at least `lora.model.encoder.MIN_SAMPLES`. Raises `AudioError` when it is shorter or not finite."""
         return self._encoder([prepare(samples, self._audio, "the microphone")])
 
     def decode(self, encoded: Encoded, samples: Waveform, draft: Sequence[int] = ()) -> Transcript:

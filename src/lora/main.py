@@ -12,8 +12,8 @@ from lora import __version__
 from lora.console import ArgumentParser, channel_or_split, end, number_from_zero, positive_int, positive_number, tokens_per_second
 from lora.console import run as run_command
 from lora.language import LANGUAGES, metric
-from lora.tags import TagRule
-from lora.terminal import say, shown, shown_lines
+from lora.system.terminal import say, shown, shown_lines
+from lora.text.tags import TagRule
 
 if TYPE_CHECKING:
     from lora.transcribe import Transcriber
@@ -61,7 +61,7 @@ class _Version(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
         import torch
 
-        from lora.products import PRODUCT_DTYPES, choice, instruction_set
+        from lora.model.products import PRODUCT_DTYPES, choice, instruction_set
 
         versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "peft"))
         products = ", ".join(f"{name} {choice(torch.device('cpu'), dtype)}" for name, dtype in PRODUCT_DTYPES.items())
@@ -121,7 +121,7 @@ def _transcribe_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _transcribe(options: argparse.Namespace) -> int:
     from lora.errors import ConfigError
-    from lora.files import require_writable
+    from lora.system.files import require_writable
 
     _require_one_model(options)
     if options.manifest is not None and (options.channel or options.track) is not None:
@@ -130,24 +130,24 @@ def _transcribe(options: argparse.Namespace) -> int:
         if options.output.suffix not in (".json", ".jsonl"):
             raise ConfigError(f"--output {options.output}: name it .json (everything) or .jsonl (a row a line)")
         require_writable(options.output)
-    from lora.process import prepare_process
+    from lora.system.process import prepare_process
 
     prepare_process()
-    from lora import shards
-    from lora.model_utils import choose_device
+    from lora.model.loading import choose_device
+    from lora.system import distributed
 
-    with shards.joined(choose_device(options.device)):
+    with distributed.joined(choose_device(options.device)):
         _transcribe_shared(options)
     return 0
 
 
 def _transcribe_shared(options: argparse.Namespace) -> None:
     """All processes transcribe, the main one tells."""
-    from lora import shards
-    from lora.manifest import Rules
-    from lora.marks import summary
-    from lora.said import table
-    from lora.scoring import Tags
+    from lora.dataset.manifest import Rules
+    from lora.scoring.counts import Tags
+    from lora.scoring.doubtful import summary
+    from lora.scoring.reader_errors import table
+    from lora.system import distributed
     from lora.transcribe import Choice, from_files, from_manifest, open_runtime, read_again, write_result
 
     transcriber = open_runtime(options.runtime, options.export_dir) if options.runtime else _with_pytorch(options)
@@ -163,7 +163,7 @@ def _transcribe_shared(options: argparse.Namespace) -> None:
     result = transcriber(utterances, lengths_s)
     if equivalents is not None:
         result = read_again(result, equivalents, language)
-    if not shards.is_main():
+    if not distributed.is_main():
         return
     if options.output is not None:
         write_result(result, options.output)
@@ -311,7 +311,7 @@ def _export_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _export(options: argparse.Namespace) -> int:
-    from lora.process import prepare_process
+    from lora.system.process import prepare_process
 
     prepare_process()
     from lora.display import Display
@@ -360,14 +360,14 @@ def _adapter_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _adapter(options: argparse.Namespace) -> int:
-    from lora.process import prepare_process
+    from lora.system.process import prepare_process
 
     prepare_process()
     import torch
 
-    from lora.checkpoint import resolve
+    from lora.checkpoints.checkpoint import resolve
     from lora.export.official import convert
-    from lora.model_utils import load_speech
+    from lora.model.loading import load_speech
 
     speech = load_speech(resolve(options.model_id, options.revision), torch.device("cpu"), "float32")
     rate = options.tokens_per_second
@@ -417,8 +417,8 @@ def _cache_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _cache(options: argparse.Namespace) -> int:
-    from lora.clearing import OWN, clear, left_alone
-    from lora.files import cache_dir, folder_bytes
+    from lora.system.clearing import OWN, clear, left_alone
+    from lora.system.files import cache_dir, folder_bytes
 
     folder = cache_dir()
     if options.action == "show":

@@ -7,14 +7,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from lora import passport
+from lora.checkpoints import provenance
+from lora.checkpoints.provenance import ADAPTER_SETTINGS, ADAPTER_WEIGHTS, CHECKPOINT_SETTINGS, CHECKPOINT_WEIGHTS, Origin
 from lora.errors import PublishError
-from lora.files import sha256_file
-from lora.passport import ADAPTER_SETTINGS, ADAPTER_WEIGHTS, CHECKPOINT_SETTINGS, CHECKPOINT_WEIGHTS, Origin
-from lora.record import RunRecord, counting_errors, read, result_folder
 from lora.report.card import CARD_FILE, write_card
 from lora.report.html import HTML_FILE, write_html
 from lora.report.markdown import MARKDOWN_FILE, write_report
+from lora.runs.record import RunRecord, counting_errors, read, result_folder
+from lora.system.files import sha256_file
 
 
 def folders(record: RunRecord) -> tuple[str, ...]:
@@ -88,7 +88,7 @@ def _require_publishable(folder: Path, record: RunRecord, allow_rejected: bool) 
     made = folder / result_folder(record.config.adapter)
     full = record.config.adapter.method == "full"
     files = (CHECKPOINT_WEIGHTS, CHECKPOINT_SETTINGS) if full else (ADAPTER_WEIGHTS, ADAPTER_SETTINGS)
-    passport.read_sealed(made, Origin, *files)
+    provenance.read_sealed(made, Origin, *files)
     if record.adapter is None or sha256_file(made / files[0]) != record.adapter.sha256:
         raise PublishError(f"{made / files[0]}: is not what the run trained and scored; run the experiment again")
 

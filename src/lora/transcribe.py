@@ -7,27 +7,27 @@ from typing import Literal
 
 import msgspec
 
-from lora import adapter as adapters
-from lora.audio import AudioSettings, FileAudio, duration, load
-from lora.channels import Channel
-from lora.checkpoint import resolve
+from lora.audio.channels import Channel
+from lora.audio.decoding import stored_format
+from lora.audio.loading import AudioSettings, FileAudio, duration, load
+from lora.checkpoints.checkpoint import resolve
 from lora.config import Device, Precision
-from lora.decode import DecodeSettings, Transcript
-from lora.decoders import stored_format
-from lora.equivalents import Equivalents
+from lora.dataset.manifest import MIN_S, Rules, Utterance, read, validate
 from lora.errors import AudioError, CheckpointError, ConfigError, TooLongError
-from lora.evaluate import Example, score_transcripts, transcribe_all
-from lora.exported import Exported, read_exported, require_unchanged
-from lora.features import LiveFeatures
-from lora.files import write_json, write_jsonl
+from lora.evaluation.evaluate import Example, score_transcripts, transcribe_all
 from lora.language import LANGUAGES, Language
-from lora.manifest import MIN_S, Rules, Utterance, read, validate
-from lora.marks import Mark, marks, speech_in
-from lora.model_utils import Speech, choose_device, load_processor, load_speech, require_vocabulary
-from lora.products import require_precision
+from lora.model.encoder_outputs import LiveFeatures
+from lora.model.greedy import DecodeSettings, Transcript
+from lora.model.loading import Speech, choose_device, load_processor, load_speech, require_vocabulary
+from lora.model.products import require_precision
+from lora.runs.export_record import Exported, read_exported, require_unchanged
 from lora.runtimes.runtime import Clip, RuntimeName
 from lora.runtimes.runtime import transcribe as transcribe_on_device
-from lora.scoring import Counts, Freed, Tags, UtteranceScore, score_utterance, total
+from lora.scoring.counts import Counts, Freed, Tags, UtteranceScore, score_utterance, total
+from lora.scoring.doubtful import Mark, marks, speech_in
+from lora.system.files import write_json, write_jsonl
+from lora.text.equivalents import Equivalents
+from lora.training import adapter as adapters
 from lora.units import Seconds
 
 

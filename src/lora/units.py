@@ -3,7 +3,7 @@
 from typing import Final, NewType
 
 SAMPLE_RATE_HZ: Final = 16_000
-"""The only rate Moonshine takes; audio is resampled to it once, in `lora.audio`."""
+"""The only rate Moonshine takes; audio is resampled to it once, in `lora.audio.loading`."""
 
 Seconds = NewType("Seconds", float)
 Samples = NewType("Samples", int)

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from lora.audio import FileAudio
+from lora.audio.loading import FileAudio
 from lora.corpora import general
-from lora.manifest import Rules, Utterance, read
+from lora.dataset.manifest import Rules, Utterance, read
 
 
 @pytest.fixture(scope="session")

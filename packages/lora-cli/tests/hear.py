@@ -11,8 +11,8 @@ import time
 
 import numpy as np
 import sounddevice
-from lora_cli.events import Problem
-from lora_cli.microphone import Microphone, find
+from lora_cli.engine.events import Problem
+from lora_cli.sound.microphone import Microphone, find
 
 LOST = 0x2
 """PortAudio's `paInputOverflow`."""

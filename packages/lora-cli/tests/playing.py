@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import numpy as np
-from lora_cli.app import MoonshineApp
-from lora_cli.events import Ended, Event, Final, Partial
-from lora_cli.keyboard import KeyboardParser
+from lora_cli.engine.events import Ended, Event, Final, Partial
+from lora_cli.screen.app import MoonshineApp
+from lora_cli.screen.keyboard import KeyboardParser
 from scripted import CHUNK, Script
 from textual.pilot import Pilot
 

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from lora.audio import AudioSettings, read_file
+from lora.audio.loading import AudioSettings, read_file
 from lora.units import SAMPLE_RATE_HZ
 
 SINK = "vmic"

@@ -6,11 +6,11 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from lora_cli.events import Event, Final, Voice
-from lora_cli.microphone import Device
+from lora_cli.engine.events import Event, Final, Voice
 from lora_cli.session import InputDevice, OnLevel, OnProblem, OnSamples, Results, SaveFormat, Session
+from lora_cli.sound.microphone import Device
 
-from lora.audio import Waveform
+from lora.audio.loading import Waveform
 from lora.errors import AudioError, RunFolderError
 
 BASE = Voice("tiny", "packaged:moonshine-tiny")

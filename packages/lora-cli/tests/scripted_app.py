@@ -3,7 +3,7 @@
 import json
 import sys
 
-from lora_cli.app import MoonshineApp, run_app
+from lora_cli.screen.app import MoonshineApp, run_app
 from scripted import Script
 
 from lora.console import run

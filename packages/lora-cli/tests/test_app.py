@@ -4,8 +4,8 @@ import asyncio
 import subprocess
 import sys
 
-from lora_cli.app import MoonshineApp
-from lora_cli.events import Failed, Final, Loading, Ready, Switched
+from lora_cli.engine.events import Failed, Final, Loading, Ready, Switched
+from lora_cli.screen.app import MoonshineApp
 from playing import PRESS, RELEASE, Play, ended, final, partial, played
 from scripted import BASE, TUNED, Script
 
@@ -13,7 +13,9 @@ from lora.units import Seconds
 
 
 def test_nothing_slow_is_imported_for_the_first_frame() -> None:
-    code = "import sys, lora_cli.app; print(sorted({'torch', 'transformers', 'peft', 'sounddevice', 'onnxruntime'} & set(sys.modules)))"
+    code = (
+        "import sys, lora_cli.screen.app; print(sorted({'torch', 'transformers', 'peft', 'sounddevice', 'onnxruntime'} & set(sys.modules)))"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

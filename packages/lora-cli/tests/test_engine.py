@@ -15,22 +15,22 @@ from typing import TypeVar
 import numpy as np
 import pytest
 import torch
-from lora_cli.engine import Engine
-from lora_cli.events import Ended, Event, Failed, Final, Loading, Partial, Ready, Switched, Voice
-from lora_cli.segments import LEAD, TAIL
+from lora_cli.engine.events import Ended, Event, Failed, Final, Loading, Partial, Ready, Switched, Voice
+from lora_cli.engine.process import Engine
+from lora_cli.sound.segments import LEAD, TAIL
 from transformers import MoonshineStreamingConfig, MoonshineStreamingForConditionalGeneration, MoonshineStreamingProcessor
 
-from lora import adapter as adapters
-from lora.audio import AudioSettings, Waveform, duration
-from lora.checkpoint import resolve
+from lora.audio.loading import AudioSettings, Waveform, duration
+from lora.checkpoints.checkpoint import resolve
 from lora.config import AdapterConfig
 from lora.corpora import general
-from lora.decode import DecodeSettings
 from lora.errors import ConfigError
 from lora.live import Ear
-from lora.model_utils import load_processor, load_speech
-from lora.scoring import score_utterance
-from lora.text import normaliser_version
+from lora.model.greedy import DecodeSettings
+from lora.model.loading import load_processor, load_speech
+from lora.scoring.counts import score_utterance
+from lora.text.normaliser import normaliser_version
+from lora.training import adapter as adapters
 from lora.transcribe import Request, open_transcriber
 from lora.units import SAMPLE_RATE_HZ
 
@@ -383,8 +383,8 @@ def test_closing_while_the_model_loads_ends_the_process_at_once() -> None:
 
 APP = """
 import time
-from lora_cli.engine import Engine
-from lora_cli.events import Voice
+from lora_cli.engine.process import Engine
+from lora_cli.engine.events import Voice
 if __name__ == "__main__":
     engine = Engine([Voice("base", "packaged:moonshine-tiny")], lambda event: print(engine.pid, flush=True))
     engine.start()
@@ -417,7 +417,7 @@ def test_an_adapter_leaves_no_warning_when_the_app_ends(adapter: Path, clip: Pat
 
 
 def test_the_app_side_does_not_load_torch() -> None:
-    code = "import sys, lora_cli.engine; sys.exit('torch' in sys.modules)"
+    code = "import sys, lora_cli.engine.process; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

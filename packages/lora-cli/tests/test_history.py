@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from lora_cli.results import Results
-from lora_cli.screens.correct import CorrectScreen
+from lora_cli.screen.correct import CorrectScreen
+from lora_cli.screen.widgets import MOST_ROWS, Utterances
 from lora_cli.session import SaveFormat
-from lora_cli.widgets import MOST_ROWS, Utterances
 from playing import Play, ended, final, played
 from scripted import CHUNK, Script
 
-from lora.manifest import Rules, read
+from lora.dataset.manifest import Rules, read
 
 
 def test_no_speech_is_said_and_not_kept() -> None:

@@ -11,13 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from lora_cli.app import MoonshineApp
-from lora_cli.engine import Engine
-from lora_cli.events import Ended, Event, Final, Partial, Voice
+from lora_cli.engine.events import Ended, Event, Final, Partial, Voice
+from lora_cli.engine.process import Engine
 from lora_cli.results import Results
+from lora_cli.screen.app import MoonshineApp
 from lora_cli.session import PREROLL_SAMPLES, OnLevel, OnProblem, OnSamples, Session
 
-from lora.audio import Waveform
+from lora.audio.loading import Waveform
 from lora.corpora import general
 from lora.units import SAMPLE_RATE_HZ
 

@@ -1,7 +1,7 @@
 """Bytes of a terminal become keys that are pressed, repeated and released, and the answer to the probe."""
 
 import pytest
-from lora_cli.keyboard import KeyboardParser, KeyReleased, KeyReleaseSupport, KeyRepeated
+from lora_cli.screen.keyboard import KeyboardParser, KeyReleased, KeyReleaseSupport, KeyRepeated
 from textual import events
 from textual.message import Message
 

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
-from lora_cli.events import Event, Final, Problem, Segment, Voice
+from lora_cli.engine.events import Event, Final, Problem, Segment, Voice
 from lora_cli.results import Entry
 
-from lora.audio import FileAudio
-from lora.manifest import Utterance
-from lora.scoring import score_utterance
+from lora.audio.loading import FileAudio
+from lora.dataset.manifest import Utterance
+from lora.scoring.counts import score_utterance
 from lora.units import Seconds
 
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soxr
-from lora_cli.microphone import CLIPPING, MUTED_S, _Health, _Resampler
+from lora_cli.sound.microphone import CLIPPING, MUTED_S, _Health, _Resampler
 from rig import VirtualMicrophone, virtual_microphone
 
-from lora.audio import AudioSettings, Waveform, read_file
+from lora.audio.loading import AudioSettings, Waveform, read_file
 from lora.units import SAMPLE_RATE_HZ
 
 HEAR = Path(__file__).parent / "hear.py"
@@ -153,7 +153,7 @@ def test_a_microphone_is_called_muted_from_when_it_is_recorded() -> None:
 def test_a_device_that_takes_no_format_says_why_for_each(microphone: VirtualMicrophone) -> None:
     """One that went away after it was listed."""
     code = (
-        "from dataclasses import replace; from lora_cli.microphone import Microphone, find;"
+        "from dataclasses import replace; from lora_cli.sound.microphone import Microphone, find;"
         "Microphone(replace(find(None), index=99, rate_hz=44_100, channels=8), None, None, None)"
     )
     done = subprocess.run([sys.executable, "-c", code], env=microphone.environment, capture_output=True, text=True, check=False)

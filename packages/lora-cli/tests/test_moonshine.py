@@ -12,9 +12,9 @@ import pytest
 import soundfile
 from terminal import KITTY, PRESS, RELEASE, REPEAT, Terminal, assert_restored, children
 
-from lora.audio import AudioSettings, load
-from lora.manifest import Utterance
-from lora.scoring import score_utterance
+from lora.audio.loading import AudioSettings, load
+from lora.dataset.manifest import Utterance
+from lora.scoring.counts import score_utterance
 from lora.units import SAMPLE_RATE_HZ, Seconds
 
 LEAD_S = 6

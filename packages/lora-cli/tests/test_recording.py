@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from lora_cli.events import Problem, Ready
+from lora_cli.engine.events import Problem, Ready
 from lora_cli.session import PREROLL_SAMPLES, Recorder
 from playing import KITTY, PRESS, RELEASE, REPEAT, XTERM, Play, ended, final, partial, played
 from scripted import BASE, CHUNK, Script

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from lora_cli.events import Final, Segment
+from lora_cli.engine.events import Final, Segment
 from lora_cli.results import Results, subtitles
 from lora_cli.session import SaveFormat
 
-from lora.audio import AudioSettings, FileAudio, duration, read_file, waveform_hash
+from lora.audio.loading import AudioSettings, FileAudio, duration, read_file, waveform_hash
+from lora.dataset.manifest import Rules, Utterance, read
 from lora.errors import AudioError, ManifestError, RunFolderError
 from lora.main import _main as moonshine_lora
-from lora.manifest import Rules, Utterance, read
 from lora.units import Seconds
 
 START = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
@@ -124,7 +124,7 @@ import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 import numpy as np
-from lora_cli.events import Final
+from lora_cli.engine.events import Final
 from lora_cli.results import Results
 results = Results(Path(sys.argv[1]), keep=False)
 for number in range(20):

@@ -8,7 +8,7 @@ from html import unescape
 from pathlib import Path
 
 import pytest
-from lora_cli.events import Loading, Ready, Switched
+from lora_cli.engine.events import Loading, Ready, Switched
 from lora_cli.main import _parser
 from lora_cli.talking import Mode
 from playing import KITTY, PRESS, XTERM, Play, ended, final, partial, playing

@@ -1,9 +1,9 @@
 """Live text, level, keys and sizes of the main screen."""
 
 import pytest
-from lora_cli.app import MoonshineApp
-from lora_cli.screens.keys import KEYS
-from lora_cli.widgets import LiveText, Meter
+from lora_cli.screen.app import MoonshineApp
+from lora_cli.screen.keys import KEYS
+from lora_cli.screen.widgets import LiveText, Meter
 from playing import PRESS, Play, final, partial, played
 
 

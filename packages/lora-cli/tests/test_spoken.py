@@ -17,10 +17,10 @@ import pytest
 from rig import JACK, VirtualMicrophone, require, virtual_microphone
 from terminal import KITTY, PRESS, RELEASE, REPEAT, XTERM, Terminal, assert_restored, children
 
-from lora.audio import FileAudio
+from lora.audio.loading import FileAudio
+from lora.dataset.manifest import Rules, Utterance, read
 from lora.main import _main as moonshine_lora
-from lora.manifest import Rules, Utterance, read
-from lora.scoring import score_utterance
+from lora.scoring.counts import score_utterance
 from lora.units import Seconds
 
 APP = ("-m", "lora_cli.main")

@@ -8,7 +8,7 @@ from subprocess import run
 import pytest
 from lora_cli.voices import DEFAULT_MODEL, choose
 
-from lora.checkpoint import resolve
+from lora.checkpoints.checkpoint import resolve
 from lora.errors import CheckpointError, ConfigError
 
 pytestmark = pytest.mark.xfail(reason="the adapters made here have no weights, which adapters must have since they are hashed")

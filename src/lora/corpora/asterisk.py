@@ -23,12 +23,12 @@ from typing import IO, Final, Literal
 
 from filelock import FileLock
 
-from lora.audio import AudioSettings, FileAudio, duration, load
-from lora.destination import writing_errors
+from lora.audio.loading import AudioSettings, FileAudio, duration, load
+from lora.dataset.manifest import Row, write
 from lora.errors import ConfigError, FetchError
-from lora.files import atomic_folder, cache_dir, write_json
-from lora.manifest import Row, write
-from lora.reading import read_json
+from lora.system.destination import writing_errors
+from lora.system.documents import read_json
+from lora.system.files import atomic_folder, cache_dir, write_json
 from lora.units import Seconds
 
 _log = logging.getLogger(__name__)

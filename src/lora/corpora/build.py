@@ -12,7 +12,8 @@ from typing import Any, BinaryIO, Literal
 
 import msgspec
 
-from lora.audio import (
+from lora.audio.decoding import AUDIO_SUFFIXES
+from lora.audio.loading import (
     AudioSettings,
     AudioSource,
     EncodedAudio,
@@ -24,12 +25,11 @@ from lora.audio import (
     waveform_hash,
 )
 from lora.corpora.timed import timed
-from lora.decoders import AUDIO_SUFFIXES
-from lora.destination import file_target
+from lora.dataset.manifest import MIN_S, Manifest, Row, Rules, Utterance, read, to_row
 from lora.errors import AudioError, ConfigError, ManifestError, Problem, RunFolderError
-from lora.files import atomic_file, atomic_folder
-from lora.manifest import MIN_S, Manifest, Row, Rules, Utterance, read, to_row
-from lora.miswritten import damage
+from lora.system.destination import file_target
+from lora.system.files import atomic_file, atomic_folder
+from lora.text.mojibake import damage
 from lora.units import Seconds
 
 AudioMode = Literal["inline", "path"]

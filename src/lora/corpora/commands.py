@@ -16,9 +16,9 @@ from lora.corpora.recordings.ljspeech import is_ljspeech, ljspeech_segments
 from lora.corpora.recordings.segments import PADDING_S, Cutter
 from lora.corpora.recordings.subtitles import folder_segments, found_recording, without_transcript
 from lora.corpora.tables import CsvSource, Delimiter, Quotes, csv_items
+from lora.dataset.manifest import MIN_S, Rules
 from lora.errors import ConfigError
-from lora.manifest import MIN_S, Rules
-from lora.terminal import say
+from lora.system.terminal import say
 
 HUB_COLUMNS = HubSource("", "")
 CSV_COLUMNS = CsvSource(Path())

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from lora.audio import AudioSettings, EncodedAudio, Waveform, duration, encode_flac, load
-from lora.files import atomic_folder
-from lora.manifest import Row, write
+from lora.audio.loading import AudioSettings, EncodedAudio, Waveform, duration, encode_flac, load
+from lora.checkpoints.wheels import MOONSHINE_VOICE, read_member
+from lora.dataset.manifest import Row, write
+from lora.system.files import atomic_folder
 from lora.units import SAMPLE_RATE_HZ
-from lora.wheels import MOONSHINE_VOICE, read_member
 
 
 @dataclass(frozen=True, slots=True)

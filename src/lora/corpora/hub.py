@@ -1,7 +1,8 @@
 """Speech datasets of the Hugging Face hub, or a local folder in the same layout (parquet or audio folders; no loading scripts).
 
 Audio is never decoded by `datasets`: its decoder needs a system FFmpeg, and its samples changed between versions. The bytes go
-through `lora.audio` like every other recording. A token in `HF_TOKEN`, or of `hf auth login`, is used as it is everywhere on the hub.
+through `lora.audio.loading` like every other recording. A token in `HF_TOKEN`, or of `hf auth login`, is used as it is everywhere
+on the hub.
 """
 
 import json
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from lora.audio import EncodedAudio
+from lora.audio.loading import EncodedAudio
 from lora.corpora.build import Item, field_of, require_columns
 from lora.errors import ConfigError, FetchError
 

@@ -7,9 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final, Literal
 
-from lora.audio import FileAudio
+from lora.audio.decoding import AUDIO_SUFFIXES, stored_format
+from lora.audio.loading import FileAudio
 from lora.corpora.build import Bad, Item
-from lora.decoders import AUDIO_SUFFIXES, stored_format
 from lora.errors import AudioError, ManifestError
 
 SpeakerFrom = Literal["top", "nearest", "none"]

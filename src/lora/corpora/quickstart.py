@@ -7,12 +7,12 @@ from typing import Final
 
 import msgspec
 
+from lora.checkpoints.wheels import MOONSHINE_VOICE
 from lora.corpora import asterisk, general
+from lora.dataset.manifest import Rules, read
 from lora.errors import ManifestError, RunFolderError
-from lora.files import atomic_folder, sha256_file, write_json, write_text
-from lora.manifest import Rules, read
-from lora.reading import read_json
-from lora.wheels import MOONSHINE_VOICE
+from lora.system.documents import read_json
+from lora.system.files import atomic_folder, sha256_file, write_json, write_text
 
 _log = logging.getLogger(__name__)
 

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
-from lora.audio import FileAudio
+from lora.audio.loading import FileAudio
 from lora.corpora.build import Bad, Item, require_columns
 from lora.errors import ConfigError, ManifestError
-from lora.files import is_regular
+from lora.system.files import is_regular
 
 Delimiter = Literal["comma", "tab", "semicolon"]
 Quotes = Literal["csv", "plain"]

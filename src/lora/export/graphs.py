@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from lora.errors import ExportError
 from lora.export.level import Place, level, test_signals
-from lora.model_utils import Speech
+from lora.model.loading import Speech
 
 if TYPE_CHECKING:
     import onnx

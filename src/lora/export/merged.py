@@ -5,7 +5,7 @@ import os
 import shutil
 from pathlib import Path
 
-from lora.model_utils import Speech
+from lora.model.loading import Speech
 
 
 def write_merged(speech: Speech, folder: Path) -> None:

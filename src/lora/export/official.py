@@ -14,17 +14,17 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from lora import adapter as adapters
-from lora import plainadapter
-from lora.adapter import Adapted, Passport
-from lora.audio import AudioSettings
-from lora.decode import DecodeSettings
+from lora.audio.loading import AudioSettings
+from lora.checkpoints.model_folder import require_no_pickle
+from lora.checkpoints.provenance import PASSPORT_FILE
 from lora.errors import CheckpointError, ExportError
-from lora.files import atomic_file, atomic_folder
-from lora.model_utils import Speech
-from lora.modelfolder import require_no_pickle
-from lora.passport import PASSPORT_FILE
-from lora.text import normaliser_version
+from lora.model.greedy import DecodeSettings
+from lora.model.loading import Speech
+from lora.system.files import atomic_file, atomic_folder
+from lora.text.normaliser import normaliser_version
+from lora.training import adapter as adapters
+from lora.training import adapter_files
+from lora.training.adapter import Adapted, Passport
 
 ROLES = ("q_proj", "k_proj", "v_proj")
 STACKS = ("decoder", "encoder")
@@ -73,11 +73,11 @@ def load_peft(speech: Speech, folder: Path) -> Adapted:
     """
     if (folder / PASSPORT_FILE).is_file():
         return adapters.load(speech, folder)
-    if (start := plainadapter.read_settings(folder).init_lora_weights) not in _KEEPS_THE_BASE:
+    if (start := adapter_files.read_settings(folder).init_lora_weights) not in _KEEPS_THE_BASE:
         raise CheckpointError(
             f"{folder}: {start!r} changes the base model too; save it with PEFT's `path_initial_model_for_weight_conversion` first"
         )
-    wrapped = plainadapter.put_in(speech, folder)
+    wrapped = adapter_files.put_in(speech, folder)
     return Adapted(speech, wrapped, tuple(name for name, module in speech.model.named_modules() if hasattr(module, "lora_A")))
 
 
@@ -160,7 +160,7 @@ def _read(file: Path) -> dict[str, Tensor]:
         state: dict[str, Tensor] = load_file(file)
     except SafetensorError as error:
         raise CheckpointError(f"{file}: not a whole safetensors file ({error}); copy it again") from error
-    plainadapter.check_values(file, state)
+    adapter_files.check_values(file, state)
     if unknown := sorted(name for name in state if _KEY.fullmatch(name) is None):
         raise CheckpointError(f"{file}: holds {unknown[0]}, which no official adapter has; give the adapter.safetensors of that trainer")
     if not state:

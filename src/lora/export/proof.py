@@ -7,23 +7,23 @@ from pathlib import Path
 
 import torch
 
-from lora.agreement import ThreeScores
-from lora.audio import AudioSettings, load
-from lora.checkpoint import resolve
-from lora.data import SpeechSet, examples
-from lora.decode import DecodeSettings, Transcript
-from lora.evaluate import Example, evaluate, score_transcripts, transcribe_all
+from lora.audio.loading import AudioSettings, load
+from lora.checkpoints.checkpoint import resolve
+from lora.evaluation.base_scores import known
+from lora.evaluation.evaluate import Example, evaluate, score_transcripts, transcribe_all
+from lora.export.agreement import ThreeScores
 from lora.export.targets import Target
-from lora.exported import Speed
-from lora.features import Features, LiveFeatures, StoredFeatures
-from lora.files import sha256_bytes
-from lora.known import known
-from lora.model_utils import Speech, load_speech
-from lora.outcomes import Evaluation
-from lora.record import SetResult
+from lora.model.encoder_outputs import Features, LiveFeatures, StoredFeatures
+from lora.model.greedy import DecodeSettings, Transcript
+from lora.model.loading import Speech, load_speech
+from lora.runs.export_record import Speed
+from lora.runs.outcomes import Evaluation
+from lora.runs.record import SetResult
 from lora.runtimes.runtime import Clip, transcribe
-from lora.scoring import Score
-from lora.style import ResolvedStyle
+from lora.scoring.counts import Score
+from lora.system.files import sha256_bytes
+from lora.text.style import ResolvedStyle
+from lora.training.sets import SpeechSet, examples
 from lora.units import Seconds
 
 BATCH_SIZE = 32

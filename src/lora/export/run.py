@@ -10,32 +10,32 @@ from pathlib import Path
 import msgspec
 import torch
 
-from lora import adapter as adapters
-from lora import record as records
-from lora.agreement import compare_export
-from lora.audio import AudioSettings
-from lora.checkpoint import Checkpoint, resolve
-from lora.data import SpeechSet
-from lora.decode import DecodeSettings
+from lora.audio.loading import AudioSettings
+from lora.checkpoints.checkpoint import Checkpoint, resolve
+from lora.checkpoints.provenance import ADAPTER_WEIGHTS, CHECKPOINT_WEIGHTS, PASSPORT_FILE
+from lora.dataset.manifest import Rules, read, validate
 from lora.display import Display, export_table
 from lora.errors import ConfigError, ExportError, ManifestError, ProofError, RunFolderError
+from lora.export.agreement import compare_export
 from lora.export.proof import Models, ProofSet, chosen, in_runtime, with_pytorch
 from lora.export.targets import ExportPrecision, Target, architecture, require_export, write_target
-from lora.exported import EXPORT_FILE, Exported, ExportedFile, ProofSpeech, TargetExport
-from lora.files import atomic_folder, sha256_file, write_json
-from lora.holding import held
 from lora.language import LANGUAGES, Language
-from lora.manifest import Rules, read, validate
-from lora.model_utils import load_speech
-from lora.passport import ADAPTER_WEIGHTS, CHECKPOINT_WEIGHTS, PASSPORT_FILE
-from lora.process import peak_bytes
-from lora.record import RunRecord, SetResult
+from lora.model.greedy import DecodeSettings
+from lora.model.loading import load_speech
 from lora.report.html import HTML_FILE, write_html
 from lora.report.markdown import MARKDOWN_FILE, write_report
+from lora.runs import record as records
+from lora.runs.export_record import EXPORT_FILE, Exported, ExportedFile, ProofSpeech, TargetExport
+from lora.runs.record import RunRecord, SetResult
 from lora.runtimes.runtime import PACKAGES, require_runtimes
 from lora.runtimes.separate import REQUIREMENT
-from lora.style import ResolvedStyle
-from lora.tags import TagRule
+from lora.system.files import atomic_folder, sha256_file, write_json
+from lora.system.locking import held
+from lora.system.process import peak_bytes
+from lora.text.style import ResolvedStyle
+from lora.text.tags import TagRule
+from lora.training import adapter as adapters
+from lora.training.sets import SpeechSet
 from lora.units import Seconds
 
 DRIFT_POINTS: dict[ExportPrecision, float] = {"u8": 0.5, "fp32": 0.0}

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lora.errors import ExportError
 from lora.export.graphs import DecoderLayer, EncoderLayer, Rotation, hidden_from, product, require_plain, traced
-from lora.model_utils import Speech
+from lora.model.loading import Speech
 
 if TYPE_CHECKING:
     import onnx

@@ -5,14 +5,14 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, get_args
 
-from lora.destination import writing_errors
 from lora.errors import ExportError
-from lora.files import write_json
+from lora.system.destination import writing_errors
+from lora.system.files import write_json
 
 if TYPE_CHECKING:
     import onnx
 
-    from lora.model_utils import Speech
+    from lora.model.loading import Speech
 
 Target = Literal["merged", "moonshine-voice", "onnx", "sherpa-onnx"]
 ExportPrecision = Literal["u8", "fp32"]

@@ -3,9 +3,9 @@
 from importlib.resources import files
 from pathlib import Path
 
-from lora.files import write_text
 from lora.language import LANGUAGES, metric
-from lora.record import RunRecord, SetResult
+from lora.runs.record import RunRecord, SetResult
+from lora.system.files import write_text
 
 CARD_FILE = "README.md"
 

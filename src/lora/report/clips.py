@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
-from lora.audio import FileAudio, Waveform, duration, fingerprint, load
+from lora.audio.decoding import nameless_file
+from lora.audio.loading import FileAudio, Waveform, duration, fingerprint, load
 from lora.config import DataConfig
-from lora.decoders import nameless_file
+from lora.dataset.manifest import Rules, Utterance, read
 from lora.errors import AudioError, ManifestError
-from lora.kept import Kept, key
-from lora.manifest import Rules, Utterance, read
-from lora.record import ManifestInfo
+from lora.runs.record import ManifestInfo
+from lora.system.cache import Kept, key
 from lora.units import SAMPLE_RATE_HZ, Seconds, seconds
 
 DURATION_TOLERANCE_S = 0.01

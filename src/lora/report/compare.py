@@ -9,15 +9,15 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from lora.analysis import Remaining, remaining
 from lora.config import flat
 from lora.errors import ConfigError, RunFolderError
-from lora.files import write_text
 from lora.language import LANGUAGES
-from lora.record import RECORD_FILE, RunRecord, SetResult, read
 from lora.report.escape import markdown_environment, spreadsheet
-from lora.scoring import Score
-from lora.significance import Comparison, compare
+from lora.runs.record import RECORD_FILE, RunRecord, SetResult, read
+from lora.scoring.analysis import Remaining, remaining
+from lora.scoring.counts import Score
+from lora.scoring.significance import Comparison, compare
+from lora.system.files import write_text
 
 FORMATS = (".md", ".csv", ".html")
 

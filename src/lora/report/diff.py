@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Literal
 
-from lora.analysis import Edit, align_words
 from lora.language import Language
-from lora.scoring import UtteranceScore
+from lora.scoring.analysis import Edit, align_words
+from lora.scoring.counts import UtteranceScore
 
 Kind = Literal["same", "missed", "added"]
 

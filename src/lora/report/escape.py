@@ -3,7 +3,7 @@
 import re
 from typing import Any, Final
 
-from lora.terminal import shown
+from lora.system.terminal import shown
 
 _MARKS: Final = re.compile(r"[\\`*\[\]|~]|\b_|_\b|^#")
 _LINKED: Final = re.compile(r"://|(?<=www)\.|@", re.IGNORECASE)

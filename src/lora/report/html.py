@@ -8,7 +8,13 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
-from lora.analysis import (
+from lora.config import flat
+from lora.language import LANGUAGES
+from lora.report import charts
+from lora.report.clips import EMBEDDED, Clip, Clips, Wanted, megabytes
+from lora.report.diff import Piece, pieces
+from lora.runs.record import RunRecord, SetResult
+from lora.scoring.analysis import (
     ErrorTables,
     Group,
     Remaining,
@@ -20,14 +26,8 @@ from lora.analysis import (
     looped,
     remaining,
 )
-from lora.config import flat
-from lora.files import write_text
-from lora.language import LANGUAGES
-from lora.record import RunRecord, SetResult
-from lora.report import charts
-from lora.report.clips import EMBEDDED, Clip, Clips, Wanted, megabytes
-from lora.report.diff import Piece, pieces
-from lora.scoring import Counts, Score, UtteranceScore
+from lora.scoring.counts import Counts, Score, UtteranceScore
+from lora.system.files import write_text
 
 HTML_FILE = "report.html"
 

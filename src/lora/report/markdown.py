@@ -3,13 +3,13 @@
 from importlib.resources import files
 from pathlib import Path
 
-from lora.analysis import by_duration, by_speaker, by_vocabulary, error_tables, looped
 from lora.config import flat
-from lora.files import write_text
 from lora.language import LANGUAGES
-from lora.record import RunRecord
 from lora.report.escape import markdown_environment
-from lora.scoring import Score, UtteranceScore
+from lora.runs.record import RunRecord
+from lora.scoring.analysis import by_duration, by_speaker, by_vocabulary, error_tables, looped
+from lora.scoring.counts import Score, UtteranceScore
+from lora.system.files import write_text
 
 MARKDOWN_FILE = "report.md"
 

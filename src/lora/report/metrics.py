@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from lora.files import write_json
-from lora.record import RunRecord, SetResult
+from lora.runs.record import RunRecord, SetResult
+from lora.system.files import write_json
 
 
 def write_metrics(record: RunRecord, file: Path) -> None:

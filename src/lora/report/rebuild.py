@@ -3,10 +3,10 @@
 from pathlib import Path
 
 from lora.errors import RunFolderError
-from lora.holding import held
-from lora.record import counting_errors, read
 from lora.report.html import HTML_FILE, write_html
 from lora.report.markdown import MARKDOWN_FILE, write_report
+from lora.runs.record import counting_errors, read
+from lora.system.locking import held
 
 
 def rebuild(folder: Path, audio_mb: float) -> tuple[Path, ...]:

@@ -5,9 +5,9 @@ import sys
 
 from lora.config import RunConfig, add_flags, from_flags
 from lora.console import ArgumentParser, positive_int, run
-from lora.gate import Decision
 from lora.presets import config_file, presets
-from lora.terminal import say, shown
+from lora.scoring.gate import Decision
+from lora.system.terminal import say, shown
 
 METRICS_FILE = "experiment_metrics.json"
 EXIT_CODES: dict[Decision, int] = {"accepted": 0, "rejected": 3, "inconclusive": 4}
@@ -48,11 +48,11 @@ def execute(arguments: argparse.Namespace) -> int:
 
 def write_examples(config: RunConfig, count: int) -> int:
     """Writes augmented clips for listening and says where."""
-    from lora.process import prepare_process
+    from lora.system.process import prepare_process
 
     prepare_process()
     from lora.display import Display
-    from lora.preparation import write_augmented
+    from lora.experiment.preparation import write_augmented
 
     folder, written = write_augmented(config, count, Display())
     say(f"{folder}: {written} augmented clips in audio/, what was done to each in manifest.jsonl; nothing was trained")
@@ -61,21 +61,21 @@ def write_examples(config: RunConfig, count: int) -> int:
 
 def start(config: RunConfig, metrics_file: str, *, dry_run: bool, resume: bool) -> int:
     """Runs, shows the result, and returns the verdict's code of `EXIT_CODES`; 0 for a dry run."""
-    from lora.process import prepare_process  # heavy imports wait until the settings are known to be good
+    from lora.system.process import prepare_process  # heavy imports wait until the settings are known to be good
 
     prepare_process()
-    from lora import shards
     from lora.display import Display, result_table
-    from lora.experiment import experiment
-    from lora.model_utils import choose_device
-    from lora.preparation import prepare
-    from lora.record import result_folder
+    from lora.experiment.preparation import prepare
+    from lora.experiment.stages import experiment
+    from lora.model.loading import choose_device
+    from lora.runs.record import result_folder
+    from lora.system import distributed
 
-    with shards.joined(choose_device(config.model.device)):
-        display = Display(quiet=not shards.is_main())
+    with distributed.joined(choose_device(config.model.device)):
+        display = Display(quiet=not distributed.is_main())
         if dry_run:
             prepared = prepare(config, display, resume=resume)
-            if shards.is_main():
+            if distributed.is_main():
                 for site in prepared.sites:
                     rank = f"rank {site.rank}" if site.rank is not None else "all weights"
                     print("\t".join((shown(site.name), rank, f"{site.parameters} parameters")))
@@ -84,7 +84,7 @@ def start(config: RunConfig, metrics_file: str, *, dry_run: bool, resume: bool) 
             return 0
         record = experiment(config, metrics_file, display, resume=resume)
         assert record.verdict is not None  # a completed run has one
-        if shards.is_main():
+        if distributed.is_main():
             display.result(result_table(record))
             say(record.verdict.sentence)
             say(f"{config.output.output_dir}: report.html, report.md, {metrics_file}, {result_folder(config.adapter)}/, processor/")

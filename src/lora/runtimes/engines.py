@@ -14,10 +14,10 @@ from typing import Any, BinaryIO, Final, Protocol
 import msgspec
 import numpy as np
 
-from lora.audio import Waveform
-from lora.process import peak_bytes
+from lora.audio.loading import Waveform
 from lora.runtimes.separate import voice_packages
-from lora.spelling import joined, whole
+from lora.system.process import peak_bytes
+from lora.text.byte_tokens import joined, whole
 from lora.units import SAMPLE_RATE_HZ, Seconds
 
 END_ID: Final = 2

@@ -13,9 +13,9 @@ from typing import Any, BinaryIO, Final, Literal, get_args
 
 import msgspec
 
-from lora.audio import Waveform, duration
+from lora.audio.loading import Waveform, duration
+from lora.dataset.manifest import MIN_S
 from lora.errors import OnDeviceError
-from lora.manifest import MIN_S
 from lora.runtimes.engines import Ask, Done, Heard, Ready, read_message, write_message
 from lora.runtimes.separate import voice_packages
 from lora.units import Seconds

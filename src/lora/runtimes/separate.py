@@ -8,10 +8,10 @@ from typing import Final
 
 from filelock import FileLock
 
-from lora.destination import writing_errors
+from lora.checkpoints.wheels import last_meaningful_line
 from lora.errors import FetchError
-from lora.files import atomic_folder, cache_dir
-from lora.wheels import last_meaningful_line
+from lora.system.destination import writing_errors
+from lora.system.files import atomic_folder, cache_dir
 
 REQUIREMENT: Final = "moonshine-voice==0.1.5"
 HASHES: Final = {

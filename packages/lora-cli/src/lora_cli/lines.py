@@ -9,9 +9,9 @@ from typing import Protocol, TextIO
 import msgspec
 
 from lora.errors import AudioError, LoraError
-from lora.signals import TerminatedError
-from lora.terminal import say, shown_json
-from lora_cli.events import Ended, Event, Failed, Final, Loading, Problem, Ready
+from lora.system.signals import TerminatedError
+from lora.system.terminal import say, shown_json
+from lora_cli.engine.events import Ended, Event, Failed, Final, Loading, Problem, Ready
 from lora_cli.results import entry
 from lora_cli.session import Recorder, Session
 

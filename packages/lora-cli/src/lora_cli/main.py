@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 from lora.console import ArgumentParser, one_channel, positive_int, run
 from lora.errors import ConfigError
 from lora.language import LANGUAGES
-from lora.terminal import say
+from lora.system.terminal import say
 
 if TYPE_CHECKING:
-    from lora_cli.events import Event
+    from lora_cli.engine.events import Event
     from lora_cli.results import Results
     from lora_cli.session import Engine, OnLevel, OnProblem, OnSamples, Session, Source
 
@@ -47,7 +47,7 @@ def _main(arguments: list[str] | None = None) -> int:
         from lora_cli.lines import JsonWriter, PlainWriter, run_lines
 
         if not lines:
-            from lora_cli.app import run_app
+            from lora_cli.screen.app import run_app
 
             mode = "vad" if options.file is not None and options.mode == "auto" else options.mode
             return run_app(session, mode=mode, on_final=None if sys.stdout.isatty() else JsonWriter(sys.stdout).event)
@@ -106,7 +106,7 @@ def _parser() -> ArgumentParser:
 
 
 def _list_devices() -> int:
-    from lora_cli.microphone import devices
+    from lora_cli.sound.microphone import devices
 
     found = devices()
     for device in found:
@@ -123,7 +123,7 @@ def _session(options: argparse.Namespace, results: "Results", through: threading
     voices = choose(options.model_id, options.adapter_dir, options.run, options.language)
 
     def open_engine(emit: "Callable[[Event], None]") -> "Engine":
-        from lora_cli.engine import Engine
+        from lora_cli.engine.process import Engine
 
         engine = Engine(voices, emit, device=options.compute, precision=options.precision)
         if options.compare:
@@ -132,17 +132,17 @@ def _session(options: argparse.Namespace, results: "Results", through: threading
 
     def open_source(on_samples: "OnSamples", on_level: "OnLevel", on_problem: "OnProblem") -> "Source":
         if options.file is not None:
-            from lora.audio import AudioSettings, read_file
-            from lora_cli.file_source import FileSource
+            from lora.audio.loading import AudioSettings, read_file
+            from lora_cli.sound.file_source import FileSource
 
             samples = read_file(options.file, AudioSettings(), options.channel, options.track)
             return FileSource(samples, on_samples, on_level, through.set)
-        from lora_cli.microphone import Microphone, find
+        from lora_cli.sound.microphone import Microphone, find
 
         return Microphone(find(options.device), on_samples, on_level, on_problem)
 
     def list_devices() -> "tuple[InputDevice, ...]":
-        from lora_cli.microphone import Microphone, devices
+        from lora_cli.sound.microphone import Microphone, devices
 
         return tuple(InputDevice(device.name, device.label, partial(Microphone, device)) for device in devices())
 

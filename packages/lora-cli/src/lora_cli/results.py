@@ -9,14 +9,14 @@ from pathlib import Path
 import msgspec
 from filelock import FileLock
 
-from lora.audio import AudioSettings, encode_flac, read_file
-from lora.destination import writing_errors
+from lora.audio.loading import AudioSettings, encode_flac, read_file
+from lora.dataset.manifest import Row
 from lora.errors import AudioError, LoraError, ManifestError
-from lora.files import atomic_file, write_jsonl
-from lora.manifest import Row
-from lora.reading import ContentError, json_value, read_bytes
+from lora.system.destination import writing_errors
+from lora.system.documents import ContentError, json_value, read_bytes
+from lora.system.files import atomic_file, write_jsonl
 from lora.units import Seconds
-from lora_cli.events import Final, Segment
+from lora_cli.engine.events import Final, Segment
 from lora_cli.session import SaveFormat
 
 SESSIONS = "sessions"
@@ -143,7 +143,7 @@ class Results:
 
     def replay(self, final: Final) -> None:
         """Plays an utterance on the default output, and returns when it was played. Raises `AudioError` without an output."""
-        from lora_cli.microphone import play
+        from lora_cli.sound.microphone import play
 
         play(read_file(self._audio(self._entry(final)), AudioSettings()))
 

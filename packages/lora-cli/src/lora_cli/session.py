@@ -10,9 +10,9 @@ from typing import Protocol
 
 import numpy as np
 
-from lora.audio import Waveform
+from lora.audio.loading import Waveform
 from lora.units import SAMPLE_RATE_HZ
-from lora_cli.events import Event, Final, Problem, Voice
+from lora_cli.engine.events import Event, Final, Problem, Voice
 
 PREROLL_SAMPLES = round(0.3 * SAMPLE_RATE_HZ)
 """Sound from before the key press that belongs to a recording: people start to speak as the key goes down."""
@@ -21,7 +21,7 @@ NOTHING: Waveform = np.zeros(0, dtype=np.float32)
 
 
 class Engine(Protocol):
-    """What hears. See `lora_cli.engine`."""
+    """What hears. See `lora_cli.engine.process`."""
 
     def start(self) -> None: ...
     def begin(self, *, hands_free: bool, preroll: Waveform) -> int: ...

@@ -6,12 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from lora import passport
+from lora.checkpoints import provenance
+from lora.checkpoints.provenance import Origin
 from lora.errors import CheckpointError, ConfigError
 from lora.language import Language
-from lora.passport import Origin
-from lora.reading import read_json
-from lora_cli.events import Voice
+from lora.system.documents import read_json
+from lora_cli.engine.events import Voice
 
 DEFAULT_MODEL: Final = "packaged:moonshine-tiny"
 
@@ -44,7 +44,7 @@ def choose(
 
 def _of_run(folder: Path) -> tuple[Voice, ...]:
     if (checkpoint := folder / "checkpoint").is_dir():  # whole weights were trained
-        origin: Origin = read_json(checkpoint / passport.PASSPORT_FILE, Origin, CheckpointError)
+        origin: Origin = read_json(checkpoint / provenance.PASSPORT_FILE, Origin, CheckpointError)
         base = Voice(_short(origin.base_model_id), origin.base_model_id, revision=origin.base_revision, language=origin.language)
         return _named([Voice(folder.resolve().name, str(checkpoint.resolve())), base])
     adapter_folder = folder / "lora_adapter"
@@ -55,7 +55,7 @@ def _of_run(folder: Path) -> tuple[Voice, ...]:
 
 
 def _tuned(folder: Path, model_id: str | None) -> Voice:
-    origin = passport.read(folder, Origin)
+    origin = provenance.read(folder, Origin)
     name = folder.resolve().parent.name if folder.resolve().name == "lora_adapter" else folder.resolve().name
     if model_id is None:
         return Voice(name, origin.base_model_id, folder, revision=origin.base_revision, language=origin.language)
@@ -67,9 +67,9 @@ def _tuned(folder: Path, model_id: str | None) -> Voice:
 def _check(folder: Path, origin: Origin, model_id: str) -> None:
     """Refuses what can be told at once to be of another model; the engine compares the weights of the others when it loads them."""
     if Path(model_id).expanduser().is_dir():
-        from lora.checkpoint import resolve
+        from lora.checkpoints.checkpoint import resolve
 
-        passport.check(folder, origin, model_id, None, resolve(model_id).sha256)
+        provenance.check(folder, origin, model_id, None, resolve(model_id).sha256)
     elif all(name.startswith(_PACKAGED) for name in (model_id, origin.base_model_id)) and model_id != origin.base_model_id:
         raise CheckpointError(f"{folder}: was trained on {origin.base_model_id}, not on {model_id}; give that --model-id")
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from lora.corpora.build import Bad
 from lora.corpora.recordings.segments import Segment, read_text
 from lora.errors import ManifestError
-from lora.files import is_regular
+from lora.system.files import is_regular
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+from lora.audio.decoding import AUDIO_SUFFIXES
 from lora.corpora.build import Bad
 from lora.corpora.recordings.segments import Segment, read_text
-from lora.decoders import AUDIO_SUFFIXES
 from lora.errors import ManifestError
 
 

@@ -7,13 +7,13 @@ from typing import Any, Final
 
 import msgspec
 
-from lora.audio import FileAudio, stored_seconds
+from lora.audio.loading import FileAudio, stored_seconds
 from lora.corpora.build import Bad
 from lora.corpora.recordings.segments import Segment
+from lora.dataset.manifest import DURATION_TOLERANCE_S
 from lora.errors import AudioError, ManifestError
-from lora.files import is_regular
-from lora.manifest import DURATION_TOLERANCE_S
-from lora.reading import ContentError, json_value, read_bytes
+from lora.system.documents import ContentError, json_value, read_bytes
+from lora.system.files import is_regular
 
 NAMES: Final = {
     "recording": ("audio_filepath", "audio", "path", "wav", "audio_path"),

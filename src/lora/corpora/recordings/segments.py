@@ -7,13 +7,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
-from lora.audio import FileAudio, Span, stored_seconds
-from lora.channels import Channel
+from lora.audio.channels import Channel
+from lora.audio.loading import FileAudio, Span, stored_seconds
 from lora.corpora.build import Bad, Item
+from lora.dataset.manifest import DURATION_TOLERANCE_S, MIN_S, Rules
 from lora.errors import AudioError, ManifestError
-from lora.files import is_regular
-from lora.manifest import DURATION_TOLERANCE_S, MIN_S, Rules
-from lora.reading import read_bytes
+from lora.system.documents import read_bytes
+from lora.system.files import is_regular
 from lora.units import SAMPLE_RATE_HZ, Seconds
 
 PADDING_S: Final = Seconds(0.05)

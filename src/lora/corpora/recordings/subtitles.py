@@ -13,10 +13,10 @@ from html.entities import html5
 from pathlib import Path
 from typing import Final
 
+from lora.audio.decoding import AUDIO_SUFFIXES
 from lora.corpora.build import Bad
 from lora.corpora.local import SpeakerFrom, files_below, require_clear_speakers, speaker_of
 from lora.corpora.recordings.segments import Segment, read_text
-from lora.decoders import AUDIO_SUFFIXES
 from lora.errors import ManifestError
 
 SUFFIXES: Final = frozenset({".srt", ".vtt"})

@@ -1,0 +1,1 @@
+"""Sound: a device at its own rate or a recording, and the cuts at pauses."""

@@ -1,0 +1,160 @@
+"""Where speech is in a stream of sound, and where it is cut: at pauses, and at the quietest place when nobody pauses."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from lora.audio.loading import Waveform
+from lora.audio.voice_activity import FRAME, VoiceActivity
+from lora.units import SAMPLE_RATE_HZ, Samples, Seconds, seconds
+
+
+def _samples(length_s: float) -> Samples:
+    return Samples(round(length_s * SAMPLE_RATE_HZ))
+
+
+SPEECH: Final = 0.5
+"""Probability from which a frame starts speech."""
+
+STILL_SPEECH: Final = 0.35
+"""Probability from which a frame continues it."""
+
+LEAD: Final = _samples(0.3)
+"""Kept before the first frame of speech: quiet first sounds are not judged speech."""
+
+TAIL: Final = _samples(0.2)
+"""Kept behind the last."""
+
+PAUSE: Final = _samples(0.45)
+LONGEST: Final = _samples(15.0)
+NEAR_THE_END: Final = _samples(4.0)
+"""A segment that nobody ends is cut within its last 4 s."""
+
+LEAST_FRAMES: Final = 3
+"""Frames of speech that make a segment: a click has fewer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Speech:
+    """A stretch of sound with speech in it. `start` counts from the start of the recording."""
+
+    start: Samples
+    samples: Waveform
+
+    @property
+    def end(self) -> Samples:
+        return Samples(self.start + len(self.samples))
+
+    @property
+    def start_s(self) -> Seconds:
+        return seconds(self.start)
+
+    @property
+    def length_s(self) -> Seconds:
+        return seconds(len(self.samples))
+
+
+class Segmenter:
+    """Cuts one recording into segments. Sound that is no part of one is let go once it cannot become one."""
+
+    def __init__(self, activity: VoiceActivity) -> None:
+        self._activity = activity
+        activity.reset()
+        self._kept = np.zeros(0, dtype=np.float32)
+        """Sound from `_kept_from` on: what the open segment holds, or the lead of one that may come."""
+        self._kept_from = 0
+        self._rest = np.zeros(0, dtype=np.float32)
+        """Less than a frame, not judged yet."""
+        self._start: int | None = None
+        """Where the open segment starts."""
+        self._speech_frames = 0
+        self._last_speech = 0
+        """Behind the last frame of speech."""
+        self._done = 0
+        """Behind the last segment that was cut."""
+        self.judged = 0
+        """Samples that were judged."""
+
+    @property
+    def open(self) -> Speech | None:
+        """The segment that goes on, as it would be cut if nothing but silence followed; None while there is no speech."""
+        if self._start is None or self._speech_frames < LEAST_FRAMES:
+            return None
+        return self._cut(min(self._last_speech + TAIL, self._kept_from + len(self._kept)))
+
+    @property
+    def settled(self) -> bool:
+        """Whether the tail of the open segment is complete: unless speech goes on, it will be cut as it is."""
+        return self._start is not None and self.judged >= self._last_speech + TAIL
+
+    def hear(self, samples: Waveform) -> Iterator[Speech]:
+        """Takes more sound; gives the segments that it ends."""
+        waiting = np.concatenate([self._rest, samples])
+        count = len(waiting) // FRAME
+        self._rest = waiting[count * FRAME :]
+        if count:
+            yield from self._judge(waiting[: count * FRAME].reshape(count, FRAME))
+
+    def finish(self) -> Iterator[Speech]:
+        """The recording has ended; gives what is still open."""
+        if len(self._rest):
+            missing = FRAME - len(self._rest)
+            last = np.concatenate([self._rest, np.zeros(missing, dtype=np.float32)])
+            self._rest = self._rest[:0]
+            yield from self._judge(last[None], missing)
+        if self._start is not None:
+            yield from self._end()
+
+    def _judge(self, frames: npt.NDArray[np.float32], missing: int = 0) -> Iterator[Speech]:
+        """`missing` samples at the end are not sound."""
+        for frame, probability in zip(frames, self._activity(frames).tolist(), strict=True):
+            sound = frame[: FRAME - missing]
+            self._kept = np.concatenate([self._kept, sound])
+            at, self.judged = self.judged, self.judged + len(sound)
+            if probability >= (SPEECH if self._start is None else STILL_SPEECH):
+                if self._start is None:
+                    self._start = max(self._done, at - LEAD)
+                self._speech_frames += 1
+                self._last_speech = self.judged
+            if self._start is None:
+                self._let_go(self.judged - LEAD)
+            elif self.judged - self._last_speech >= PAUSE:
+                yield from self._end()
+            elif self.judged - self._start >= LONGEST:
+                yield self._divide()
+
+    def _end(self) -> Iterator[Speech]:
+        speech = self.open
+        if speech is not None:
+            self._done = speech.end
+            yield speech
+        self._start = None
+        self._speech_frames = 0
+        self._let_go(max(self._done, self.judged - LEAD))
+
+    def _divide(self) -> Speech:
+        """Cuts the open segment where it is quietest; what follows is the start of the next."""
+        assert self._start is not None
+        window = self._kept[len(self._kept) - NEAR_THE_END :]
+        count = len(window) // FRAME
+        power = np.square(window[: count * FRAME].reshape(count, FRAME)).mean(axis=1)
+        smooth = np.convolve(power, np.ones(5) / 5, mode="valid")  # a stop consonant is quiet for less than 160 ms
+        quietest = int(smooth.argmin()) + 2
+        place = self._kept_from + len(self._kept) - NEAR_THE_END + quietest * FRAME + FRAME // 2
+        speech = self._cut(place)
+        self._start = self._done = place
+        self._speech_frames = max(0, self._last_speech - place) // FRAME
+        self._let_go(place)
+        return speech
+
+    def _cut(self, end: int) -> Speech:
+        assert self._start is not None
+        return Speech(Samples(self._start), self._kept[self._start - self._kept_from : end - self._kept_from])
+
+    def _let_go(self, before: int) -> None:
+        count = max(0, before - self._kept_from)
+        self._kept = self._kept[count:].copy()
+        self._kept_from += count

@@ -1,0 +1,358 @@
+"""Audio in: decode, one channel, resample to 16 kHz, optional loudness. The one path for training, evaluation and live use."""
+
+import json
+import math
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from lora.audio.channels import Channel, mono
+from lora.audio.decoding import LONGEST_S, RATES_HZ, decode, nameless_file, stored_format, stored_length
+from lora.errors import AudioError, TooLongError
+from lora.system.files import sha256_bytes
+from lora.system.process import signals_wait
+from lora.units import SAMPLE_RATE_HZ, Seconds, seconds
+
+Waveform = npt.NDArray[np.float32]
+"""Mono samples at `SAMPLE_RATE_HZ`, shape `[samples]`, nominally within [-1, 1]."""
+
+SILENCE_DBFS = -70.0
+"""Peak below this is silence: 10 bits under 16-bit full scale would still be -60; recordings of speech peak above -40."""
+
+FILE_PEAK = 2.0
+"""Highest sample of a file that is taken: lossy codecs and resampling go beyond full scale, by less than these 6 dB."""
+
+INLINE_PEAK = 1.1
+"""Highest inline sample: full scale, and what resampling adds to a hot recording."""
+
+KEPT_BYTES = 512 * 1024 * 1024
+"""Samples of long recordings that are kept for their next part: two hours."""
+
+_PEAK_LIMIT = 0.999
+_PAST_END = 160
+"""Samples (10 ms) that a part may end after its recording: times are rounded, and resampling rounds too."""
+
+_RESAMPLER_QUALITY = "HQ"
+_DECODING = 2
+"""Goes up when the same bytes become other samples: MP3 has been decoded by FFmpeg since 2."""
+
+
+class AudioSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What is done to every waveform. Recorded with the adapter and applied wherever that adapter is used."""
+
+    rms_dbfs: Annotated[float, msgspec.Meta(ge=-100, le=0)] | None = None
+    """Target RMS level in dB relative to full scale; None leaves the level as recorded."""
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A part of a recording, in samples at `SAMPLE_RATE_HZ`: from `start`, `count` of them."""
+
+    start: int
+    count: int
+
+    @classmethod
+    def between(cls, start_s: float, end_s: float) -> "Span":
+        """The samples from one time to another, in seconds."""
+        start = round(start_s * SAMPLE_RATE_HZ)
+        return cls(start, round(end_s * SAMPLE_RATE_HZ) - start)
+
+
+@dataclass(frozen=True, slots=True, init=False)
+class FileAudio:
+    """Encoded audio in a file of its own."""
+
+    name: str
+    """The path as text: a `Path` takes three times the memory, and a corpus names millions of files."""
+    channel: Channel | None = None
+    """Counted from 1, or their mean; None takes the mean of channels that hold the same sound, and refuses others."""
+    track: int | None = None
+    """Which of a container's audio tracks, counted from 1; None takes the only one."""
+    span: Span | None = None
+    """Which part of a long recording; None is all of it."""
+
+    def __init__(self, path: Path, channel: Channel | None = None, track: int | None = None, span: Span | None = None) -> None:
+        object.__setattr__(self, "name", str(path))
+        object.__setattr__(self, "channel", channel)
+        object.__setattr__(self, "track", track)
+        object.__setattr__(self, "span", span)
+
+    @property
+    def path(self) -> Path:
+        return Path(self.name)
+
+    def part(self, channel: Channel | None, track: int | None) -> "FileAudio":
+        """Another channel or track of the same file, at the same times."""
+        return FileAudio(self.path, channel, track, self.span)
+
+    def __str__(self) -> str:
+        return self.name
+
+    def content(self) -> bytes:
+        try:
+            return self.path.read_bytes()
+        except OSError as error:
+            raise AudioError(f"{self.path}: cannot be read ({error.strerror}); check the path in the manifest") from error
+
+    def waveform(self, max_s: float | None = None) -> Waveform:
+        """Decoded mono samples at 16 kHz, level untouched. Raises `AudioError`; `TooLongError` beyond `max_s`."""
+        return _decode(self, max_s) if self.span is None else _part_of(self, self.span, max_s)
+
+    def rate_hz(self) -> int:
+        """The file's own sampling rate, from its header."""
+        return stored_format(self.path, self.track or 1).rate_hz
+
+
+@dataclass(frozen=True, slots=True)
+class InlineAudio:
+    """A JSON array of float samples inside a manifest, left on disk until it is needed."""
+
+    manifest: Path
+    offset: int
+    length: int
+    rate: int = SAMPLE_RATE_HZ
+
+    def __str__(self) -> str:
+        return f"{self.manifest} (inline audio)"
+
+    def content(self) -> bytes:
+        with self.manifest.open("rb") as stream:
+            stream.seek(self.offset)
+            return stream.read(self.length)
+
+    channel: None = None
+    track: None = None
+
+    def waveform(self, max_s: float | None = None) -> Waveform:
+        """Samples at 16 kHz, resampled when the row declares another rate. Raises `AudioError`; `TooLongError` beyond `max_s`."""
+        content, limit_s = self.content(), LONGEST_S if max_s is None else max_s
+        _require_rate(self.rate, str(self))
+        if (count := content.count(b",") + 1) > limit_s * self.rate:
+            raise TooLongError(str(self), count / self.rate, limit_s)
+        try:
+            samples = np.asarray(_FLOATS.decode(content), dtype=np.float32)
+        except msgspec.MsgspecError as error:
+            raise AudioError(f"{self}: `audio` must hold numbers only ({error})") from error
+        _require_scale(samples, INLINE_PEAK, str(self), "divide them")
+        return _at_model_rate(samples, self.rate)
+
+    def rate_hz(self) -> int:
+        return self.rate
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedAudio:
+    """Encoded bytes in memory, as a hub dataset delivers them; `name` is used in messages and for the format's suffix."""
+
+    data: bytes
+    name: str
+    channel: Channel | None = None
+    track: int | None = None
+
+    def __str__(self) -> str:
+        return self.name
+
+    def part(self, channel: Channel | None, track: int | None) -> "EncodedAudio":
+        """Another channel or track of the same bytes."""
+        return EncodedAudio(self.data, self.name, channel, track)
+
+    def content(self) -> bytes:
+        return self.data
+
+    def waveform(self, max_s: float | None = None) -> Waveform:
+        """As that of a file."""
+        return _decode(self, max_s)
+
+
+AudioSource = FileAudio | InlineAudio
+"""What a manifest row points to."""
+
+_FLOATS = msgspec.json.Decoder(list[float])
+
+
+def load(source: AudioSource | EncodedAudio, settings: AudioSettings, max_s: float | None = None) -> Waveform:
+    """The waveform of `source` as every stage sees it.
+
+    Raises `AudioError` when it cannot be read or decoded, broke off, contradicts its header, is empty, holds values that are not finite
+    or beyond full scale, or channels or tracks of which one has to be chosen; `TooLongError` when it lasts longer than `max_s`, or
+    than `LONGEST_S` without one: by its header, before anything is decoded, where that says so.
+    """
+    return prepare(source.waveform(max_s), settings, str(source))
+
+
+def prepare(samples: Waveform, settings: AudioSettings, name: str) -> Waveform:
+    """Checks mono 16 kHz `samples` and brings them to the level that `settings` ask for."""
+    if samples.size == 0:
+        raise AudioError(f"{name}: holds no samples; remove it or record it again")
+    if not np.isfinite(samples).all():
+        raise AudioError(f"{name}: holds NaN or infinite samples; write the file again")
+    if settings.rms_dbfs is None:
+        return samples
+    return _at_rms(samples, settings.rms_dbfs)
+
+
+def stored_seconds(source: FileAudio | EncodedAudio) -> Seconds:
+    """How long a recording lasts, from its header where that says so for certain. Raises `AudioError` as `load` does for its file."""
+    if isinstance(source, FileAudio) and source.span is not None:
+        return seconds(source.span.count)
+    length_s = stored_length(source.content(), str(source))
+    return duration(source.waveform()) if length_s is None else length_s
+
+
+def is_silent(samples: Waveform) -> bool:
+    """Whether the loudest sample stays below `SILENCE_DBFS`."""
+    return bool(np.abs(samples).max(initial=0.0) < 10 ** (SILENCE_DBFS / 20))
+
+
+def duration(samples: Waveform) -> Seconds:
+    return seconds(samples.shape[-1])
+
+
+def fingerprint(source: AudioSource, settings: AudioSettings) -> str:
+    """Hex SHA-256 over the stored bytes and all that decides how they become a waveform. Equal content, equal value."""
+    rate = source.rate if isinstance(source, InlineAudio) else 0
+    options = {"rms_dbfs": settings.rms_dbfs, "rate": rate, "resampler": _RESAMPLER_QUALITY, "decoding": _DECODING}
+    chosen = {"channel": source.channel, "track": source.track}
+    if isinstance(source, FileAudio) and source.span is not None:  # its own samples: a long recording is not hashed for each of its parts
+        return sha256_bytes(source.waveform().tobytes(), json.dumps({**options, "part": True}, sort_keys=True).encode())
+    return sha256_bytes(source.content(), json.dumps({**options, **chosen}, sort_keys=True).encode())
+
+
+def waveform_hash(samples: Waveform) -> str:
+    """Hex SHA-256 of 16-bit samples: the same speech has the same value in a wav, in a flac and inline."""
+    return sha256_bytes(_pcm16(samples).astype("<i2").tobytes())
+
+
+def resample(samples: npt.NDArray[np.float32], from_hz: float, to_hz: float) -> Waveform:
+    """`samples` of shape `[samples]` at another sampling rate."""
+    with signals_wait():
+        import soxr
+
+    return np.ascontiguousarray(soxr.resample(samples, from_hz, to_hz, quality=_RESAMPLER_QUALITY), dtype=np.float32)
+
+
+def encode_flac(samples: Waveform) -> bytes:
+    """16-bit mono FLAC of a waveform. Decoding it gives the same `waveform_hash`."""
+    return _encoded(samples, "FLAC")
+
+
+def encode_wav(samples: Waveform) -> bytes:
+    """16-bit mono WAV of a waveform. Decoding it gives the same `waveform_hash`."""
+    return _encoded(samples, "WAV")
+
+
+def through_codec(samples: Waveform, rate_hz: int, subtype: str, container: str = "WAV", level: float | None = None) -> Waveform:
+    """`samples` within [-1, 1] after a lossy codec of libsndfile, such as `ULAW`, at the same rate and of the same length.
+
+    `level` is libsndfile's for codecs that have one: from 0, the highest bitrate, to 1, the lowest.
+
+    Raises `AudioError` when the system's libsndfile lacks the codec.
+    """
+    import soundfile
+
+    if not soundfile.check_format(container, subtype):
+        raise AudioError(f"libsndfile {soundfile.__libsndfile_version__} cannot write {subtype}; leave this codec out")
+    with nameless_file() as file:
+        soundfile.write(file.fileno(), samples, rate_hz, format=container, subtype=subtype, compression_level=level, closefd=False)
+        file.seek(0)
+        with soundfile.SoundFile(file.fileno(), closefd=False) as sound:
+            decoded: Waveform = sound.read(len(samples), dtype="float32")  # codecs that work in blocks fill the last one
+    return decoded
+
+
+def _encoded(samples: Waveform, container: str) -> bytes:
+    import soundfile
+
+    with nameless_file() as file:
+        soundfile.write(file.fileno(), _pcm16(samples), SAMPLE_RATE_HZ, format=container, subtype="PCM_16", closefd=False)
+        file.seek(0)
+        return file.read()
+
+
+def _pcm16(samples: Waveform) -> npt.NDArray[np.int16]:
+    """16-bit samples by the scale that libsndfile decodes with (32768, although it encodes floats with 32767)."""
+    quantised: npt.NDArray[np.int16] = np.clip(np.rint(samples * 32768.0), -32768, 32767).astype(np.int16)
+    return quantised
+
+
+def read_file(
+    path: Path, settings: AudioSettings, channel: Channel | None = None, track: int | None = None, max_s: float | None = None
+) -> Waveform:
+    """The waveform of a file named by a person; a missing one raises `AudioError`."""
+    if not path.is_file():
+        raise AudioError(f"{path}: no such audio file")
+    return load(FileAudio(path, channel, track), settings, max_s)
+
+
+def _part_of(source: FileAudio, span: Span, max_s: float | None) -> Waveform:
+    if max_s is not None and span.count > max_s * SAMPLE_RATE_HZ:
+        raise TooLongError(str(source), seconds(span.count), max_s)
+    whole, end = _recordings.get(FileAudio(source.path, source.channel, source.track)), span.start + span.count
+    if end > len(whole) + _PAST_END:
+        raise AudioError(f"{source}: lasts {duration(whole):.2f} s, and the part ends at {seconds(end):.2f} s; correct the times")
+    return whole[span.start : end].copy()
+
+
+class _Recordings:
+    """Long recordings that parts were taken from lately, for many parts come from one."""
+
+    def __init__(self) -> None:
+        self._kept = dict[tuple[FileAudio, int, int], Waveform]()
+        self._lock = threading.Lock()
+
+    def get(self, source: FileAudio) -> Waveform:
+        """The whole recording. Raises `AudioError`."""
+        try:
+            state = source.path.stat()
+        except OSError as error:
+            raise AudioError(f"{source}: cannot be read ({error.strerror}); check the path in the manifest") from error
+        name = (source, state.st_mtime_ns, state.st_size)
+        with self._lock:  # threads that want the same recording wait for one decoding
+            self._kept[name] = samples = self._kept.pop(name) if name in self._kept else _decode(source, None)
+            while len(self._kept) > 1 and sum(one.nbytes for one in self._kept.values()) > KEPT_BYTES:
+                del self._kept[next(iter(self._kept))]
+        return samples
+
+
+_recordings = _Recordings()
+
+
+def _decode(source: FileAudio | EncodedAudio, max_s: float | None) -> Waveform:
+    name = str(source)
+    sound = decode(source.content(), name, source.track, max_s)
+    _require_scale(sound.samples, FILE_PEAK, name, "write them again, divided")
+    return _at_model_rate(mono(sound.samples, sound.rate_hz, source.channel, name), sound.rate_hz)
+
+
+def _require_scale(samples: npt.NDArray[np.float32], most: float, name: str, remedy: str) -> None:
+    """Raises `AudioError` where samples lie beyond full scale. NaN and infinity have a message of their own."""
+    peak = float(max(samples.max(initial=0.0), -samples.min(initial=0.0)))
+    if most < peak < math.inf:
+        scale = next((1 << bits for bits in (7, 15, 23, 31) if peak <= 1 << bits), None)
+        by = f"by {scale}, for they look like {scale.bit_length()}-bit integers" if scale and peak > 2 * most else "by their peak"
+        raise AudioError(f"{name}: holds samples up to {peak:.6g}, and full scale is 1; {remedy} {by}")
+
+
+def _require_rate(rate: int, name: str) -> None:
+    if not RATES_HZ[0] <= rate <= RATES_HZ[1]:
+        raise AudioError(f"{name}: declares a sampling rate of {rate} Hz; {RATES_HZ[0]} to {RATES_HZ[1]} are taken, correct it")
+
+
+def _at_model_rate(samples: npt.NDArray[np.float32], rate: int) -> Waveform:
+    if rate == SAMPLE_RATE_HZ or samples.size == 0:
+        return np.ascontiguousarray(samples, dtype=np.float32)
+    return resample(samples, rate, SAMPLE_RATE_HZ)
+
+
+def _at_rms(samples: Waveform, target_dbfs: float) -> Waveform:
+    rms = math.sqrt(float(np.mean(np.square(samples, dtype=np.float64))))
+    peak = float(np.abs(samples).max())
+    if rms == 0.0:
+        return samples
+    gain = min(10 ** (target_dbfs / 20) / rms, _PEAK_LIMIT / peak)
+    return (samples * np.float32(gain)).astype(np.float32)

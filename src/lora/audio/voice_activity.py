@@ -1,0 +1,73 @@
+"""Whether somebody speaks: Silero's voice activity model, for live sound frame by frame and for whole recordings."""
+
+import importlib.resources
+from functools import cache
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from lora.audio.loading import Waveform
+from lora.units import Samples
+
+FRAME: Final = Samples(512)
+"""The voice activity model judges 32 ms at a time, each with the 4 ms before it."""
+
+CONTEXT: Final = Samples(64)
+
+HEARD: Final = 0.35
+"""Probability from which a frame may be speech. The third frame of a recording reaches 0.8 in each of 1936 clips of three corpora, and
+0.1 at most in noise, hum, tones, clicks and silence."""
+
+HEARD_FRAMES: Final = 3
+_LOUD: Final = 0.5
+"""Peak to which a recording is brought before it is said to hold no speech: the model misses very quiet voices."""
+
+
+class VoiceActivity:
+    """Silero's voice activity model. It keeps what it heard before, so it belongs to one stream of sound."""
+
+    def __init__(self) -> None:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.inter_op_num_threads = options.intra_op_num_threads = 1
+        model = importlib.resources.files("silero_vad.data").joinpath("silero_vad_16k_sequence.onnx").read_bytes()
+        self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets what was heard."""
+        self._hidden = self._cell = np.zeros((1, 1, 128), dtype=np.float32)
+        self._context = np.zeros(CONTEXT, dtype=np.float32)
+
+    def __call__(self, frames: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Probability of speech in each of the frames `[frames, FRAME]` that follow those heard before."""
+        contexts = np.concatenate([self._context[None], frames[:-1, -CONTEXT:]])
+        self._context = frames[-1, -CONTEXT:].copy()
+        values, self._hidden, self._cell = self._session.run(
+            ["speech_probs", "hn", "cn"],
+            {"input": np.concatenate([contexts, frames], axis=1), "h": self._hidden, "c": self._cell},
+        )
+        probabilities: npt.NDArray[np.float32] = values.reshape(-1)
+        return probabilities
+
+
+def holds_speech(samples: Waveform) -> bool:
+    """Whether a recording of 16 kHz may hold speech: as it is, or else brought to a usual level."""
+    peak = float(np.abs(samples).max(initial=0.0))
+    return peak > 0 and (_heard(samples) or _heard(samples * np.float32(_LOUD / peak)))
+
+
+@cache
+def _activity() -> VoiceActivity:
+    return VoiceActivity()
+
+
+def _heard(samples: Waveform) -> bool:
+    activity = _activity()
+    activity.reset()
+    count = max(-(-len(samples) // FRAME), HEARD_FRAMES)
+    padded = np.zeros(count * FRAME, dtype=np.float32)
+    padded[: len(samples)] = samples
+    return bool(np.sort(activity(padded.reshape(count, FRAME)))[-HEARD_FRAMES] >= HEARD)

@@ -1,0 +1,1 @@
+"""Where weights come from: always ends in a checked local folder."""

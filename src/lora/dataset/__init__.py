@@ -1,0 +1,1 @@
+"""Utterances: manifests read and checked, sets kept apart."""

@@ -1,0 +1,1 @@
+"""Score and loss of sets, and what the base model says of them."""

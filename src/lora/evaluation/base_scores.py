@@ -1,0 +1,56 @@
+"""What the base model says of a set of speech, kept for later runs: the same weights say the same of the same sound."""
+
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import msgspec
+
+from lora.audio.loading import AudioSettings, fingerprint
+from lora.evaluation.evaluate import Example
+from lora.model.greedy import DecodeSettings
+from lora.model.loading import Speech
+from lora.system import distributed
+from lora.system.cache import Kept, key
+from lora.text.normaliser import normaliser_version
+
+Result = TypeVar("Result")
+
+
+def known(
+    kind: type[Result],
+    speech: Speech,
+    examples: Sequence[Example],
+    audio: AudioSettings,
+    settings: DecodeSettings,
+    compute: Callable[[], Result],
+    kept: Kept | None = None,
+) -> tuple[Result, bool]:
+    """What `compute` gives for the base model in `speech` on these examples, and whether it was known.
+
+    The key is all that decides it: weights, arithmetic, sound, references, labels, decode settings, code and versions. A kept file that is
+    damaged is made again.
+    """
+    kept = kept or Kept()
+    name = key(
+        __name__,
+        msgspec.json.schema(kind),  # results of another form are other results
+        speech.arithmetic,
+        normaliser_version(speech.language),
+        settings,
+        [(e.utterance.id, e.utterance.speaker_id, e.utterance.text, e.length_s, e.labels) for e in examples],
+        [fingerprint(e.utterance.audio, audio) for e in examples],
+    )
+    file = kept.file(name, ".json")
+    found = distributed.from_main(lambda: _read(kept, name, kind))  # the others may see another disk, and must not compute alone
+    if found is not None:
+        return found, True
+    result = compute()
+    if distributed.is_main():
+        kept.write(file, msgspec.json.encode(result))
+    return result, False
+
+
+def _read(kept: Kept, name: str, kind: type[Result]) -> Result | None:
+    file = kept.file(name, ".json")
+    content = kept.read(file) if kept.has(file) else None
+    return None if content is None else msgspec.json.decode(content, type=kind)

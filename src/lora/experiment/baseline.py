@@ -1,0 +1,160 @@
+"""What the base model says of a run's speech: its scores, references and labels, and whether texts and labels are sound."""
+
+from dataclasses import replace
+from functools import partial
+
+import torch
+
+from lora.display import Display
+from lora.errors import ManifestError, ScoringError, TrainingError
+from lora.evaluation.base_scores import known
+from lora.evaluation.evaluate import Example, evaluate, transcribe_all
+from lora.evaluation.text_check import foreign_texts
+from lora.experiment.preparation import Prepared
+from lora.model.decoder import Decoder
+from lora.model.encoder_outputs import Features
+from lora.model.greedy import Transcript
+from lora.model.loading import Speech, pad_labels
+from lora.runs.outcomes import Evaluation
+from lora.system import distributed
+from lora.text.normaliser import normalise
+from lora.training.loop import TrainData
+from lora.training.sets import SpeechSet, examples
+
+OWN_TRANSCRIPT_LOSS = 1.0
+"""Nats per token above which the label path must be broken: a model finds its own greedy transcript likely (0.1 measured); labels
+without EOS give about 1, labels shifted twice 10 and more."""
+
+OWN_TRANSCRIPT_CLIPS = 8
+
+FOREIGN_SHOWN = 20
+"""Rows with a text of another recording that a message names."""
+
+
+def baseline_of(prepared: Prepared, part: list[Example], features: Features, display: Display) -> tuple[Evaluation, bool]:
+    """The base model's scores, and whether they are those of an earlier run."""
+    audio = prepared.config.data.audio()
+    found, again = known(
+        Evaluation,
+        prepared.speech,
+        part,
+        audio,
+        prepared.decode,
+        lambda: scored(prepared, prepared.speech, part, features, display),
+        prepared.kept,
+    )
+    if again:
+        display.line("the base model's scores are known from an earlier run")
+    return found, again
+
+
+def require_sound_labels(prepared: Prepared, part: list[Example], baseline: Evaluation, features: Features) -> None:
+    """Refuses to train when the model finds its own transcripts unlikely: labels and logits do not line up then."""
+    speech = prepared.speech
+    said = [
+        (example, row.hypothesis) for example, row in zip(part, baseline.score.utterances, strict=True) if row.hypothesis and not row.capped
+    ]
+    chosen = said[:OWN_TRANSCRIPT_CLIPS]
+    if not chosen:
+        return
+    labels = [speech.labels(text) for _, text in chosen]
+    with torch.inference_mode():
+        encoded = features.batch([example.utterance for example, _ in chosen])
+        loss = Decoder(speech).loss_sum(encoded, pad_labels(labels, speech.device)).item() / sum(map(len, labels))
+    if loss > OWN_TRANSCRIPT_LOSS:
+        raise TrainingError(
+            f"the model's loss on its own transcripts is {loss:.2f} nats per token, above {OWN_TRANSCRIPT_LOSS:g}: labels and outputs do "
+            "not line up, so training would ruin it; use transformers 5.15 or later, and the tokenizer that belongs to "
+            f"{prepared.checkpoint.model_id}"
+        )
+
+
+def check_texts(prepared: Prepared, features: Features, display: Display) -> None:
+    """Raises `ManifestError` with the utterances whose text belongs to another recording, as the base model hears it."""
+    speech, sets = prepared.speech, prepared.sets
+    given = {name: part for name, part in sets.named().items() if name not in ("replay", "guard", "heldout")}
+    for name, part in given.items():
+        checked = examples(speech, part, sets.style)
+        with display.stage("texts", f"Texts of {name}: are they what is said"), display.bar(len(part), "utterances") as advance:
+            foreign = foreign_texts(speech, checked, features, prepared.config.train.seed, partial(advance, distributed.count(), ""))
+        if foreign:
+            rows = [checked[place].utterance for place in foreign[:FOREIGN_SHOWN]]
+            shown = "; ".join(f"line {row.line} ({row.id}) {(row.text or '')[:40]!r}" for row in rows)
+            more = f"; and {len(foreign) - FOREIGN_SHOWN} more" if len(foreign) > FOREIGN_SHOWN else ""
+            raise ManifestError(
+                f"{part.manifest.path}: {len(foreign)} of {len(part)} texts are to the model no likelier than those of other clips; "
+                "listen to them and mend the rows (shifted by one?), or leave --check-texts out where they are right: "
+                f"{shown}{more}"
+            )
+
+
+def heldout_examples(prepared: Prepared, features: Features, display: Display) -> list[Example]:
+    """The held-out examples with the references that the guardrail asks for: the manifest's, or what the base model says.
+
+    Raises `ScoringError` where it says nothing.
+    """
+    part, speech = prepared.sets.heldout, prepared.speech
+    if prepared.config.gate.guardrail == "wer":
+        return examples(speech, part, prepared.sets.style)
+    with display.stage("drift", "Held-out references: the base model transcribes"):
+        said = _said_by_base(prepared, examples(speech, part, "none"), features, display)
+    texts = [transcript.text for transcript in said]
+    if not any(normalise(text, speech.language) for text in texts):
+        raise ScoringError(f"{part.manifest.path}: the base model hears no word in it, so there is no drift to measure; check its audio")
+    labelled = examples(speech, part, "none", texts)
+    return [replace(one, utterance=replace(one.utterance, text=text)) for one, text in zip(labelled, texts, strict=True)]
+
+
+def train_data(prepared: Prepared, features: Features, display: Display) -> tuple[TrainData, tuple[str, ...]]:
+    """Training examples, and the ids of replay clips that the base model could not label because it looped on them."""
+    sets, speech, targets = prepared.sets, prepared.speech, prepared.config.train.replay_targets
+    domain, dev = examples(speech, sets.train, sets.style), examples(speech, sets.dev, sets.style)
+    if sets.replay is None or sets.guard is None:
+        return TrainData(domain, dev), ()
+    if targets == "transcript":
+        return TrainData(domain, dev, examples(speech, sets.replay, sets.style), examples(speech, sets.guard, sets.style)), ()
+    with display.stage("replay", "Replay: the base model transcribes general speech"):
+        replay, looped = _labelled_by_base(prepared, sets.replay, features, display)
+        guard, more = _labelled_by_base(prepared, sets.guard, features, display)
+    if left_out := looped + more:
+        display.line(f"left out: {len(left_out)} clips on which the base model loops or says nothing")
+    if not replay or not guard:
+        raise TrainingError(f"{sets.replay.manifest.path}: the base model can label too few of its clips; give --replay-targets transcript")
+    return TrainData(domain, dev, replay, guard), left_out
+
+
+def _labelled_by_base(prepared: Prepared, part: SpeechSet, features: Features, display: Display) -> tuple[list[Example], tuple[str, ...]]:
+    """Examples that teach what the base model says, in its own style."""
+    speech = prepared.speech
+    said = _said_by_base(prepared, examples(speech, part, "none"), features, display)
+    labelled = examples(speech, part, "none", [transcript.text for transcript in said])
+    sound, left_out = [], []
+    for example, transcript in zip(labelled, said, strict=True):
+        if not transcript.text or transcript.capped:
+            left_out.append(example.utterance.id)
+        elif example.utterance.text is None:  # the guard is then scored against what the base model says
+            sound.append(replace(example, utterance=replace(example.utterance, text=transcript.text)))
+        else:
+            sound.append(example)
+    return sound, tuple(left_out)
+
+
+def _said_by_base(prepared: Prepared, part: list[Example], features: Features, display: Display) -> list[Transcript]:
+    """The base model's transcripts, or those of an earlier run: the adapter must not be attached yet."""
+    speech, settings = prepared.speech, prepared.decode
+
+    def transcribe() -> list[Transcript]:
+        with display.bar(len(part), "utterances") as advance:
+            size = prepared.config.eval.eval_batch_size
+            return transcribe_all(speech, part, features, settings, size, lambda count: advance(count * distributed.count(), ""))
+
+    said, _ = known(list[Transcript], speech, part, prepared.config.data.audio(), settings, transcribe, prepared.kept)
+    return said
+
+
+def scored(
+    prepared: Prepared, speech: Speech, part: list[Example], features: Features, display: Display, expected: list[str] | None = None
+) -> Evaluation:
+    with display.bar(len(part), "utterances") as advance:
+        size = prepared.config.eval.eval_batch_size
+        return evaluate(speech, part, features, prepared.decode, size, lambda count: advance(count * distributed.count(), ""), expected)

@@ -1,0 +1,408 @@
+"""One run from settings to verdict. The only module that knows the order of the stages."""
+
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import msgspec
+
+from lora import publish
+from lora.checkpoints.checkpoint import resolve
+from lora.config import RunConfig
+from lora.display import Display
+from lora.errors import LoraError, StoppedError
+from lora.evaluation.evaluate import evaluate
+from lora.experiment.baseline import baseline_of, check_texts, heldout_examples, require_sound_labels, scored, train_data
+from lora.experiment.preparation import Prepared, opening_record, prepare
+from lora.language import metric
+from lora.model.encoder_outputs import Features, LiveFeatures, StoredFeatures
+from lora.model.loading import Speech, load_speech
+from lora.report.card import CARD_FILE, write_card
+from lora.report.html import HTML_FILE, write_html
+from lora.report.markdown import MARKDOWN_FILE, write_report
+from lora.report.metrics import write_metrics
+from lora.runs import record as records
+from lora.runs.folder import LOG_FILE, RunLog, continue_in, hold_unfinished, take
+from lora.runs.outcomes import Evaluation, Step, Strength, TrainOutcome
+from lora.runs.record import AdapterInfo, Resumption, RunRecord, SetResult, result_folder
+from lora.runs.tracking import Trackers
+from lora.scoring.analysis import unseen_words
+from lora.scoring.counts import read_again
+from lora.scoring.gate import judge
+from lora.scoring.significance import compare, drift, interval
+from lora.system import distributed
+from lora.system.cache import prune
+from lora.system.files import atomic_folder, remove_at_once, sha256_file, system_errors
+from lora.system.process import give_back_memory
+from lora.system.signals import HeldSignals, TerminatedError
+from lora.text.normaliser import normaliser_version
+from lora.training import adapter as adapters
+from lora.training import checkpointing
+from lora.training import strength as strengths
+from lora.training.adapter import Adapted, Passport
+from lora.training.augment import Augmenter
+from lora.training.checkpointing import TrainState
+from lora.training.loop import Progress, TrainData, learning_rate, planned_steps, train
+from lora.training.sets import SpeechSet, examples, with_copies
+from lora.units import Seconds
+
+PROCESSOR_FOLDER = "processor"
+
+
+@dataclass(frozen=True, slots=True)
+class Outlets:
+    """Where a run says what it does while it goes on."""
+
+    log: RunLog
+    trackers: Trackers
+    display: Display
+
+
+def experiment(config: RunConfig, metrics_file: str, display: Display, *, resume: bool = False) -> RunRecord:
+    """Baseline, training, tuned scores, verdict; the artifacts are in the run folder when it returns.
+
+    `metrics_file` is the name of the flat metrics file. A failure or an interruption is written into the record and raised again.
+    With `resume` the folder's unfinished run goes on from its last checkpoint, or from the start where there is none: what comes before
+    the training is made again, for the most part read from the cache, and is the same. Of several processes the main one writes.
+    """
+    prepared = prepare(config, display, resume=resume)
+    names = config.output.tracker_names() if distributed.is_main() else ()
+    try:
+        with closing(Trackers(names, prepared.folder, display.line)) as trackers:
+            return _experiment(prepared, metrics_file, trackers, display)
+    finally:
+        prepared.hold.release()
+
+
+def _experiment(prepared: Prepared, metrics_file: str, trackers: Trackers, display: Display) -> RunRecord:
+    config = prepared.config
+    record, log, state = _opened(prepared, display)
+    try:
+        here = record.environment
+        log.write("start", command=record.command, device=here.device, computing=here.computing, processes=distributed.count())
+        log.write("sentences_trained", **{name: info.sentences_trained for name, info in record.manifests.items()})
+        trackers.start(config, on_cpu=prepared.speech.device.type == "cpu")
+        record = _stages(prepared, record, state, Outlets(log, trackers, display))
+        record = _closed(record, display, status="completed", error=None)
+        if distributed.is_main():
+            _finish(prepared, record, metrics_file, log)
+    except BaseException as error:
+        status: records.Status = "failed" if isinstance(error, Exception) else "interrupted"
+        message = _reason(error)
+        if distributed.is_main() and prepared.hold.stands():  # else what is there is not this run's
+            log.write(status, error=message)
+            record = _closed(record, display, status=status, error=message)
+            records.write(record, prepared.folder)
+            write_metrics(record, prepared.folder / metrics_file)
+            if status == "interrupted":
+                display.line(f"go on with the same command and --resume: {_whence(checkpointing.newest(prepared.checkpoints))}")
+        raise
+    if distributed.is_main():
+        _publish(record, prepared.folder, log, display)  # the run is complete, whatever the hub says
+    return record
+
+
+def _opened(prepared: Prepared, display: Display) -> tuple[RunRecord, RunLog, TrainState | None]:
+    """The opening record and the log in the run folder, and the state of training that the run goes on from."""
+    record, before, hold = opening_record(prepared), prepared.unfinished, prepared.hold
+    file = prepared.folder / LOG_FILE if distributed.is_main() else None
+    if before is None:
+        distributed.from_main(lambda: take(prepared.folder, prepared.config.output.overwrite, record, hold))
+        return record, RunLog(file, hold), None
+    distributed.from_main(lambda: hold_unfinished(prepared.folder, before, hold))
+    state = distributed.from_main(lambda: checkpointing.read(path) if (path := checkpointing.newest(prepared.checkpoints)) else None)
+    step = state.numbers.step if state else 0
+    if state:
+        display.seconds = {
+            name: Seconds(display.seconds.get(name, 0.0) + state.numbers.stages.get(name, 0.0))
+            for name in state.numbers.stages | display.seconds
+        }
+    goes_on = Resumption(at=records.now(), step=step)
+    record = msgspec.structs.replace(record, started_at=before.started_at, resumed=(*before.resumed, goes_on))
+    distributed.from_main(lambda: continue_in(prepared.folder, record))
+    log = RunLog(file, hold)
+    log.write("resumed", step=step)
+    display.line(f"resumed {_whence(checkpointing.newest(prepared.checkpoints))}")
+    for name, version in record.environment.versions.items():
+        if (was := before.environment.versions.get(name)) != version:
+            display.line(f"{name} was {was}, is {version}: the last digits of the result may differ")
+    return record, log, state
+
+
+def _whence(checkpoint: Path | None) -> str:
+    return f"from step {checkpointing.step_of(checkpoint)}" if checkpoint else "from the start, for there is no checkpoint yet"
+
+
+def _finish(prepared: Prepared, record: RunRecord, metrics_file: str, log: RunLog) -> None:
+    """Writes the reports, and the record last: a completed run is whole."""
+    prepared.hold.require()
+    write_report(record, prepared.folder / MARKDOWN_FILE)
+    write_html(record, prepared.folder / HTML_FILE)
+    write_card(record, prepared.folder / result_folder(prepared.config.adapter) / CARD_FILE)
+    write_metrics(record, prepared.folder / metrics_file)
+    prune(int(prepared.config.output.feature_cache_gb * 1e9))
+    log.write("completed", decision=record.verdict.decision if record.verdict else None)  # asks for the folder again
+    records.write(record, prepared.folder)
+    if prepared.checkpoints.is_dir():
+        remove_at_once(prepared.checkpoints)
+
+
+def _publish(record: RunRecord, folder: Path, log: RunLog, display: Display) -> None:
+    """Puts an accepted run on the hub when the settings say so."""
+    repo_id = record.config.output.push_to_hub
+    if repo_id is None:
+        return
+    if record.verdict is None or not record.verdict.accepted:
+        display.line(f"not published in {repo_id}: the run was not accepted; moonshine-lora push --allow-rejected does it all the same")
+        return
+    with display.stage("push", f"Publishing in {repo_id}"), publish.gathered(folder, allow_rejected=False) as uploads:
+        address = publish.push(uploads, repo_id, private=record.config.output.hub_private)
+    display.line(address)
+    log.write("published", address=address)
+
+
+def _reason(error: BaseException) -> str:
+    """What ended a run, for its record: the command line's own words where it has some."""
+    if isinstance(error, LoraError):
+        return str(error)
+    if isinstance(error, KeyboardInterrupt | TerminatedError):
+        return "interrupted" if isinstance(error, KeyboardInterrupt) else "terminated"
+    return repr(error)
+
+
+def _stages(prepared: Prepared, record: RunRecord, state: TrainState | None, outlets: Outlets) -> RunRecord:
+    log, display = outlets.log, outlets.display
+    if prepared.augmenter is not None:
+        prepared, record = _augmented(prepared, prepared.augmenter, record, log, display)
+    config, sets = prepared.config, prepared.sets
+    features = _encoded(prepared, display)
+    if config.data.check_texts:
+        check_texts(prepared, features, display)
+    test_sets = {"domain": examples(prepared.speech, sets.domain, sets.style), "heldout": heldout_examples(prepared, features, display)}
+    with display.stage("baseline", "Baseline"):
+        found = {name: baseline_of(prepared, part, features, display) for name, part in test_sets.items()}
+        baseline = {name: _read(prepared, evaluation) for name, (evaluation, _) in found.items()}
+        record = msgspec.structs.replace(record, baseline_known=tuple(name for name, (_, again) in found.items() if again))
+        _log_scores(outlets, "baseline", baseline, step=0)
+        require_sound_labels(prepared, test_sets["heldout"], baseline["heldout"], features)
+    data, left_out = train_data(prepared, features, display)
+    record = msgspec.structs.replace(record, replay_left_out=left_out)
+    adapted = adapters.attach(prepared.speech, config.adapter, config.train.seed)
+    if adapted.trains_encoder:  # the encoder that was made before it had an adapter knows nothing of it
+        features = LiveFeatures(prepared.speech, config.data.audio(), gradient_checkpointing=config.train.gradient_checkpointing)
+    with display.stage("train", f"Training {sum(p.numel() for p in adapted.parameters())} parameters"):
+        outcome = _train(prepared, adapted, data, features, state, outlets)
+    strength, tried = _sweep(prepared, adapted, data, outcome, features, log, display) if config.train.strength_sweep else (None, ())
+    info = distributed.from_main(lambda: _save(prepared, adapted))
+    prepared.speech.release()  # what follows is read from disk
+    with display.stage("tuned", f"Tuned, from the saved {'checkpoint' if adapted.full else 'adapter'}"):
+        speech = _reloaded(prepared)
+        give_back_memory()
+        features = features.encoded_by(speech) if isinstance(features, StoredFeatures) else LiveFeatures(speech, config.data.audio())
+        said = [row.hypothesis for row in baseline["heldout"].score.utterances]  # general speech should sound as before
+        drafts = {"domain": None, "heldout": said}
+        tuned = {name: _read(prepared, scored(prepared, speech, part, features, display, drafts[name])) for name, part in test_sets.items()}
+        _log_scores(outlets, "tuned", tuned, step=outcome.steps)
+    damaged = _damaged(prepared, log, display)
+    results = {name: _result(baseline[name], tuned[name], config.train.seed) for name in test_sets}
+    moved = drift(baseline["heldout"].score, tuned["heldout"].score, config.train.seed)
+    verdict = judge(domain=results["domain"].comparison, heldout=results["heldout"].comparison, drift=moved, rules=config.gate)
+    outlets.trackers.log({"verdict/accepted": int(verdict.accepted), "verdict": verdict.sentence}, outcome.steps)
+    return msgspec.structs.replace(
+        record,
+        adapter=info,
+        training=outcome,
+        strength=strength,
+        strengths=tried,
+        domain=results["domain"],
+        domain_unseen_words=unseen_words(_texts(sets.train), _texts(sets.domain), config.model.language),
+        heldout=results["heldout"],
+        heldout_drift=moved,
+        verdict=verdict,
+        cache_damaged=damaged,
+    )
+
+
+def _damaged(prepared: Prepared, log: RunLog, display: Display) -> tuple[str, ...]:
+    """Names of kept files that were found damaged and made again, by any process of the run."""
+    names = sorted({file.name for files in distributed.gathered(lambda: list(prepared.kept.damaged)) for file in files})
+    if names:
+        display.line(f"{len(names)} files in {prepared.kept.folder} were damaged and have been made again: check that disk")
+        log.write("damaged", files=names)
+    return tuple(names)
+
+
+def _augmented(prepared: Prepared, augmenter: Augmenter, record: RunRecord, log: RunLog, display: Display) -> tuple[Prepared, RunRecord]:
+    """The run with varied copies behind its training utterances; from here on they are utterances like any other."""
+    clips = len(prepared.sets.train) * prepared.config.augment.augment_copies
+    with display.stage("augment", "Augmenting the training speech"):
+        with display.bar(clips, "clips") as advance:
+            copies = augmenter.make(prepared.config.data.audio(), lambda: advance(1, ""))
+        display.line(f"{copies.summary.sentence}: {copies.summary.folder}")
+    log.write("augmentation", **msgspec.structs.asdict(copies.summary))
+    grown = replace(prepared, sets=with_copies(prepared.sets, copies))
+    return grown, msgspec.structs.replace(record, augmentation=copies.summary)
+
+
+def _read(prepared: Prepared, evaluation: Evaluation) -> Evaluation:
+    """The evaluation with the user's equivalents in the reader's count."""
+    if prepared.equivalents is None:
+        return evaluation
+    return msgspec.structs.replace(evaluation, score=read_again(evaluation.score, prepared.equivalents))
+
+
+def _texts(part: SpeechSet) -> list[str]:
+    return [utterance.text or "" for utterance in part.manifest]
+
+
+def _encoded(prepared: Prepared, display: Display) -> Features:
+    """Encoder outputs: all computed now when the encoder is frozen, else on demand."""
+    audio = prepared.config.data.audio()
+    if any(site.in_encoder for site in prepared.sites):
+        return LiveFeatures(prepared.speech, audio)
+    stored = StoredFeatures(prepared.speech, audio, prepared.kept)
+    utterances = [utterance for part in prepared.sets.named().values() for utterance in part.manifest]
+    with display.stage("encode", "Encoding speech, once for all stages"), display.bar(len(utterances), "utterances") as advance:
+        stored.prepare(utterances, lambda: advance(distributed.count(), ""))
+    give_back_memory()
+    return stored
+
+
+def _train(
+    prepared: Prepared,
+    adapted: Adapted,
+    data: TrainData,
+    features: Features,
+    state: TrainState | None,
+    outlets: Outlets,
+) -> TrainOutcome:
+    log, trackers, display = outlets.log, outlets.trackers, outlets.display
+    config, rate = prepared.config, metric(prepared.speech.language)
+    signals = HeldSignals(patient=distributed.count() > 1)
+    with signals, display.bar(planned_steps(config.train, len(data.domain)), "updates") as advance:
+        if state is not None:
+            advance(state.numbers.step, "")
+
+        def update(step: int, steps: int, loss: float, speed: float) -> None:
+            advance(1, f"loss {loss:.3f}, {speed:.0f} s of audio a second")
+            values = {"loss": loss, "learning_rate": learning_rate(adapted, config.train, step, steps), "audio_seconds_per_second": speed}
+            log.write("update", step=step, **values)
+            trackers.log({f"train/{name}": value for name, value in values.items()}, step)
+
+        def evaluated(step: Step, best: bool) -> None:
+            guard = f", guard {rate} {100 * step.guard_wer:.2f} %" if step.guard_wer is not None else ""
+            display.line(f"step {step.step:5} dev {rate} {100 * step.dev_wer:.2f} %, loss {step.dev_loss:.3f}{guard}{' *' if best else ''}")
+            log.write("dev", best=best, **msgspec.structs.asdict(step))
+            values = {"dev/wer": step.dev_wer, "dev/loss": step.dev_loss, "guard/wer": step.guard_wer, "guard/loss": step.guard_loss}
+            trackers.log(values, step.step)
+
+        def save(reached: TrainState) -> None:
+            numbers = msgspec.structs.replace(reached.numbers, stages=display.seconds_so_far())
+            prepared.hold.require()
+            checkpointing.write(replace(reached, numbers=numbers), prepared.checkpoints)
+
+        progress, size = Progress(update, evaluated, save, lambda: signals.received), config.eval.eval_batch_size
+        try:
+            return train(adapted, data, features, config.train, prepared.decode, size, progress, state)
+        except StoppedError:
+            signals.end()
+        finally:
+            give_back_memory()
+
+
+def _sweep(
+    prepared: Prepared, adapted: Adapted, data: TrainData, outcome: TrainOutcome, features: Features, log: RunLog, display: Display
+) -> tuple[float, tuple[Strength, ...]]:
+    """Leaves the largest share of the update in the adapter that spares the guard."""
+    base = outcome.history[0].guard_wer
+    assert base is not None  # strength.check() wants a guard before anything starts
+    size, rate = prepared.config.eval.eval_batch_size, metric(prepared.speech.language)
+
+    def score() -> tuple[Evaluation, Evaluation]:
+        with adapters.merged(adapted) as speech:
+            dev = evaluate(speech, data.dev, features, prepared.decode, size)
+            return dev, evaluate(speech, data.guard, features, prepared.decode, size)
+
+    with display.stage("sweep", "Strength of the update"):
+        chosen, tried = strengths.sweep(adapted, base, score)
+        for one in tried:
+            log.write("strength", **msgspec.structs.asdict(one))
+            mark = " *" if one.strength == chosen else ""
+            display.line(
+                f"strength {one.strength:.1f} dev {rate} {100 * one.dev_wer:.2f} %, guard {rate} {100 * one.guard_wer:.2f} %{mark}"
+            )
+        if chosen == 0.0:
+            display.line("no share of the update spares the guard: the adapter does nothing")
+    return chosen, tried
+
+
+def _save(prepared: Prepared, adapted: Adapted) -> AdapterInfo:
+    """Writes adapter and processor, each whole or not at all."""
+    prepared.hold.require()
+    passport = Passport(
+        base_model_id=prepared.checkpoint.model_id,
+        base_revision=prepared.checkpoint.revision,
+        base_sha256=prepared.checkpoint.sha256,
+        audio=prepared.config.data.audio(),
+        decode=prepared.decode,
+        text_style=prepared.sets.style,
+        normaliser=normaliser_version(prepared.speech.language),
+        language=prepared.speech.language,
+    )
+    made = prepared.folder / result_folder(prepared.config.adapter)
+    with atomic_folder(made) as folder, system_errors():
+        if adapted.full:
+            adapters.save_checkpoint(adapted, folder, passport)
+        else:
+            adapters.save(adapted, folder, passport)
+    with atomic_folder(prepared.folder / PROCESSOR_FOLDER) as folder, system_errors():
+        prepared.speech.processor.save_pretrained(folder)
+    return AdapterInfo(
+        sites=adapted.sites,
+        parameters=sum(parameter.numel() for parameter in adapted.parameters()),
+        sha256=sha256_file(made / ("model.safetensors" if adapted.full else "adapter_model.safetensors")),
+    )
+
+
+def _reloaded(prepared: Prepared) -> Speech:
+    """The tuned model as it is on disk."""
+    config, made = prepared.config, prepared.folder / result_folder(prepared.config.adapter)
+    full = config.adapter.method == "full"
+    checkpoint = resolve(str(made.resolve())) if full else prepared.checkpoint
+    speech = load_speech(checkpoint, prepared.speech.device, config.model.precision, config.model.language)
+    if not full:
+        adapters.fold_in(adapters.load(speech, made))
+    return speech
+
+
+def _result(baseline: Evaluation, tuned: Evaluation, seed: int) -> SetResult:
+    return SetResult(
+        baseline=baseline,
+        baseline_interval=interval(baseline.score, seed),
+        tuned=tuned,
+        tuned_interval=interval(tuned.score, seed),
+        comparison=compare(baseline.score, tuned.score, seed),
+    )
+
+
+def _log_scores(outlets: Outlets, when: str, evaluations: dict[str, Evaluation], *, step: int) -> None:
+    for name, evaluation in evaluations.items():
+        score = evaluation.score
+        looped = f", {len(score.capped)} clips at the token cap" if score.capped else ""
+        outlets.display.line(f"{name:8} {score.metric} {100 * score.wer:.2f} %, loss {evaluation.loss:.3f}{looped}")
+        outlets.log.write(
+            when,
+            set=name,
+            wer=score.wer,
+            cer=score.cer,
+            raw_wer=score.raw_wer,
+            raw_cer=score.raw_cer,
+            loss=evaluation.loss,
+            capped=score.capped,
+        )
+        outlets.trackers.log({f"{name}/{when}_wer": score.wer, f"{name}/{when}_loss": evaluation.loss}, step)
+
+
+def _closed(record: RunRecord, display: Display, *, status: records.Status, error: str | None) -> RunRecord:
+    stages = display.seconds_so_far()
+    return msgspec.structs.replace(record, status=status, error=error, finished_at=records.now(), stages=stages)

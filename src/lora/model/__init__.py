@@ -1,0 +1,1 @@
+"""Moonshine as plain tensor operations over the loaded weights; greedy decoding."""

@@ -1,0 +1,148 @@
+"""The decoder's attention to the encoder output, without ever computing keys and values of frames.
+
+A key is a linear function of a frame, so a query times a key is the query, taken back through that function, times the frame; and a sum
+of values is the values' function of a sum of frames. There are many more frames than tokens, so what is computed for tokens alone is
+less; and the frames are the same for all layers, so a clip's memory is its encoder output and little else.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from lora.model.layers import Projection, dora_gain
+from lora.model.products import matmul
+
+SCORES = 2**21
+"""Scores of whole clips that are held at a time, 8 MB in float32; training, whose batches are small, holds all for its gradients."""
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """What the decoder hears of a batch of clips."""
+
+    frames: Tensor
+    """`[batch, frames, width]`, in the type that products compute in."""
+    downs: tuple[Tensor | None, ...]
+    """`[batch, frames, rank]`: what the updates of keys and values of one layer after the other make of the frames first."""
+    mask: Tensor | None
+    """Added to the scores, `[batch, 1, frames]`: minus infinity where a clip has ended."""
+
+    def part(self, start: int, stop: int) -> "Memory":
+        """A view of some of the clips."""
+        downs = tuple(None if down is None else down[start:stop] for down in self.downs)
+        return Memory(self.frames[start:stop], downs, None if self.mask is None else self.mask[start:stop])
+
+    def move(self, source: int, target: int) -> None:
+        """Puts one clip in another's place."""
+        for part in (self.frames, *self.downs, self.mask):
+            if part is not None:
+                part[target] = part[source]
+
+
+class FromFrames:
+    """A linear layer from frames to heads, with its LoRA update where it has one that is not merged."""
+
+    def __init__(self, module: Any, heads: int, dtype: torch.dtype) -> None:
+        layer = getattr(module, "base_layer", module)
+        adapted = hasattr(module, "lora_A")
+        self._heads = heads
+        self._layer = layer
+        self._live = layer.weight.requires_grad
+        self._exact = layer.weight.detach().clone() if adapted else layer.weight.detach()  # merging changes it in place
+        self._weight = self._exact.to(dtype)
+        self._adapter: Any = module if adapted and not module.merged else None
+
+    @property
+    def bias(self) -> Tensor | None:
+        bias: Tensor | None = self._layer.bias
+        return bias
+
+    def weight(self) -> Tensor:
+        """`[heads, head width, width]`, in the products' type; as it is now where it trains itself."""
+        return self._by_head(self._layer.weight.to(self._weight.dtype) if self._live else self._weight)
+
+    def down(self, frames: Tensor) -> Tensor | None:
+        """What the update makes of frames `[batch, frames, width]` first: `[batch, frames, rank]`."""
+        if self._adapter is None:
+            return None
+        name = self._adapter.active_adapters[0]
+        return functional.linear(self._adapter.lora_dropout[name](frames), self._adapter.lora_A[name].weight)
+
+    def up(self) -> Tensor:
+        """`[heads, head width, rank]`: what the update makes of that."""
+        name = self._adapter.active_adapters[0]
+        return self._by_head(self._adapter.scaling[name] * self._adapter.lora_B[name].weight)
+
+    def gain(self) -> Tensor | None:
+        """DoRA's factor `[heads, 1, head width]` of what the layer gives."""
+        gain = None if self._adapter is None else dora_gain(self._adapter, self._exact)
+        return None if gain is None else gain.view(self._heads, 1, -1)
+
+    def _by_head(self, weight: Tensor) -> Tensor:
+        return weight.view(self._heads, -1, weight.shape[1])
+
+
+class CrossAttention:
+    """One layer's attention of tokens to frames. A bias of the keys adds the same to all scores of a token, so it is left out.
+
+    Updates are apart from the frozen weights, in float32: added to bfloat16 their first steps would be rounded away.
+    """
+
+    def __init__(self, module: Any, dtype: torch.dtype) -> None:
+        self._heads = module.k_proj.weight.shape[0] // module.head_dim
+        self._query = Projection([module.q_proj], dtype)
+        self._key = FromFrames(module.k_proj, self._heads, dtype)
+        self._value = FromFrames(module.v_proj, self._heads, dtype)
+        self._out = Projection([module.o_proj], dtype)
+        self._scale = module.scaling
+        self._dropout = module.attention_dropout
+
+    def downs(self, frames: Tensor) -> Sequence[Tensor | None]:
+        """What the updates of keys and values make of frames `[batch, frames, width]` first, for `Memory`."""
+        return self._key.down(frames), self._value.down(frames)
+
+    def __call__(self, states: Tensor, memory: Memory, layer: int, *, training: bool) -> Tensor:
+        """What tokens with `states` `[batch, tokens, width]` take from the memory in this layer, `[batch, tokens, width]`."""
+        clips = max(1, SCORES // (self._heads * states.shape[1] * memory.frames.shape[1]))
+        if len(states) <= clips or torch.is_grad_enabled():
+            return self._attend(states, memory, layer, training)
+        parts = ((states[at : at + clips], memory.part(at, at + clips)) for at in range(0, len(states), clips))
+        return torch.cat([self._attend(some, part, layer, training) for some, part in parts])
+
+    def _attend(self, states: Tensor, memory: Memory, layer: int, training: bool) -> Tensor:
+        """What `__call__` gives, for clips whose scores are held at a time."""
+        batch, tokens = states.shape[:2]
+        downs = memory.downs[2 * layer : 2 * layer + 2]
+        query = self._scale * self._query(states)[0].view(batch * tokens, self._heads, -1).transpose(0, 1)
+        if (gain := self._key.gain()) is not None:
+            query = query * gain
+        frames = memory.frames
+        wanted = self._by_clip(matmul(query.to(frames.dtype), self._key.weight()), batch)
+        scores = matmul(wanted, frames.transpose(1, 2)).float()
+        if downs[0] is not None:
+            scores = torch.baddbmm(scores, self._by_clip(matmul(query, self._key.up()), batch), downs[0].transpose(1, 2))
+        if memory.mask is not None:
+            scores += memory.mask
+        odds = functional.dropout(scores.softmax(dim=-1), self._dropout, training)
+        found = self._by_head(matmul(odds.to(frames.dtype), frames), tokens)
+        mixed = matmul(found, self._value.weight().transpose(1, 2)).float()
+        if downs[1] is not None:
+            mixed = torch.baddbmm(mixed, self._by_head(matmul(odds, downs[1]), tokens), self._value.up().transpose(1, 2))
+        if (gain := self._value.gain()) is not None:
+            mixed = mixed * gain
+        mixed = mixed.transpose(0, 1).reshape(batch, tokens, -1)
+        if self._value.bias is not None:
+            mixed = mixed + self._value.bias
+        return self._out(mixed)[0]
+
+    def _by_clip(self, rows: Tensor, batch: int) -> Tensor:
+        """`[heads, batch * tokens, size]` to `[batch, heads * tokens, size]`."""
+        return rows.view(rows.shape[0], batch, -1, rows.shape[2]).transpose(0, 1).flatten(1, 2)
+
+    def _by_head(self, rows: Tensor, tokens: int) -> Tensor:
+        """`[batch, heads * tokens, size]` to `[heads, batch * tokens, size]`."""
+        return rows.view(rows.shape[0], self._heads, tokens, rows.shape[2]).transpose(0, 1).flatten(1, 2)

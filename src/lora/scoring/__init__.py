@@ -1,0 +1,1 @@
+"""Error counts and rates, what chance can do, and the verdict. No model."""

@@ -1,0 +1,188 @@
+"""Accepts an adapter, rejects it, or says that its test sets cannot tell. Pure.
+
+Rates are word error rates, or character error rates where a language does not separate words.
+
+Rule `point` looks at the changes alone. Rule `interval` asks what chance leaves open, with D the domain's change and H the held-out's,
+tuned minus baseline, each with its 95 % interval:
+
+| | accepted | rejected | inconclusive |
+|---|---|---|---|
+| domain | all of D below 0 | else, D's lower end above `-min_domain_gain_points`: what gain there may be is too small | else |
+| held-out | H at most `max_heldout_rise_points` and all of it at most `heldout_margin_points` | all of it above \
+`max_heldout_rise_points`, or all of it above 0 with H beyond the margin | else |
+| drift | all of it at most `max_drift_points` | all of it above | else |
+
+One rejected check rejects; else one inconclusive check makes the verdict inconclusive.
+"""
+
+import math
+from typing import Literal
+
+import msgspec
+
+from lora.config import GateConfig
+from lora.errors import ScoringError
+from lora.scoring.significance import Comparison, Drift, Interval, clusters_needed
+
+Decision = Literal["accepted", "rejected", "inconclusive"]
+
+# A difference of two ratios of small integers carries rounding errors of this order, and a limit that is met exactly must pass.
+_ROUNDING_POINTS = 1e-9
+
+
+class Check(msgspec.Struct, frozen=True, kw_only=True):
+    """One condition: `points` is the change of the WER in percentage points, tuned minus baseline, or the drift."""
+
+    name: Literal["domain", "held-out"]
+    decision: Decision
+    points: float
+    low_points: float
+    high_points: float
+    limit_points: float
+    needed_utterances: int | None = None
+    """For an inconclusive check: how many utterances like these would tell, should the change stay as it is. None where none would."""
+    message: str
+
+    @property
+    def passed(self) -> bool:
+        return self.decision == "accepted"
+
+
+class Verdict(msgspec.Struct, frozen=True, kw_only=True):
+    """Accepted when every check passed."""
+
+    decision: Decision
+    checks: tuple[Check, ...]
+
+    @property
+    def accepted(self) -> bool:
+        return self.decision == "accepted"
+
+    @property
+    def sentence(self) -> str:
+        """The verdict as a person reads it, with the checks that made it."""
+        return f"{self.decision}: " + "; ".join(check.message for check in self.checks if check.decision == self.decision)
+
+
+def judge(*, domain: Comparison, heldout: Comparison, drift: Drift | None, rules: GateConfig) -> Verdict:
+    """Holds the domain, and the held-out set or its drift, against the rules.
+
+    Raises `ScoringError` where the drift is asked for and there is none.
+    """
+    if rules.guardrail == "drift" and drift is None:
+        raise ScoringError("the base model says nothing on the held-out speech, so there is no drift; check its audio")
+    guardrail = _drift(drift, rules) if rules.guardrail == "drift" and drift is not None else _heldout(heldout, rules)
+    checks = (_domain(domain, rules), guardrail)
+    decisions = {check.decision for check in checks}
+    order: tuple[Decision, ...] = ("rejected", "inconclusive", "accepted")
+    return Verdict(decision=next(decision for decision in order if decision in decisions), checks=checks)
+
+
+def _domain(change: Comparison, rules: GateConfig) -> Check:
+    points, low, high = _points(change.difference, change.interval)
+    least = rules.min_domain_gain_points
+    if rules.rule == "point":
+        decision: Decision = "accepted" if points <= -least + _ROUNDING_POINTS else "rejected"
+        remark = "" if decision == "accepted" else f", and the gain must be at least {least:g}"
+        return _check("domain", decision, change, -least, _rates("domain", change, points, remark))
+    if high < 0:
+        return _check("domain", "accepted", change, 0.0, _rates("domain", change, points, _range(low, high)))
+    if low > -least:
+        remark = f"{_range(low, high)}, so a gain of {least:g} can be ruled out"
+        return _check("domain", "rejected", change, 0.0, _rates("domain", change, points, remark))
+    # Narrowed far enough, it would be all below zero, or its lower end above the smallest gain that counts.
+    needed, advice = _needed(change, (high - points, -points), (points - low, least + points))
+    return _check("domain", "inconclusive", change, 0.0, _rates("domain", change, points, _range(low, high) + advice), needed)
+
+
+def _heldout(change: Comparison, rules: GateConfig) -> Check:
+    points, low, high = _points(change.difference, change.interval)
+    most, margin = rules.max_heldout_rise_points, rules.heldout_margin_points
+    within = points <= most + _ROUNDING_POINTS
+    if rules.rule == "point":
+        remark = "" if within else f", and it may rise by at most {most:g}"
+        return _check("held-out", "accepted" if within else "rejected", change, most, _rates("held-out", change, points, remark))
+    if within and high <= margin + _ROUNDING_POINTS:
+        return _check("held-out", "accepted", change, most, _rates("held-out", change, points, _range(low, high)))
+    if low > most or (low > 0 and points > margin):
+        remark = f"{_range(low, high)}, and it may rise by at most {most:g}"
+        return _check("held-out", "rejected", change, most, _rates("held-out", change, points, remark))
+    if within:
+        half, target = high - points, margin - points
+    else:
+        half, target = points - low, points if points > margin else points - most
+    needed, advice = _needed(change, (half, target))
+    limit = f"its upper end may be at most {margin:g}" if within else f"it may rise by at most {most:g}"
+    remark = f"{_range(low, high)}, and {limit}{advice}"
+    return _check("held-out", "inconclusive", change, most, _rates("held-out", change, points, remark), needed)
+
+
+def _drift(drift: Drift, rules: GateConfig) -> Check:
+    points, low, high = _points(drift.rate, drift.interval)
+    most = rules.max_drift_points
+    assert most is not None  # the settings are refused without it
+    text = f"held-out drift {points:.2f} points ({100 * drift.unchanged:.0f} % of the clips unchanged"
+    above = f", and it may be at most {most:g}"
+    if rules.rule == "point":
+        within = points <= most + _ROUNDING_POINTS
+        return _check("held-out", "accepted" if within else "rejected", drift, most, f"{text}{'' if within else above})")
+    text += _range(low, high, sign="")
+    if high <= most + _ROUNDING_POINTS:
+        return _check("held-out", "accepted", drift, most, f"{text})")
+    if low > most:
+        return _check("held-out", "rejected", drift, most, f"{text}{above})")
+    half, target = (high - points, most - points) if points <= most else (points - low, points - most)
+    needed, advice = _needed(drift, (half, target))
+    return _check("held-out", "inconclusive", drift, most, f"{text}, and its upper end may be at most {most:g}{advice})", needed)
+
+
+def _points(ratio: float, interval: Interval) -> tuple[float, float, float]:
+    return 100 * ratio, 100 * interval.low, 100 * interval.high
+
+
+def _rates(name: str, change: Comparison, points: float, remark: str) -> str:
+    return f"{name} {change.metric} {100 * change.baseline:.2f} % -> {100 * change.tuned:.2f} % ({points:+.2f} points{remark})"
+
+
+def _range(low: float, high: float, sign: str = "+") -> str:
+    return f", 95 % interval {low:{sign}.2f} to {high:{sign}.2f}"
+
+
+def _needed(found: Comparison | Drift, *ways: tuple[float, float]) -> tuple[int | None, str]:
+    """Utterances that would narrow a side of the interval to what decides, and how to say so.
+
+    Each way is the length of a side and the length that it needs, in points; the one that needs fewest utterances counts.
+    """
+    clusters = min((clusters_needed(found.clusters, half, target) for half, target in ways if target > _ROUNDING_POINTS), default=None)
+    if clusters is None:
+        return None, ": right at the limit, where no number of utterances tells"
+    utterances = _rounded_up(found.utterances * clusters / found.clusters)
+    speakers = f" by {_rounded_up(clusters)} speakers (here {found.clusters})" if found.resampled_by == "speaker" else ""
+    return utterances, f": too few to tell, about {utterances} utterances{speakers} like these {found.utterances} would"
+
+
+def _rounded_up(number: float) -> int:
+    """To two digits: the estimate knows no more."""
+    step = int(10 ** max(0, math.ceil(math.log10(number)) - 2))
+    return math.ceil(number / step) * step
+
+
+def _check(
+    name: Literal["domain", "held-out"],
+    decision: Decision,
+    found: Comparison | Drift,
+    limit: float,
+    message: str,
+    needed: int | None = None,
+) -> Check:
+    points, low, high = _points(found.difference if isinstance(found, Comparison) else found.rate, found.interval)
+    return Check(
+        name=name,
+        decision=decision,
+        points=points,
+        low_points=low,
+        high_points=high,
+        limit_points=limit,
+        needed_utterances=needed,
+        message=message,
+    )

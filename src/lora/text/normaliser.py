@@ -1,0 +1,91 @@
+"""The normaliser for scoring. Pure."""
+
+import functools
+import re
+import unicodedata
+from importlib.metadata import version
+
+from lora.language import LANGUAGES, Language
+from lora.text.style import composed, first_alternatives
+
+NORMALISER = "whisper-english, words only"
+"""Whisper's English normaliser with its spelling map (case, punctuation, numbers, contractions, British spellings), less what is no
+word: it leaves the last point of an ellipsis behind as if it were spoken."""
+
+BASIC = "whisper-basic, marks taken off, words only"
+"""Whisper's normaliser for other languages: case, punctuation and marks; numbers stay as they are written. Left to itself it puts a
+space where a mark stands, so that a word written with its marks is many."""
+
+CHARACTERS = "whisper-basic, marks taken off, single characters"
+"""The same with every character on its own, for languages that put no spaces between words."""
+
+TATWEEL = "\u0640"
+"""Stretches an Arabic word and is no letter of it."""
+
+_APOSTROPHES = re.compile(r"(?<=[^\W\d_])['\u2019\u02bc\u0060\u00b4\u2032\uff07](?=[^\W\d_])")
+
+
+def normaliser_version(language: Language = "en") -> str:
+    """Name and version to record beside a score: two scores compare only when theirs are the same."""
+    name = NORMALISER if language == "en" else BASIC if LANGUAGES[language].separates_words else CHARACTERS
+    return f"{name} ({version('whisper-normalizer')})"
+
+
+def normalise(text: str, language: Language = "en") -> str:
+    """The words that are scored, separated by single spaces; where a language does not separate words, its characters are."""
+    text = first_alternatives(text)
+    if language == "en":
+        plain = _english()(text)
+    else:
+        plain = _basic(split_letters=not LANGUAGES[language].separates_words)(marks_off(text, language))
+    return " ".join(word for word in plain.split() if any(character.isalnum() for character in word))
+
+
+def as_written(text: str, language: Language = "en") -> list[str]:
+    """The words of a text, or its characters where a language does not separate words, with case and punctuation."""
+    whole = composed(first_alternatives(text))
+    return whole.split() if LANGUAGES[language].separates_words else list("".join(whole.split()))
+
+
+def contracted(text: str) -> str:
+    """An English text in lower case with its contractions written out, as the normaliser does it; titles stay short."""
+    text = re.sub(r"\s+'", "'", text.replace("\u2019", "'").lower())
+    for pattern, replacement in _english().replacers.items():
+        if not replacement.endswith(" "):  # those are the titles
+            text = re.sub(pattern, replacement, text)
+    return text
+
+
+def respelled(word: str) -> list[str]:
+    """The words of a token of letters as the English normaliser spells them."""
+    from whisper_normalizer.basic import remove_symbols_and_diacritics
+
+    mapping: dict[str, str] = _english().standardize_spellings.mapping
+    return [mapping.get(one, one) for one in remove_symbols_and_diacritics(word).split()]
+
+
+def marks_off(text: str, language: Language) -> str:
+    """The text with its letters composed, and without what is written at letters and is none: vowel signs and stress, tatweel, format
+    characters. Marks that a letter is composed with stay: й, が, ế. Ukrainian apostrophes become one sign inside their word.
+
+    Voiced sound marks that stand alone are joined with their kana first, and Hangul syllables are composed from their jamo.
+    """
+    joined = text.replace("\u309b", "\u3099").replace("\u309c", "\u309a")
+    whole = unicodedata.normalize("NFKC", joined)
+    if language == "uk":
+        whole = _APOSTROPHES.sub("\u02bc", whole)
+    return "".join(c for c in whole if c != TATWEEL and unicodedata.category(c) not in ("Cf", "Mn", "Me"))
+
+
+@functools.cache
+def _english():  # type: ignore[no-untyped-def]
+    from whisper_normalizer.english import EnglishTextNormalizer
+
+    return EnglishTextNormalizer()
+
+
+@functools.cache
+def _basic(*, split_letters: bool):  # type: ignore[no-untyped-def]
+    from whisper_normalizer.basic import BasicTextNormalizer
+
+    return BasicTextNormalizer(split_letters=split_letters)

@@ -1,0 +1,1 @@
+"""The sets of a run, the adapter, the loop."""

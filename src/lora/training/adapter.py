@@ -1,0 +1,328 @@
+"""LoRA adapters through PEFT: attach, save, load, merge. What is saved loads with plain `peft` too.
+
+With the method `full` there is no adapter: the sites' own weights train, and the whole model is saved as a checkpoint.
+"""
+
+import difflib
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from lora.audio.loading import AudioSettings
+from lora.checkpoints import provenance as passports
+from lora.checkpoints.checkpoint import Checkpoint
+from lora.checkpoints.provenance import ADAPTER_SETTINGS, ADAPTER_WEIGHTS, CHECKPOINT_SETTINGS, CHECKPOINT_WEIGHTS, PASSPORT_FILE
+from lora.config import AdapterConfig
+from lora.errors import CheckpointError, ConfigError
+from lora.model.greedy import DecodeSettings
+from lora.model.loading import Speech
+from lora.system.documents import read_json
+from lora.system.files import write_json
+from lora.text.style import ResolvedStyle
+from lora.training import adapter_files
+
+_FACTOR = re.compile(r"\.lora_(?P<side>[AB])\.weight$")
+_ATTENTION = "(q|k|v|o)_proj"
+_DECODER = r"model\.decoder\.layers\.\d+"
+_ENCODER = r"model\.encoder\.layers\.\d+"
+SITES = {
+    "decoder": rf"{_DECODER}\.((self_attn|encoder_attn)\.{_ATTENTION}|mlp\.fc[12])",
+    "self": rf"{_DECODER}\.self_attn\.{_ATTENTION}",
+    "cross": rf"{_DECODER}\.encoder_attn\.{_ATTENTION}",
+    "mlp": rf"{_DECODER}\.mlp\.fc[12]",
+    "encoder": rf"{_ENCODER}\.(self_attn\.{_ATTENTION}|mlp\.fc[12])",
+}
+SITES["both"] = SITES["all"] = f"{SITES['decoder']}|{SITES['encoder']}"
+"""Named sites as patterns over full module names. None touches the head or the embedding: v1 ties the two."""
+
+
+class Passport(passports.Origin, frozen=True, kw_only=True, omit_defaults=True):
+    """What an adapter belongs to and how it was scored, saved beside it so that every later use is the same."""
+
+    audio: AudioSettings
+    decode: DecodeSettings
+    text_style: ResolvedStyle
+    normaliser: str
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """A layer that is adapted, by its full name."""
+
+    name: str
+    rank: int | None
+    """None where its own weights train."""
+    parameters: int
+    """How many of its weights train."""
+
+    @property
+    def in_encoder(self) -> bool:
+        return in_encoder(self.name)
+
+
+def in_encoder(name: str) -> bool:
+    """Whether a module or parameter of that full name is in a layer of the encoder."""
+    return ".encoder.layers." in f".{name}"
+
+
+@dataclass(frozen=True)
+class Adapted:
+    """A checkpoint with an adapter in place: `speech.model` holds the adapter's layers, `peft` saves and merges them.
+
+    Where the weights themselves train, `peft` is the model.
+    """
+
+    speech: Speech
+    peft: Any
+    sites: tuple[str, ...]
+    """Full names of the adapted modules."""
+    split_off: Mapping[str, Tensor] = field(default_factory=dict)
+    """PiSSA only: the adapter's first weights, by their names in the saved file. The base weights lack their product."""
+    full: bool = False
+    """Whether the sites' own weights train."""
+
+    def parameters(self) -> list[nn.Parameter]:
+        """Those that train, in a fixed order."""
+        return [parameter for parameter in self.peft.parameters() if parameter.requires_grad]
+
+    @property
+    def trains_encoder(self) -> bool:
+        return any(in_encoder(site) for site in self.sites)
+
+
+def find_sites(speech: Speech, targets: str) -> tuple[str, ...]:
+    """Full names of the linear layers that `targets` name: words of `SITES` joined by commas, or a regular expression.
+
+    Raises `ConfigError` when nothing matches, or when the match takes in the head or the embedding.
+    """
+    words = targets.split(",")
+    pattern = "|".join(f"({SITES[word]})" for word in words) if all(word in SITES for word in words) else targets
+    wanted = _compiled(pattern, f"--lora-targets {targets}")
+    named = {name: module for name, module in speech.model.named_modules() if isinstance(module, (nn.Linear, nn.Embedding))}
+    found = tuple(name for name in named if wanted.fullmatch(name))
+    if not found:
+        example = next(name for name in named if "self_attn" in name)
+        near = [(word, close[0]) for word in words if word not in SITES and (close := difflib.get_close_matches(word, SITES, n=1))]
+        meant = f" (did you mean {near[0][1]!r} for {near[0][0]!r}?)" if near else ""
+        raise ConfigError(
+            f"--lora-targets {targets}: matches no layer{meant}; take {', '.join(SITES)}, or match full names such as {example}"
+        )
+    tied = [name for name in found if name == "proj_out" or not isinstance(named[name], nn.Linear)]
+    if tied:
+        raise ConfigError(f"--lora-targets {targets}: {tied[0]} shares its weights with the embedding or is one; leave it out")
+    return found
+
+
+def plan(speech: Speech, config: AdapterConfig) -> tuple[Site, ...]:
+    """The sites of an adapter that can be made, or of weights that can be trained.
+
+    Raises `ConfigError` for sites that `find_sites` refuses, and for a rank that a site or the initialisation does not allow.
+    """
+    names = find_sites(speech, config.lora_targets)
+    if config.method == "full":
+        return tuple(Site(name, None, sum(p.numel() for p in speech.model.get_submodule(name).parameters())) for name in names)
+    ranks = dict.fromkeys(names, config.lora_r) | _other_ranks(names, config)
+    modules = dict(speech.model.named_modules())
+    sites = []
+    for name, rank in ranks.items():
+        setting = "--lora-r" if rank == config.lora_r else "--lora-ranks"
+        outputs, inputs = modules[name].weight.shape
+        if rank > min(outputs, inputs):
+            raise ConfigError(f"{setting} {rank}: is above {min(outputs, inputs)}, the smaller side of {name}; lower it")
+        if config.init_lora_weights == "orthogonal" and rank % 2:
+            raise ConfigError(f"{setting} {rank}: must be even for --init-lora-weights orthogonal")
+        sites.append(Site(name, rank, rank * (outputs + inputs) + (outputs if config.use_dora else 0)))
+    return tuple(sites)
+
+
+def _other_ranks(names: Sequence[str], config: AdapterConfig) -> dict[str, int]:
+    """Ranks by `lora_ranks`, such as `encoder=4,mlp=16`; of several parts that name a site the last counts."""
+    ranks: dict[str, int] = {}
+    for part in config.lora_ranks.split(",") if config.lora_ranks is not None else ():
+        said = f"--lora-ranks {config.lora_ranks}: {part!r}"
+        word, _, rank = part.rpartition("=")
+        if not word or not rank.isascii() or not rank.isdecimal() or int(rank) < 1:
+            raise ConfigError(f"{said} is no SITE=RANK, such as encoder=4; several are joined by commas")
+        wanted = _compiled(SITES.get(word, word), said)
+        chosen = [name for name in names if wanted.fullmatch(name)]
+        if not chosen:
+            raise ConfigError(f"{said} matches none of the adapted layers; take {', '.join(SITES)}, a full name, or widen --lora-targets")
+        ranks |= dict.fromkeys(chosen, int(rank))
+    return ranks
+
+
+def _compiled(pattern: str, said: str) -> re.Pattern[str]:
+    try:
+        return re.compile(pattern)
+    except re.error as error:
+        raise ConfigError(f"{said}: neither one of {', '.join(SITES)} nor a regular expression ({error})") from error
+
+
+def attach(speech: Speech, config: AdapterConfig, seed: int = 0) -> Adapted:
+    """Puts a fresh adapter, drawn by `seed`, into the model, or makes the weights trainable. At first the outputs are the base model's.
+
+    Raises `ConfigError` for an adapter that `plan` refuses.
+    """
+    import peft
+
+    sites = plan(speech, config)
+    if config.method == "full":
+        for site in sites:
+            speech.model.get_submodule(site.name).requires_grad_(True)
+        return Adapted(speech, speech.model, tuple(site.name for site in sites), full=True)
+    starts: dict[str, Any] = {"default": True}
+    torch.manual_seed(seed)
+    names = tuple(site.name for site in sites)
+    others = {site.name: site.rank for site in sites if site.rank is not None and site.rank != config.lora_r}
+    settings = peft.LoraConfig(
+        r=config.lora_r,
+        lora_alpha=config.lora_alpha,  # type: ignore[arg-type]  # a float does as well
+        rank_pattern=others,
+        # The same scale everywhere, so that one learning rate suits all ranks.
+        alpha_pattern={
+            name: config.lora_alpha * _scale_of(config, rank) / _scale_of(config, config.lora_r) for name, rank in others.items()
+        },
+        lora_dropout=config.lora_dropout,
+        target_modules=list(names),
+        use_dora=config.use_dora,
+        use_rslora=config.use_rslora,
+        init_lora_weights=starts.get(config.init_lora_weights, config.init_lora_weights),
+        bias="none",
+    )
+    wrapped = peft.get_peft_model(speech.model, settings)
+    if config.init_lora_weights != "pissa":
+        return Adapted(speech, wrapped, names)
+    first = peft.get_peft_model_state_dict(wrapped, save_embedding_layers=False)
+    return Adapted(speech, wrapped, names, {name: weight.detach().cpu().clone() for name, weight in first.items() if _FACTOR.search(name)})
+
+
+def _scale_of(config: AdapterConfig, rank: int) -> float:
+    """What alpha is divided by."""
+    return math.sqrt(rank) if config.use_rslora else rank
+
+
+def save(adapted: Adapted, folder: Path, passport: Passport) -> None:
+    """Writes the adapter as PEFT does, with its passport. `folder` must exist; making it appear whole is the caller's part.
+
+    What is written always applies to the base model as published, also after PiSSA.
+    """
+    for settings in adapted.peft.peft_config.values():
+        settings.base_model_name_or_path = passport.base_model_id
+        settings.revision = passport.base_revision
+        settings.inference_mode = True
+    adapted.peft.save_pretrained(folder, save_embedding_layers=False)  # "auto" would ask the hub for the base model
+    if adapted.split_off:
+        _write_as_plain_lora(folder, adapted.split_off)
+    (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
+    passports.write_sealed(folder, passport, ADAPTER_WEIGHTS, ADAPTER_SETTINGS)
+
+
+def save_checkpoint(adapted: Adapted, folder: Path, passport: Passport) -> None:
+    """Writes a model whose weights were trained, and its processor, as a checkpoint that plain transformers loads, with its passport.
+
+    `folder` must exist; making it appear whole is the caller's part.
+    """
+    if passport.language != "en":
+        adapted.speech.model.config.language = passport.language
+    adapted.speech.model.save_pretrained(folder)
+    adapted.speech.processor.save_pretrained(folder)
+    passports.write_sealed(folder, passport, CHECKPOINT_WEIGHTS, CHECKPOINT_SETTINGS)
+
+
+def _write_as_plain_lora(folder: Path, split_off: Mapping[str, Tensor]) -> None:
+    """Turns a saved PiSSA adapter, B A over W - s B0 A0, into its equal over W: s (B A - B0 A0), two factors of twice the rank.
+
+    PEFT would otherwise repeat the split when it loads, which changes the base model and differs from machine to machine.
+    """
+    file = folder / ADAPTER_WEIGHTS
+    weights = load_file(file)
+    for name, first in split_off.items():
+        rows = _FACTOR.search(name)["side"] == "A"  # type: ignore[index]  # split_off holds factors only
+        weights[name] = torch.cat([weights[name], first if rows else -first], dim=0 if rows else 1)
+    save_file(weights, file, metadata={"format": "pt"})
+    settings = read_json(folder / ADAPTER_SETTINGS, dict[str, Any], CheckpointError)
+    grown = math.sqrt(2) if settings["use_rslora"] else 2  # keeps alpha / rank, or alpha / sqrt(rank)
+    changed = {
+        "init_lora_weights": True,
+        "r": 2 * settings["r"],
+        "lora_alpha": grown * settings["lora_alpha"],
+        "rank_pattern": {name: 2 * rank for name, rank in settings["rank_pattern"].items()},
+        "alpha_pattern": {name: grown * alpha for name, alpha in settings["alpha_pattern"].items()},
+    }
+    write_json(folder / ADAPTER_SETTINGS, settings | changed)
+
+
+def read_passport(folder: Path) -> Passport:
+    """The passport of a saved adapter. Raises `CheckpointError` when there is none, or a file is not what was saved."""
+    return passports.read(folder, Passport)
+
+
+def passport_of(checkpoint: Checkpoint) -> Passport | None:
+    """The passport of a checkpoint that a run has saved; None for any other one. Raises `CheckpointError` when its files are others."""
+    if not (checkpoint.folder / PASSPORT_FILE).is_file():
+        return None
+    return passports.read_sealed(checkpoint.folder, Passport, CHECKPOINT_WEIGHTS, CHECKPOINT_SETTINGS)
+
+
+def load(speech: Speech, folder: Path) -> Adapted:
+    """Puts a saved adapter into its base model. Raises `CheckpointError` when it was trained on another one, or is damaged."""
+    checkpoint = speech.checkpoint
+    passports.check(folder, read_passport(folder), checkpoint.model_id, checkpoint.revision, checkpoint.sha256)
+    wrapped = adapter_files.put_in(speech, folder)
+    # Not `target_modules`: beyond 20 names PEFT keeps only what their ends have in common.
+    return Adapted(speech, wrapped, tuple(name for name, module in speech.model.named_modules() if hasattr(module, "lora_A")))
+
+
+@contextmanager
+def merged(adapted: Adapted) -> Iterator[Speech]:
+    """The model with the adapter folded into its weights for the block: decoding then costs what the base model costs.
+
+    The weights are put back from a copy, for subtracting what was added would leave rounding errors behind.
+    """
+    if adapted.full:
+        training = adapted.peft.training
+        adapted.peft.eval()
+        try:
+            yield adapted.speech
+        finally:
+            adapted.peft.train(training)
+        return
+    layers = [layer for layer in adapted.peft.modules() if hasattr(layer, "base_layer") and hasattr(layer, "lora_A")]
+    before: list[Tensor] = [layer.base_layer.weight.detach().clone() for layer in layers]
+    training = adapted.peft.training
+    adapted.peft.eval()
+    adapted.peft.merge_adapter()
+    try:
+        yield adapted.speech
+    finally:
+        adapted.peft.unmerge_adapter()
+        with torch.no_grad():
+            for layer, weight in zip(layers, before, strict=True):
+                layer.base_layer.weight.copy_(weight)
+        adapted.peft.train(training)
+
+
+def fold_in(adapted: Adapted) -> None:
+    """Merges the adapter into the weights for good and takes its layers out again: `speech.model` is then a plain model."""
+    adapted.peft.merge_and_unload()
+
+
+def state(adapted: Adapted) -> dict[str, Tensor]:
+    """A copy of the adapter's weights."""
+    return {name: parameter.detach().clone() for name, parameter in adapted.peft.named_parameters() if parameter.requires_grad}
+
+
+def restore(adapted: Adapted, weights: dict[str, Tensor]) -> None:
+    """Puts back weights that `state` returned."""
+    parameters = dict(adapted.peft.named_parameters())
+    with torch.no_grad():
+        for name, weight in weights.items():
+            parameters[name].copy_(weight)
