@@ -13,9 +13,14 @@ from records import DOMAIN, HELDOUT
 from test_report_html import HOSTILE, LENGTH_S, recorded, with_speakers
 
 from lora.report.html import HTML_FILE, write_html
+from lora.text.mojibake import damage
 
 LONG = " ".join(f"word{number % 977}" for number in range(2_000))
-ROWS = (*((f"{text} pound", f"{text} town", f"{text} pound") for text in HOSTILE), (LONG, LONG, LONG.replace("word7 ", "lord ")), *DOMAIN)
+ROWS = (
+    *((f"{'' if damage(text) else text} pound", f"{text} town", f"{text} pound") for text in HOSTILE),  # damage stands in no manifest
+    (LONG, LONG, LONG.replace("word7 ", "lord ")),
+    *DOMAIN,
+)
 
 PHONE, DESKTOP = (360, 800), (1280, 900)
 
@@ -163,7 +168,6 @@ def test_the_keyboard_reaches_the_controls_and_shows_where_it_is(page: Page) -> 
     expect(page.get_by_role("columnheader", name="Change", exact=True)).to_have_attribute("aria-sort", "ascending")
 
 
-@pytest.mark.xfail(reason="a player with #t= was not found in 30 s; cause not known")
 def test_clips_play_whether_embedded_or_linked_and_one_at_a_time(page: Page) -> None:
     embedded, linked = page.locator("audio[src^='data:']").first, page.locator("audio:not([src^='data:'])").first
     for player in (embedded, linked):

@@ -16,6 +16,8 @@ import soundfile
 from records import DOMAIN, HELDOUT, Row, completed
 from running import moonshine_lora, the_error
 
+from lora.dataset.manifest import Rules
+from lora.dataset.speech_rate import too_much
 from lora.report.charts import steps_to
 from lora.report.diff import pieces
 from lora.report.html import AUDIO_MB, HTML_FILE, render, write_html
@@ -279,6 +281,15 @@ def test_a_manifest_that_is_gone_or_has_changed_is_told(tmp_path: Path) -> None:
 
 def test_a_record_without_the_manifests_is_told(tmp_path: Path) -> None:
     assert "No audio for domain: the record names no manifest" in body_text(render(completed(), tmp_path / HTML_FILE))
+
+
+def test_a_text_that_takes_longer_than_recordings_usually_may_last_is_played(tmp_path: Path) -> None:
+    """A run with --max-seconds 60 accepts it."""
+    text = " ".join("seven thousand nine hundred" for _ in range(60))
+    assert too_much(text, Rules().max_s)
+    assert not too_much(text, 60)
+    record = recorded(tmp_path, domain=((text, text, text), *DOMAIN))
+    assert len(sources(render(record, tmp_path / HTML_FILE))) == 1 + len(DOMAIN) + len(HELDOUT)
 
 
 def test_a_recording_that_is_another_one_now_is_told(tmp_path: Path) -> None:
