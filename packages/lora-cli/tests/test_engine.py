@@ -17,10 +17,10 @@ import pytest
 import torch
 from lora_cli.engine.events import Ended, Event, Failed, Final, Loading, Partial, Ready, Switched, Voice
 from lora_cli.engine.process import Engine
-from lora_cli.sound.segments import LEAD, TAIL
 from transformers import MoonshineStreamingConfig, MoonshineStreamingForConditionalGeneration, MoonshineStreamingProcessor
 
 from lora.audio.loading import AudioSettings, Waveform, duration
+from lora.audio.segments import LEAD, TAIL
 from lora.checkpoints.checkpoint import resolve
 from lora.config import AdapterConfig
 from lora.corpora import general

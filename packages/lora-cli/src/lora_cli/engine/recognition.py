@@ -11,6 +11,7 @@ from typing import Final as Constant
 import numpy as np
 
 from lora.audio.loading import Waveform, duration
+from lora.audio.segments import Segmenter, Speech
 from lora.audio.voice_activity import VoiceActivity
 from lora.config import Device, Precision
 from lora.errors import LoraError
@@ -20,7 +21,6 @@ from lora.system.process import give_back_memory
 from lora.units import SAMPLE_RATE_HZ, Samples, Seconds, seconds
 from lora_cli.engine.commands import Begin, Cancel, Command, Compare, End, Feed, Inbox, Sent, Use
 from lora_cli.engine.events import Ended, Event, Failed, Final, Loading, Partial, Ready, Segment, Switched, Voice
-from lora_cli.sound.segments import Segmenter, Speech
 
 INTERVAL_S: Constant = 0.3
 """From the start of one look at a segment that goes on to the start of the next, where the machine is fast enough."""

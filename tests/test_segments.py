@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from lora_cli.sound.segments import LEAD, LONGEST, PAUSE, TAIL, Segmenter, Speech
 
 from lora.audio.loading import Waveform
+from lora.audio.segments import LEAD, LONGEST, PAUSE, TAIL, Segmenter, Speech
 from lora.audio.voice_activity import FRAME, VoiceActivity
 from lora.corpora import general
 from lora.units import SAMPLE_RATE_HZ

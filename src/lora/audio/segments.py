@@ -29,6 +29,7 @@ TAIL: Final = _samples(0.2)
 """Kept behind the last."""
 
 PAUSE: Final = _samples(0.45)
+NOTHING: Final = Samples(0)
 LONGEST: Final = _samples(15.0)
 NEAR_THE_END: Final = _samples(4.0)
 """A segment that nobody ends is cut within its last 4 s."""
@@ -38,11 +39,25 @@ LEAST_FRAMES: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
+class Cuts:
+    """When a segment ends. The defaults are for live speech, where a text is wanted at every pause."""
+
+    longest: Samples = LONGEST
+    window: Samples = NEAR_THE_END
+    """A segment that nobody ends is cut in its last part, of this length."""
+    enough: Samples = NOTHING
+    """What a segment holds before `PAUSE` ends it; until then a pause has to be `apart`."""
+    apart: Samples = PAUSE
+
+
+@dataclass(frozen=True, slots=True)
 class Speech:
     """A stretch of sound with speech in it. `start` counts from the start of the recording."""
 
     start: Samples
     samples: Waveform
+    divided: bool = False
+    """Cut where nobody pauses for long: the next one goes on at once."""
 
     @property
     def end(self) -> Samples:
@@ -57,11 +72,15 @@ class Speech:
         return seconds(len(self.samples))
 
 
+LIVE: Final = Cuts()
+
+
 class Segmenter:
     """Cuts one recording into segments. Sound that is no part of one is let go once it cannot become one."""
 
-    def __init__(self, activity: VoiceActivity) -> None:
+    def __init__(self, activity: VoiceActivity, cuts: Cuts = LIVE) -> None:
         self._activity = activity
+        self._cuts = cuts
         activity.reset()
         self._kept = np.zeros(0, dtype=np.float32)
         """Sound from `_kept_from` on: what the open segment holds, or the lead of one that may come."""
@@ -83,7 +102,7 @@ class Segmenter:
         """The segment that goes on, as it would be cut if nothing but silence followed; None while there is no speech."""
         if self._start is None or self._speech_frames < LEAST_FRAMES:
             return None
-        return self._cut(min(self._last_speech + TAIL, self._kept_from + len(self._kept)))
+        return self._cut(min(self._last_speech + TAIL, self.judged))
 
     @property
     def settled(self) -> bool:
@@ -110,10 +129,9 @@ class Segmenter:
 
     def _judge(self, frames: npt.NDArray[np.float32], missing: int = 0) -> Iterator[Speech]:
         """`missing` samples at the end are not sound."""
-        for frame, probability in zip(frames, self._activity(frames).tolist(), strict=True):
-            sound = frame[: FRAME - missing]
-            self._kept = np.concatenate([self._kept, sound])
-            at, self.judged = self.judged, self.judged + len(sound)
+        self._kept = np.concatenate([self._kept, frames.reshape(-1)[: frames.size - missing]])
+        for probability in self._activity(frames).tolist():
+            at, self.judged = self.judged, min(self.judged + FRAME, self._kept_from + len(self._kept))
             if probability >= (SPEECH if self._start is None else STILL_SPEECH):
                 if self._start is None:
                     self._start = max(self._done, at - LEAD)
@@ -121,10 +139,15 @@ class Segmenter:
                 self._last_speech = self.judged
             if self._start is None:
                 self._let_go(self.judged - LEAD)
-            elif self.judged - self._last_speech >= PAUSE:
+            elif self.judged - self._last_speech >= self._needed():
                 yield from self._end()
-            elif self.judged - self._start >= LONGEST:
+            elif self.judged - self._start >= self._cuts.longest:
                 yield self._divide()
+        self._kept = self._kept.copy()  # what was let go is given back
+
+    def _needed(self) -> Samples:
+        """The pause that ends the open segment."""
+        return PAUSE if self._start is None or self._last_speech - self._start >= self._cuts.enough else self._cuts.apart
 
     def _end(self) -> Iterator[Speech]:
         speech = self.open
@@ -138,23 +161,24 @@ class Segmenter:
     def _divide(self) -> Speech:
         """Cuts the open segment where it is quietest; what follows is the start of the next."""
         assert self._start is not None
-        window = self._kept[len(self._kept) - NEAR_THE_END :]
+        window_from = self.judged - self._cuts.window - self._kept_from
+        window = self._kept[window_from : self.judged - self._kept_from]
         count = len(window) // FRAME
         power = np.square(window[: count * FRAME].reshape(count, FRAME)).mean(axis=1)
         smooth = np.convolve(power, np.ones(5) / 5, mode="valid")  # a stop consonant is quiet for less than 160 ms
         quietest = int(smooth.argmin()) + 2
-        place = self._kept_from + len(self._kept) - NEAR_THE_END + quietest * FRAME + FRAME // 2
-        speech = self._cut(place)
+        place = self._kept_from + window_from + quietest * FRAME + FRAME // 2
+        speech = self._cut(place, divided=True)
         self._start = self._done = place
         self._speech_frames = max(0, self._last_speech - place) // FRAME
         self._let_go(place)
         return speech
 
-    def _cut(self, end: int) -> Speech:
+    def _cut(self, end: int, *, divided: bool = False) -> Speech:
         assert self._start is not None
-        return Speech(Samples(self._start), self._kept[self._start - self._kept_from : end - self._kept_from])
+        return Speech(Samples(self._start), self._kept[self._start - self._kept_from : end - self._kept_from].copy(), divided)
 
     def _let_go(self, before: int) -> None:
         count = max(0, before - self._kept_from)
-        self._kept = self._kept[count:].copy()
+        self._kept = self._kept[count:]
         self._kept_from += count
