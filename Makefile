@@ -18,11 +18,11 @@ UV := $(shell command -v uv 2>/dev/null || echo $(UV_HOME)/bin/uv)
 RIG := pulseaudio pulseaudio-utils pulseaudio-module-jack jackd2 libportaudio2 libasound2-plugins tmux xvfb xdotool kitty libgl1-mesa-dri fonts-dejavu imagemagick
 SUDO := $(shell test "$$(id -u)" = 0 || echo sudo)
 
-MARKERS ?= not slow and not install
+MARKERS ?= not slow and not long and not install
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help venv sync data run test test-slow test-processors test-install rig lint type bench clean
+.PHONY: help venv sync data run test test-slow test-long test-processors test-install rig lint type bench clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-15s %s\n", $$1, $$2}'
@@ -49,12 +49,15 @@ data: sync ## fetch the quickstart's speech: telephone prompts and general Engli
 run: data ## measure, train, measure again, accept or reject: outputs/quickstart
 	$(BIN)/python -m lora.runners.experiment --config configs/quickstart.toml --overwrite
 
-test: sync ## run the tests (the slow ones: make test-slow)
+test: sync ## run the quick tests
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m '$(MARKERS)'
 
 test-slow: MARKERS = slow
 test-slow: WORKERS = 1
 test-slow: test ## run the end-to-end tests of minutes
+
+test-long: MARKERS = long
+test-long: test ## run the tests of hours: every fault that tests must see, 20,000 damaged inputs
 
 test-processors: sync ## run the numeric tests as on other processors: each instruction set, both kinds of products
 	$(BIN)/python tests/processors.py

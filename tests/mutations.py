@@ -1,12 +1,13 @@
 """Faults that tests must see: `python tests/mutations.py [WORD ...]` puts each into a copy of the tree and runs the tests that should fail.
 
 Prints each as caught or survived, and counts. Exit code 1 when one survives, when its text is not found exactly once in the sources, or
-when its tests do not pass without it. With words, only those whose name holds one of them.
+when its tests do not pass without it. With words, only those whose name holds one of them; `3/8` is the third of eight parts of the table.
 """
 
 import functools
 import multiprocessing
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -466,8 +467,15 @@ def tried(root: Path, table: Sequence[Mutation]) -> int:
     return 0 if set(counts) <= {"caught"} else 1
 
 
+def chosen(words: Sequence[str]) -> list[Mutation]:
+    """The mutations that the command's words mean."""
+    if len(words) == 1 and (part := re.fullmatch(r"([1-9]\d*)/([1-9]\d*)", words[0])):
+        return list(TABLE[int(part[1]) - 1 :: int(part[2])])
+    return [one for one in TABLE if not words or any(word in one.name for word in words)]
+
+
 def main(words: Sequence[str]) -> int:
-    return tried(ROOT, [one for one in TABLE if not words or any(word in one.name for word in words)])
+    return tried(ROOT, chosen(words))
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from lora.errors import LoraError
 from lora.model.loading import Speech
 from lora.system.terminal import shown
 
-FEW, MANY = 1_000, 20_000
+FEW, MANY, PART = 1_000, 20_000, 2_500
 MOST_SECONDS, MOST_BYTES, MOST_LINES = 20, 2 * 2**30, 20
 
 
@@ -31,12 +31,15 @@ def maker(random_v1: Speech, tmp_path: Path) -> Maker:
     return Maker(tmp_path, random_v1)
 
 
-@pytest.mark.parametrize("cases", [FEW, pytest.param(MANY, marks=pytest.mark.slow)])
-def test_no_input_ends_otherwise_than_used_or_refused(maker: Maker, cases: int) -> None:
-    problems, ends = run(maker, range(cases))
-    assert not problems, f"{len(problems)} of {cases}:\n" + "\n".join(problems[:40])
+PARTS = [range(start, start + PART) for start in range(0, MANY, PART)]
+
+
+@pytest.mark.parametrize("seeds", [range(FEW), *(pytest.param(part, marks=pytest.mark.long) for part in PARTS)], ids=str)
+def test_no_input_ends_otherwise_than_used_or_refused(maker: Maker, seeds: range) -> None:
+    problems, ends = run(maker, seeds)
+    assert not problems, f"{len(problems)} of {len(seeds)}:\n" + "\n".join(problems[:40])
     assert all(ends[kind, "refused"] for kind in maker.kinds if kind != "cache"), ends
-    assert sum(count for (_, end), count in ends.items() if end == "used") > cases // 20, "most cases are near misses, not noise"
+    assert sum(count for (_, end), count in ends.items() if end == "used") > len(seeds) // 20, "most cases are near misses, not noise"
 
 
 def run(maker: Maker, seeds: range) -> tuple[list[str], Counter[tuple[str, str]]]:

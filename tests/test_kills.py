@@ -1,6 +1,7 @@
 """Commands killed at random moments: nothing false is ever under a final name, and the next run ends in the same bytes, with nothing left.
 
-`KILLS` sets how many kills a command gets; the moments are drawn by a seed over the length of an undisturbed run.
+`KILLS` sets how many kills a command gets of each kind: at moments drawn by a seed over the length of an undisturbed run, and right before
+changes of files, drawn too; with more than there are, before each.
 """
 
 import json
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from forked import fork
+from forked import Changes, fork
 from running import ANY_VERDICT, QUICK, Manifests, files_below, moonshine_lora
 
 from lora.model.loading import Speech
@@ -113,36 +114,77 @@ def again(command: Killed, place: Path) -> tuple[object, ...]:
     return (*arguments, "--resume") if arguments[0] == "experiment" and (place / "run").exists() else arguments
 
 
+@dataclass(frozen=True)
+class Whole:
+    """What an undisturbed command leaves, how long it takes and how often it changes files."""
+
+    digests: dict[str, str]
+    files: set[str]
+    length_s: float
+    changes: int
+
+
+def undisturbed(command: Killed, place: Path) -> Whole:
+    """Of the second time: the first fills the cache."""
+    for _ in range(2):
+        if place.exists():
+            shutil.rmtree(place)
+        begun(command, place)
+        changes, output = Changes(place), place.parent / "out.txt"
+        started = time.monotonic()
+        assert fork(*command.arguments(place), output=output, before=changes.watch).wait() == 0, output.read_text()
+        length_s = time.monotonic() - started
+    whole = Whole(command.digests(place), files_below(place), length_s, changes.count)
+    assert set(whole.digests) == set(command.same)
+    return whole
+
+
+def require_going_on(command: Killed, place: Path, whole: Whole) -> None:
+    """What a kill left is nothing false, and the next run ends as if there had been none."""
+    left = sorted(files_below(place))
+    if command.whole(place):
+        assert command.digests(place) == whole.digests, f"what is there is whole: {left}"
+        if (place / "run").exists() and command.start is None:
+            return  # the run had ended; there is nothing to go on with
+    done = moonshine_lora(*again(command, place))
+    assert done.code == 0, f"{done.err}{left}"
+    assert command.digests(place) == whole.digests, left
+    assert files_below(place) == whole.files, left
+    assert not [name for name in files_below(place.parent) if name.startswith(place.name) and name.endswith(LEFT)], left
+
+
 @pytest.mark.slow
 def test_whenever_a_command_is_killed_the_next_run_ends_the_same(command: Killed, tmp_path: Path, sets: Manifests) -> None:
     table(sets)
-    whole = begun(command, tmp_path / "whole")
-    for _ in range(2):  # the first fills the cache
-        shutil.rmtree(whole)
-        whole = begun(command, tmp_path / "whole")
-        started = time.monotonic()
-        assert fork(*command.arguments(whole), output=tmp_path / "out.txt").wait() == 0, (tmp_path / "out.txt").read_text()
-        length_s = time.monotonic() - started
-    wanted, files = command.digests(whole), files_below(whole)
-    assert set(wanted) == set(command.same)
-    draw, interrupted = random.Random(11), 0
-    for number in range(KILLS):
-        place = begun(command, tmp_path / f"killed-{number}")
+    whole = undisturbed(command, tmp_path / "whole")
+    draw, killed, latest_s = random.Random(11), 0, whole.length_s
+    while killed < KILLS:
+        place = begun(command, tmp_path / "killed")
         process = fork(*command.arguments(place), output=tmp_path / "out.txt")
-        time.sleep(draw.uniform(0, length_s))
+        moment_s = draw.uniform(0, latest_s)
+        time.sleep(moment_s)
         process.send(signal.SIGKILL)
-        interrupted += process.wait() == -signal.SIGKILL
-        if command.whole(place):
-            assert command.digests(place) == wanted, "what is there is whole"
-            if (place / "run").exists() and command.start is None:
-                continue  # the run had ended; there is nothing to go on with
-        done = moonshine_lora(*again(command, place))
-        assert done.code == 0, done.err
-        assert command.digests(place) == wanted
-        assert files_below(place) == files
-        assert not [name for name in files_below(tmp_path) if name.startswith(place.name) and name.endswith(LEFT)]
+        if process.wait() == -signal.SIGKILL:
+            killed += 1
+        else:
+            latest_s = moment_s  # it had ended; what is drawn next is sooner
+        require_going_on(command, place, whole)
         shutil.rmtree(place)
-    assert interrupted
+
+
+@pytest.mark.slow
+def test_before_whichever_change_of_files_a_command_is_killed_the_next_run_ends_the_same(
+    command: Killed, tmp_path: Path, sets: Manifests
+) -> None:
+    """The moments at which something may be half there, however fast the machine is."""
+    table(sets)
+    whole = undisturbed(command, tmp_path / "whole")
+    for number in random.Random(11).sample(range(1, whole.changes + 1), min(KILLS, whole.changes)):
+        place = begun(command, tmp_path / "killed")
+        process = fork(*command.arguments(place), output=tmp_path / "out.txt", before=Changes(place, number).watch)
+        assert process.wait() == -signal.SIGKILL, (number, (tmp_path / "out.txt").read_text())
+        require_going_on(command, place, whole)
+        shutil.rmtree(place)
 
 
 def table(sets: Manifests) -> Path:

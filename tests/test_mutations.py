@@ -6,9 +6,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from mutations import ROOT, TABLE, Mutation, places
+from mutations import ROOT, TABLE, Mutation, chosen, places
 
 SCRIPT = Path(__file__).parent / "mutations.py"
+PARTS = 8
+"""Of the table, so that one takes minutes."""
 
 
 @pytest.mark.parametrize("mutation", TABLE, ids=lambda mutation: mutation.name)
@@ -77,7 +79,13 @@ def test_what_survives_and_what_does_not_fit_ends_in_an_error(table: str, told: 
     assert done.returncode == code
 
 
-@pytest.mark.slow
-def test_every_fault_is_seen_by_the_tests_that_make_test_runs() -> None:
-    done = subprocess.run([sys.executable, SCRIPT], capture_output=True, text=True, check=False)
+def test_the_parts_of_the_table_are_the_table() -> None:
+    parts = [chosen([f"{part}/{PARTS}"]) for part in range(1, PARTS + 1)]
+    assert sorted(mutation.name for part in parts for mutation in part) == sorted(mutation.name for mutation in TABLE)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("part", range(1, PARTS + 1))
+def test_every_fault_is_seen_by_the_tests_that_make_test_runs(part: int) -> None:
+    done = subprocess.run([sys.executable, SCRIPT, f"{part}/{PARTS}"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -26,14 +26,14 @@ def unless_told(name: str, file: str) -> str:
 
 
 CLAIMS = {
-    "cases": f"{test_campaign.FEW:,} cases, *slow* {test_campaign.MANY:,}",
+    "cases": f"{test_campaign.FEW:,} cases, *long* {test_campaign.MANY:,}",
     "limits": f"over {test_campaign.MOST_SECONDS} s or {test_campaign.MOST_BYTES >> 30} GiB",
     "lines": f"{test_campaign.MOST_LINES} lines' worth of text ({120 * test_campaign.MOST_LINES:,} characters)",
     "containers": f"{len(FORMS)} containers and codecs, {test_sound_lengths.SHORT} files of each, *slow* {10 * test_sound_lengths.SHORT}",
     "second decoder": f"a second decoder finds (within {max(form.apart_s for form in FORMS):g} s",
     "last blocks": f"that was written (within {max(form.block_s for form in FORMS):g} s",
     "copies": f"{len(test_near_copies.FORMS)} forms of real clips",
-    "kills": f"*slow* {unless_told('KILLS', 'test_kills.py')} kills a command",
+    "kills": f"*slow* {unless_told('KILLS', 'test_kills.py')} kills a command and kind",
     "resumed": f"*slow* {unless_told('RESUME_KILLS', 'test_resume.py')} (`RESUME_KILLS`)",
     "signals": f"a model ({unless_told('SIGNALS', 'test_signals.py')} signals;",
     "faults": f"holds {len(mutations.TABLE)} faults",
