@@ -2,51 +2,24 @@
 
 import json
 import shlex
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import soundfile
 from running import ROOT, Result, moonshine_lora
 from test_docs import chosen
+from timed import FORMS, PAUSE_S, Clip, as_kaldi, as_nemo, as_srt, as_textgrid, as_vtt, joined, words_of
 
-from lora.audio.loading import AudioSettings, FileAudio, Span, Waveform, encode_flac, fingerprint, load, waveform_hash
+from lora.audio.loading import AudioSettings, FileAudio, Span, encode_flac, fingerprint, load, waveform_hash
 from lora.corpora.general import HELDOUT, waveform
+from lora.corpora.recordings.beside import Timed
 from lora.corpora.recordings.segments import Segment
 from lora.corpora.recordings.subtitles import subtitle_segments
 from lora.dataset.manifest import Manifest, Rules, read, validate
 from lora.units import SAMPLE_RATE_HZ
 
 DATA = ROOT.parent / "shared" / "data"
-PAUSE_S = 0.5
-
-
-@dataclass(frozen=True)
-class Clip:
-    """One utterance of the long recording, `start_s` and `end_s` in whole milliseconds."""
-
-    name: str
-    text: str
-    samples: Waveform
-    start_s: float
-    speaker: str
-
-    @property
-    def end_s(self) -> float:
-        return self.start_s + len(self.samples) / SAMPLE_RATE_HZ
-
-
-def joined(clips: list[tuple[str, str, Waveform, str]]) -> tuple[Waveform, list[Clip]]:
-    """A recording of clips with pauses between; each clip is cut to whole milliseconds, which is what subtitles can say."""
-    pause, parts, placed, start = np.zeros(int(PAUSE_S * SAMPLE_RATE_HZ), np.float32), list[Waveform](), list[Clip](), 0
-    for name, text, samples, speaker in clips:
-        whole = samples[: len(samples) // 16 * 16]
-        placed.append(Clip(name, text, whole, start / SAMPLE_RATE_HZ, speaker))
-        parts += [whole, pause]
-        start += len(whole) + len(pause)
-    return np.concatenate(parts[:-1]), placed
 
 
 @pytest.fixture(scope="module")
@@ -80,52 +53,6 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Clip]]:
     return file, clips
 
 
-def clock(time_s: float, point: str) -> str:
-    whole = round(time_s * 1000)
-    return f"{whole // 3600000:02d}:{whole // 60000 % 60:02d}:{whole // 1000 % 60:02d}{point}{whole % 1000:03d}"
-
-
-def as_srt(folder: Path, file: Path, clips: list[Clip]) -> Path:
-    (folder / "long.flac").write_bytes(file.read_bytes())
-    cues = [f"{n}\r\n{clock(c.start_s, ',')} --> {clock(c.end_s, ',')}\r\n{c.text}\r\n\r\n" for n, c in enumerate(clips, 1)]
-    (folder / "long.srt").write_text("\ufeff" + "".join(cues), newline="")
-    return folder / "long.srt"
-
-
-def as_vtt(folder: Path, file: Path, clips: list[Clip]) -> Path:
-    (folder / "long.flac").write_bytes(file.read_bytes())
-    cues = [f"{c.name}\n{clock(c.start_s, '.')} --> {clock(c.end_s, '.')} line:0\n<v {c.speaker}>{c.text}</v>\n" for c in clips]
-    (folder / "long.en.vtt").write_text("\n".join(["WEBVTT - made by hand\n", "NOTE not said\n", *cues]))
-    return folder / "long.en.vtt"
-
-
-def as_nemo(folder: Path, file: Path, clips: list[Clip]) -> Path:
-    (folder / "long.flac").write_bytes(file.read_bytes())
-    rows = [
-        {"audio_filepath": "long.flac", "text": c.text, "offset": c.start_s, "duration": c.end_s - c.start_s, "speaker": c.speaker, "n": 1}
-        for c in clips
-    ]
-    (folder / "m.json").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return folder / "m.json"
-
-
-def as_kaldi(folder: Path, file: Path, clips: list[Clip]) -> Path:
-    (folder / "wav.scp").write_text(f"rec {file}\n")
-    ends = [*(f"{clip.end_s:.4f}" for clip in clips[:-1]), "-1"]
-    (folder / "segments").write_text("".join(f"{c.name} rec {c.start_s:.4f} {end}\n" for c, end in zip(clips, ends, strict=True)))
-    (folder / "text").write_text("".join(f"{clip.name} {clip.text}\n" for clip in clips))
-    (folder / "utt2spk").write_text("".join(f"{clip.name} {clip.speaker}\n" for clip in clips))
-    return folder
-
-
-FORMS: dict[str, tuple[str, Callable[[Path, Path, list[Clip]], Path]]] = {
-    "srt": ("subtitles", as_srt),
-    "vtt": ("subtitles", as_vtt),
-    "nemo": ("nemo", as_nemo),
-    "kaldi": ("kaldi", as_kaldi),
-}
-
-
 def imported(form: str, source: Path, *options: object) -> Result:
     return moonshine_lora("manifest", "import", form, source, *options)
 
@@ -141,13 +68,13 @@ def made(form: str, source: Path, *options: object) -> Manifest:
 @pytest.mark.parametrize("name", FORMS)
 def test_clips_come_back_by_sample_text_and_speaker(name: str, sound: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     file, clips = request.getfixturevalue(sound)
-    form, written = FORMS[name]
+    form = FORMS[name]
     (tmp_path / "in").mkdir()
-    back = list(made(form, written(tmp_path / "in", file, clips), "--padding", 0, "--max-seconds", 60))
+    back = list(made(form.name, form.write(tmp_path / "in", file, clips), "--padding", 0, "--max-seconds", 60, *form.options))
     assert [one.text for one in back] == [" ".join(clip.text.split()) for clip in clips]
     sounds = [waveform_hash(load(one.audio, AudioSettings())) for one in back]
     assert sounds == [waveform_hash(clip.samples) for clip in clips]
-    assert [one.speaker_id for one in back] == [None if name == "srt" else clip.speaker for clip in clips]
+    assert [one.speaker_id for one in back] == [clip.speaker if form.speakers else None for clip in clips]
 
 
 def test_padding_reaches_to_the_middle_of_a_pause_and_never_into_a_neighbour(packaged: tuple[Path, list[Clip]], tmp_path: Path) -> None:
@@ -233,7 +160,7 @@ def test_all_that_is_wrong_is_named_at_once_and_skip_bad_leaves_it_out(packaged:
 
 def texts(tmp_path: Path, name: str, content: str) -> list[tuple[str, float, float | None]]:
     (tmp_path / name).write_text(content)
-    found = list(subtitle_segments(tmp_path / name, tmp_path / "x.wav", "x", None))
+    found = list(subtitle_segments(Timed(tmp_path / name, tmp_path / "x.wav", "x", None)))
     return [(one.text, one.start_s, one.end_s) for one in found if isinstance(one, Segment)]
 
 
@@ -403,7 +330,7 @@ def test_documented_commands(command: object, packaged: tuple[Path, list[Clip]],
     """In a folder as docs/recordings.md describes it."""
     file, clips = packaged
     short = [clip for clip in clips if clip.end_s - clip.start_s < 29]
-    for name in ("talks/anna", "talks/ben", "corpus/data/train", "LJSpeech-1.1/wavs", "data"):
+    for name in ("sessions", "aligned", "talks/anna", "talks/ben", "corpus/data/train", "LJSpeech-1.1/wavs", "data"):
         (tmp_path / name).mkdir(parents=True)
     as_srt(tmp_path / "talks/anna", file, short)
     as_vtt(tmp_path / "talks/ben", file, short)
@@ -411,6 +338,8 @@ def test_documented_commands(command: object, packaged: tuple[Path, list[Clip]],
     (tmp_path / "long.flac").rename(tmp_path / "interview.wav")
     as_nemo(tmp_path / "corpus", file, short).rename(tmp_path / "corpus/train.json")
     as_kaldi(tmp_path / "corpus/data/train", file, short)
+    as_textgrid(tmp_path / "sessions", file, [replace(clip, speaker=("anna", "ben")[place % 2]) for place, clip in enumerate(short)])
+    as_textgrid(tmp_path / "aligned", file, [replace(word, speaker="words") for clip in short for word in words_of(clip)])
     (tmp_path / "LJSpeech-1.1/wavs/LJ001-0007.flac").write_bytes(encode_flac(short[0].samples))
     (tmp_path / "LJSpeech-1.1/metadata.csv").write_text('LJ001-0007|In 1455 he said "so|In fourteen fifty-five he said "so\n')
     monkeypatch.chdir(tmp_path)

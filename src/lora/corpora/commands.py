@@ -11,10 +11,11 @@ from lora.console import ArgumentParser, channel_or_split, int_from_zero, number
 from lora.corpora.build import BAD_SHOWN, Bad, Choice, Item, Summary, build, describe, merge
 from lora.corpora.hub import LIBRISPEECH, HubSource, items
 from lora.corpora.local import SpeakerFrom, folder_items
+from lora.corpora.recordings.beside import Where, folder_timed, found_recording
+from lora.corpora.recordings.cutter import PADDING_S, Cutter
 from lora.corpora.recordings.kaldi import is_kaldi, kaldi_segments
 from lora.corpora.recordings.ljspeech import is_ljspeech, ljspeech_segments
-from lora.corpora.recordings.segments import PADDING_S, Cutter
-from lora.corpora.recordings.subtitles import folder_segments, found_recording, without_transcript
+from lora.corpora.recordings.subtitles import SUFFIXES, WHAT, subtitle_segments, without_transcript
 from lora.corpora.tables import CsvSource, Delimiter, Quotes, csv_items
 from lora.dataset.manifest import MIN_S, Rules
 from lora.errors import ConfigError
@@ -139,14 +140,15 @@ def add_output(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--overwrite", action="store_true", help="replace what is there")
 
 
-def add_sound(parser: argparse.ArgumentParser) -> None:
+def add_sound(
+    parser: argparse.ArgumentParser, split: str = "every channel a recording of its own, with NAME.1.txt and NAME.2.txt beside NAME.wav"
+) -> None:
     group = parser.add_argument_group("sound")
     group.add_argument(
         "--channel",
         type=channel_or_split,
         metavar="1|2|split|mix",
-        help="one channel, the mean of all, or every channel a recording of its own, with NAME.1.txt and NAME.2.txt beside NAME.wav "
-        "(default: the mean where they hold the same sound)",
+        help=f"one channel, the mean of all, or {split} (default: the mean where they hold the same sound)",
     )
     group.add_argument("--track", type=positive_int, metavar="N", help="which of several audio tracks, counted from 1")
 
@@ -198,7 +200,8 @@ def _folder_items(options: argparse.Namespace, cutter: Cutter) -> Iterator[Item 
         return folder_items(folder, options.speaker_from, split=split)
     recordings = frozenset(filter(None, map(found_recording, subtitles)))
     plain = folder_items(folder, options.speaker_from, elsewhere=recordings)
-    return itertools.chain(plain, cutter(folder_segments(folder, options.speaker_from, subtitles)))
+    timed = folder_timed(folder, Where(SUFFIXES, WHAT, speaker_from=options.speaker_from), subtitle_segments, subtitles)
+    return itertools.chain(plain, cutter(timed))
 
 
 def _hub_items(options: argparse.Namespace) -> Iterator[Item | Bad]:
@@ -240,7 +243,8 @@ def _parts(source: Iterator[Item | Bad], options: argparse.Namespace) -> Iterato
 def cutter_of(options: argparse.Namespace, padding_s: float = PADDING_S) -> Cutter:
     """What cuts long recordings by these flags."""
     channel = None if options.channel == "split" else options.channel
-    return Cutter(padding_s, options.max_seconds, options.min_seconds, channel, options.track)
+    split = options.channel == "split"
+    return Cutter(padding_s, options.max_seconds, options.min_seconds, channel, options.track, split)
 
 
 def build_chosen(source: Iterator[Item | Bad], options: argparse.Namespace, cutter: Cutter | None = None) -> int:

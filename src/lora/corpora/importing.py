@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, get_args
 
@@ -9,32 +10,61 @@ from lora.console import ArgumentParser, number_from_zero
 from lora.corpora.build import Bad
 from lora.corpora.commands import add_choice, add_output, add_sound, build_chosen, cutter_of
 from lora.corpora.local import SpeakerFrom
+from lora.corpora.recordings import subtitles, textgrid
+from lora.corpora.recordings.beside import Reader, Where, read_timed
+from lora.corpora.recordings.cutter import PADDING_S
 from lora.corpora.recordings.kaldi import kaldi_segments
 from lora.corpora.recordings.ljspeech import ljspeech_segments
+from lora.corpora.recordings.marks import without_marks
 from lora.corpora.recordings.nemo import nemo_segments
-from lora.corpora.recordings.segments import PADDING_S, Segment
-from lora.corpora.recordings.subtitles import folder_segments, recording_of, subtitle_segments
+from lora.corpora.recordings.segments import Segment
+from lora.corpora.recordings.words import joined
 from lora.errors import ConfigError, ManifestError
+from lora.text.conventions import Notation
 
 Segments = Iterator[Segment | Bad]
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """A form of recordings with times: its flags, what it gives, and whose marks its texts hold."""
+
+    help: str
+    add_arguments: Callable[[argparse.ArgumentParser], None]
+    segments: Callable[[argparse.Namespace], Segments]
+    notation: Notation = "general"
 
 
 def import_recordings(arguments: Sequence[str] | None = None, prog: str | None = None) -> int:
     """`moonshine-lora manifest import FORM SOURCE`: cuts recordings at the times that a source gives."""
     parser = ArgumentParser(prog=prog, description="Cut recordings at the times that subtitles or a corpus give, as a manifest of clips.")
     forms = parser.add_subparsers(dest="form", metavar="FORM", required=True)
-    for name, (help_text, add_own, _) in FORMS.items():
-        form = forms.add_parser(name, help=help_text, description=help_text[0].upper() + help_text[1:] + ".")
-        add_own(form)
-        _add_common(form)
+    for name, form in FORMS.items():
+        command = forms.add_parser(name, help=form.help, description=form.help[0].upper() + form.help[1:] + ".")
+        form.add_arguments(command)
+        _add_common(command)
     options = parser.parse_args(arguments)
+    if options.channel == "split" and options.track is not None:
+        raise ConfigError("--track: a recording that is split has one track; leave it out")
     cutter = cutter_of(options, options.padding)
-    segments = FORMS[options.form][2](options)
-    options.channel, options.track = (options.channel if options.channel == "split" else None), None  # the cutter's now
+    segments = _as_said(FORMS[options.form], options)
+    options.channel, options.track = None, None  # the cutter's now
     return build_chosen(cutter(segments), options, cutter)
 
 
+def _as_said(form: Form, options: argparse.Namespace) -> Segments:
+    segments = form.segments(options)
+    if getattr(options, "join", None) is not None:
+        segments = joined(segments, options.join, options.max_seconds)
+    if options.keep_conventions:
+        return segments
+    return without_marks(segments, form.notation, allow_empty=options.allow_empty_text)
+
+
 def _add_common(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--keep-conventions", action="store_true", help="leave fillers, false starts and marks as their transcribers wrote them"
+    )
     group = parser.add_argument_group("cutting")
     group.add_argument(
         "--padding",
@@ -44,29 +74,61 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
         help="seconds added before and after each segment, at most to the middle of the pause beside it (default: %(default)s)",
     )
     add_choice(parser, seed=0)
-    add_sound(parser)
+    add_sound(parser, split="each segment from the channel that it is said on")
     add_output(parser)
 
 
-def _add_subtitles(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("source", type=Path, metavar="SOURCE", help="an .srt or .vtt file, or a folder of recordings with theirs")
-    parser.add_argument("--recording", type=Path, metavar="FILE", help="what the subtitles are of (default: the file of their name beside)")
+def _add_timed(parser: argparse.ArgumentParser, what: str) -> None:
+    """Flags of a form with a file for each recording."""
+    parser.add_argument("source", type=Path, metavar="SOURCE", help=f"{what}, or a folder of them, each beside its recording")
+    parser.add_argument("--recording", type=Path, metavar="FILE", help="what the file is of (default: the recording of its name beside it)")
+    _add_audio_dir(parser, "beside each file")
     parser.add_argument(
         "--speaker-from", choices=get_args(SpeakerFrom), help="folder that names the speaker, where files lie deeper than one folder"
     )
 
 
+def _timed(options: argparse.Namespace, suffixes: frozenset[str], what: str, read: Reader) -> Segments:
+    split = options.channel == "split"
+    return read_timed(options.source, Where(suffixes, what, options.recording, _audio_dir(options), options.speaker_from, split), read)
+
+
+def _add_subtitles(parser: argparse.ArgumentParser) -> None:
+    _add_timed(parser, "an .srt or .vtt file")
+
+
 def _subtitles(options: argparse.Namespace) -> Segments:
-    source: Path = options.source
-    if source.is_dir():
-        if options.recording is not None:
-            raise ConfigError("--recording: is for one subtitle file; in a folder each lies beside its recording")
-        return folder_segments(source, options.speaker_from)
-    if options.speaker_from is not None:
-        raise ConfigError("--speaker-from: is for a folder; leave it out")
-    if not source.is_file():
-        raise ManifestError(f"{source}: no such file or folder")
-    return subtitle_segments(source, options.recording or recording_of(source), source.stem, None)
+    return _timed(options, subtitles.SUFFIXES, subtitles.WHAT, subtitles.subtitle_segments)
+
+
+def _add_tiers(parser: argparse.ArgumentParser, what: str) -> None:
+    parser.add_argument(
+        "--tier", action="append", default=[], metavar="NAME", help=f"{what}; may be given again, and may hold * (default: the only one)"
+    )
+
+
+def _add_textgrid(parser: argparse.ArgumentParser) -> None:
+    _add_timed(parser, "a .TextGrid")
+    _add_tiers(parser, "tier to take")
+    parser.add_argument("--tier-speakers", action="store_true", help="each tier is a speaker, and its name the speaker's")
+    _add_join(parser, None)
+
+
+def _textgrid(options: argparse.Namespace) -> Segments:
+    read = textgrid.textgrid_reader(options.tier, tier_is_speaker=options.tier_speakers)
+    return _timed(options, textgrid.SUFFIXES, textgrid.WHAT, read)
+
+
+def _add_join(parser: argparse.ArgumentParser, default: float | None) -> None:
+    shown = "%(default)s" if default is not None else "leave them apart"
+    parser.add_argument(
+        "--join",
+        type=number_from_zero,
+        default=default,
+        metavar="T",
+        help="make one segment of a speaker's pieces, such as words, with no pause over T seconds between; one over --max-seconds is cut "
+        f"at its longest pause (default: {shown})",
+    )
 
 
 def _add_nemo(parser: argparse.ArgumentParser) -> None:
@@ -97,7 +159,7 @@ def _ljspeech(options: argparse.Namespace) -> Segments:
 
 
 def _add_audio_dir(parser: argparse.ArgumentParser, default: str) -> None:
-    parser.add_argument("--audio-dir", type=Path, metavar="DIR", help=f"what the recordings' paths are relative to (default: {default})")
+    parser.add_argument("--audio-dir", type=Path, metavar="DIR", help=f"where the recordings lie (default: {default})")
 
 
 def _audio_dir(options: argparse.Namespace) -> Path | None:
@@ -107,12 +169,11 @@ def _audio_dir(options: argparse.Namespace) -> Path | None:
     return folder
 
 
-_Form = tuple[str, Callable[[argparse.ArgumentParser], None], Callable[[argparse.Namespace], Segments]]
-
-FORMS: Final[dict[str, _Form]] = {
-    "subtitles": ("SRT or WebVTT beside a recording", _add_subtitles, _subtitles),
-    "nemo": ("a NeMo manifest, or one of the official Moonshine trainer", _add_nemo, _nemo),
-    "kaldi": ("a Kaldi data directory", _add_kaldi, _kaldi),
-    "ljspeech": ("LJSpeech's metadata.csv and wavs/", _add_ljspeech, _ljspeech),
+FORMS: Final[dict[str, Form]] = {
+    "subtitles": Form("SRT or WebVTT beside a recording", _add_subtitles, _subtitles),
+    "textgrid": Form("intervals of Praat's TextGrids", _add_textgrid, _textgrid),
+    "nemo": Form("a NeMo manifest, or one of the official Moonshine trainer", _add_nemo, _nemo),
+    "kaldi": Form("a Kaldi data directory", _add_kaldi, _kaldi),
+    "ljspeech": Form("LJSpeech's metadata.csv and wavs/", _add_ljspeech, _ljspeech),
 }
-"""What each form is called in a list, its flags, and its segments."""
+"""What each form is called on the command line."""

@@ -1,29 +1,13 @@
-"""What every form gives, segments of recordings; and how they are cut, at the sample, without reaching into a neighbour."""
+"""What every form gives: segments of recordings, and what is wrong with their times."""
 
-import bisect
 import math
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
-from lora.audio.channels import Channel
-from lora.audio.loading import FileAudio, Span, stored_seconds
-from lora.corpora.build import Bad, Item
-from lora.dataset.manifest import DURATION_TOLERANCE_S, MIN_S, Rules
-from lora.errors import AudioError, ManifestError
+from lora.corpora.build import Bad
+from lora.dataset.manifest import DURATION_TOLERANCE_S
+from lora.errors import ManifestError
 from lora.system.documents import read_bytes
-from lora.system.files import is_regular
-from lora.units import SAMPLE_RATE_HZ, Seconds
-
-PADDING_S: Final = Seconds(0.05)
-"""Added on each side of a segment: times are rounded to a video's frames or set by ear, and the first sound of a word is short."""
-
-OVERLAP_S: Final = Seconds(0.02)
-"""Overlaps up to this are rounding."""
-
-_ROUNDING_S: Final = 1e-6
-"""What subtracting two times adds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,107 +25,20 @@ class Segment:
     """None is the recording's end."""
     whole: bool = False
     """The recording is a clip of its own: its file is taken as it is."""
+    channel: int | None = None
+    """Which channel it is said on, counted from 1, where its source tells."""
 
     def bad(self, reason: str, *, expected: bool = False) -> Bad:
         return Bad(self.place, f"{self.id}: {reason}", expected)
 
 
-@dataclass(slots=True)
-class Cutter:
-    """How segments become clips, and what a person should know of them afterwards."""
-
-    padding_s: float = PADDING_S
-    max_s: float = Rules().max_s
-    min_s: float = MIN_S
-    channel: Channel | None = None
-    track: int | None = None
-    overlaps: list[str] = field(default_factory=list)
-    """Segments that were said at the same time, in words."""
-
-    def __call__(self, segments: Iterable[Segment | Bad]) -> Iterator[Item | Bad]:
-        """The clips, recording by recording, each in its source's order.
-
-        A segment without a recording, beyond its end, without a length or with an id that was there is given as `Bad`; one that lasts too
-        long or too short as `Bad` that stops nothing.
-        """
-        of: dict[Path, list[Segment]] = {}
-        known = set[str]()
-        for segment in segments:
-            if isinstance(segment, Bad):
-                yield segment
-            elif segment.id in known:
-                yield segment.bad("the id is there twice; every segment needs its own")
-            else:
-                known.add(segment.id)
-                of.setdefault(segment.recording, []).append(segment)
-        for recording, several in of.items():
-            yield from self._clips(recording, several)
-
-    def _clips(self, recording: Path, segments: Sequence[Segment]) -> Iterator[Item | Bad]:
-        if not is_regular(recording):
-            yield from (segment.bad(f"its recording {recording}: no such file") for segment in segments)
-            return
-        source = FileAudio(recording, self.channel, self.track)
-        try:
-            length_s = stored_seconds(source)
-        except AudioError as error:
-            yield Bad(segments[0].place, f"{error} ({len(segments)} segments)")
-            return
-        timed = [replace(segment, end_s=length_s if segment.end_s is None else segment.end_s) for segment in segments]
-        right = [segment for segment in timed if _wrong(segment, length_s) is None]
-        self._note_overlaps(right)
-        neighbours = _Neighbours(right, length_s)
-        for segment in timed:
-            yield self._clip(segment, source, length_s, neighbours)
-
-    def _clip(self, segment: Segment, source: FileAudio, length_s: float, neighbours: "_Neighbours") -> Item | Bad:
-        if (wrong := _wrong(segment, length_s)) is not None:
-            return segment.bad(wrong)
-        start_s, end_s = segment.start_s, min(segment.end_s or 0.0, length_s)
-        lasts_s = end_s - start_s
-        if lasts_s > self.max_s + _ROUNDING_S:
-            return segment.bad(f"lasts {lasts_s:.1f} s, over --max-seconds {self.max_s:g}; left out", expected=True)
-        if lasts_s < self.min_s:
-            return segment.bad(f"lasts {lasts_s:.2f} s, under --min-seconds {self.min_s:g}; left out", expected=True)
-        if not segment.whole:
-            before_s, after_s = neighbours.room(start_s, end_s)
-            padding_s = min(self.padding_s, max(0.0, self.max_s - lasts_s) / 2)
-            span = Span.between(start_s - min(padding_s, before_s), end_s + min(padding_s, after_s))
-            span = Span(span.start, min(span.count, int(self.max_s * SAMPLE_RATE_HZ)))
-            source = FileAudio(source.path, source.channel, source.track, span)
-        return Item(segment.id, source, segment.text, segment.speaker, segment.place)
-
-    def _note_overlaps(self, segments: Sequence[Segment]) -> None:
-        ordered = sorted(segments, key=lambda segment: segment.start_s)
-        last: Segment | None = None
-        for segment in ordered:
-            if last is not None and (shared := min(last.end_s or 0.0, segment.end_s or 0.0) - segment.start_s) > OVERLAP_S:
-                who = f", {last.speaker} and {segment.speaker}" if last.speaker != segment.speaker else ""
-                self.overlaps.append(f"{last.id} and {segment.id} overlap by {shared:.2f} s{who}: each clip holds both")
-            if last is None or (segment.end_s or 0.0) > (last.end_s or 0.0):
-                last = segment
+def untimely(segment: Segment) -> bool:
+    """Whether a segment's times are none, whatever its recording: before its start, not finite, or an end before the start."""
+    end_s = math.inf if segment.end_s is None else segment.end_s
+    return not (0 <= segment.start_s <= end_s < math.inf)
 
 
-class _Neighbours:
-    """Where else in a recording somebody speaks."""
-
-    def __init__(self, segments: Sequence[Segment], length_s: float) -> None:
-        self._starts = sorted(segment.start_s for segment in segments)
-        self._ends = sorted(segment.end_s or 0.0 for segment in segments)
-        self._length_s = length_s
-
-    def room(self, start_s: float, end_s: float) -> tuple[float, float]:
-        """Seconds before and after a segment: to the middle of the pause between it and its neighbour, or to the recording's end."""
-        place = bisect.bisect_right(self._ends, start_s)
-        began = bisect.bisect_left(self._starts, start_s)
-        before_s = (start_s - self._ends[place - 1]) / 2 if place else start_s
-        later = bisect.bisect_left(self._starts, end_s)
-        after_s = (self._starts[later] - end_s) / 2 if later < len(self._starts) else self._length_s - end_s
-        ended = bisect.bisect_right(self._ends, end_s)
-        return (0.0 if began > place else before_s), (0.0 if later > ended else max(0.0, after_s))
-
-
-def _wrong(segment: Segment, length_s: float) -> str | None:
+def wrong_times(segment: Segment, length_s: float) -> str | None:
     """What is wrong with a segment's times."""
     start_s, end_s = segment.start_s, length_s if segment.end_s is None else segment.end_s
     if not (math.isfinite(start_s) and math.isfinite(end_s)):

@@ -13,13 +13,13 @@ from html.entities import html5
 from pathlib import Path
 from typing import Final
 
-from lora.audio.decoding import AUDIO_SUFFIXES
 from lora.corpora.build import Bad
-from lora.corpora.local import SpeakerFrom, files_below, require_clear_speakers, speaker_of
+from lora.corpora.recordings.beside import Timed, files_of, found_recording
 from lora.corpora.recordings.segments import Segment, read_text
 from lora.errors import ManifestError
 
 SUFFIXES: Final = frozenset({".srt", ".vtt"})
+WHAT: Final = "subtitles (.srt, .vtt)"
 
 _TIME: Final = r"(?:\d+:)?[0-5]?\d:[0-5]\d(?:[.,]\d{3})?"
 _CUE = re.compile(rf"^\s*({_TIME})\s*-->\s*({_TIME})(?:\s.*)?$")
@@ -28,7 +28,6 @@ _READING = re.compile(r"<rt>.*?</rt>|<rt>.*$")
 _TAG = re.compile(r"</?(?:i|b|u|s|c|v|font|ruby|rt|lang)(?:[.\s][^>]*)?>|<\d[\d:.]*>|\{\\[^}]*\}", re.IGNORECASE)
 _ENTITY = re.compile(r"&(?:#\d+|#[xX][0-9a-fA-F]+|[A-Za-z][A-Za-z0-9]*);")
 _INVISIBLE = re.compile("[\u200b\u200e\u200f\u2060\ufeff]")
-_LANGUAGE = re.compile(r"\.[A-Za-z]{2,3}(?:[-_][A-Za-z0-9]+)*$")
 
 CONTINUES_S: Final = 0.06
 """A cue that starts so soon after another, or before its end, may show the other's lines again: at 25 frames a second one frame is 0.04."""
@@ -43,80 +42,30 @@ class _Cue:
     voices: tuple[str, ...]
 
 
-def subtitle_segments(path: Path, recording: Path, prefix: str, speaker: str | None) -> Iterator[Segment | Bad]:
-    """The cues of one file, in its order; `prefix` begins their ids, `speaker` says those that name no voice.
+def subtitle_segments(file: Timed) -> Iterator[Segment | Bad]:
+    """The cues of one file, in its order; a voice that a cue names is its speaker.
 
     Raises `ManifestError` where the file cannot be read or holds no cue.
     """
+    path = file.path
     cues = list(_cues(path))
     if not cues:
         raise ManifestError(f"{path}: holds no cue with times (00:00:01.000 --> 00:00:02.500)")
     for cue in _said_once([cue for cue in cues if isinstance(cue, _Cue)]):
-        place, name = f"{path.name} line {cue.line}", f"{prefix}-{cue.line:05d}"
+        place, name = f"{path.name} line {cue.line}", f"{file.prefix}-{cue.line:05d}"
         text = " ".join(" ".join(cue.lines).split())
         if len(set(cue.voices)) > 1:
             yield Bad(place, f"{name}: {' and '.join(dict.fromkeys(cue.voices))} speak in one cue, with no time between; left out", True)
         elif text:
-            yield Segment(name, recording, text, place, (*cue.voices, speaker)[0], cue.start_s, cue.end_s)
+            speaker = (*cue.voices, file.speaker)[0]
+            yield Segment(name, file.recording, text, place, speaker, cue.start_s, cue.end_s, channel=file.channel)
     yield from (cue for cue in cues if isinstance(cue, Bad))
-
-
-def folder_segments(folder: Path, speaker_from: SpeakerFrom | None = None, files: Sequence[Path] = ()) -> Iterator[Segment | Bad]:
-    """The cues of these subtitle files under `folder`, else of all, each beside its recording; a subfolder's name is the speaker's.
-
-    Raises `ManifestError` where there is none, or a speaker is unclear.
-    """
-    files = files or subtitles_in(folder)
-    if not files:
-        raise ManifestError(f"{folder}: holds no subtitles (.srt, .vtt)")
-    if speaker_from is None:
-        require_clear_speakers(folder, files)
-    taken: dict[Path, Path] = {}
-    for path in files:
-        try:
-            recording = recording_of(path)
-            if (other := taken.setdefault(recording, path)) != path:
-                raise ManifestError(f"{path}: {recording.name} has other subtitles, {other.name}; name one of them in place of the folder")
-            relative = recording.relative_to(folder)
-            yield from subtitle_segments(path, recording, relative.with_suffix("").as_posix(), speaker_of(relative, speaker_from))
-        except ManifestError as error:
-            place, _, reason = str(error).partition(": ")
-            yield Bad(place, reason)
-
-
-def subtitles_in(folder: Path) -> list[Path]:
-    """Subtitle files under a folder. Raises `ManifestError` where it is none."""
-    if not folder.is_dir():
-        raise ManifestError(f"{folder}: no such folder")
-    return sorted(path for path in files_below(folder) if path.suffix.lower() in SUFFIXES and path.is_file() and path.name[0] != ".")
 
 
 def without_transcript(folder: Path) -> list[Path]:
     """Subtitle files under a folder whose recordings have no `.txt` beside them, which is the transcript of all of it."""
-    found = [(path, found_recording(path)) for path in subtitles_in(folder)]
+    found = [(path, found_recording(path)) for path in files_of(folder, SUFFIXES)]
     return [path for path, recording in found if recording is None or not recording.with_suffix(".txt").exists()]
-
-
-def found_recording(path: Path) -> Path | None:
-    """The recording of a subtitle file; None where there is none, or which one is unclear."""
-    try:
-        return recording_of(path)
-    except ManifestError:
-        return None
-
-
-def recording_of(path: Path) -> Path:
-    """The recording beside `talk.srt` or `talk.en.srt`. Raises `ManifestError` where there is none or several."""
-    stem = path.with_suffix("").name
-    names = list(dict.fromkeys([stem, _LANGUAGE.sub("", stem)]))
-    for name in names:
-        found = sorted(one for one in path.parent.iterdir() if one.stem == name and one.suffix.lower() in AUDIO_SUFFIXES)
-        if len(found) > 1:
-            listed = ", ".join(one.name for one in found)
-            raise ManifestError(f"{path}: several recordings have its name ({listed}); say which with --recording, or move one away")
-        if found:
-            return found[0]
-    raise ManifestError(f"{path}: lacks its recording, {' or '.join(f'{name}.wav' for name in names)} or the like, beside it")
 
 
 def _cues(path: Path) -> Iterator[_Cue | Bad]:
