@@ -14,8 +14,9 @@ export UV_COMPILE_BYTECODE ?= 1
 UV_HOME := .uv
 UV := $(shell command -v uv 2>/dev/null || echo $(UV_HOME)/bin/uv)
 
-# A sound server, PortAudio, and terminals that tests drive without a display.
-RIG := pulseaudio pulseaudio-utils pulseaudio-module-jack jackd2 libportaudio2 libasound2-plugins tmux xvfb xdotool kitty libgl1-mesa-dri fonts-dejavu imagemagick
+# A sound server, PortAudio, and terminals that tests drive without a display; programs that speak.
+RIG := pulseaudio pulseaudio-utils pulseaudio-module-jack jackd2 libportaudio2 libasound2-plugins tmux xvfb xdotool kitty libgl1-mesa-dri fonts-dejavu imagemagick \
+	espeak-ng flite festival festvox-kallpc16k
 SUDO := $(shell test "$$(id -u)" = 0 || echo sudo)
 
 MARKERS ?= not slow and not long and not install
@@ -38,7 +39,7 @@ venv: $(UV) ## make the virtual environment
 # they are chosen in the environment that installs, not in the project, and `uv run` leaves them alone with UV_NO_SYNC=1.
 sync: venv ## install both packages with all they can use (UV_TORCH_BACKEND=cpu: without CUDA)
 ifdef UV_TORCH_BACKEND
-	$(UV) pip install --quiet --python $(BIN)/python --editable '.[dev,export,trackers]' --editable packages/lora-cli
+	$(UV) pip install --quiet --python $(BIN)/python --editable '.[dev,export,synthesis,trackers]' --editable packages/lora-cli
 else
 	$(UV) sync --quiet --inexact
 endif
@@ -65,7 +66,7 @@ test-processors: sync ## run the numeric tests as on other processors: each inst
 test-install: sync ## put the wheels into empty environments of Python 3.11 to 3.14, and do the whole flow there
 	$(BIN)/python -m pytest -m install -s tests/test_installed.py
 
-rig: ## install what the voice app's tests need on Debian and Ubuntu: a virtual microphone, terminals (asks for root)
+rig: ## install what tests need on Debian and Ubuntu: a virtual microphone, terminals, programs that speak (asks for root)
 	$(SUDO) apt-get update --quiet
 	$(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install --yes --quiet --no-install-recommends $(RIG)
 

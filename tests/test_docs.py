@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import chdir, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from io import StringIO
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -29,7 +30,7 @@ DOCS = sorted([ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("packages
 CONFIGS = sorted(ROOT.glob("configs/*.toml"))
 NEEDS = {
     *("", "hub", "quickstart", "export", "own-manifests", "recordings", "slow", "peers", "launcher", "unfinished-run"),
-    *("tools", "cpu-builds", "timed"),
+    *("tools", "cpu-builds", "timed", "terms", "voices"),
 }
 """What a comment `<!-- needs: X -->` before a block says; the empty one is a block that runs as it stands."""
 
@@ -77,7 +78,8 @@ def chosen(*programs: str, needs: str | None = None) -> list[Command]:
 
 
 MAKE, JUST = chosen("make"), chosen("just")
-LORA = [command for command in chosen("moonshine-lora") if command.needs not in ("unfinished-run", "timed")]
+LORA = [command for command in chosen("moonshine-lora") if command.needs not in ("unfinished-run", "timed", "voices")]
+VOICES = chosen("moonshine-lora", needs="voices")
 TIMED = chosen("moonshine-lora", needs="timed")
 """test_recordings.py runs them."""
 RESUMED = chosen("moonshine-lora", needs="unfinished-run")
@@ -121,6 +123,8 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
             (place / "data" / name / f"{part}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in spoken))
     for source in (made.heldout, made.replay):
         shutil.copy(source, place / "data" / "general")
+    (place / "data" / "jargon").mkdir()
+    (place / "data" / "jargon" / "terms.txt").write_text("kubectl = cube control\nPostgres\n")
     return place
 
 
@@ -159,7 +163,8 @@ def just(place: Path, *arguments: str) -> Result:
 def test_every_documented_command_is_looked_at_by_a_test_below() -> None:
     assert {command.needs for command in COMMANDS} <= NEEDS
     known = {
-        tuple(command.words) for command in (*MAKE, *JUST, *LORA, *TIMED, *RESUMED, *SCRIPTS, *MODULES, *BENCHMARKS, *LAUNCHERS, *OTHERS)
+        tuple(command.words)
+        for command in (*MAKE, *JUST, *LORA, *VOICES, *TIMED, *RESUMED, *SCRIPTS, *MODULES, *BENCHMARKS, *LAUNCHERS, *OTHERS)
     }
     assert {tuple(command.words) for command in COMMANDS} == known
     assert {command.needs for command in SCRIPTS} <= {"hub", "recordings"}, "test_scripts.py runs those that need recordings"
@@ -187,6 +192,18 @@ def test_moonshine_lora_commands(command: Command, finished: Path) -> None:
         result = moonshine_lora(name, *arguments, *check_only)
     assert result.code == 0, result.err
     assert result.out
+
+
+@pytest.mark.parametrize("command", VOICES, ids=str)
+def test_recipes_of_voices(command: Command, workplace: Path) -> None:
+    words = command.words[1:]
+    programs = [shlex.split(voice)[0] for flag, voice in pairwise(words) if flag == "--voice-command"]
+    if missing := [program for program in programs if shutil.which(program) is None]:
+        reason = f"{missing[0]} is not installed; `make rig` installs it on Debian and Ubuntu"
+        pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
+    with chdir(workplace):
+        result = moonshine_lora(*words, "--per-term", 2)
+    assert result.code == 0, result.err
 
 
 @pytest.mark.parametrize("command", RESUMED, ids=str)

@@ -9,7 +9,7 @@ import difflib
 import math
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -19,6 +19,7 @@ from msgspec import Meta
 
 from lora.audio.effects import CODECS, Codec
 from lora.audio.loading import AudioSettings
+from lora.consistency import flag, require_consistent_adapter, require_consistent_augmentation, require_consistent_gate
 from lora.dataset.manifest import Rules
 from lora.dataset.splits import SplitBy
 from lora.errors import ConfigError
@@ -90,6 +91,9 @@ class DataConfig(Section, frozen=True, kw_only=True):
         Meta(description="refuse, by row, texts that the base model finds no likelier than those of other clips"),
     ] = False
     allow_outside_paths: Annotated[bool, Meta(description="accept audio paths that leave the manifest's folder")] = False
+    synthetic_domain: Annotated[
+        bool, Meta(description="accept synthesised speech as the domain test; the verdict then holds for such speech only")
+    ] = False
 
     def audio(self) -> AudioSettings:
         return AudioSettings(rms_dbfs=self.rms_dbfs)
@@ -220,6 +224,9 @@ class EvalConfig(Section, frozen=True, kw_only=True):
         Meta(description="cap on tokens per second of audio; else 6.5 for English, 13 for other languages"),
     ] = None
     equivalents: Annotated[str | None, Meta(description="file of forms that count as the same to a reader, a group a line: a = b")] = None
+    terms: Annotated[str | None, Meta(description="list of terms, one a line: how many are found, and how often one is heard falsely")] = (
+        None
+    )
 
 
 class GateConfig(Section, frozen=True, kw_only=True):
@@ -241,6 +248,14 @@ class GateConfig(Section, frozen=True, kw_only=True):
     max_drift_points: Annotated[
         Annotated[float, Meta(ge=0)] | None,
         Meta(description="guardrail drift: the tuned model may differ from the base model's transcripts by at most this WER"),
+    ] = None
+    max_false_alarms: Annotated[
+        Annotated[float, Meta(ge=0)] | None,
+        Meta(description="of --terms: the tuned model may hear this many falsely in 1,000 words of the held-out speech"),
+    ] = None
+    min_term_recall: Annotated[
+        Annotated[float, Meta(ge=0, le=100)] | None,
+        Meta(description="of --terms: the tuned model must find this share of those spoken in the domain, in percent"),
     ] = None
 
 
@@ -303,28 +318,42 @@ class RunConfig(Section, frozen=True, kw_only=True):
 def add_flags(parser: argparse.ArgumentParser, schema: type[msgspec.Struct] = RunConfig) -> None:
     """Adds a flag for each setting of a schema of sections. A flag that is not given leaves no trace in the namespace."""
     for section in msgspec.structs.fields(schema):
-        group = parser.add_argument_group(f"[{section.name}]", (section.type.__doc__ or "").split("\n")[0])
-        for setting in msgspec.structs.fields(section.type):
-            kind, help_text = _kind_and_help(setting.type)
-            if not setting.required and setting.default is not None:
-                help_text = f"{help_text} (default {setting.default})".strip()
-            options: dict[str, Any] = {
-                "dest": f"{section.name}.{setting.name}",
-                "default": argparse.SUPPRESS,
-                "help": help_text.replace("%", "%%"),
-            }
-            form: dict[str, Any] = {"action": argparse.BooleanOptionalAction} if kind is bool else {"metavar": _metavar(kind)}
-            group.add_argument(flag(setting.name), **options, **form)
+        _add_section(parser, section, ())
+
+
+def add_section(parser: argparse.ArgumentParser, name: str, leave_out: Collection[str] = ()) -> None:
+    """Adds the flags of one section of `RunConfig`, for a command that takes no others; `section_of` reads them."""
+    section = next(one for one in msgspec.structs.fields(RunConfig) if one.name == name)
+    _add_section(parser, section, leave_out)
+
+
+def _add_section(parser: argparse.ArgumentParser, section: msgspec.structs.FieldInfo, leave_out: Collection[str]) -> None:
+    group = parser.add_argument_group(f"[{section.name}]", (section.type.__doc__ or "").split("\n")[0])
+    for setting in msgspec.structs.fields(section.type):
+        if setting.name in leave_out:
+            continue
+        kind, help_text = _kind_and_help(setting.type)
+        if not setting.required and setting.default is not None:
+            help_text = f"{help_text} (default {setting.default})".strip()
+        options: dict[str, Any] = {
+            "dest": f"{section.name}.{setting.name}",
+            "default": argparse.SUPPRESS,
+            "help": help_text.replace("%", "%%"),
+        }
+        form: dict[str, Any] = {"action": argparse.BooleanOptionalAction} if kind is bool else {"metavar": _metavar(kind)}
+        group.add_argument(flag(setting.name), **options, **form)
+
+
+def section_of(arguments: argparse.Namespace, name: str) -> dict[str, Any]:
+    """The settings of a section that flags give. Raises `ConfigError` for one of the wrong type or out of range."""
+    given = {dotted.split(".")[1]: value for dotted, value in vars(arguments).items() if dotted.startswith(f"{name}.")}
+    return {setting: _converted(name, setting, value) for setting, value in given.items()}
 
 
 def flat(config: RunConfig) -> dict[str, Any]:
     """All settings by their dotted names."""
     sections: dict[str, dict[str, Any]] = msgspec.to_builtins(config)
     return {f"{section}.{name}": value for section, values in sections.items() for name, value in values.items()}
-
-
-def flag(setting: str) -> str:
-    return "--" + setting.replace("_", "-")
 
 
 def from_flags(arguments: argparse.Namespace, file: Path | None) -> RunConfig:
@@ -408,74 +437,11 @@ def _checked(merged: dict[str, dict[str, Any]], origin: str) -> RunConfig:
         value = getattr(getattr(config, section.name), setting.name)
         if isinstance(value, float) and not math.isfinite(value):
             raise ConfigError(f"{origin}: {flag(setting.name)} must be a finite number, not {value}")
-    _require_consistent_gate(config.gate, origin)
-    _require_consistent_adapter(config.adapter, origin)
-    _require_consistent_augmentation(config, origin)
+    require_consistent_gate(config, origin)
+    require_consistent_adapter(config.adapter, origin)
+    require_consistent_augmentation(config.augment, config.data.rms_dbfs, origin)
     config.output.tracker_names()
     return config
-
-
-def _require_consistent_gate(gate: GateConfig, origin: str) -> None:
-    """Raises `ConfigError` for a limit that is missing, unused, or undone by another one: none is ever ignored in silence."""
-    if gate.guardrail == "drift" and gate.max_drift_points is None:
-        raise ConfigError(f"{origin}: --guardrail drift needs a limit; give --max-drift-points")
-    if gate.guardrail == "wer" and gate.max_drift_points is not None:
-        raise ConfigError(f"{origin}: --max-drift-points is for --guardrail drift; set that too, or leave it out")
-    margin_used = gate.rule == "interval" and gate.guardrail == "wer"
-    if not margin_used and gate.heldout_margin_points != GateConfig().heldout_margin_points:
-        raise ConfigError(f"{origin}: --heldout-margin-points is for --rule interval and --guardrail wer; leave it out")
-    if margin_used and gate.heldout_margin_points < gate.max_heldout_rise_points:
-        raise ConfigError(
-            f"{origin}: --heldout-margin-points {gate.heldout_margin_points:g} is below --max-heldout-rise-points "
-            f"{gate.max_heldout_rise_points:g}; the upper end of an interval is never below its middle, so raise it"
-        )
-
-
-def _require_consistent_adapter(adapter: AdapterConfig, origin: str) -> None:
-    """Raises `ConfigError` for a setting of LoRA where there is none."""
-    usual = AdapterConfig(method=adapter.method, lora_targets=adapter.lora_targets)
-    for name in adapter.__struct_fields__:
-        if adapter.method == "full" and getattr(adapter, name) != getattr(usual, name):
-            raise ConfigError(f"{origin}: {flag(name)} is for --method lora; leave it out with --method full")
-
-
-def _require_consistent_augmentation(config: RunConfig, origin: str) -> None:
-    """Raises `ConfigError` for ranges upside down and for settings that would change nothing."""
-    augment, default = config.augment, AugmentConfig()
-    given = [name for name in AugmentConfig.__struct_fields__ if getattr(augment, name) != getattr(default, name)]
-    if augment.augment_copies == 0:
-        if given:
-            raise ConfigError(f"{origin}: {flag(given[0])} varies copies, and there are none; give --augment-copies too, or leave it out")
-        return
-    for low, high in (("speed_min", "speed_max"), ("pitch_min", "pitch_max"), ("snr_min_db", "snr_max_db")):
-        if getattr(augment, low) > getattr(augment, high):
-            bounds = f"{flag(low)} {getattr(augment, low):g} is above {flag(high)} {getattr(augment, high):g}"
-            raise ConfigError(f"{origin}: {bounds}; swap them")
-    used = {
-        "noise_dir": augment.noise_dir is not None and augment.noise_probability > 0,
-        "impulse_dir": augment.impulse_dir is not None and augment.impulse_probability > 0,
-        "telephone_probability": augment.telephone_probability > 0,
-        "concat_probability": augment.concat_probability > 0,
-    }
-    needs = {
-        "noise_dir": ("noise_dir", "noise_probability", "snr_min_db", "snr_max_db"),
-        "impulse_dir": ("impulse_dir", "impulse_probability"),
-        "telephone_probability": ("telephone_codecs",),
-        "concat_probability": ("concat_clips",),
-    }
-    for source, dependent in needs.items():
-        idle = [name for name in dependent if name in given and not used[source]]
-        if idle:
-            wanted = f"{flag(source)}" if source.endswith("dir") and getattr(augment, source) is None else "a probability above 0"
-            raise ConfigError(f"{origin}: {flag(idle[0])} changes nothing without {wanted}; give it, or leave {flag(idle[0])} out")
-    if augment.gain_db > 0 and config.data.rms_dbfs is not None:
-        raise ConfigError(f"{origin}: --gain-db is undone by --rms-dbfs, which brings every clip to one level; leave one of them out")
-    if not (any(used.values()) or augment.changes_speed() or augment.changes_pitch() or augment.gain_db > 0):
-        raise ConfigError(
-            f"{origin}: --augment-copies {augment.augment_copies} without an effect only repeats the speech; give --speed-min, "
-            "--pitch-min, --gain-db, --noise-dir, --impulse-dir, --telephone-probability or --concat-probability"
-        )
-    augment.codecs()
 
 
 def _kind_and_help(annotated: Any) -> tuple[Any, str]:

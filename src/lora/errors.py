@@ -37,6 +37,14 @@ class ManifestError(LoraError):
         self.problems = problems
 
 
+class TermsError(LoraError):
+    """A list of terms is empty, unreadable, doubled, or holds what cannot be said or written."""
+
+
+class SynthesisError(LoraError):
+    """A voice is not there, fails, or says nothing."""
+
+
 class AudioError(LoraError):
     """Audio is missing, unreadable, empty, not finite, silent or too long."""
 

@@ -408,6 +408,18 @@ def _manifest(options: argparse.Namespace) -> int:
     return command(options.rest, prog=f"moonshine-lora manifest {options.action}")
 
 
+def _synthesise_arguments(parser: argparse.ArgumentParser) -> None:
+    from lora.synthesis.commands import add_arguments
+
+    add_arguments(parser)
+
+
+def _synthesise(options: argparse.Namespace) -> int:
+    from lora.synthesis.commands import execute
+
+    return execute(options)
+
+
 def _cache_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "action",
@@ -445,6 +457,7 @@ COMMANDS: dict[str, tuple[str, Arguments, Execute]] = {
     "adapter": ("convert adapters from and to the forms of other tools", _adapter_arguments, _adapter),
     "data": ("fetch the quickstart's speech", _data_arguments, _data),
     "manifest": ("make manifests, and merge them; what scripts/ does in a checkout", _manifest_arguments, _manifest),
+    "synthesise": ("make speech of a list of terms: sentences, voices, a manifest", _synthesise_arguments, _synthesise),
     "cache": ("show or clear checkpoints, downloads and encoder outputs that can be made again", _cache_arguments, _cache),
 }
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from lora.config import AugmentConfig, DataConfig, Guardrail, ReplayTargets
 from lora.dataset.manifest import Manifest, Recording, Rules, Utterance, read, require_one_text, validate
 from lora.dataset.splits import require_disjoint, require_no_near_copies, split
+from lora.dataset.synthetic import require_real
 from lora.errors import ManifestError
 from lora.evaluation.evaluate import Example
 from lora.language import Language
@@ -106,12 +107,15 @@ def _checked(manifest: Manifest, rules: Rules, config: DataConfig) -> tuple[Reco
 def read_sets(config: DataConfig, targets: ReplayTargets, guardrail: Guardrail, seed: int, language: Language = "en") -> SpeechSets:
     """Reads all manifests, splits dev off where it is not given, and makes sure that no recording is in two sets.
 
-    Raises `ManifestError` with every problem of the first manifest that has one, when a test set holds a single utterance, when sets
-    share recordings, and when training, dev and domain share speakers although the split is by speaker.
+    Raises `ManifestError` with every problem of the first manifest that has one, when a test set holds a single utterance or synthesised
+    speech, when sets share recordings, and when training, dev and domain share speakers although the split is by speaker.
     """
     train = read_set(config.train_manifest, config.rules(language), config)
     domain = read_set(config.domain_manifest, config.rules(language), config)
     heldout = read_set(config.heldout_manifest, config.heldout_rules(language, guardrail), config)
+    if not config.synthetic_domain:
+        require_real(domain.manifest, "domain", "record some, or pass --synthetic-domain and say so with every number")
+    require_real(heldout.manifest, "held-out", "give recordings of people")
     for test_set in (domain, heldout):
         if len(test_set) < 2:
             raise ManifestError(f"{test_set.manifest.path}: one utterance cannot tell a change from chance; add more, better a hundred")

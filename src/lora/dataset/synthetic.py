@@ -1,0 +1,17 @@
+"""Speech that a program made: its rows say so, and no set that is to tell how people are understood may hold any."""
+
+from lora.dataset.manifest import Manifest
+from lora.errors import ManifestError
+
+SYNTHETIC = "synthetic"
+"""Key in a row's `meta` that holds engine, voice, seed and what was said."""
+
+
+def require_real(manifest: Manifest, name: str, remedy: str) -> None:
+    """Raises `ManifestError` with the first synthesised line of a set that must hold people's speech."""
+    lines = [utterance.line for utterance in manifest if SYNTHETIC in (utterance.meta or {})]
+    if lines:
+        more = f" and {len(lines) - 1} more" if len(lines) > 1 else ""
+        raise ManifestError(
+            f"{manifest.path} line {lines[0]}{more}: synthesised speech in the {name} set, which would say nothing of people; {remedy}"
+        )

@@ -1,0 +1,1 @@
+"""Speech of a list of terms, spoken by other programs: sentences, voices, manifests."""

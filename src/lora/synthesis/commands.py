@@ -1,0 +1,87 @@
+"""`moonshine-lora synthesise`: its flags, and what it calls."""
+
+import argparse
+import typing
+from pathlib import Path
+
+from lora.config import AugmentConfig, add_section, section_of
+from lora.consistency import require_consistent_augmentation
+from lora.console import int_from_zero, number_from_zero, positive_int
+from lora.synthesis.sentences import Part
+from lora.system.terminal import say
+
+PER_TERM = 10
+NEGATIVES = 0.5
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of `synthesise`."""
+    parser.add_argument("terms", type=Path, metavar="TERMS", help="list of terms, one a line; spoken forms behind it: a = b | c")
+    add_sentences(parser)
+    parser.add_argument(
+        "--part",
+        choices=typing.get_args(Part),
+        default="train",
+        help="train, dev and test have sentences of their own, so that none is in two sets (default train)",
+    )
+    voices = parser.add_argument_group("voices")
+    voices.add_argument("--packaged-voice", action="store_true", help="the voice of the extra `synthesis`; the default without a command")
+    voices.add_argument(
+        "--voice-command",
+        action="append",
+        default=[],
+        metavar="COMMAND",
+        help="a program that speaks: 'flite -voice slt -t {text} -o {out}'; without {text} it reads standard input; again for more voices",
+    )
+    add_section(parser, "augment", leave_out=("augment_copies", "concat_probability", "concat_clips"))
+    output = parser.add_argument_group("output")
+    output.add_argument("--output", type=Path, required=True, metavar="FILE", help="the manifest to write, sound in <its stem>_audio/")
+    output.add_argument("--overwrite", action="store_true", help="replace what is there")
+
+
+def add_sentences(parser: argparse.ArgumentParser) -> None:
+    """Flags that say what is spoken."""
+    group = parser.add_argument_group("sentences")
+    group.add_argument("--sentences", type=Path, nargs="+", default=[], metavar="FILE", help="plain text, whose sentences are used first")
+    group.add_argument("--per-term", type=positive_int, default=PER_TERM, metavar="N", help="sentences for each term (default %(default)s)")
+    group.add_argument(
+        "--negatives",
+        type=number_from_zero,
+        default=NEGATIVES,
+        metavar="X",
+        help="sentences without a term for each one with a term, half of them with an ordinary word that is near one (default %(default)s)",
+    )
+    group.add_argument("--seed", type=int_from_zero, default=0, metavar="S", help="decides sentences, forms and sound (default 0)")
+
+
+def execute(options: argparse.Namespace) -> int:
+    """Synthesises, and says what was written."""
+    from lora.corpora.build import describe, refuse_existing
+    from lora.display import Display
+    from lora.synthesis.sentences import Plan, planned, read_sentences
+    from lora.synthesis.speech import Order, synthesise
+    from lora.synthesis.voices import voices_of
+    from lora.text.terms import read_terms
+
+    vary = varied(options)
+    refuse_existing(options.output, "path", overwrite=options.overwrite)
+    terms = read_terms(options.terms, "en")
+    plan = Plan(options.part, options.per_term, options.negatives, options.seed)
+    lines = planned(terms, read_sentences(options.sentences), plan)
+    order = Order(options.part, lines, voices_of(options.voice_command, packaged=options.packaged_voice), options.seed, vary)
+    display = Display()
+    with display.stage("speak", f"Speaking {len(lines)} sentences"), display.bar(len(lines), "sentences") as advance:
+        summary = synthesise(order, options.output, overwrite=options.overwrite, advance=lambda: advance(1, ""))
+    for line in describe(options.output, summary):
+        say(line)
+    return 0
+
+
+def varied(options: argparse.Namespace) -> AugmentConfig | None:
+    """How each clip is varied; None where nothing is asked for. Raises `ConfigError` for settings that contradict each other."""
+    given = section_of(options, "augment")
+    if not given:
+        return None
+    vary = AugmentConfig(augment_copies=1, **given)
+    require_consistent_augmentation(vary, None, "the command line")
+    return vary
