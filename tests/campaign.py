@@ -25,7 +25,8 @@ from lora.audio.loading import AudioSettings, duration, read_file
 from lora.checkpoints.checkpoint import resolve
 from lora.config import AdapterConfig
 from lora.corpora.commands import build_domain_manifest, merge_manifests
-from lora.dataset.manifest import Rules, read, validate
+from lora.dataset.checking import validate
+from lora.dataset.manifest import Rules, read
 from lora.errors import ConfigError
 from lora.model.greedy import DecodeSettings
 from lora.model.loading import Speech, load_processor, load_speech

@@ -16,7 +16,8 @@ from running import ANY_VERDICT, QUICK, Manifests, files_below, manifests, moons
 from lora.audio.effects import PEAK_LIMIT, power
 from lora.audio.loading import AudioSettings, FileAudio, load, waveform_hash
 from lora.config import AugmentConfig
-from lora.dataset.manifest import Manifest, Rules, Utterance, read, validate
+from lora.dataset.checking import validate
+from lora.dataset.manifest import Manifest, Rules, Utterance, read
 from lora.model.loading import Speech
 from lora.runs.record import read as read_record
 from lora.training.augment import MARK_FILE, PAUSE_S, Applied, Augmenter, plan
@@ -140,7 +141,8 @@ def test_two_processes_make_the_same_files(sounds: Path, sets: Manifests, tmp_pa
     code = (
         "import sys\nfrom pathlib import Path\nimport msgspec\n"
         "from lora.audio.loading import AudioSettings\nfrom lora.training.augment import plan\nfrom lora.config import AugmentConfig\n"
-        "from lora.dataset.manifest import Rules, read, validate\n"
+        "from lora.dataset.checking import validate\n"
+        "from lora.dataset.manifest import Rules, read\n"
         "rules, raw = Rules(max_s=15.0), AudioSettings()\n"
         "manifest = read(Path(sys.argv[2]), rules)\n"
         "config = msgspec.json.decode(sys.argv[1], type=AugmentConfig)\n"

@@ -21,7 +21,8 @@ from lora.corpora.build import Choice, Item, Summary, build, choose
 from lora.corpora.general import HELDOUT, REPLAY, Recording, waveform
 from lora.corpora.hub import candidates
 from lora.corpora.quickstart import QuickstartManifests
-from lora.dataset.manifest import Manifest, Rules, read, validate
+from lora.dataset.checking import validate
+from lora.dataset.manifest import Manifest, Rules, read
 from lora.dataset.splits import require_disjoint
 from lora.errors import ConfigError, FetchError, RunFolderError
 from lora.system.files import sha256_file

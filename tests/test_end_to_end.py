@@ -16,7 +16,8 @@ from transformers import AutoProcessor, MoonshineForConditionalGeneration
 from lora.audio.loading import AudioSettings, load
 from lora.checkpoints.checkpoint import resolve
 from lora.corpora import quickstart
-from lora.dataset.manifest import Rules, read, validate
+from lora.dataset.checking import validate
+from lora.dataset.manifest import Rules, read
 from lora.evaluation.evaluate import Example, evaluate
 from lora.model.encoder_outputs import LiveFeatures
 from lora.model.greedy import DecodeSettings

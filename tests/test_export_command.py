@@ -19,7 +19,8 @@ from safetensors.torch import load_file, save_file
 from lora.audio.loading import AudioSettings
 from lora.checkpoints.checkpoint import resolve
 from lora.checkpoints.provenance import ADAPTER_SETTINGS, ADAPTER_WEIGHTS, write_sealed
-from lora.dataset.manifest import Rules, Utterance, read, validate
+from lora.dataset.checking import validate
+from lora.dataset.manifest import Rules, Utterance, read
 from lora.export.agreement import compare_export
 from lora.export.proof import Models, chosen, in_runtime, with_pytorch
 from lora.export.targets import write_target

@@ -8,7 +8,8 @@ import pytest
 
 from lora.audio.loading import AudioSettings
 from lora.corpora import general
-from lora.dataset.manifest import Rules, read, validate
+from lora.dataset.checking import validate
+from lora.dataset.manifest import Rules, read
 from lora.errors import OnDeviceError
 from lora.export.agreement import ThreeScores, compare_export
 from lora.export.proof import chosen

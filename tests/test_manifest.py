@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from lora.audio.loading import AudioSettings, FileAudio, Waveform, load, waveform_hash
 from lora.corpora.general import HELDOUT, REPLAY, waveform
-from lora.dataset.manifest import Manifest, Recording, Row, Rules, Utterance, read, to_row, validate, write
+from lora.dataset.checking import validate
+from lora.dataset.manifest import Manifest, Recording, Row, Rules, Utterance, read, to_row, write
 from lora.dataset.speech_rate import too_much
 from lora.dataset.splits import require_disjoint, sample, split
 from lora.errors import ManifestError

@@ -12,7 +12,8 @@ import soundfile
 from running import Manifests, refusal, write_rows
 
 from lora.audio.loading import AudioSettings, EncodedAudio, Waveform, load, resample, through_codec
-from lora.dataset.manifest import Rules, read, validate
+from lora.dataset.checking import validate
+from lora.dataset.manifest import Rules, read
 from lora.dataset.near_copies import correlation, near_copies, sound_print
 from lora.dataset.splits import COPY_CORRELATION, require_no_near_copies
 from lora.model.loading import Speech

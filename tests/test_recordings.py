@@ -16,7 +16,8 @@ from lora.corpora.general import HELDOUT, waveform
 from lora.corpora.recordings.beside import Timed
 from lora.corpora.recordings.segments import Segment
 from lora.corpora.recordings.subtitles import subtitle_segments
-from lora.dataset.manifest import Manifest, Rules, read, validate
+from lora.dataset.checking import validate
+from lora.dataset.manifest import Manifest, Rules, read
 from lora.units import SAMPLE_RATE_HZ
 
 DATA = ROOT.parent / "shared" / "data"

@@ -17,7 +17,8 @@ from lora.audio.loading import AudioSettings, EncodedAudio, FileAudio, InlineAud
 from lora.console import channel_or_split
 from lora.corpora.commands import build_domain_manifest
 from lora.corpora.general import HELDOUT, REPLAY, waveform
-from lora.dataset.manifest import Rules, read, validate
+from lora.dataset.checking import validate
+from lora.dataset.manifest import Rules, read
 from lora.errors import AudioError, ConfigError, LoraError, ManifestError, TooLongError
 from lora.transcribe import Choice, from_files
 

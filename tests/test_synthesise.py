@@ -11,7 +11,8 @@ import pytest
 from running import Manifests, moonshine_lora, refusal, write_rows
 
 from lora.audio.loading import AudioSettings, FileAudio
-from lora.dataset.manifest import Rules, Utterance, read, validate
+from lora.dataset.checking import validate
+from lora.dataset.manifest import Rules, Utterance, read
 from lora.synthesis.sentences import Plan, carrier_sentences, near_words, planned, read_sentences
 from lora.synthesis.spoken import in_words, without_phonemes
 from lora.text.terms import read_terms

@@ -108,5 +108,9 @@ class StoppedError(LoraError):
     """Training was asked to stop and has written a checkpoint."""
 
 
+class WorkerError(LoraError):
+    """A process that did a part of the work has ended; says how."""
+
+
 class PeerError(LoraError):
     """Another process of the same run has ended or does not answer."""

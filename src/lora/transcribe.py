@@ -12,7 +12,8 @@ from lora.audio.decoding import stored_format
 from lora.audio.loading import AudioSettings, FileAudio, duration, load
 from lora.checkpoints.checkpoint import resolve
 from lora.config import Device, Precision
-from lora.dataset.manifest import MIN_S, Rules, Utterance, read, validate
+from lora.dataset.checking import validate
+from lora.dataset.manifest import MIN_S, Rules, Utterance, read
 from lora.errors import AudioError, CheckpointError, ConfigError, TooLongError
 from lora.evaluation.evaluate import Example, score_transcripts, transcribe_all
 from lora.language import LANGUAGES, Language

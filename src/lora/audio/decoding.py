@@ -237,8 +237,10 @@ def _blocks(sound: Any, name: str) -> Iterator[npt.NDArray[np.float32]]:
     """To the end of the sound, block by block: codecs that cannot seek are not read otherwise."""
     import soundfile
 
+    left = sound.frames
     try:
-        while len(block := sound.read(_BLOCK, dtype="float32", always_2d=True)):
+        while left and len(block := sound.read(_BLOCK, dtype="float32", always_2d=True)):
+            left -= len(block)
             yield block
     except soundfile.LibsndfileError as error:
         raise AudioError(f"{name}: the copy broke off, or is damaged ({error}); copy or record it again") from error

@@ -8,12 +8,10 @@ as `en`) and `meta` (an object for anything else).
 
 import difflib
 import hashlib
-import itertools
 import os
 import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -21,10 +19,9 @@ from typing import Any
 import msgspec
 
 from lora.audio.channels import Channel
-from lora.audio.loading import AudioSettings, AudioSource, FileAudio, InlineAudio, Span, duration, is_silent, load, waveform_hash
-from lora.dataset.near_copies import sound_print
+from lora.audio.loading import AudioSource, FileAudio, InlineAudio, Span
 from lora.dataset.speech_rate import least_seconds, too_much
-from lora.errors import AudioError, ManifestError, Problem, TooLongError
+from lora.errors import AudioError, ManifestError, Problem
 from lora.language import LANGUAGES, Language, foreign_script, lacks_own_script
 from lora.system.documents import ContentError, json_value
 from lora.system.files import is_regular, leads_out, real_folder, write_jsonl
@@ -37,9 +34,6 @@ DURATION_TOLERANCE_S = 0.15
 
 MIN_S = Seconds(0.1)
 """Shortest utterance: below 56 ms the encoder has no frame at all, below 100 ms nobody has said a word."""
-
-TOGETHER = 50
-"""Recordings that a thread decodes in one go: what a pool keeps for each of 100,000 calls is more than what is found."""
 
 PROBLEMS_SHOWN = 20
 LINES_SHOWN = 5
@@ -149,7 +143,9 @@ class Rules:
 
 
 @dataclass(slots=True)
-class _Problems:
+class Problems:
+    """What is wrong with a manifest's lines, told together."""
+
     path: Path
     found: list[Problem] = field(default_factory=list)
 
@@ -185,7 +181,7 @@ def read(path: Path, rules: Rules, left_out: list[Problem] | None = None) -> Man
     does not exist.
     """
     real_folder.cache_clear()
-    problems = _Problems(path)
+    problems = Problems(path)
     utterances: list[Utterance] = []
     seen: dict[str, int] = {}
     digest = hashlib.sha256()
@@ -212,77 +208,12 @@ def read(path: Path, rules: Rules, left_out: list[Problem] | None = None) -> Man
     return Manifest(path, digest.hexdigest(), tuple(utterances), tags)
 
 
-def validate(manifest: Manifest, rules: Rules, settings: AudioSettings, *, prints: bool = False) -> tuple[Recording, ...]:
-    """Decodes every recording once and returns what was found, in the utterances' order; with `prints`, what near copies are found by.
-
-    Raises `ManifestError` that names every line whose audio is unreadable, empty, not finite, silent although text is claimed,
-    shorter than `MIN_S`, longer than `rules.max_s`, or in disagreement with the declared duration.
-    """
-    problems = _Problems(manifest.path)
-
-    def check(utterance: Utterance) -> Recording:
-        try:
-            samples = load(utterance.audio, settings, rules.max_s)
-        except TooLongError as error:
-            problems.add(utterance.line, "audio", f"{error.lasts} is over --max-seconds {rules.max_s:g}; cut it or raise the limit")
-            _check_declared(utterance, error.length_s, problems)
-            return Recording(Seconds(0.0), "")
-        except AudioError as error:
-            problems.add(utterance.line, "audio", str(error))
-            return Recording(Seconds(0.0), "")
-        length_s = duration(samples)
-        if length_s < MIN_S:
-            problems.add(utterance.line, "audio", f"{length_s:.3f} s is too short for speech; Moonshine needs {MIN_S:g} s")
-        if utterance.text and is_silent(samples):
-            problems.add(utterance.line, "audio", f"is silent although the text says {utterance.text[:40]!r}")
-        if utterance.text and rules.check_rate and too_much(utterance.text, length_s):
-            problems.add(utterance.line, "text", _too_much(utterance.text, f"the audio lasts {length_s:.1f} s"))
-        _check_declared(utterance, length_s, problems)
-        return Recording(length_s, waveform_hash(samples), sound_print(samples) if prints and utterance.text != "" else b"")
-
-    with ThreadPoolExecutor() as pool:  # libsndfile and soxr release the interpreter lock
-        parts = [manifest.utterances[start : start + TOGETHER] for start in range(0, len(manifest), TOGETHER)]
-        recordings = tuple(itertools.chain.from_iterable(pool.map(lambda part: [check(utterance) for utterance in part], parts)))
-    for first, second in two_texts(manifest, recordings):
-        problems.add(second.line, "text", f"is not that of line {first.line}, which is the same recording; {_one_is_wrong(first, second)}")
-    problems.raise_if_any()
-    return recordings
-
-
-def two_texts(manifest: Iterable[Utterance], recordings: Iterable[Recording]) -> Iterator[tuple[Utterance, Utterance]]:
-    """Pairs of utterances of one recording with different texts: the first of that recording, and another."""
-    first: dict[str, Utterance] = {}
-    for utterance, recording in zip(manifest, recordings, strict=True):
-        known = first.setdefault(recording.sha256, utterance) if recording.sha256 and utterance.text is not None else utterance
-        if (known.text or "").split() != (utterance.text or "").split():
-            yield known, utterance
-
-
-def require_one_text(manifest: Manifest, recordings: Sequence[Recording]) -> None:
-    """Raises `ManifestError` for a recording with two texts. `validate` does so for what it is given, which may be a part."""
-    for first, second in two_texts(manifest, recordings):
-        raise ManifestError(
-            f"{manifest.path}: {first.id} (line {first.line}) and {second.id} (line {second.line}) are the same recording with different "
-            f"texts; {_one_is_wrong(first, second)}"
-        )
-
-
-def _one_is_wrong(first: Utterance, second: Utterance) -> str:
-    return f"one is wrong, remove it ({(first.text or '')[:40]!r} and {(second.text or '')[:40]!r})"
-
-
-def _too_much(text: str, limit: str) -> str:
+def too_much_text(text: str, limit: str) -> str:
+    """What to say of a text that is longer than its recording; `limit` says how long that is."""
     return (
         f"has {len(text.split())} words ({len(text)} characters), which takes at least {least_seconds(text):.1f} s to say, and {limit}; it "
         "is the text of another recording or of several: check the rows around it"
     )
-
-
-def _check_declared(utterance: Utterance, length_s: float | None, problems: _Problems) -> None:
-    if utterance.declared_s is None or length_s is None:
-        return
-    if abs(utterance.declared_s - length_s) > DURATION_TOLERANCE_S:
-        problems.add(utterance.line, "duration", f"says {utterance.declared_s:.2f} s, the audio lasts {length_s:.2f} s")
 
 
 def write(path: Path, rows: Iterable[Row]) -> int:
@@ -318,7 +249,7 @@ _DECODER = msgspec.json.Decoder(_RawRow)
 _STRING = msgspec.json.Decoder(str)
 
 
-def _parse(path: Path, number: int, offset: int, raw: bytes, rules: Rules, problems: _Problems) -> Utterance | None:
+def _parse(path: Path, number: int, offset: int, raw: bytes, rules: Rules, problems: Problems) -> Utterance | None:
     try:
         row = json_value(raw, _DECODER.decode)
     except msgspec.ValidationError as error:
@@ -349,19 +280,19 @@ def _parse(path: Path, number: int, offset: int, raw: bytes, rules: Rules, probl
     )
 
 
-def _check_text(row: _RawRow, number: int, rules: Rules, problems: _Problems) -> None:
+def _check_text(row: _RawRow, number: int, rules: Rules, problems: Problems) -> None:
     if row.text is None:
         if rules.require_text:
             problems.add(number, "text", rules.missing_text)
     elif not row.text.strip() and not rules.allow_empty_text and rules.require_text:
         problems.add(number, "text", "is empty; write the transcript or drop the line (where nobody speaks: --allow-empty-text)")
     elif rules.check_rate and too_much(row.text, rules.max_s):
-        problems.add(number, "text", _too_much(row.text, f"--max-seconds is {rules.max_s:g}"))
+        problems.add(number, "text", too_much_text(row.text, f"--max-seconds is {rules.max_s:g}"))
     elif wrong := damage(row.text):
         problems.add(number, "text", wrong)
 
 
-def _check_language(row: _RawRow, number: int, rules: Rules, problems: _Problems) -> None:
+def _check_language(row: _RawRow, number: int, rules: Rules, problems: Problems) -> None:
     if rules.language is None:
         return
     name, advice = LANGUAGES[rules.language].name, "keep one language in a run, and name it with --language"
@@ -371,7 +302,7 @@ def _check_language(row: _RawRow, number: int, rules: Rules, problems: _Problems
         problems.add(number, "text", f"is in {script} letters, which {name} does not use; {advice}")
 
 
-def _settle_tags(utterances: list[Utterance], rules: Rules, problems: _Problems) -> str:
+def _settle_tags(utterances: list[Utterance], rules: Rules, problems: Problems) -> str:
     """Treats the tags of the transcripts as the rules say, and says what was found and done; nothing where there are none."""
     tagged = [place for place, utterance in enumerate(utterances) if tags_in(utterance.text or "")]
     if not tagged:
@@ -403,7 +334,7 @@ def _require_own_script(path: Path, utterances: Sequence[Utterance], rules: Rule
         )
 
 
-def _source(path: Path, number: int, offset: int, raw: bytes, row: _RawRow, rules: Rules, problems: _Problems) -> AudioSource | None:
+def _source(path: Path, number: int, offset: int, raw: bytes, row: _RawRow, rules: Rules, problems: Problems) -> AudioSource | None:
     value = bytes(row.audio)
     if row.audio_filepath is not None:  # NeMo's name for it
         if value:
@@ -436,7 +367,7 @@ def _source(path: Path, number: int, offset: int, raw: bytes, row: _RawRow, rule
     return None
 
 
-def _span(row: _RawRow, number: int, problems: _Problems) -> Span | None:
+def _span(row: _RawRow, number: int, problems: Problems) -> Span | None:
     """Which part of its file the row is of; reports one that is none."""
     if row.offset is None:
         return None
@@ -446,7 +377,7 @@ def _span(row: _RawRow, number: int, problems: _Problems) -> Span | None:
     return Span.between(row.offset, row.offset + row.duration)
 
 
-def _channel(row: _RawRow, number: int, problems: _Problems) -> Channel | None:
+def _channel(row: _RawRow, number: int, problems: Problems) -> Channel | None:
     """The row's channel; reports one that is none, and a track that is none."""
     if row.track is not None and row.track < 1:
         problems.add(number, "track", f"must be a number from 1, not {row.track}")
@@ -460,7 +391,7 @@ def _channel(row: _RawRow, number: int, problems: _Problems) -> Channel | None:
     return None
 
 
-def _file_source(path: Path, number: int, name: str, row: _RawRow, rules: Rules, problems: _Problems) -> AudioSource | None:
+def _file_source(path: Path, number: int, name: str, row: _RawRow, rules: Rules, problems: Problems) -> AudioSource | None:
     if not name:
         problems.add(number, "audio", "is an empty path")
         return None

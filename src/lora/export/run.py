@@ -13,7 +13,8 @@ import torch
 from lora.audio.loading import AudioSettings
 from lora.checkpoints.checkpoint import Checkpoint, resolve
 from lora.checkpoints.provenance import ADAPTER_WEIGHTS, CHECKPOINT_WEIGHTS, PASSPORT_FILE
-from lora.dataset.manifest import Rules, read, validate
+from lora.dataset.checking import validate
+from lora.dataset.manifest import Rules, read
 from lora.display import Display, export_table
 from lora.errors import ConfigError, ExportError, ManifestError, ProofError, RunFolderError
 from lora.export.agreement import compare_export

@@ -13,7 +13,8 @@ import msgspec
 from lora.audio.loading import AudioSettings, EncodedAudio, FileAudio, Waveform, encode_flac
 from lora.config import AugmentConfig
 from lora.corpora.build import Summary, writing
-from lora.dataset.manifest import Manifest, Row, Rules, Utterance, validate
+from lora.dataset.checking import validate
+from lora.dataset.manifest import Manifest, Row, Rules, Utterance
 from lora.dataset.synthetic import SYNTHETIC
 from lora.errors import SynthesisError
 from lora.synthesis.sentences import Line

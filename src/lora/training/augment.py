@@ -34,7 +34,8 @@ from lora.audio.loading import (
     waveform_hash,
 )
 from lora.config import AugmentConfig
-from lora.dataset.manifest import Manifest, Recording, Row, Rules, Utterance, read, to_row, validate, write
+from lora.dataset.checking import validate
+from lora.dataset.manifest import Manifest, Recording, Row, Rules, Utterance, read, to_row, write
 from lora.dataset.splits import sample
 from lora.errors import AudioError, ConfigError, ManifestError, RunFolderError
 from lora.language import LANGUAGES

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lora.config import AugmentConfig, DataConfig, Guardrail, ReplayTargets
-from lora.dataset.manifest import Manifest, Recording, Rules, Utterance, read, require_one_text, validate
+from lora.dataset.checking import require_one_text, validate
+from lora.dataset.manifest import Manifest, Recording, Rules, Utterance, read
 from lora.dataset.splits import require_disjoint, require_no_near_copies, split
 from lora.dataset.synthetic import require_real
 from lora.errors import ManifestError

@@ -1,0 +1,133 @@
+"""Recordings of a manifest, decoded once each: what is wrong with them, how long they are, and by what they are known again. No torch."""
+
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+
+from lora.audio.loading import AudioSettings, FileAudio, duration, is_silent, load, waveform_hash
+from lora.dataset.manifest import DURATION_TOLERANCE_S, MIN_S, Manifest, Problems, Recording, Rules, Utterance, too_much_text
+from lora.dataset.near_copies import sound_print
+from lora.dataset.speech_rate import too_much
+from lora.errors import AudioError, ManifestError, Problem, TooLongError, WorkerError
+from lora.system.workers import Workers, cores
+from lora.units import Seconds
+
+TOGETHER = 50
+"""Recordings that are decoded in one go: what a pool keeps for each of 100,000 calls is more than what is found."""
+
+MANY = 2_000
+"""Recordings from which it pays to start processes: libraries need half a second to load in each."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """Some utterances of a manifest, and how they are looked at."""
+
+    utterances: tuple[Utterance, ...]
+    rules: Rules
+    settings: AudioSettings
+    prints: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    recordings: list[Recording]
+    problems: list[Problem]
+
+
+def validate(manifest: Manifest, rules: Rules, settings: AudioSettings, *, prints: bool = False) -> tuple[Recording, ...]:
+    """Decodes every recording once and returns what was found, in the utterances' order; with `prints`, what near copies are found by.
+
+    Raises `ManifestError` that names every line whose audio is unreadable, empty, not finite, silent although text is claimed,
+    shorter than `MIN_S`, longer than `rules.max_s`, or in disagreement with the declared duration.
+    """
+    rows = manifest.utterances
+    parts = [_Part(rows[start : start + TOGETHER], rules, settings, prints) for start in range(0, len(rows), TOGETHER)]
+    found = list(_in_processes(manifest, parts) if _pays(manifest) else _in_threads(parts))
+    problems = Problems(manifest.path, list(itertools.chain.from_iterable(part.problems for part in found)))
+    recordings = tuple(itertools.chain.from_iterable(part.recordings for part in found))
+    for first, second in two_texts(manifest, recordings):
+        problems.add(second.line, "text", f"is not that of line {first.line}, which is the same recording; {_one_is_wrong(first, second)}")
+    problems.raise_if_any()
+    return recordings
+
+
+def _pays(manifest: Manifest) -> bool:
+    """Whether processes are sooner done than threads, which wait for each other's Python. Parts of a long recording share its decoding."""
+    spans = any(isinstance(one.audio, FileAudio) and one.audio.span is not None for one in manifest)
+    return len(manifest) >= MANY and cores() > 1 and not spans
+
+
+def _in_threads(parts: Sequence[_Part]) -> Iterator[_Found]:
+    with ThreadPoolExecutor(cores()) as pool:  # libsndfile and soxr release the interpreter lock
+        yield from pool.map(look_into, parts)
+
+
+def _in_processes(manifest: Manifest, parts: Sequence[_Part]) -> Iterator[_Found]:
+    with Workers(look_into, cores()) as workers:
+        try:
+            yield from workers.map(parts)
+        except WorkerError as error:
+            raise ManifestError(
+                f"{manifest.path}: a process that decodes its recordings ended ({error}): memory ran out, or a library failed at a file; "
+                "run it again with fewer programs open, or check parts of the manifest to find the file"
+            ) from error
+
+
+def look_into(part: _Part) -> _Found:
+    """Decodes the recordings of a part."""
+    problems: list[Problem] = []
+    return _Found([_look_at(utterance, part, problems) for utterance in part.utterances], problems)
+
+
+def _look_at(utterance: Utterance, part: _Part, problems: list[Problem]) -> Recording:
+    rules, problem = part.rules, partial(Problem, utterance.line)
+    try:
+        samples = load(utterance.audio, part.settings, rules.max_s)
+    except TooLongError as error:
+        problems.append(problem("audio", f"{error.lasts} is over --max-seconds {rules.max_s:g}; cut it or raise the limit"))
+        problems += _undeclared(utterance, error.length_s)
+        return Recording(Seconds(0.0), "")
+    except AudioError as error:
+        problems.append(problem("audio", str(error)))
+        return Recording(Seconds(0.0), "")
+    length_s = duration(samples)
+    if length_s < MIN_S:
+        problems.append(problem("audio", f"{length_s:.3f} s is too short for speech; Moonshine needs {MIN_S:g} s"))
+    if utterance.text and is_silent(samples):
+        problems.append(problem("audio", f"is silent although the text says {utterance.text[:40]!r}"))
+    if utterance.text and rules.check_rate and too_much(utterance.text, length_s):
+        problems.append(problem("text", too_much_text(utterance.text, f"the audio lasts {length_s:.1f} s")))
+    problems += _undeclared(utterance, length_s)
+    return Recording(length_s, waveform_hash(samples), sound_print(samples) if part.prints and utterance.text != "" else b"")
+
+
+def _undeclared(utterance: Utterance, length_s: float | None) -> list[Problem]:
+    """The problem of a declared duration that is not the recording's."""
+    if utterance.declared_s is None or length_s is None or abs(utterance.declared_s - length_s) <= DURATION_TOLERANCE_S:
+        return []
+    return [Problem(utterance.line, "duration", f"says {utterance.declared_s:.2f} s, the audio lasts {length_s:.2f} s")]
+
+
+def two_texts(manifest: Iterable[Utterance], recordings: Iterable[Recording]) -> Iterator[tuple[Utterance, Utterance]]:
+    """Pairs of utterances of one recording with different texts: the first of that recording, and another."""
+    first: dict[str, Utterance] = {}
+    for utterance, recording in zip(manifest, recordings, strict=True):
+        known = first.setdefault(recording.sha256, utterance) if recording.sha256 and utterance.text is not None else utterance
+        if (known.text or "").split() != (utterance.text or "").split():
+            yield known, utterance
+
+
+def require_one_text(manifest: Manifest, recordings: Sequence[Recording]) -> None:
+    """Raises `ManifestError` for a recording with two texts. `validate` does so for what it is given, which may be a part."""
+    for first, second in two_texts(manifest, recordings):
+        raise ManifestError(
+            f"{manifest.path}: {first.id} (line {first.line}) and {second.id} (line {second.line}) are the same recording with different "
+            f"texts; {_one_is_wrong(first, second)}"
+        )
+
+
+def _one_is_wrong(first: Utterance, second: Utterance) -> str:
+    return f"one is wrong, remove it ({(first.text or '')[:40]!r} and {(second.text or '')[:40]!r})"

@@ -1,0 +1,130 @@
+"""A function in processes of its own, for work that would keep the interpreter's lock: decoding thousands of short recordings, say.
+
+The pools of the standard library import the caller's main module in each process, and so run a user's script again. These processes
+import the function's module and nothing else.
+"""
+
+import importlib
+import os
+import pickle
+import queue
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, BinaryIO, Generic, TypeVar
+
+from lora.errors import WorkerError
+
+Given = TypeVar("Given")
+Result = TypeVar("Result")
+
+MOST = 16
+"""Processes at most: each takes the memory of its libraries, some 50 MB."""
+
+
+def cores() -> int:
+    """Cores that this process may use; its share of them where `torchrun` has started several on this machine."""
+    allowed = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    return max(1, min(MOST, allowed // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
+
+
+class Workers(Generic[Given, Result]):
+    """Processes that each apply a module's function to one thing after another. What goes in and comes out must be pickled."""
+
+    def __init__(self, function: Callable[[Given], Result], count: int) -> None:
+        self._all = [_Worker(f"{function.__module__}:{function.__qualname__}") for _ in range(count)]
+        self._free = queue.SimpleQueue[_Worker]()
+        for worker in self._all:
+            self._free.put(worker)
+
+    def __enter__(self) -> "Workers[Given, Result]":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for worker in self._all:
+            worker.end()
+
+    def map(self, things: Iterable[Given]) -> Iterator[Result]:
+        """What the function gives for each, in their order. Its exceptions are raised here; `WorkerError` where a process has ended."""
+        with ThreadPoolExecutor(len(self._all)) as pool:
+            yield from pool.map(self._one, things)
+
+    def _one(self, thing: Given) -> Result:
+        worker = self._free.get()
+        try:
+            result: Result = worker.call(thing)
+        finally:
+            self._free.put(worker)
+        return result
+
+
+class _Worker:
+    def __init__(self, function: str) -> None:
+        # In a session of its own: Ctrl-C is for the process that the user sees, which then ends this one.
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", __name__, function],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            start_new_session=True,
+            creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),  # the same on Windows
+        )
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._given: BinaryIO = self._process.stdin  # type: ignore[assignment]
+        self._results: BinaryIO = self._process.stdout  # type: ignore[assignment]
+
+    def call(self, thing: object) -> Any:
+        try:
+            _write(self._given, thing)
+            done, result = pickle.load(self._results)
+        except (BrokenPipeError, EOFError) as error:
+            raise WorkerError(_end(self._process.wait())) from error
+        if not done:
+            raise result
+        return result
+
+    def end(self) -> None:
+        self._process.kill()
+        self._process.wait()
+        self._results.close()
+        try:
+            self._given.close()
+        except BrokenPipeError:
+            return  # what was not sent any more
+
+
+def _end(code: int) -> str:
+    return signal.Signals(-code).name if code < 0 else f"exit code {code}"
+
+
+def _write(stream: BinaryIO, thing: object) -> None:
+    pickle.dump(thing, stream, pickle.HIGHEST_PROTOCOL)
+    stream.flush()
+
+
+def main(name: str) -> None:
+    """Answers each thing on standard input with `(True, result)` or `(False, exception)` on standard output, until the input ends."""
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what a library prints must not stand between the answers
+    module, _, function = name.partition(":")
+    apply: Callable[[object], object] = getattr(importlib.import_module(module), function)
+    for thing in _things():
+        try:
+            answer: tuple[bool, object] = (True, apply(thing))
+        except Exception as error:  # noqa: BLE001 - it is raised where the result is wanted
+            answer = (False, error)
+        _write(answers, answer)
+
+
+def _things() -> Iterator[object]:
+    while True:
+        try:
+            yield pickle.load(sys.stdin.buffer)
+        except EOFError:  # the other side wants nothing more, or has ended
+            return
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
