@@ -133,5 +133,5 @@ def test_the_model_side_knows_no_command_line_and_no_report(module: str) -> None
 
 
 def test_training_never_sees_how_test_sets_are_made() -> None:
-    assert not own_imports(MODULES["training.loop"]) & {"dataset.manifest", "training.sets", "experiment.stages"}
-    assert not {layer(name) for name in own_imports(MODULES["training.loop"])} & {"dataset", "corpora", "experiment"}
+    assert not own_imports(MODULES["training.loop"]) & {"dataset.manifest", "training.sets", "pipeline.stages"}
+    assert not {layer(name) for name in own_imports(MODULES["training.loop"])} & {"dataset", "corpora", "pipeline"}

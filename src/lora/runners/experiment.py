@@ -52,7 +52,7 @@ def write_examples(config: RunConfig, count: int) -> int:
 
     prepare_process()
     from lora.display import Display
-    from lora.experiment.preparation import write_augmented
+    from lora.pipeline.preparation import write_augmented
 
     folder, written = write_augmented(config, count, Display())
     say(f"{folder}: {written} augmented clips in audio/, what was done to each in manifest.jsonl; nothing was trained")
@@ -65,9 +65,9 @@ def start(config: RunConfig, metrics_file: str, *, dry_run: bool, resume: bool) 
 
     prepare_process()
     from lora.display import Display, result_table
-    from lora.experiment.preparation import prepare
-    from lora.experiment.stages import experiment
     from lora.model.loading import choose_device
+    from lora.pipeline.preparation import prepare
+    from lora.pipeline.stages import experiment
     from lora.runs.record import result_folder
     from lora.system import distributed
 

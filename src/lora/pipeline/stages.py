@@ -12,11 +12,11 @@ from lora.config import RunConfig
 from lora.display import Display
 from lora.errors import LoraError, StoppedError
 from lora.evaluation.evaluate import evaluate
-from lora.experiment.baseline import baseline_of, check_texts, heldout_examples, require_sound_labels, scored, train_data
-from lora.experiment.preparation import Prepared, opening_record, prepare
 from lora.language import metric
 from lora.model.encoder_outputs import Features, LiveFeatures, StoredFeatures
 from lora.model.loading import Speech, load_speech
+from lora.pipeline.baseline import baseline_of, check_texts, heldout_examples, require_sound_labels, scored, train_data
+from lora.pipeline.preparation import Prepared, opening_record, prepare
 from lora.report.card import CARD_FILE, write_card
 from lora.report.html import HTML_FILE, write_html
 from lora.report.markdown import MARKDOWN_FILE, write_report

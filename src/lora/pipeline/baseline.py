@@ -10,11 +10,11 @@ from lora.errors import ManifestError, ScoringError, TrainingError
 from lora.evaluation.base_scores import known
 from lora.evaluation.evaluate import Example, evaluate, transcribe_all
 from lora.evaluation.text_check import foreign_texts
-from lora.experiment.preparation import Prepared
 from lora.model.decoder import Decoder
 from lora.model.encoder_outputs import Features
 from lora.model.greedy import Transcript
 from lora.model.loading import Speech, pad_labels
+from lora.pipeline.preparation import Prepared
 from lora.runs.outcomes import Evaluation
 from lora.system import distributed
 from lora.text.normaliser import normalise
