@@ -117,6 +117,7 @@ def _transcribe_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--allow-outside-paths", action="store_true", help="accept audio paths that leave the manifest's folder")
     parser.add_argument("--tags", **TAGS_FLAG)
     parser.add_argument("--equivalents", type=Path, metavar="FILE", help="forms that count as the same to a reader, a group a line: a = b")
+    parser.add_argument("--terms", type=Path, metavar="FILE", help="list of terms, one a line: how many are found, and heard falsely")
 
 
 def _transcribe(options: argparse.Namespace) -> int:
@@ -144,15 +145,18 @@ def _transcribe(options: argparse.Namespace) -> int:
 def _transcribe_shared(options: argparse.Namespace) -> None:
     """All processes transcribe, the main one tells."""
     from lora.dataset.manifest import Rules
+    from lora.report.terms import alarms, recall
     from lora.scoring.counts import Tags
     from lora.scoring.doubtful import summary
     from lora.scoring.reader_errors import table
     from lora.system import distributed
-    from lora.transcribe import Choice, from_files, from_manifest, open_runtime, read_again, write_result
+    from lora.text.terms import read_terms
+    from lora.transcribe import Choice, from_files, from_manifest, open_runtime, read_again, with_terms, write_result
 
     transcriber = open_runtime(options.runtime, options.export_dir) if options.runtime else _with_pytorch(options)
     language = transcriber.language
     equivalents = table(options.equivalents, language) if options.equivalents is not None else None
+    terms = read_terms(options.terms, language) if options.terms is not None else None
     rules = Rules(
         max_s=options.max_seconds, require_text=False, allow_outside=options.allow_outside_paths, language=language, tags=options.tags
     )
@@ -163,6 +167,8 @@ def _transcribe_shared(options: argparse.Namespace) -> None:
     result = transcriber(utterances, lengths_s)
     if equivalents is not None:
         result = read_again(result, equivalents, language)
+    if terms is not None:
+        result = with_terms(result, terms, language)
     if not distributed.is_main():
         return
     if options.output is not None:
@@ -180,6 +186,8 @@ def _transcribe_shared(options: argparse.Namespace) -> None:
         freed = result.freed.by_alternatives + result.freed.by_equivalents
         without = f"; alternatives and equivalents take {freed} errors away" if freed else ""
         print(f"{metric(language)} {100 * result.reader_wer:.2f} % as a reader counts{without}{tags}", file=sys.stderr)
+    if result.terms is not None:
+        print(f"terms found: {recall(result.terms)}; false alarms in 1,000 words: {alarms(result.terms)}", file=sys.stderr)
     if result.real_time_factor is not None:
         say(f"{result.runtime}: {result.real_time_factor:.3f} s for a second of sound", sys.stderr)
 

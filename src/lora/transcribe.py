@@ -26,8 +26,10 @@ from lora.runtimes.runtime import Clip, RuntimeName
 from lora.runtimes.runtime import transcribe as transcribe_on_device
 from lora.scoring.counts import Counts, Freed, Tags, UtteranceScore, score_utterance, total
 from lora.scoring.doubtful import Mark, marks, speech_in
+from lora.scoring.terms import TermScore, score_terms
 from lora.system.files import write_json, write_jsonl
 from lora.text.equivalents import Equivalents
+from lora.text.terms import Terms
 from lora.training import adapter as adapters
 from lora.units import Seconds
 
@@ -71,6 +73,8 @@ class Transcription(msgspec.Struct, frozen=True, kw_only=True):
     """Of the file; None where none was chosen."""
     marks: tuple[Mark, ...] = ()
     """What makes the transcript doubtful."""
+    terms: tuple[str, ...] = ()
+    """Of the user's list, as they are heard; empty without one."""
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True):
@@ -95,6 +99,8 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     raw_wer: float | None = None
     raw_cer: float | None = None
     normaliser: str | None = None
+    terms: TermScore | None = None
+    """How the user's terms were found; None without a list or without references."""
     runtime: str | None = None
     """Name of the on-device runtime; None for PyTorch."""
     real_time_factor: float | None = None
@@ -329,6 +335,18 @@ def read_again(result: Result, equivalents: Equivalents, language: Language) -> 
     found = total(scores, language, equivalents)
     rate = _rate(found.words)
     return msgspec.structs.replace(result, utterances=tuple(rows), reader_wer=rate, freed=found.freed, reader=found.reader)
+
+
+def with_terms(result: Result, terms: Terms, language: Language) -> Result:
+    """The result with the user's terms: those heard in each row, and how many of those spoken are found."""
+    rows = tuple(msgspec.structs.replace(row, terms=tuple(found.term for found in terms.found(row.text))) for row in result.utterances)
+    scores = [
+        score_utterance(id=row.id, speaker_id=None, seconds=row.seconds, reference=row.reference, hypothesis=row.text, language=language)
+        for row in rows
+        if row.reference is not None
+    ]
+    found = score_terms(terms, total(scores, language), 0) if scores else None
+    return msgspec.structs.replace(result, utterances=rows, terms=found)
 
 
 def _rate(counts: Counts) -> float | None:

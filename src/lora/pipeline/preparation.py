@@ -11,7 +11,7 @@ from lora import publish
 from lora.checkpoints.checkpoint import Checkpoint, resolve
 from lora.config import RunConfig
 from lora.display import Display
-from lora.errors import ConfigError
+from lora.errors import ConfigError, TermsError
 from lora.model.greedy import DecodeSettings
 from lora.model.loading import Speech, choose_device, load_speech
 from lora.model.products import PRODUCT_DTYPES, require_precision, time_beside_float32
@@ -24,6 +24,7 @@ from lora.system import distributed
 from lora.system.cache import Kept
 from lora.system.locking import Hold
 from lora.text.equivalents import Equivalents
+from lora.text.terms import Terms, read_terms
 from lora.training import adapter as adapters
 from lora.training import strength as strengths
 from lora.training.adapter import Site
@@ -47,6 +48,7 @@ class Prepared:
     decode: DecodeSettings
     kept: Kept = field(default_factory=Kept)
     equivalents: Equivalents | None = None
+    terms: Terms | None = None
     unfinished: RunRecord | None = None
     """The run that goes on, where one does."""
     hold: Hold = field(default_factory=Hold, compare=False)
@@ -81,6 +83,7 @@ def prepare(config: RunConfig, display: Display, *, resume: bool = False) -> Pre
             has_guard=config.data.replay_manifest is not None,
         )
     equivalents = table(Path(config.eval.equivalents), config.model.language) if config.eval.equivalents is not None else None
+    terms = read_terms(Path(config.eval.terms), config.model.language) if config.eval.terms is not None else None
     with display.stage("read", "Reading manifests and audio"):
         sets = read_sets(config.data, config.train.replay_targets, config.gate.guardrail, config.train.seed, config.model.language)
         augmenter = plan_copies(sets, config.augment, config.data, config.train.seed, config.model.language)
@@ -91,6 +94,8 @@ def prepare(config: RunConfig, display: Display, *, resume: bool = False) -> Pre
     with display.stage("load", f"Loading {config.model.model_id} on {device.type}"):
         checkpoint = resolve(config.model.model_id, config.model.revision)
         speech = load_speech(checkpoint, device, config.model.precision, config.model.language)
+        if terms is not None:
+            require_writable(terms, speech)
         sites = adapters.plan(speech, config.adapter)
         if config.train.gradient_checkpointing and not any(site.in_encoder for site in sites):
             raise ConfigError(
@@ -102,10 +107,22 @@ def prepare(config: RunConfig, display: Display, *, resume: bool = False) -> Pre
             display.line(f"{speech.precision} products take {ratio:.1f} times as long as float32's here: --precision float32 is faster")
         display.line(f"adapter: {len(sites)} layers, {sites[0].name} to {sites[-1].name}")
     decode = DecodeSettings(tokens_per_second=config.tokens_per_second)
-    prepared = Prepared(config, sets, augmenter, checkpoint, speech, sites, decode, equivalents=equivalents, unfinished=unfinished)
+    prepared = Prepared(
+        config, sets, augmenter, checkpoint, speech, sites, decode, equivalents=equivalents, terms=terms, unfinished=unfinished
+    )
     if unfinished is not None:
         require_same(unfinished, opening_record(prepared))
     return prepared
+
+
+def require_writable(terms: Terms, speech: Speech) -> None:
+    """Raises `TermsError` for a term that the model's tokenizer gives back otherwise than it is written: it could never be found."""
+    for term in terms:
+        if (back := speech.text(speech.labels(term.written)[:-1])) != term.written:
+            raise TermsError(
+                f"{terms.path}: the tokenizer of {speech.checkpoint.model_id} cannot write {term.written!r}, it gives {back!r}; "
+                "leave the term out, or spell it otherwise"
+            )
 
 
 def _description(sets: SpeechSets) -> Iterator[str]:

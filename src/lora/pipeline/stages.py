@@ -30,6 +30,7 @@ from lora.scoring.analysis import unseen_words
 from lora.scoring.counts import read_again
 from lora.scoring.gate import judge
 from lora.scoring.significance import compare, drift, interval
+from lora.scoring.terms import TermsFound, compare_terms
 from lora.system import distributed
 from lora.system.cache import prune
 from lora.system.files import atomic_folder, remove_at_once, sha256_file, system_errors
@@ -206,7 +207,8 @@ def _stages(prepared: Prepared, record: RunRecord, state: TrainState | None, out
     damaged = _damaged(prepared, log, display)
     results = {name: _result(baseline[name], tuned[name], config.train.seed) for name in test_sets}
     moved = drift(baseline["heldout"].score, tuned["heldout"].score, config.train.seed)
-    verdict = judge(domain=results["domain"].comparison, heldout=results["heldout"].comparison, drift=moved, rules=config.gate)
+    terms = _terms_found(prepared, results)
+    verdict = judge(domain=results["domain"].comparison, heldout=results["heldout"].comparison, drift=moved, rules=config.gate, terms=terms)
     outlets.trackers.log({"verdict/accepted": int(verdict.accepted), "verdict": verdict.sentence}, outcome.steps)
     return msgspec.structs.replace(
         record,
@@ -218,6 +220,7 @@ def _stages(prepared: Prepared, record: RunRecord, state: TrainState | None, out
         domain_unseen_words=unseen_words(_texts(sets.train), _texts(sets.domain), config.model.language),
         heldout=results["heldout"],
         heldout_drift=moved,
+        terms=terms,
         verdict=verdict,
         cache_damaged=damaged,
     )
@@ -383,6 +386,16 @@ def _result(baseline: Evaluation, tuned: Evaluation, seed: int) -> SetResult:
         tuned_interval=interval(tuned.score, seed),
         comparison=compare(baseline.score, tuned.score, seed),
     )
+
+
+def _terms_found(prepared: Prepared, results: dict[str, SetResult]) -> TermsFound | None:
+    terms, seed = prepared.terms, prepared.config.train.seed
+    if terms is None:
+        return None
+    domain, heldout = (
+        compare_terms(terms, results[name].baseline.score, results[name].tuned.score, seed) for name in ("domain", "heldout")
+    )
+    return TermsFound(path=terms.path, sha256=terms.sha256, domain=domain, heldout=heldout)
 
 
 def _log_scores(outlets: Outlets, when: str, evaluations: dict[str, Evaluation], *, step: int) -> None:

@@ -13,10 +13,12 @@ from lora.config import flat
 from lora.errors import ConfigError, RunFolderError
 from lora.language import LANGUAGES
 from lora.report.escape import markdown_environment, spreadsheet
+from lora.report.terms import alarms, recall, sets_of
 from lora.runs.record import RECORD_FILE, RunRecord, SetResult, read
 from lora.scoring.analysis import Remaining, remaining
 from lora.scoring.counts import Score
 from lora.scoring.significance import Comparison, compare
+from lora.scoring.terms import TermsFound
 from lora.system.files import write_text
 
 FORMATS = (".md", ".csv", ".html")
@@ -47,6 +49,10 @@ class Completed(NamedTuple):
     decision: str
     guarded: bool
     """Whether the held-out check passed."""
+
+    @property
+    def terms(self) -> TermsFound | None:
+        return self.record.terms
 
     @property
     def runtime_s(self) -> float:
@@ -136,7 +142,8 @@ def table(found: Overview) -> str:
     """CSV, a row for each run: rates are ratios, times seconds; fields that a run does not have are empty."""
     text = io.StringIO()
     measured = [_measured(run) for run in found.completed]
-    lines = csv.DictWriter(text, ["run", "status", "decision", *found.settings, *list(measured[0])[2:], "error"], lineterminator="\n")
+    columns = dict.fromkeys(name for values in measured for name in list(values)[2:])
+    lines = csv.DictWriter(text, ["run", "status", "decision", *found.settings, *columns, "error"], lineterminator="\n")
     lines.writeheader()
     for index, (run, values) in enumerate(zip(found.completed, measured, strict=True)):
         settings = {name: column[index] for name, column in found.settings.items()}
@@ -167,12 +174,18 @@ def _measured(run: Completed) -> dict[str, Any]:
             f"{name}_change_high": change.interval.high,
             f"{name}_p_value": change.p_value,
         }
+    if run.record.terms is not None:
+        for name, terms in sets_of(run.record).items():
+            for when, score in (("baseline", terms.baseline), ("tuned", terms.tuned)):
+                values[f"{name}_{when}_term_recall"] = score.recall
+                values[f"{name}_{when}_false_alarms"] = score.alarms
     moved = run.record.heldout_drift
     return values | {"heldout_drift": moved.rate if moved else "", "runtime_seconds": round(run.runtime_s, 1)}
 
 
 def _rendered(template: str, found: Overview, *, html: bool) -> str:
     environment = markdown_environment()
+    environment.filters |= {"recall": recall, "alarms": alarms}
     if html:
         environment = environment.overlay(autoescape=True, finalize=None)
     text = files("lora.report").joinpath(template).read_text(encoding="utf-8")

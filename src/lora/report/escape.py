@@ -49,6 +49,7 @@ def markdown_environment() -> Any:
     import jinja2
 
     environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("lora.report", ""),
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

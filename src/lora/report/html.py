@@ -10,7 +10,7 @@ from pathlib import Path
 
 from lora.config import flat
 from lora.language import LANGUAGES
-from lora.report import charts
+from lora.report import charts, terms
 from lora.report.clips import EMBEDDED, Clip, Clips, Wanted, megabytes
 from lora.report.diff import Piece, pieces
 from lora.runs.record import RunRecord, SetResult
@@ -101,6 +101,7 @@ def render(record: RunRecord, page: Path, audio_mb: float | None = AUDIO_MB) -> 
         autoescape=True,
     )
     environment.filters |= {"percent": _percent, "points": lambda ratio: f"{100 * ratio:+.2f}", "command": shlex.join}
+    environment.filters |= {"recall": terms.recall, "alarms": terms.alarms}
     clips = Clips(record.config.data, page, None if audio_mb is None else int(audio_mb * 1e6))
     silent = {split: why for split in SPLIT_NAMES if (why := clips.add_set(split, record.manifests.get(split)))}
     rows = _utterances(record, clips)
@@ -127,6 +128,10 @@ def render(record: RunRecord, page: Path, audio_mb: float | None = AUDIO_MB) -> 
         long_words=LONG_WORDS,
         settings=flat(record.config).items(),
         spoken=LANGUAGES[record.config.model.language],
+        term_sets=terms.sets_of(record),
+        term_lines=terms.lines(record),
+        term_events=terms.events(record),
+        places={(row.split, row.before.id): place for place, row in enumerate(rows, start=1)},
     )
 
 

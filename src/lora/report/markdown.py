@@ -1,10 +1,10 @@
 """`report.md`: the training report of docs/training.md, filled in."""
 
-from importlib.resources import files
 from pathlib import Path
 
 from lora.config import flat
 from lora.language import LANGUAGES
+from lora.report import terms
 from lora.report.escape import markdown_environment
 from lora.runs.record import RunRecord
 from lora.scoring.analysis import by_duration, by_speaker, by_vocabulary, error_tables, looped
@@ -26,7 +26,9 @@ def write_report(record: RunRecord, file: Path) -> None:
 
 
 def render(record: RunRecord) -> str:
-    template = markdown_environment().from_string(files("lora.report").joinpath("report.md.j2").read_text(encoding="utf-8"))
+    environment = markdown_environment()
+    environment.filters |= {"recall": terms.recall, "alarms": terms.alarms}
+    template = environment.get_template("report.md.j2")
     assert record.domain is not None  # a completed run has its results
     before, after = record.domain.baseline.score, record.domain.tuned.score
     seen = [by_vocabulary(score, record.domain_unseen_words) for score in (before, after)]
@@ -44,6 +46,9 @@ def render(record: RunRecord) -> str:
         ],
         vocabulary=[("seen", *(side.seen for side in seen)), ("not seen", *(side.unseen for side in seen))],
         tables=error_tables(after, MOST_COMMON),
+        term_sets=terms.sets_of(record),
+        term_lines=terms.lines(record),
+        term_events=terms.events(record),
     )
     return rendered
 

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from lora.runs.record import RunRecord, SetResult
+from lora.scoring.terms import TermScore, TermsFound
 from lora.system.files import write_json
 
 
@@ -24,6 +25,7 @@ def metrics(record: RunRecord) -> dict[str, Any]:
         **_set("", record.domain),
         **_set("heldout_", record.heldout),
         "heldout_drift": record.heldout_drift,
+        **_terms(record.terms),
         "best_step": record.training.best_step if record.training else None,
         "steps": record.training.steps if record.training else None,
         "train_audio_seconds": record.training.audio_seconds if record.training else None,
@@ -45,6 +47,21 @@ def metrics(record: RunRecord) -> dict[str, Any]:
         "started_at": record.started_at,
         "finished_at": record.finished_at,
     }
+
+
+def _terms(terms: TermsFound | None) -> dict[str, Any]:
+    """Shares of the terms that are found, and false alarms in 1,000 words; None without a list."""
+    values: dict[str, Any] = {"terms_untested": terms.untested if terms else None}
+    for name in ("domain", "heldout"):
+        for when in ("baseline", "tuned"):
+            score: TermScore | None = getattr(getattr(terms, name), when) if terms else None
+            prefix = f"{'' if name == 'domain' else 'heldout_'}{when}"
+            values[f"{prefix}_term_recall"] = score.recall if score else None
+            values[f"{prefix}_term_recall_interval"] = score.recall_interval if score else None
+            values[f"{prefix}_false_alarms"] = score.alarms if score else None
+            values[f"{prefix}_false_alarms_interval"] = score.alarms_interval if score else None
+            values[f"{prefix}_terms"] = [count for count in score.counts if count.spoken or count.false_alarms] if score else None
+    return values
 
 
 def _set(prefix: str, result: SetResult | None) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from lora.runs.export_record import Exported
 from lora.runs.outcomes import Augmentation, Evaluation, Strength, TrainOutcome
 from lora.scoring.gate import Verdict
 from lora.scoring.significance import Comparison, Drift, Interval
+from lora.scoring.terms import TermsFound
 from lora.system.documents import read_json
 from lora.system.files import write_json
 from lora.text.style import ResolvedStyle
@@ -134,6 +135,8 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
     """Under the guardrail `drift` its references are the base model's transcripts, so that the baseline has no errors."""
     heldout_drift: Drift | None = None
     """None where the base model says nothing on the held-out speech."""
+    terms: TermsFound | None = None
+    """What became of the user's terms; None without a list."""
     verdict: Verdict | None = None
     stages: dict[str, Seconds] = {}
     resumed: tuple[Resumption, ...] = ()

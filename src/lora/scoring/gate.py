@@ -12,10 +12,14 @@ tuned minus baseline, each with its 95 % interval:
 `max_heldout_rise_points`, or all of it above 0 with H beyond the margin | else |
 | drift | all of it at most `max_drift_points` | all of it above | else |
 
+Terms, where limits are set for them, are held to the numbers themselves under both rules: a list of sixty terms is what the user wants
+found, not a sample, and an interval of false alarms that did not occur in 4,000 words reaches 0.9 in 1,000.
+
 One rejected check rejects; else one inconclusive check makes the verdict inconclusive.
 """
 
 import math
+from collections.abc import Iterator
 from typing import Literal
 
 import msgspec
@@ -23,8 +27,11 @@ import msgspec
 from lora.config import GateConfig
 from lora.errors import ScoringError
 from lora.scoring.significance import Comparison, Drift, Interval, clusters_needed
+from lora.scoring.terms import PER_WORDS, TermScore, TermsFound
 
 Decision = Literal["accepted", "rejected", "inconclusive"]
+CheckName = Literal["domain", "held-out", "terms found", "false alarms"]
+CheckUnit = Literal["points", "%", "in 1,000 words"]
 
 # A difference of two ratios of small integers carries rounding errors of this order, and a limit that is met exactly must pass.
 _ROUNDING_POINTS = 1e-9
@@ -33,12 +40,14 @@ _ROUNDING_POINTS = 1e-9
 class Check(msgspec.Struct, frozen=True, kw_only=True):
     """One condition: `points` is the change of the WER in percentage points, tuned minus baseline, or the drift."""
 
-    name: Literal["domain", "held-out"]
+    name: CheckName
     decision: Decision
     points: float
     low_points: float
     high_points: float
     limit_points: float
+    unit: CheckUnit = "points"
+    """Of the numbers: terms found are a share in percent, false alarms are counted in 1,000 words."""
     needed_utterances: int | None = None
     """For an inconclusive check: how many utterances like these would tell, should the change stay as it is. None where none would."""
     message: str
@@ -64,15 +73,15 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
         return f"{self.decision}: " + "; ".join(check.message for check in self.checks if check.decision == self.decision)
 
 
-def judge(*, domain: Comparison, heldout: Comparison, drift: Drift | None, rules: GateConfig) -> Verdict:
-    """Holds the domain, and the held-out set or its drift, against the rules.
+def judge(*, domain: Comparison, heldout: Comparison, drift: Drift | None, rules: GateConfig, terms: TermsFound | None = None) -> Verdict:
+    """Holds the domain, the held-out set or its drift, and the terms against the rules.
 
-    Raises `ScoringError` where the drift is asked for and there is none.
+    Raises `ScoringError` where the drift is asked for and there is none, and where limits are set for terms that no test row tells of.
     """
     if rules.guardrail == "drift" and drift is None:
         raise ScoringError("the base model says nothing on the held-out speech, so there is no drift; check its audio")
     guardrail = _drift(drift, rules) if rules.guardrail == "drift" and drift is not None else _heldout(heldout, rules)
-    checks = (_domain(domain, rules), guardrail)
+    checks = (_domain(domain, rules), guardrail, *_terms(terms, rules))
     decisions = {check.decision for check in checks}
     order: tuple[Decision, ...] = ("rejected", "inconclusive", "accepted")
     return Verdict(decision=next(decision for decision in order if decision in decisions), checks=checks)
@@ -136,6 +145,52 @@ def _drift(drift: Drift, rules: GateConfig) -> Check:
     return _check("held-out", "inconclusive", drift, most, f"{text}, and its upper end may be at most {most:g}{advice})", needed)
 
 
+def _terms(terms: TermsFound | None, rules: GateConfig) -> Iterator[Check]:
+    if terms is None:
+        return
+    if rules.min_term_recall is not None:
+        yield _recall(terms.domain.tuned, terms.domain.baseline.recall, rules.min_term_recall)
+    if rules.max_false_alarms is not None:
+        yield _alarms(terms.heldout.tuned, rules.max_false_alarms)
+
+
+def _recall(score: TermScore, before: float | None, least: float) -> Check:
+    if score.recall is None or score.recall_interval is None or before is None:
+        raise ScoringError("no row of the domain test set says any of the terms, so --min-term-recall cannot be judged; add some")
+    share, (low, high) = 100 * score.recall, (100 * score.recall_interval.low, 100 * score.recall_interval.high)
+    enough = share >= least - _ROUNDING_POINTS
+    remark = "" if enough else f", and at least {least:g} % must be"
+    message = f"terms found {100 * before:.1f} % -> {share:.1f} % ({score.found} of {score.spoken}{remark})"
+    return Check(
+        name="terms found",
+        decision="accepted" if enough else "rejected",
+        points=share,
+        low_points=low,
+        high_points=high,
+        limit_points=least,
+        unit="%",
+        message=message,
+    )
+
+
+def _alarms(score: TermScore, most: float) -> Check:
+    if score.alarms is None or score.alarms_interval is None:
+        raise ScoringError("the held-out speech has too few words to count false alarms in; add some, or leave --max-false-alarms out")
+    within = score.alarms <= most + _ROUNDING_POINTS
+    remark = "" if within else f", and there may be at most {most:g}"
+    message = f"held-out false alarms {score.alarms:.2f} in 1,000 words ({score.false_alarms} in {score.words}{remark})"
+    return Check(
+        name="false alarms",
+        decision="accepted" if within else "rejected",
+        points=score.alarms,
+        low_points=PER_WORDS * score.alarms_interval.low,
+        high_points=PER_WORDS * score.alarms_interval.high,
+        limit_points=most,
+        unit="in 1,000 words",
+        message=message,
+    )
+
+
 def _points(ratio: float, interval: Interval) -> tuple[float, float, float]:
     return 100 * ratio, 100 * interval.low, 100 * interval.high
 
@@ -168,7 +223,7 @@ def _rounded_up(number: float) -> int:
 
 
 def _check(
-    name: Literal["domain", "held-out"],
+    name: CheckName,
     decision: Decision,
     found: Comparison | Drift,
     limit: float,

@@ -5,7 +5,7 @@ whole speakers are drawn where every utterance names one and there are two or mo
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from statistics import NormalDist
 from typing import Literal
 
@@ -98,6 +98,17 @@ def interval(score: Score, seed: int) -> Interval:
     """
     found, _ = _bootstrap(_clusters(score), seed)
     return Interval(max(found.low, 0.0), found.high)
+
+
+def ratio_interval(counted: Sequence[int], of: Sequence[int], seed: int) -> Interval:
+    """The interval of sum(counted) / sum(of) when whole groups, such as utterances or terms, are drawn: see `_bootstrap`.
+
+    Raises `ScoringError` for fewer than two groups, or where all of `of` are 0.
+    """
+    if len(of) < 2 or not any(of):
+        raise ScoringError("a ratio of fewer than two groups, or of nothing, has no interval")
+    found, _ = _bootstrap(_Clusters(np.array(counted, float), np.array(of, float), "utterance"), seed)
+    return found
 
 
 def compare(baseline: Score, tuned: Score, seed: int) -> Comparison:
