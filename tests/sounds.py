@@ -68,6 +68,8 @@ class Form:
     """How far apart the decoders may be: libsndfile fills GSM with a block of 40 ms more, and FFmpeg hears Vorbis to the end of a block."""
     block_s: float = 0.02
     """How much longer than the sound the file may be: codecs fill their last block."""
+    bare: bool = False
+    """Frames and nothing else, each beginning with eleven ones: what ends before a frame is a whole file."""
 
     def make(self, samples: Samples, rate: int) -> bytes:
         if self.by_ffmpeg:
@@ -94,11 +96,11 @@ FORMS = [
     Form("Vorbis", "OGG", "VORBIS", second="ogg", apart_s=0.07),
     Form("Opus", "OGG", "OPUS", rates=(8_000, 16_000, 48_000), second="ogg"),
     Form("MP3", "MP3", "MPEG_LAYER_III", second=None, block_s=0.06),
-    Form("MP3 CBR without header", "mp3", "libmp3lame", (("write_xing", "0"),), by_ffmpeg=True, second="mp3", block_s=0.25),
+    Form("MP3 CBR without header", "mp3", "libmp3lame", (("write_xing", "0"),), by_ffmpeg=True, second="mp3", block_s=0.25, bare=True),
     Form("AAC in MP4", "mp4", "aac", by_ffmpeg=True, second="mov", block_s=0.3),
-    Form("AAC", "adts", "aac", by_ffmpeg=True, second="aac", block_s=0.3),
+    Form("AAC", "adts", "aac", by_ffmpeg=True, second="aac", block_s=0.3, bare=True),
     Form("ALAC in MP4", "ipod", "alac", by_ffmpeg=True, second="mov"),
     Form("Opus in WebM", "webm", "libopus", rates=(16_000, 48_000), by_ffmpeg=True, second="matroska", block_s=0.05),
     Form("PCM in QuickTime", "mov", "pcm_s16le", by_ffmpeg=True, second="mov"),
-    Form("MP2", "mp2", "mp2", rates=(16_000, 44_100, 48_000), by_ffmpeg=True, second="mp3", block_s=0.15),
+    Form("MP2", "mp2", "mp2", rates=(16_000, 44_100, 48_000), by_ffmpeg=True, second="mp3", block_s=0.15, bare=True),
 ]
