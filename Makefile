@@ -53,12 +53,11 @@ run: data ## measure, train, measure again, accept or reject: outputs/quickstart
 test: sync ## run the quick tests
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m '$(MARKERS)'
 
-test-slow: MARKERS = slow
-test-slow: WORKERS = 1
+test-slow: MARKERS = slow and not long
 test-slow: test ## run the end-to-end tests of minutes
 
 test-long: MARKERS = long
-test-long: test ## run the tests of hours: every fault that tests must see, 20,000 damaged inputs
+test-long: test ## run the tests of hours: every fault that tests must see, 20,000 damaged inputs, AN4 in every runtime
 
 test-processors: sync ## run the numeric tests as on other processors: each instruction set, both kinds of products
 	$(BIN)/python tests/processors.py

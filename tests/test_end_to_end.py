@@ -87,6 +87,7 @@ def test_plain_peft_and_transformers_reach_the_reported_score(default_run: Run, 
     assert abs(total(rows).words.errors - record.domain.tuned.score.words.errors) <= 1
 
 
+@pytest.mark.long
 def test_spelled_names_by_unknown_speakers(tmp_path: Path) -> None:
     """The README's command: manifests and a model, everything else the default."""
     if not (SPEECH / "an4" / "train.jsonl").is_file():

@@ -376,7 +376,7 @@ def spelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("strength", [1.0, 0.3])
 @pytest.mark.parametrize("precision", ["u8", "fp32"])
 def test_a_tuned_model_passes_in_every_runtime(spelled: Path, strength: float, precision: str, tmp_path: Path) -> None:
@@ -393,7 +393,7 @@ def test_a_tuned_model_passes_in_every_runtime(spelled: Path, strength: float, p
         assert said > 0.9 * sum(part.utterances for part in target.proof.sets.values()), name
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(("precision", "strength"), [("u8", 1.0), ("fp32", 0.3)])
 def test_the_base_models_weights_fail_in_every_runtime(spelled: Path, strength: float, precision: str, tmp_path: Path) -> None:
     adapter = scaled(spelled / "lora_adapter", strength, tmp_path / "adapter")
