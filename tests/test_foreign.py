@@ -1,5 +1,6 @@
 """Files that other tools wrote: tests/foreign/README.md says which tool wrote which."""
 
+import json
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -8,9 +9,16 @@ import pytest
 from running import moonshine_lora
 
 from lora.corpora.build import Bad
+from lora.corpora.recordings.audacity import label_segments
 from lora.corpora.recordings.beside import Timed
+from lora.corpora.recordings.chat import chat_reader
+from lora.corpora.recordings.commonvoice import common_voice_segments
+from lora.corpora.recordings.elan import elan_reader
+from lora.corpora.recordings.labelstudio import label_studio_segments
+from lora.corpora.recordings.nist import ctm_segments, stm_segments
 from lora.corpora.recordings.segments import Segment
 from lora.corpora.recordings.textgrid import textgrid_reader
+from lora.corpora.recordings.words import joined
 from lora.errors import ManifestError
 
 FOREIGN = Path(__file__).parent / "foreign"
@@ -41,8 +49,8 @@ def test_textgrids_of_praat_and_other_writers(name: str) -> None:
 
 def test_a_tier_that_is_not_there_names_those_that_are() -> None:
     for tiers, message in (
-        (["cleo"], "has no tier 'cleo' with intervals; it has anna (2 texts), ben (1 text), notes (points)"),
-        (["notes"], "has no tier 'notes' with intervals"),
+        (["cleo"], "has no tier 'cleo' with times; it has anna (2 texts), ben (1 text), notes (points)"),
+        (["notes"], "has no tier 'notes' with times"),
         ([], "several tiers hold text; choose with --tier: anna"),
     ):
         with pytest.raises(ManifestError, match=re.escape(message)):
@@ -75,3 +83,250 @@ def test_textgrids_that_are_none_are_one_line(tmp_path: Path) -> None:
         assert (result.code, result.out, result.err.count("\n")) == (2, "", 1), result.err
         assert message in result.err
         assert not (tmp_path / "m.jsonl").exists()
+
+
+SPOKEN = [("anna", 1.0, 2.5, "He said hi"), ("ben", 2.75, 3.5, "five equals three"), ("anna", 4.0, 5.25, "Café naïve")]
+
+
+def test_elan_files_of_pympi() -> None:
+    """Tiers by name and pattern; a tier that refers to another has its times, and its parts are one segment."""
+    for tiers, expected in (
+        (["A_utt"], [("Anna", 1.0, 2.5, 'He said "hi" & <left>'), ("Anna", 4.0, 5.25, "Café, naïve")]),
+        (["B*"], [("Ben", 2.75, 3.5, "5 xmin = 3")]),
+        (["A_norm"], [("Anna", 1.0, 2.5, "he said hi and left")]),
+        (["A_words"], [("Anna", 4.0, 5.25, "cafe is naive")]),
+    ):
+        assert found(elan_reader(tiers)(timed("pympi.eaf"))) == expected
+    with pytest.raises(
+        ManifestError, match=re.escape("has no tier 'C' with times; it has A_utt (2 texts), B_utt (1 text), A_norm (1 text)")
+    ):
+        list(elan_reader(["C"])(timed("pympi.eaf")))
+
+
+def annotations(slots: str, tiers: str, head: str = "") -> str:
+    return f"<ANNOTATION_DOCUMENT>{head}<TIME_ORDER>{slots}</TIME_ORDER>{tiers}</ANNOTATION_DOCUMENT>"
+
+
+def slot(name: str, time: int | None) -> str:
+    return f'<TIME_SLOT TIME_SLOT_ID="{name}"' + ("/>" if time is None else f' TIME_VALUE="{time}"/>')
+
+
+def aligned(name: str, start: str, end: str, text: str) -> str:
+    return (
+        f'<ANNOTATION><ALIGNABLE_ANNOTATION ANNOTATION_ID="{name}" TIME_SLOT_REF1="{start}" TIME_SLOT_REF2="{end}">'
+        f"<ANNOTATION_VALUE>{text}</ANNOTATION_VALUE></ALIGNABLE_ANNOTATION></ANNOTATION>"
+    )
+
+
+def test_annotations_without_times_are_taken_with_their_neighbours_or_named(tmp_path: Path) -> None:
+    slots = slot("t1", 1000) + slot("t2", None) + slot("t3", None) + slot("t4", 3000) + slot("t5", None) + slot("t6", None)
+    said = aligned("a1", "t1", "t2", "one") + aligned("a3", "t3", "t4", "three") + aligned("a2", "t2", "t3", "two")
+    (tmp_path / "a.eaf").write_text(annotations(slots, f'<TIER TIER_ID="x">{said}{aligned("a4", "t5", "t6", "lost")}</TIER>'))
+    result = list(elan_reader([])(Timed(tmp_path / "a.eaf", Path("a.wav"), "a", None)))
+    assert found(result) == [(None, 1.0, 3.0, "one two three")]
+    assert [str(one) for one in result if isinstance(one, Bad)] == [
+        "a.eaf tier x annotation a4: a-x-a4: has no times in ELAN, nor has what stands before and after it; left out"
+    ]
+
+
+def test_a_recording_that_begins_later_than_its_elan_document(tmp_path: Path) -> None:
+    head = '<HEADER><MEDIA_DESCRIPTOR MEDIA_URL="file:///C:/a/talk.wav" TIME_ORIGIN="2500"/></HEADER>'
+    tier = f'<TIER TIER_ID="x">{aligned("a1", "t1", "t2", "one")}</TIER>'
+    (tmp_path / "a.eaf").write_text(annotations(slot("t1", 0) + slot("t2", 1000), tier, head))
+    assert found(elan_reader([])(Timed(tmp_path / "a.eaf", Path("talk.wav"), "a", None))) == [(None, 2.5, 3.5, "one")]
+    with pytest.raises(ManifestError, match=r"begin at different times \(talk at 2500 ms\); name other\.wav as one of them"):
+        list(elan_reader([])(Timed(tmp_path / "a.eaf", Path("other.wav"), "a", None)))
+
+
+def test_elan_files_that_are_none_are_one_line(tmp_path: Path) -> None:
+    (tmp_path / "a.wav").touch()
+    tier = '<TIER TIER_ID="x">{}</TIER>'
+    inner = '<REF_ANNOTATION ANNOTATION_ID="r" ANNOTATION_REF="r"><ANNOTATION_VALUE>x</ANNOTATION_VALUE></REF_ANNOTATION>'
+    reference = f"<ANNOTATION>{inner}</ANNOTATION>"
+    for content, message in (
+        ("hello", "is no XML"),
+        ("<a/>", "begins with <a>, not with <ANNOTATION_DOCUMENT>"),
+        ('<!DOCTYPE a [<!ENTITY b "c">]><a>&b;</a>', "defines entities"),
+        (annotations(slot("t1", 0), tier.format(aligned("a1", "t1", "t9", "x"))), "time slot 't9' that is not there"),
+        (annotations('<TIME_SLOT TIME_SLOT_ID="t" TIME_VALUE="x"/>', ""), "holds a time that is no number"),
+        (annotations("<TIME_SLOT/>", ""), "lacks 'TIME_SLOT_ID'"),
+        (annotations("", tier.format(reference)), "refers to 'r', which is not there"),
+        (annotations("", ""), "no tier holds text with times; choose with --tier: none"),
+    ):
+        (tmp_path / "a.eaf").write_text(content)
+        assert message in refused("elan", tmp_path / "a.eaf", tmp_path)
+
+
+def refused(form: str, source: Path, place: Path, *options: object) -> str:
+    """The one line of a refusal that leaves nothing behind."""
+    result = moonshine_lora("manifest", "import", form, source, *options, "--output", place / "m.jsonl")
+    assert (result.code, result.out, result.err.count("\n")) == (2, "", 1), result
+    assert not list(place.glob("m*")), "half-written"
+    return result.err
+
+
+def test_stm_and_ctm_of_meeteval(tmp_path: Path) -> None:
+    (tmp_path / "talk.wav").touch()
+    assert found(stm_segments(FOREIGN / "meeteval.stm", tmp_path)) == SPOKEN
+    words = joined(ctm_segments(FOREIGN / "meeteval.ctm", tmp_path), 0.3, 30)
+    assert found(words) == [(None, 1.0, 3.5, "He said hi five equals three"), (None, 4.0, 5.24, "Café naïve")]
+
+
+def test_marks_of_an_stm(tmp_path: Path) -> None:
+    (tmp_path / "talk.wav").touch()
+    (tmp_path / "a.stm").write_text(
+        ';; CATEGORY "0" "" ""\n'
+        "talk A anna 0.0 1.5 <o,f0,male> hello { gray / grey / @ } world\n"
+        "talk B ben 1.5 2.0 <NA> and\n"
+        "talk 1 inter_segment_gap 2.0 3.0 <o,,> IGNORE_TIME_SEGMENT_IN_SCORING\n"
+        "talk 1 anna 3.0 4.0 ignore_time_segment_in_scoring\n"
+        "talk 1 anna 4.0 5.0\n"
+        "gone 1 anna 4.0 5.0 lost\n"
+        "talk C anna 4.0 5.0 lost\n"
+        "talk 1 anna x 5.0 lost\n"
+        "talk 1\n"
+    )
+    result = list(stm_segments(tmp_path / "a.stm"))
+    assert found(result) == [("anna", 0.0, 1.5, "hello { gray / grey / @ } world"), ("ben", 1.5, 2.0, "<NA> and")]
+    assert [one.channel for one in result if isinstance(one, Segment)] == [1, 2]
+    bad = [one for one in result if isinstance(one, Bad)]
+    assert [one.expected for one in bad] == [True, True, False, False, False, False]
+    for one, message in zip(
+        bad[1:], ("is not scored", "no recording gone.wav", "its channel is 'C'", "times are no numbers", "has no file"), strict=True
+    ):
+        assert message in str(one)
+
+
+def test_marks_of_a_ctm(tmp_path: Path) -> None:
+    (tmp_path / "talk.wav").touch()
+    (tmp_path / "a.ctm").write_text(
+        ";; comment\ntalk 1 0.0 0.5 so 0.9 lex anna\ntalk 1 0.5 0.2 [breath] 0.9 non-lex anna\n"
+        "talk 1 * * <ALT_BEGIN>\ntalk 1 0.7 0.2 in 1 lex anna\ntalk 1 0.9 0.1 to 1 lex anna\n"
+        "talk 1 * * <ALT>\ntalk 1 0.7 0.3 into 1 lex anna\n"
+        "talk 1 * * <ALT>\ntalk 1 0.7 0.3 @ 1 lex anna\ntalk 1 * * <ALT_END>\n"
+        "talk 1 1.0 0.5 it 0.9 lex anna\ntalk 1 1.5 0.5 yes 0.8 lex ben\ntalk 1 x 0.5 lost\n"
+    )
+    result = list(joined(ctm_segments(tmp_path / "a.ctm"), 0.5, 30))
+    assert found(result) == [("anna", 0.0, 1.5, "so { in to / into / @ } it"), ("ben", 1.5, 2.0, "yes")]
+    assert ["its times are no numbers" in str(one) for one in result if isinstance(one, Bad)] == [True]
+    (tmp_path / "b.ctm").write_text("talk 1 * * <ALT_BEGIN>\ntalk 1 0.7 0.2 in\n")
+    assert "its alternatives have no <ALT_END>" in refused("ctm", tmp_path / "b.ctm", tmp_path)
+    (tmp_path / "c.ctm").write_text(";; nothing\n")
+    assert "holds no line with times" in refused("ctm", tmp_path / "c.ctm", tmp_path)
+
+
+def test_words_are_one_segment_up_to_a_pause_and_cut_at_the_longest_one_where_it_lasts_too_long() -> None:
+    times = [(0.0, 1.0), (1.1, 2.0), (2.4, 3.0), (3.1, 4.0), (5.0, 6.0), (6.0, 12.0)]
+    words = [Segment(f"w{n}", Path("a.wav"), f"w{n}", "", "anna", start_s, end_s) for n, (start_s, end_s) in enumerate(times)]
+    assert [text for *_, text in found(joined(words, 0.5, 30))] == ["w0 w1 w2 w3", "w4 w5"]
+    assert [text for *_, text in found(joined(words, 0.5, 3))] == ["w0 w1", "w2 w3", "w4 w5"], (
+        "without a pause it stays, for the cutter to name"
+    )
+    assert [text for *_, text in found(joined(words, 0.05, 30))] == ["w0", "w1", "w2", "w3", "w4 w5"]
+
+
+def test_chat_files_of_pylangacq() -> None:
+    said = [("Anna", 1.0, 2.5, "He said hi ."), ("BEN", 2.75, 3.5, "five equals three ."), ("Anna", 4.0, 5.25, "Café naïve .")]
+    assert found(chat_reader([])(timed("pylangacq.cha"))) == said
+    assert found(chat_reader(["BEN"])(timed("pylangacq.cha"))) == said[1:2]
+    with pytest.raises(ManifestError, match="has no speaker 'MOT'; it has ANN, BEN"):
+        list(chat_reader(["MOT"])(timed("pylangacq.cha")))
+
+
+def test_bullets_of_chat(tmp_path: Path) -> None:
+    (tmp_path / "a.cha").write_text(
+        "@UTF8\n@Begin\n@Participants:\tCHI Adam Target_Child, MOT Mother\n*CHI:\tI want \x15100_900\x15 this\n\tnow . \x15950_1500\x15\n"
+        '%mor:\tn|x\n*MOT:\tyes . \x15%snd:"talk_1"_1500_2500\x15\n*MOT:\tno time .\n@End\n'
+    )
+    result = list(chat_reader([])(Timed(tmp_path / "a.cha", Path("a.wav"), "a", "family")))
+    assert found(result) == [("family-Adam", 0.1, 1.5, "I want this now ."), ("family-MOT", 1.5, 2.5, "yes .")]
+    assert [str(one) for one in result if isinstance(one, Bad)] == ["a.cha line 8: a-MOT-00008: has no time bullet; left out"]
+    (tmp_path / "b.cha").write_text("hello\n")
+    (tmp_path / "b.wav").touch()
+    assert "has no @Begin; it is no CHAT file" in refused("chat", tmp_path / "b.cha", tmp_path)
+
+
+def test_label_tracks(tmp_path: Path) -> None:
+    assert [text for *_, text in found(label_segments(timed("crowsetta-audacity.txt")))] == ["He said hi", "5 xmin = 3", "Café, naïve"]
+    (tmp_path / "a.txt").write_text(
+        '1,000000\t2,500000\tsay "hi"\n\\\t100.0\t4000.0\n3.0\t3.0\tclick\n4.0\t5.0\t\n4.0\t5.0\n6.0 7.0 spaces\n'
+    )
+    result = list(label_segments(Timed(tmp_path / "a.txt", Path("a.wav"), "a", None)))
+    assert found(result) == [(None, 1.0, 2.5, 'say "hi"')]
+    bad = [str(one) for one in result if isinstance(one, Bad)]
+    assert ["marks a point, which lasts no time" in bad[0], "is no start, end and label with tabs between" in bad[1]] == [True, True]
+    (tmp_path / "a.wav").touch()
+    (tmp_path / "a.txt").write_text("\n")
+    assert "holds no label" in refused("audacity", tmp_path / "a.txt", tmp_path)
+
+
+def test_exports_of_label_studio(tmp_path: Path) -> None:
+    for name in ("talk.wav", "talks/other.wav", "third.wav"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    result = list(label_studio_segments(FOREIGN / "label-studio.json", tmp_path))
+    assert found(result) == [
+        ("Anna", 1.0, 2.5, 'He said "hi" & left'),
+        ("Ben", 2.75, 3.5, "5 xmin = 3"),
+        ("Anna", 4.0, 5.25, "Café, naïve"),
+        ("Ben", 0.5, 1.5, "second talk"),
+    ]
+    assert [one.recording.name for one in result if isinstance(one, Segment)] == ["talk.wav"] * 3 + ["other.wav"]
+    assert [str(one) for one in result if isinstance(one, Bad)] == [
+        "label-studio.json task 1 region r4: has no text; left out",
+        "label-studio.json task 3: nobody has annotated it; left out",
+    ]
+    assert "has no `annotations`; choose JSON in Label Studio's export, not JSON-MIN" in refused(
+        "label-studio", FOREIGN / "label-studio-min.json", tmp_path
+    )
+
+
+def test_tasks_of_label_studio_that_cannot_be_taken_are_named(tmp_path: Path) -> None:
+    result = [{"id": "r", "type": "textarea", "value": {"start": 0, "end": 1, "text": ["hello"]}}]
+    one, data = {"result": result}, {"audio": "/data/upload/1/talk.wav"}
+    tasks = [
+        {"id": 1, "data": data, "annotations": [one, one]},
+        {"id": 2, "data": {"audio": "https://host/gone.wav?x=1"}, "annotations": [one]},
+        {"id": 3, "data": {"text": "hello"}, "annotations": [one]},
+        {"id": 4, "data": data, "annotations": [{"result": 3}]},
+        {"id": 5, "data": data, "annotations": 3},
+        {"id": 6, "data": {"audio": "/data/local-files/?d=../talk.wav"}, "annotations": [one]},
+    ]
+    place = tmp_path / "in"
+    place.mkdir()
+    (tmp_path / "talk.wav").touch()
+    (place / "a.json").write_text(json.dumps(tasks))
+    error = refused("label-studio", place / "a.json", tmp_path)
+    for message in (
+        "task 1: has 2 annotations; mark one as ground truth",
+        "task 2: no gone.wav in",
+        "task 3: its data names no recording",
+        "task 4: its annotation has no list `result`",
+        "task 5: its `annotations` are no list",
+        "task 6: no talk.wav in",
+    ):
+        assert message in error
+    for content, message in (("{}", "is no list of tasks"), ("[]", "holds no task"), ("[", "JSON")):
+        (place / "a.json").write_text(content)
+        assert message in refused("label-studio", place / "a.json", tmp_path)
+
+
+def test_common_voice_keeps_its_splits_and_its_quotes(tmp_path: Path) -> None:
+    (tmp_path / "clips").mkdir()
+    for number in range(4):
+        (tmp_path / "clips" / f"cv_{number}.mp3").write_bytes(b"x")
+    head = "client_id\tpath\tsentence\tup_votes\n"
+    rows = ['c1\tcv_0.mp3\t"So, he said.\t2', 'c1\tcv_1.mp3\t"""Go,"" he said."\t2', "c2\tcv_2.mp3\t\t2", 'c3\tcv_3.mp3\t"Yes."\t2']
+    (tmp_path / "train.tsv").write_text(head + "\n".join(rows) + "\n")
+    (tmp_path / "test.tsv").write_text(head + "c9\tcv_3.mp3\tOther.\t2\n")
+    result = list(common_voice_segments(tmp_path, "train"))
+    assert [(one.speaker, one.text) for one in result if isinstance(one, Segment)] == [
+        ("c1", '"So, he said.'),
+        ("c1", '"Go," he said.'),
+        ("c3", '"Yes."'),
+    ]
+    assert ["has no sentence" in str(one) and one.expected for one in result if isinstance(one, Bad)] == [True]
+    assert [one.text for one in common_voice_segments(tmp_path / "test.tsv") if isinstance(one, Segment)] == ["Other."]
+    assert "choose one of its tables with --split: test, train" in refused("common-voice", tmp_path, tmp_path)
+    assert "has no table dev.tsv: test, train" in refused("common-voice", tmp_path, tmp_path, "--split", "dev")
+    assert "--split: is for a language's folder" in refused("common-voice", tmp_path / "test.tsv", tmp_path, "--split", "dev")

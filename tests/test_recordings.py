@@ -5,11 +5,30 @@ import shlex
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import soundfile
 from running import ROOT, Result, moonshine_lora
 from test_docs import chosen
-from timed import FORMS, PAUSE_S, Clip, as_kaldi, as_nemo, as_srt, as_textgrid, as_vtt, joined, words_of
+from timed import (
+    FORMS,
+    PAUSE_S,
+    Clip,
+    as_audacity,
+    as_chat,
+    as_ctm,
+    as_elan,
+    as_kaldi,
+    as_label_studio,
+    as_nemo,
+    as_srt,
+    as_stm,
+    as_textgrid,
+    as_vtt,
+    clock,
+    joined,
+    words_of,
+)
 
 from lora.audio.loading import AudioSettings, FileAudio, Span, encode_flac, fingerprint, load, waveform_hash
 from lora.corpora.general import HELDOUT, waveform
@@ -326,12 +345,85 @@ def test_parts_that_are_none_are_refused(packaged: tuple[Path, list[Clip]], tmp_
     assert Span.between(10.4, 22.5) == Span(166400, 193600)
 
 
+def two_sides(folder: Path, file: Path, clips: list[Clip]) -> Path:
+    """A call: every other clip is on the right channel, and heard on the other side at -26 dB."""
+    long = load(FileAudio(file), AudioSettings())
+    sides = np.stack([long * 0.05, long * 0.05], axis=1)
+    for place, clip in enumerate(clips):
+        start, end = (round(time_s * SAMPLE_RATE_HZ) for time_s in (clip.start_s, clip.end_s))
+        sides[start:end, place % 2] = long[start:end]
+    soundfile.write(folder / "call.flac", sides[: round(clips[-1].end_s * SAMPLE_RATE_HZ)], SAMPLE_RATE_HZ)
+    return folder / "call.flac"
+
+
+def test_a_speaker_on_each_side_becomes_two_speakers(packaged: tuple[Path, list[Clip]], tmp_path: Path) -> None:
+    file, clips = packaged
+    call = two_sides(tmp_path, file, clips[:4])
+    (tmp_path / "in").mkdir()
+    expected = [waveform_hash(clip.samples) for clip in clips[:4]]
+    for form, speakers in (
+        (FORMS["srt"], ["long-1", "long-2"] * 2),
+        (FORMS["chat"], ["anna", "ben"] * 2),
+    ):
+        named = [replace(clip, speaker=("anna", "ben")[place % 2]) for place, clip in enumerate(clips[:4])]
+        source = form.write(tmp_path / "in", call, named)
+        options = ("--padding", 0, "--max-seconds", 60, "--channel", "split", "--overwrite")
+        back = list(made(form.name, source, *options))
+        assert [one.speaker_id for one in back] == speakers
+        assert [waveform_hash(load(one.audio, AudioSettings())) for one in back] == expected
+    result = imported("subtitles", tmp_path / "in" / "long.srt", "--output", tmp_path / "m.jsonl")
+    assert result.code == 2
+    assert "hold different sounds" in result.err
+    result = imported("subtitles", tmp_path / "in" / "long.srt", "--output", tmp_path / "m.jsonl", "--channel", "split", "--track", 1)
+    assert (result.code, result.err.count("\n")) == (2, 1)
+    assert "--track: a recording that is split has one track" in result.err
+
+
+def test_segments_of_both_sides_at_once_are_unclear_and_subtitles_may_be_of_one_side(
+    packaged: tuple[Path, list[Clip]], tmp_path: Path
+) -> None:
+    file, clips = packaged
+    call = two_sides(tmp_path, file, clips[:2])
+    both = f"1\n{clock(clips[0].start_s, ',')} --> {clock(clips[1].end_s, ',')}\nboth\n"
+    (tmp_path / "call.srt").write_text(both)
+    output = tmp_path / "m.jsonl"
+    result = imported("subtitles", call.with_suffix(".srt"), "--output", output, "--channel", "split", "--max-seconds", 60, "--padding", 0)
+    assert "so its side is unclear; left out" in result.out + result.err
+    (tmp_path / "call.srt").unlink()
+    for side, clip in ((1, clips[0]), (2, clips[1])):
+        (tmp_path / f"call.{side}.srt").write_text(f"1\n{clock(clip.start_s, ',')} --> {clock(clip.end_s, ',')}\n{clip.text}\n")
+    result = imported("subtitles", tmp_path, "--output", output, "--channel", "split", "--max-seconds", 60, "--padding", 0)
+    assert result.code == 0, result.err
+    back = list(read(output, Rules(max_s=60)))
+    assert [waveform_hash(load(one.audio, AudioSettings())) for one in back] == [waveform_hash(clip.samples) for clip in clips[:2]]
+    (tmp_path / "mono").mkdir()
+    result = imported("subtitles", as_srt(tmp_path / "mono", file, clips), "--output", tmp_path / "n.jsonl", "--channel", "split")
+    assert (result.code, result.err.count("\n")) == (2, 1)
+    assert "holds one channel, which cannot be split" in result.err
+
+
 @pytest.mark.parametrize("command", chosen("moonshine-lora", needs="timed"), ids=str)
 def test_documented_commands(command: object, packaged: tuple[Path, list[Clip]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In a folder as docs/recordings.md describes it."""
     file, clips = packaged
     short = [clip for clip in clips if clip.end_s - clip.start_s < 29]
-    for name in ("sessions", "aligned", "talks/anna", "talks/ben", "corpus/data/train", "LJSpeech-1.1/wavs", "data"):
+    call = two_sides(tmp_path, file, short[:4])
+    for name in (
+        "interviews",
+        "family",
+        "labelled",
+        "uploads",
+        "corpus/audio",
+        "cv-corpus/en/clips",
+        "calls",
+        "sessions",
+        "aligned",
+        "talks/anna",
+        "talks/ben",
+        "corpus/data/train",
+        "LJSpeech-1.1/wavs",
+        "data",
+    ):
         (tmp_path / name).mkdir(parents=True)
     as_srt(tmp_path / "talks/anna", file, short)
     as_vtt(tmp_path / "talks/ben", file, short)
@@ -341,11 +433,25 @@ def test_documented_commands(command: object, packaged: tuple[Path, list[Clip]],
     as_kaldi(tmp_path / "corpus/data/train", file, short)
     as_textgrid(tmp_path / "sessions", file, [replace(clip, speaker=("anna", "ben")[place % 2]) for place, clip in enumerate(short)])
     as_textgrid(tmp_path / "aligned", file, [replace(word, speaker="words") for clip in short for word in words_of(clip)])
+    as_elan(tmp_path / "interviews", file, short)
+    eaf = tmp_path / "interviews/long.eaf"
+    eaf.write_text(eaf.read_text().replace('-words"', '_utterance"'))
+    as_chat(tmp_path / "family", file, short)
+    cha = tmp_path / "family/long.cha"
+    cha.write_text(cha.read_text().replace("S00", "MOT").replace("S01", "FAT"))
+    as_audacity(tmp_path / "labelled", file, short)
+    as_label_studio(tmp_path / "uploads", file, short).rename(tmp_path / "export.json")
+    as_stm(tmp_path / "corpus", file, short).rename(tmp_path / "corpus/dev.stm")
+    as_ctm(tmp_path / "corpus/audio", file, short).rename(tmp_path / "corpus/dev.ctm")
+    (tmp_path / "cv-corpus/en/clips/cv_1.flac").write_bytes(encode_flac(short[0].samples))
+    (tmp_path / "cv-corpus/en/train.tsv").write_text("client_id\tpath\tsentence\nc1\tcv_1.flac\tHello.\n")
+    as_srt(tmp_path / "calls", call, short[:4])
     (tmp_path / "LJSpeech-1.1/wavs/LJ001-0007.flac").write_bytes(encode_flac(short[0].samples))
     (tmp_path / "LJSpeech-1.1/metadata.csv").write_text('LJ001-0007|In 1455 he said "so|In fourteen fifty-five he said "so\n')
     monkeypatch.chdir(tmp_path)
     words = shlex.split(command.text)[3:]  # type: ignore[attr-defined]
     result = moonshine_lora(*words)
     assert result.code == 0, result.err
-    count = 1 if "ljspeech" in words else 2 * len(short) if "talks" in words else len(short)
+    counts = {"ljspeech": 1, "common-voice": 1, "talks": 2 * len(short), "calls": 4}
+    count = next((count for word, count in counts.items() if word in words), len(short))
     assert len(read(Path(words[-1]), Rules())) == count

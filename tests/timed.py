@@ -1,7 +1,9 @@
 """Recordings with times for tests: clips joined to a long recording, and the forms in which their times are written."""
 
+import html
 import itertools
 import json
+import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,6 +113,82 @@ def as_textgrid(folder: Path, file: Path, clips: list[Clip]) -> Path:
     return folder / "long.TextGrid"
 
 
+def as_elan(folder: Path, file: Path, clips: list[Clip]) -> Path:
+    """An utterance tier for each speaker without words, and below it a tier with words, which have no times of their own."""
+    (folder / "long.flac").write_bytes(file.read_bytes())
+    times = [time_s for clip in clips for time_s in (clip.start_s, clip.end_s)]
+    slots = "".join(f'<TIME_SLOT TIME_SLOT_ID="t{n}" TIME_VALUE="{round(1000 * time_s)}"/>' for n, time_s in enumerate(times))
+    tiers = ""
+    for speaker in tiers_of(clips):
+        said = [(n, clip) for n, clip in enumerate(clips) if clip.speaker == speaker]
+        above = "".join(
+            f'<ANNOTATION><ALIGNABLE_ANNOTATION ANNOTATION_ID="a{n}" TIME_SLOT_REF1="t{2 * n}" TIME_SLOT_REF2="t{2 * n + 1}">'
+            "<ANNOTATION_VALUE/></ALIGNABLE_ANNOTATION></ANNOTATION>"
+            for n, _ in said
+        )
+        words = [(n, m, word) for n, clip in said for m, word in enumerate(clip.text.split())]
+        below = "".join(
+            f'<ANNOTATION><REF_ANNOTATION ANNOTATION_ID="a{n}w{m}" ANNOTATION_REF="a{n}"'
+            + (f' PREVIOUS_ANNOTATION="a{n}w{m - 1}"' if m else "")
+            + f"><ANNOTATION_VALUE>{html.escape(word)}</ANNOTATION_VALUE></REF_ANNOTATION></ANNOTATION>"
+            for n, m, word in words
+        )
+        tiers += f'<TIER TIER_ID="{speaker}" PARTICIPANT="{speaker}">{above}</TIER>'
+        tiers += f'<TIER TIER_ID="{speaker}-words" PARENT_REF="{speaker}" PARTICIPANT="{speaker}">{below}</TIER>'
+    content = f"<ANNOTATION_DOCUMENT><TIME_ORDER>{slots}</TIME_ORDER>{tiers}</ANNOTATION_DOCUMENT>"
+    (folder / "long.eaf").write_text(content)
+    return folder / "long.eaf"
+
+
+def as_stm(folder: Path, file: Path, clips: list[Clip]) -> Path:
+    (folder / "long.flac").write_bytes(file.read_bytes())
+    lines = [f"long 1 {c.speaker} {c.start_s:.3f} {c.end_s:.3f} <o,f0,unknown> {c.text}" for c in clips]
+    last_s = clips[-1].end_s
+    lines.insert(1, f"long 1 inter_segment_gap {last_s - 0.2:.3f} {last_s:.3f} <o,f0,unknown> IGNORE_TIME_SEGMENT_IN_SCORING")
+    (folder / "long.stm").write_text(";; a comment\n" + "\n".join(lines) + "\n")
+    return folder / "long.stm"
+
+
+def as_ctm(folder: Path, file: Path, clips: list[Clip]) -> Path:
+    """Every word; a clip's first one begins with it, and its last one ends with it."""
+    (folder / "long.flac").write_bytes(file.read_bytes())
+    words = [word for clip in clips for word in words_of(clip)]
+    lines = [f"long A {w.start_s:.3f} {w.end_s - w.start_s:.3f} {w.text} 0.98 lex {w.speaker}" for w in words]
+    (folder / "long.ctm").write_text(";; a comment\n" + "\n".join(lines) + "\n")
+    return folder / "long.ctm"
+
+
+def as_chat(folder: Path, file: Path, clips: list[Clip]) -> Path:
+    """Long utterances go on in the next line."""
+    (folder / "long.flac").write_bytes(file.read_bytes())
+    people = {speaker: f"S{n:02d}" for n, speaker in enumerate(tiers_of(clips))}
+    head = "@UTF8\n@Begin\n@Participants:\t" + ", ".join(f"{code} {speaker} Adult" for speaker, code in people.items()) + "\n"
+    texts = ["\n\t".join(textwrap.wrap(clip.text, 70)) for clip in clips]
+    bullets = [f"\x15{round(1000 * clip.start_s)}_{round(1000 * clip.end_s)}\x15" for clip in clips]
+    lines = [f"*{people[c.speaker]}:\t{text} {at}\n%com:\tnobody says it\n" for c, text, at in zip(clips, texts, bullets, strict=True)]
+    (folder / "long.cha").write_text(head + "".join(lines) + "@End\n")
+    return folder / "long.cha"
+
+
+def as_audacity(folder: Path, file: Path, clips: list[Clip]) -> Path:
+    (folder / "long.flac").write_bytes(file.read_bytes())
+    lines = [f"{c.start_s:.6f}\t{c.end_s:.6f}\t{c.text}\n" + ("\\\t80.0\t4000.0\n" if n % 2 else "") for n, c in enumerate(clips)]
+    (folder / "long.txt").write_text("".join(lines))
+    return folder / "long.txt"
+
+
+def as_label_studio(folder: Path, file: Path, clips: list[Clip]) -> Path:
+    (folder / "long.flac").write_bytes(file.read_bytes())
+    results = []
+    for clip in clips:
+        value = {"start": clip.start_s, "end": clip.end_s, "channel": 0}
+        results.append({"id": clip.name, "type": "labels", "value": {**value, "labels": [clip.speaker]}})
+        results.append({"id": clip.name, "type": "textarea", "value": {**value, "text": [clip.text]}})
+    tasks = [{"id": 7, "data": {"audio": "/data/upload/3/0a1b2c3d-long.flac"}, "annotations": [{"result": results}]}]
+    (folder / "export.json").write_text(json.dumps(tasks))
+    return folder / "export.json"
+
+
 @dataclass(frozen=True)
 class Form:
     """A form, what writes it, and the flags with which it comes back."""
@@ -126,5 +204,11 @@ FORMS = {
     "vtt": Form("subtitles", as_vtt),
     "nemo": Form("nemo", as_nemo),
     "kaldi": Form("kaldi", as_kaldi),
+    "elan": Form("elan", as_elan, ("--tier", "*-words")),
+    "stm": Form("stm", as_stm),
+    "ctm": Form("ctm", as_ctm, ("--join", 0.3)),
+    "chat": Form("chat", as_chat),
+    "audacity": Form("audacity", as_audacity, speakers=False),
+    "label-studio": Form("label-studio", as_label_studio),
     "textgrid": Form("textgrid", as_textgrid, ("--tier", "*", "--tier-speakers")),
 }

@@ -102,6 +102,14 @@ class Summary:
     bad: list[Bad] = field(default_factory=list)
     """What could not be taken."""
 
+    @property
+    def reason(self) -> str:
+        """Why nothing was taken: what was left out, where something was."""
+        if not self.bad:
+            return "check the source and the limits of length"
+        more = f"; and {len(self.bad) - BAD_SHOWN} more" if len(self.bad) > BAD_SHOWN else ""
+        return "left out: " + "; ".join(map(str, self.bad[:BAD_SHOWN])) + more
+
     def require_none_bad(self, output: Path, choice: Choice) -> None:
         """Raises `ManifestError` with the first `BAD_SHOWN` bad rows where there are any that may not be left out."""
         grave = [bad for bad in self.bad if not bad.expected]
@@ -128,7 +136,7 @@ def build(source: Iterable[Item | Bad], choice: Choice, output: Path, mode: Audi
     first = next(chosen, None)  # a source that is not there is refused before anything is opened for writing
     if first is None:
         summary.require_none_bad(output, choice)
-        raise ManifestError(f"{output}: not written, as there is nothing to put in; check the source and the limits of length")
+        raise ManifestError(f"{output}: not written, as there is nothing to put in; {summary.reason}")
     with writing(output, mode, overwrite=overwrite) as writer:
         writer.summary = summary
         for item in itertools.chain([first], chosen):

@@ -10,15 +10,17 @@ from lora.console import ArgumentParser, number_from_zero
 from lora.corpora.build import Bad
 from lora.corpora.commands import add_choice, add_output, add_sound, build_chosen, cutter_of
 from lora.corpora.local import SpeakerFrom
-from lora.corpora.recordings import subtitles, textgrid
+from lora.corpora.recordings import audacity, chat, elan, nist, subtitles, textgrid
 from lora.corpora.recordings.beside import Reader, Where, read_timed
+from lora.corpora.recordings.commonvoice import common_voice_segments
 from lora.corpora.recordings.cutter import PADDING_S
 from lora.corpora.recordings.kaldi import kaldi_segments
+from lora.corpora.recordings.labelstudio import label_studio_segments
 from lora.corpora.recordings.ljspeech import ljspeech_segments
 from lora.corpora.recordings.marks import without_marks
 from lora.corpora.recordings.nemo import nemo_segments
 from lora.corpora.recordings.segments import Segment
-from lora.corpora.recordings.words import joined
+from lora.corpora.recordings.words import WORD_PAUSE_S, joined
 from lora.errors import ConfigError, ManifestError
 from lora.text.conventions import Notation
 
@@ -101,9 +103,9 @@ def _subtitles(options: argparse.Namespace) -> Segments:
     return _timed(options, subtitles.SUFFIXES, subtitles.WHAT, subtitles.subtitle_segments)
 
 
-def _add_tiers(parser: argparse.ArgumentParser, what: str) -> None:
+def _add_tiers(parser: argparse.ArgumentParser, what: str, default: str = "the only one that holds text") -> None:
     parser.add_argument(
-        "--tier", action="append", default=[], metavar="NAME", help=f"{what}; may be given again, and may hold * (default: the only one)"
+        "--tier", action="append", default=[], metavar="NAME", help=f"{what}; may be given again, and may hold * (default: {default})"
     )
 
 
@@ -117,6 +119,74 @@ def _add_textgrid(parser: argparse.ArgumentParser) -> None:
 def _textgrid(options: argparse.Namespace) -> Segments:
     read = textgrid.textgrid_reader(options.tier, tier_is_speaker=options.tier_speakers)
     return _timed(options, textgrid.SUFFIXES, textgrid.WHAT, read)
+
+
+def _add_elan(parser: argparse.ArgumentParser) -> None:
+    _add_timed(parser, "an .eaf")
+    _add_tiers(parser, "tier to take")
+    _add_join(parser, None)
+
+
+def _elan(options: argparse.Namespace) -> Segments:
+    return _timed(options, elan.SUFFIXES, elan.WHAT, elan.elan_reader(options.tier))
+
+
+def _add_list(parser: argparse.ArgumentParser, what: str) -> None:
+    """Flags of a form with one file for many recordings."""
+    parser.add_argument("source", type=Path, metavar="FILE", help=what)
+    _add_audio_dir(parser, "beside it")
+
+
+def _add_stm(parser: argparse.ArgumentParser) -> None:
+    _add_list(parser, "segments: file, channel, speaker, start, end, text")
+
+
+def _stm(options: argparse.Namespace) -> Segments:
+    return nist.stm_segments(options.source, _audio_dir(options))
+
+
+def _add_ctm(parser: argparse.ArgumentParser) -> None:
+    _add_list(parser, "words: file, channel, start, duration, word")
+    _add_join(parser, WORD_PAUSE_S)
+
+
+def _ctm(options: argparse.Namespace) -> Segments:
+    return nist.ctm_segments(options.source, _audio_dir(options))
+
+
+def _add_chat(parser: argparse.ArgumentParser) -> None:
+    _add_timed(parser, "a .cha")
+    _add_tiers(parser, "code of the speaker to take, such as MOT", "all")
+
+
+def _chat(options: argparse.Namespace) -> Segments:
+    return _timed(options, chat.SUFFIXES, chat.WHAT, chat.chat_reader(options.tier))
+
+
+def _add_audacity(parser: argparse.ArgumentParser) -> None:
+    _add_timed(parser, "an exported label track")
+    _add_join(parser, None)
+
+
+def _audacity(options: argparse.Namespace) -> Segments:
+    return _timed(options, audacity.SUFFIXES, audacity.WHAT, audacity.label_segments)
+
+
+def _add_label_studio(parser: argparse.ArgumentParser) -> None:
+    _add_list(parser, "an export as JSON")
+
+
+def _label_studio(options: argparse.Namespace) -> Segments:
+    return label_studio_segments(options.source, _audio_dir(options))
+
+
+def _add_common_voice(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", type=Path, metavar="SOURCE", help="a .tsv beside clips/, or the folder of a language")
+    parser.add_argument("--split", metavar="NAME", help="of a folder, which table: train, dev, test, validated or another")
+
+
+def _common_voice(options: argparse.Namespace) -> Segments:
+    return common_voice_segments(options.source, options.split)
 
 
 def _add_join(parser: argparse.ArgumentParser, default: float | None) -> None:
@@ -172,8 +242,15 @@ def _audio_dir(options: argparse.Namespace) -> Path | None:
 FORMS: Final[dict[str, Form]] = {
     "subtitles": Form("SRT or WebVTT beside a recording", _add_subtitles, _subtitles),
     "textgrid": Form("intervals of Praat's TextGrids", _add_textgrid, _textgrid),
+    "elan": Form("annotations of ELAN's tiers", _add_elan, _elan),
+    "chat": Form("CHAT files of TalkBank and CHILDES", _add_chat, _chat, "chat"),
+    "audacity": Form("Audacity's label tracks", _add_audacity, _audacity),
+    "ctm": Form("words of a NIST CTM", _add_ctm, _ctm, "nist"),
+    "stm": Form("segments of a NIST STM", _add_stm, _stm, "nist"),
+    "label-studio": Form("Label Studio's JSON export", _add_label_studio, _label_studio),
     "nemo": Form("a NeMo manifest, or one of the official Moonshine trainer", _add_nemo, _nemo),
     "kaldi": Form("a Kaldi data directory", _add_kaldi, _kaldi),
+    "common-voice": Form("Common Voice as it is unpacked", _add_common_voice, _common_voice),
     "ljspeech": Form("LJSpeech's metadata.csv and wavs/", _add_ljspeech, _ljspeech),
 }
 """What each form is called on the command line."""

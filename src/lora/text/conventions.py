@@ -129,5 +129,5 @@ def _tidy(text: str) -> str:
     """White space and punctuation as they are without what stood between; nothing where no word is left."""
     text = re.sub(r"\s+([,.;:!?])", r"\1", " ".join(text.split()))
     text = re.sub(r"^[,.;:!?\s]+|([,;])[,;\s]+(?=[,;.!?])", "", text)
-    text = re.sub(r"[,;]+(?=[.!?]|$)", "", text)
+    text = re.sub(r"[,;]+(?=[.!?])", "", text)
     return text if re.search(r"\w", text) else ""

@@ -4,7 +4,6 @@ Praat itself reads free-standing numbers, quoted texts and flags, and passes ove
 praatio looks for words such as `intervals [` instead: a label that holds them, as Praat writes it, ends in an error there.
 """
 
-import fnmatch
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from typing import Final
 from lora.corpora.build import Bad
 from lora.corpora.recordings.beside import Reader, Timed
 from lora.corpora.recordings.segments import Segment, read_text
+from lora.corpora.recordings.tiers import chosen, matches
 from lora.errors import ManifestError
 
 SUFFIXES: Final = frozenset({".textgrid"})
@@ -35,7 +35,8 @@ class Tier:
 
     @property
     def texts(self) -> int:
-        return sum(bool(label.strip()) for _, _, label in self.intervals)
+        """Labels with times."""
+        return 0 if self.points else sum(bool(label.strip()) for _, _, label in self.intervals)
 
     def __str__(self) -> str:
         return f"{self.name} ({'points' if self.points else '1 text' if self.texts == 1 else f'{self.texts} texts'})"
@@ -49,7 +50,7 @@ def textgrid_reader(tiers: Sequence[str], *, tier_is_speaker: bool) -> Reader:
 def _segments(file: Timed, tiers: Sequence[str], *, tier_is_speaker: bool) -> Iterator[Segment | Bad]:
     """In the order of time, whichever tier."""
     found = list[Segment]()
-    for tier in _chosen(file.path, read_tiers(file.path), tiers):
+    for tier in chosen(file.path, read_tiers(file.path), tiers, _is):
         speaker, _, kind = tier.name.rpartition(_OF_SPEAKER)
         named = tier.name if tier_is_speaker and not speaker else speaker or file.speaker
         for number, (start_s, end_s, label) in enumerate(tier.intervals, start=1):
@@ -60,23 +61,8 @@ def _segments(file: Timed, tiers: Sequence[str], *, tier_is_speaker: bool) -> It
     yield from sorted(found, key=lambda segment: segment.start_s)
 
 
-def _chosen(path: Path, tiers: Sequence[Tier], names: Sequence[str]) -> list[Tier]:
-    intervals = [tier for tier in tiers if not tier.points]
-    listed = ", ".join(map(str, tiers)) or "none"
-    if not names:
-        found = [tier for tier in intervals if tier.texts]
-        if len(found) != 1:
-            reason = "several tiers hold text" if found else "no tier with intervals holds text"
-            raise ManifestError(f"{path}: {reason}; choose with --tier: {listed}")
-        return found
-    for name in names:
-        if not any(_is(tier, name) for tier in intervals):
-            raise ManifestError(f"{path}: has no tier {name!r} with intervals; it has {listed}")
-    return [tier for tier in intervals if any(_is(tier, name) for name in names)]
-
-
 def _is(tier: Tier, name: str) -> bool:
-    return fnmatch.fnmatchcase(tier.name, name) or tier.name == name or tier.name.endswith(f"{_OF_SPEAKER}{name}")
+    return not tier.points and (matches(tier, name) or tier.name.endswith(f"{_OF_SPEAKER}{name}"))
 
 
 def read_tiers(path: Path) -> list[Tier]:

@@ -12,6 +12,9 @@ from lora.units import Seconds
 LEAST_PAUSE_S: Final = Seconds(0.1)
 """A segment is cut again only where nobody speaks for so long: closures of stops last less."""
 
+WORD_PAUSE_S: Final = Seconds(0.5)
+"""Longest pause within an utterance, where words are all that a source gives."""
+
 _Voice = tuple[Path, int | None, str | None]
 
 
