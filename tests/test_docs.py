@@ -26,7 +26,7 @@ from lora.main import COMMANDS as SUBCOMMANDS
 from lora.model.loading import Speech
 from lora.runners import experiment, real_small
 
-DOCS = sorted([ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("packages/*/README.md")])
+DOCS = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/*.md"), *ROOT.glob("packages/*/README.md")])
 CONFIGS = sorted(ROOT.glob("configs/*.toml"))
 NEEDS = {
     *("", "hub", "quickstart", "export", "own-manifests", "recordings", "slow", "peers", "launcher", "unfinished-run"),
@@ -84,7 +84,8 @@ TIMED = chosen("moonshine-lora", needs="timed")
 """test_recordings.py runs them."""
 RESUMED = chosen("moonshine-lora", needs="unfinished-run")
 SCRIPTS = [command for command in chosen("python") if command.words[1].startswith("scripts/")]
-MODULES = [command for command in chosen("python") if command.words[1] == "-m"]
+MODULES = [command for command in chosen("python") if command.words[1] == "-m" and command.words[2] != "pytest"]
+TESTED = [command for command in chosen("python") if command.words[1:3] == ["-m", "pytest"]]
 BENCHMARKS = [command for command in chosen("python") if command.words[1].startswith("benchmarks/")]
 LAUNCHERS = chosen("torchrun", "accelerate")
 INSTALLS = chosen("uv", "export")
@@ -164,7 +165,7 @@ def test_every_documented_command_is_looked_at_by_a_test_below() -> None:
     assert {command.needs for command in COMMANDS} <= NEEDS
     known = {
         tuple(command.words)
-        for command in (*MAKE, *JUST, *LORA, *VOICES, *TIMED, *RESUMED, *SCRIPTS, *MODULES, *BENCHMARKS, *LAUNCHERS, *OTHERS)
+        for command in (*MAKE, *JUST, *LORA, *VOICES, *TIMED, *RESUMED, *SCRIPTS, *MODULES, *TESTED, *BENCHMARKS, *LAUNCHERS, *OTHERS)
     }
     assert {tuple(command.words) for command in COMMANDS} == known
     assert {command.needs for command in SCRIPTS} <= {"hub", "recordings"}, "test_scripts.py runs those that need recordings"
@@ -238,6 +239,14 @@ def test_modules_that_are_run(command: Command) -> None:
     shown = in_process(mains[command.words[2]], "--help")
     assert all(word in shown for word in command.words[3:] if word.startswith("--"))
     assert command.needs == "slow"
+
+
+@pytest.mark.parametrize("command", TESTED, ids=str)
+def test_tests_that_are_named_are_found(command: Command) -> None:
+    found = subprocess.run(
+        [sys.executable, *command.words[1:], "--collect-only", "-q"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    assert int(re.findall(r"(\d+) tests collected", found)[0]) > 100
 
 
 @pytest.mark.parametrize("command", [command for command in JUST if command.words[1] == "transcribe"], ids=str)

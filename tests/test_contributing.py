@@ -1,0 +1,44 @@
+"""The map in CONTRIBUTING.md leads to what it says: each place exists and holds what the question asks for."""
+
+import re
+
+import pytest
+from running import ROOT
+
+MAP = dict(re.findall(r"^\| ([^|]+\?) \| (.+) \|$", (ROOT / "CONTRIBUTING.md").read_text(), re.MULTILINE))
+
+HOLDS = {
+    "Where is a line of a manifest checked?": "def _check_text",
+    "Where is a recording decoded?": "def decode(",
+    "Where does every waveform get its rate, channel and level?": "def load(",
+    "Where are all recordings of a manifest checked?": "def validate(",
+    "What keeps a recording out of two sets?": "def require_no_near_copies(",
+    "Where is a setting defined, with its default and help?": "class TrainConfig",
+    "What turns an error into one line and an exit code?": "def _one_line(",
+    "What decides the exit code of a run?": "EXIT_CODES",
+    "In which order does a run do things?": "def experiment(",
+    "Where is a checkpoint found and checked?": "def resolve(",
+    "Where is the rank applied?": "def attach(",
+    "Where is the update computed in the forward pass?": "lora_",
+    "Where is the training loop, and how is the best step chosen?": "def train(",
+    "Where does greedy decoding happen?": "class DecodeSettings",
+    "What is normalised before words are counted?": "def normalise(",
+    "Where are errors counted?": "def score_utterance(",
+    "Where do intervals come from?": "bootstrap",
+    "What is kept for later runs, and under which key?": "def key(",
+    "Where would I add a form of subtitles, or another tool's corpus?": "",
+    "Where would I add an export target?": "def write_target(",
+}
+"""What stands in the first place that answers; nothing of a folder."""
+
+
+def test_the_map_answers_twenty_questions() -> None:
+    assert list(MAP) == list(HOLDS)
+    assert len(MAP) == 20
+
+
+@pytest.mark.parametrize("question", HOLDS)
+def test_the_answer_is_where_the_map_says(question: str) -> None:
+    first = ROOT / re.findall(r"`([^`]+)`", MAP[question])[0]
+    assert first.exists()
+    assert not HOLDS[question] or HOLDS[question] in first.read_text()
