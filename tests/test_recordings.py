@@ -73,6 +73,22 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Clip]]:
     return file, clips
 
 
+@pytest.fixture(scope="module")
+def hours(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Clip]]:
+    """An hour and a half of LibriSpeech and AN4 as one recording."""
+    if not DATA.exists():
+        pytest.skip("needs shared/data")
+    found = []
+    for name in ("librispeech/heldout", "an4/train", "librispeech/replay", "an4/test"):
+        for one in read(DATA / f"{name}.jsonl", Rules(max_s=40)):
+            found.append((f"c{len(found):04d}", one.text or "", load(one.audio, AudioSettings()), one.speaker_id or ""))
+    long, clips = joined(found)
+    assert len(long) > 90 * 60 * SAMPLE_RATE_HZ
+    file = tmp_path_factory.mktemp("hours") / "long.flac"
+    file.write_bytes(encode_flac(long))
+    return file, clips
+
+
 def imported(form: str, source: Path, *options: object) -> Result:
     return moonshine_lora("manifest", "import", form, source, *options)
 
@@ -95,6 +111,17 @@ def test_clips_come_back_by_sample_text_and_speaker(name: str, sound: str, tmp_p
     sounds = [waveform_hash(load(one.audio, AudioSettings())) for one in back]
     assert sounds == [waveform_hash(clip.samples) for clip in clips]
     assert [one.speaker_id for one in back] == [clip.speaker if form.speakers else None for clip in clips]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FORMS)
+def test_clips_of_ninety_minutes_come_back(name: str, hours: tuple[Path, list[Clip]], tmp_path: Path) -> None:
+    file, clips = hours
+    form = FORMS[name]
+    (tmp_path / "in").mkdir()
+    back = list(made(form.name, form.write(tmp_path / "in", file, clips), "--padding", 0, "--max-seconds", 60, *form.options))
+    assert [one.text for one in back] == [" ".join(clip.text.split()) for clip in clips]
+    assert [waveform_hash(load(one.audio, AudioSettings())) for one in back] == [waveform_hash(clip.samples) for clip in clips]
 
 
 def test_padding_reaches_to_the_middle_of_a_pause_and_never_into_a_neighbour(packaged: tuple[Path, list[Clip]], tmp_path: Path) -> None:
@@ -343,6 +370,63 @@ def test_parts_that_are_none_are_refused(packaged: tuple[Path, list[Clip]], tmp_
         assert result.code == 2
         assert message in result.err
     assert Span.between(10.4, 22.5) == Span(166400, 193600)
+
+
+def test_marks_are_taken_out_and_named_or_kept(packaged: tuple[Path, list[Clip]], tmp_path: Path) -> None:
+    file, _ = packaged
+    lines = ["a %uh well [laughs] yes", "b so <unk> it", "c [music]", "d {gray / grey}"]
+    (tmp_path / "wav.scp").write_text(f"rec {file}\n")
+    (tmp_path / "segments").write_text("".join(f"{line[0]} rec {place} {place + 1}\n" for place, line in enumerate(lines)))
+    (tmp_path / "text").write_text("\n".join(lines) + "\n")
+    output = tmp_path / "m.jsonl"
+    result = imported("kaldi", tmp_path, "--output", output)
+    assert result.code == 0, result.err
+    assert "b: words are missing where it says '<unk>'; left out" in result.out
+    assert "c: holds marks and no word ('[music]'); left out" in result.out
+    assert [one.text for one in read(output, Rules())] == ["uh well yes", "{gray / grey}"]
+    imported("kaldi", tmp_path, "--output", output, "--keep-conventions", "--overwrite")
+    assert [one.text for one in read(output, Rules())] == [line[2:] for line in lines]
+    imported("kaldi", tmp_path, "--output", output, "--allow-empty-text", "--overwrite")
+    assert [one.text for one in read(output, Rules(allow_empty_text=True))] == ["uh well yes", "", "{gray / grey}"]
+
+
+def test_words_of_a_forced_aligner_are_the_transcript_again(tmp_path: Path) -> None:
+    if not DATA.exists():
+        pytest.skip("needs shared/data")
+    known = {
+        Path(str(one.audio)).stem: one
+        for name in ("heldout", "replay")
+        for one in read(DATA / "librispeech" / f"{name}.jsonl", Rules(max_s=40))
+    }
+    grids = [grid for grid in sorted((DATA / "alignments").glob("*.TextGrid")) if grid.stem in known][:6]
+    (tmp_path / "in").mkdir()
+    (tmp_path / "sound").mkdir()
+    for grid in grids:
+        (tmp_path / "in" / grid.name).write_bytes(grid.read_bytes())
+        (tmp_path / "sound" / f"{grid.stem}.flac").write_bytes(known[grid.stem].audio.content())
+    options = ("--tier", "words", "--audio-dir", tmp_path / "sound", "--max-seconds", 40)
+    back = list(made("textgrid", tmp_path / "in", "--join", 10, *options))
+    assert [one.text for one in back] == [(known[grid.stem].text or "").lower() for grid in grids]
+    cut = list(made("textgrid", tmp_path / "in", "--join", 0.3, *options, "--overwrite"))
+    assert len(cut) > 2 * len(back)
+    assert " ".join(one.text or "" for one in cut) == " ".join(one.text or "" for one in back)
+
+
+def test_an_stm_takes_the_channel_that_it_names(packaged: tuple[Path, list[Clip]], tmp_path: Path) -> None:
+    file, clips = packaged
+    call = two_sides(tmp_path, file, clips[:4])
+    (tmp_path / "call.stm").write_text(
+        "".join(f"call {'AB'[n % 2]} s{n % 2} {c.start_s:.3f} {c.end_s:.3f} {c.text}\n" for n, c in enumerate(clips[:4]))
+    )
+    assert call.exists()
+    options = ("--padding", 0, "--max-seconds", 60, "--overwrite")
+    for channel, kept in (((), clips[:4]), (("--channel", 2), clips[1:4:2]), (("--channel", "split"), clips[:4])):
+        back = list(made("stm", tmp_path / "call.stm", *options, *channel))
+        assert [waveform_hash(load(one.audio, AudioSettings())) for one in back] == [waveform_hash(clip.samples) for clip in kept]
+    soundfile.write(call, load(FileAudio(call, 1), AudioSettings()), SAMPLE_RATE_HZ)
+    result = imported("stm", tmp_path / "call.stm", "--output", tmp_path / "m.jsonl")
+    assert (result.code, result.err.count("\n")) == (2, 1)
+    assert "has no channel 2, only 1" in result.err
 
 
 def two_sides(folder: Path, file: Path, clips: list[Clip]) -> Path:

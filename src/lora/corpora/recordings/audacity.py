@@ -33,9 +33,16 @@ def label_segments(file: Timed) -> Iterator[Segment | Bad]:
 
 
 def _label(line: str) -> tuple[float, float, str] | None:
-    """Some versions write numbers with the comma of the system's language."""
+    """Without an end it marks a point, as Audacity reads it. Some versions write numbers with the comma of the system's language."""
     start, end, label = [*line.split("\t", 2), "", ""][:3]
+    start_s, end_s = _number(start), _number(end)
+    if start_s is None:
+        return None
+    return (start_s, start_s, " ".join(end.split())) if end_s is None else (start_s, end_s, " ".join(label.split()))
+
+
+def _number(text: str) -> float | None:
     try:
-        return float(start.replace(",", ".")), float(end.replace(",", ".")), " ".join(label.split())
+        return float(text.replace(",", "."))
     except ValueError:
         return None

@@ -78,7 +78,9 @@ class Cutter:
 
     def _heard(self, recording: Path, segments: Sequence[Segment], length_s: float) -> list[Segment | Bad]:
         """The segments on the channel that is asked for; with `split` each on the channel that it is said on."""
-        if isinstance(self.channel, int):
+        if self.channel == "mix":
+            return [replace(one, channel=None) for one in segments]
+        if self.channel is not None:
             return [one for one in segments if one.channel in (None, self.channel)]
         if not self.split:
             return list(segments)

@@ -51,12 +51,12 @@ def _segments(file: Timed, tiers: Sequence[str], *, tier_is_speaker: bool) -> It
     """In the order of time, whichever tier."""
     found = list[Segment]()
     for tier in chosen(file.path, read_tiers(file.path), tiers, _is):
-        speaker, _, kind = tier.name.rpartition(_OF_SPEAKER)
+        speaker, _, _ = tier.name.rpartition(_OF_SPEAKER)
         named = tier.name if tier_is_speaker and not speaker else speaker or file.speaker
         for number, (start_s, end_s, label) in enumerate(tier.intervals, start=1):
             if text := " ".join(label.split()):
                 place = f"{file.path.name} tier {tier.name} interval {number}"
-                name = f"{file.prefix}-{tier.name if kind else number}-{number:05d}"
+                name = f"{file.prefix}-{tier.name}-{number:05d}"
                 found.append(Segment(name, file.recording, text, place, named, start_s, end_s, channel=file.channel))
     yield from sorted(found, key=lambda segment: segment.start_s)
 
