@@ -114,7 +114,7 @@ def test_help_names_every_flag_with_its_default() -> None:
     text = " ".join(parser.format_help().split())
     for _, setting in ALL_SETTINGS:
         assert flag(setting.name) in text
-    assert "rank of the update (default 8)" in text
+    assert "rank of the update (default: 8)" in text
 
 
 def test_what_is_not_given_has_its_default(tmp_path: Path) -> None:

@@ -211,20 +211,20 @@ def test_the_number_of_utterances_grows_with_the_square_of_the_width() -> None:
     found = heldout_check(0.0, -1.0, 1.0)  # the upper end has to come down from 1 to 0.5
     assert found.needed_utterances == 400
     assert found.message == (
-        "held-out WER 20.00 % -> 20.00 % (+0.00 points, 95 % interval -1.00 to +1.00, and its upper end may be at most 0.5: "
-        "too few to tell, about 400 utterances like these 100 would)"
+        "held-out WER 20.00 % -> 20.00 % (+0.00 points, 95 % interval -1.00 to +1.00, but its upper end may be at most 0.5: "
+        "about 400 such utterances are needed, you have 100)"
     )
 
 
 def test_speakers_are_asked_for_where_speakers_were_drawn() -> None:
     change = comparison(0.0, (-1.0, 1.0), clusters=10, unit="speaker")
-    assert "about 330 utterances by 33 speakers (here 10) like these 100 would" in verdict(heldout=change).sentence
+    assert "about 330 such utterances by 33 speakers are needed, you have 100 by 10 speakers" in verdict(heldout=change).sentence
 
 
 def test_right_at_a_limit_no_number_of_utterances_tells() -> None:
     found = heldout_check(0.5, -0.5, 1.5, max_heldout_rise_points=0.5)
     assert (found.decision, found.needed_utterances) == ("inconclusive", None)
-    assert "right at the limit, where no number of utterances tells" in found.message
+    assert "right at the limit, where more utterances do not help" in found.message
 
 
 # --- rule point ------------------------------------------------------------------------------------------------------------------------
@@ -273,13 +273,13 @@ def test_the_sentence_of_an_accepted_adapter_names_both_sets() -> None:
 def test_the_sentence_of_a_rejected_adapter_names_what_failed_and_the_limit() -> None:
     still, worse = comparison(0, WIDE, baseline=0.05), comparison(1, WIDE, baseline=0.05)
     assert verdict(comparison(-0.5, WIDE, baseline=0.21), still, rule="point").sentence == (
-        "rejected: domain WER 21.00 % -> 20.50 % (-0.50 points, and the gain must be at least 1)"
+        "rejected: domain WER 21.00 % -> 20.50 % (-0.50 points, but the gain must be at least 1)"
     )
     assert verdict(comparison(-18.5, WIDE, baseline=0.21), worse, rule="point").sentence == (
-        "rejected: held-out WER 5.00 % -> 6.00 % (+1.00 points, and it may rise by at most 0.2)"
+        "rejected: held-out WER 5.00 % -> 6.00 % (+1.00 points, but it may rise by at most 0.2)"
     )
     both = verdict(comparison(0.1, WIDE, baseline=0.21), worse, rule="point").sentence
-    assert both.startswith("rejected: domain WER 21.00 % -> 21.10 % (+0.10 points, and the gain must be at least 1); held-out WER")
+    assert both.startswith("rejected: domain WER 21.00 % -> 21.10 % (+0.10 points, but the gain must be at least 1); held-out WER")
 
 
 # --- guardrail drift -------------------------------------------------------------------------------------------------------------------

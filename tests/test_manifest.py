@@ -270,7 +270,7 @@ def test_every_message_is_documented() -> None:
         "not valid JSON", "Expected object", "unknown field", "is missing", "is empty", "must be a path or a list of float samples",
         "is an empty path", "holds no samples", "lies outside the manifest's folder", "no such file under", "must be positive",
         "is already used on line", "no such manifest", "the manifest is empty", "0 bytes", "not readable as wav", "NaN or infinite",
-        "the copy broke off", "its header says 0 s of sound", "holds several recordings", "is damaged", "holds samples up to",
+        "the file is truncated", "its header says 0 s of sound", "holds several recordings", "is damaged", "holds samples up to",
         "of opposite phase and cancel", "hold different sounds", "audio tracks", "channel: must be a number from 1", "is for files",
         "must hold numbers only", "is silent although the text says", "is too short for speech", "is over --max-seconds", "the audio lasts",
         "is not that of line", "s to say, and", "is 'X' in a run for", "is in X letters", "hold no X letter",

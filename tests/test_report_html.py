@@ -325,7 +325,7 @@ def test_a_run_that_broke_off_is_refused_and_nothing_is_written(tmp_path: Path) 
 
 
 def test_the_commands_limit_is_that_of_a_run() -> None:
-    assert f"(default {AUDIO_MB:g})" in moonshine_lora("report", "--help").out
+    assert f"(default: {AUDIO_MB:g})" in moonshine_lora("report", "--help").out
 
 
 @pytest.mark.parametrize("value", ["-1", "nan", "inf", "much"])

@@ -248,7 +248,7 @@ def test_a_signal_writes_a_checkpoint_and_says_how_to_go_on(
     assert newest is not None
     step = checkpointing.step_of(newest)
     assert step >= 5
-    assert said.splitlines()[-2:] == [f"  go on with the same command and --resume: from step {step}", word]
+    assert said.splitlines()[-2:] == [f"  to continue, repeat the command with --resume: from step {step}", word]
     assert moonshine_lora(*arguments, "--resume").code == 0
     assert [one.step for one in read_record(folder).resumed] == [step]
     assert_same(folder, whole)
@@ -315,7 +315,7 @@ def test_a_damaged_checkpoint_is_refused_with_the_way_back(
     content[-5] ^= 1
     (newest / checkpointing.TENSORS_FILE).write_bytes(content)
     message = refusal(*command, "--output-dir", folder, "--resume")
-    assert f"is damaged; remove {newest} to go on from the checkpoint before it" in message
+    assert f"is damaged; remove {newest} to continue from the checkpoint before it" in message
     shutil.rmtree(newest)
     assert moonshine_lora(*command, "--output-dir", folder, "--resume").code == 0
     assert_same(folder, whole)
@@ -345,7 +345,7 @@ def test_damaged_numbers_of_a_checkpoint_are_refused_with_the_way_back(
     state.write_bytes(content.replace(old, new, 1))
     message = refusal(*command, "--output-dir", folder, "--resume")
     assert str(state) in message
-    assert f"; remove {newest} to go on from the checkpoint before it" in message
+    assert f"; remove {newest} to continue from the checkpoint before it" in message
 
 
 def test_a_completed_run_and_a_folder_without_one_are_refused(command: tuple[object, ...], whole: Path, tmp_path: Path) -> None:

@@ -113,7 +113,9 @@ def test_when_one_process_is_killed_the_others_end_and_the_run_goes_on(command: 
     assert codes == [2, -signal.SIGKILL, 2]
     for process in (processes[0], processes[2]):
         error = process.output.read_text().splitlines()[-1]
-        assert error.startswith("error: another process of this run has ended or does not answer; look for its own error, then go on with")
+        assert error.startswith(
+            "error: another process of this run has ended or does not answer; look for its own error, then continue with"
+        )
     assert read_record(tmp_path / "run").status == "failed"
     together(2, *arguments, "--resume", folder=tmp_path)
     assert read_record(tmp_path / "run").resumed[0].step >= 2

@@ -46,5 +46,5 @@ def test_a_run_names_the_rows(tiny: Speech, sets: Manifests, clips: Sequence[Utt
     arguments = ("--model-id", tiny.checkpoint.model_id, *sets.flags(train=train), "--split-by", "utterance", "--device", "cpu")
     message = refusal("experiment", *arguments, "--check-texts", "--output-dir", tmp_path / "run")
     assert "shifted.jsonl: " in message
-    assert "of 5 texts are to the model no likelier than those of other clips; listen to them and mend the rows" in message
+    assert "of 5 texts fit their audio no better than the texts of other clips do; listen to them and fix the rows" in message
     assert f"({clips[0].id})" in message or f"({clips[1].id})" in message

@@ -46,53 +46,55 @@ class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class ModelConfig(Section, frozen=True, kw_only=True):
-    """Which checkpoint, and how it computes."""
+    """The checkpoint and how to compute with it."""
 
     model_id: Annotated[str, Meta(description="hub id (owner/name), local folder, or packaged:moonshine-tiny, packaged:moonshine-base")]
     revision: Annotated[str | None, Meta(description="commit, tag or branch of a hub checkpoint")] = None
-    language: Annotated[Language, Meta(description="language of all speech: decides normaliser, token cap, and CER for ja and zh")] = "en"
-    device: Annotated[Device, Meta(description="where to compute; auto takes cuda, then mps, then cpu, and records which")] = "auto"
+    language: Annotated[
+        Language, Meta(description="language of all speech; decides normaliser, token cap and metric (CER for ja and zh)")
+    ] = "en"
+    device: Annotated[Device, Meta(description="device to compute on; auto takes the first available of cuda, mps, cpu")] = "auto"
     precision: Annotated[
-        Precision, Meta(description="arithmetic of products with frozen weights; bfloat16 is faster where the processor has it")
+        Precision, Meta(description="precision of products with frozen weights; bfloat16 is faster on processors that support it")
     ] = "float32"
 
 
 class DataConfig(Section, frozen=True, kw_only=True):
-    """Which speech, and what is asked of it."""
+    """The speech and how it is checked."""
 
     train_manifest: Annotated[str, Meta(description="domain speech to train on")]
-    domain_manifest: Annotated[str, Meta(description="domain test set; reported, never trained on or chosen by")]
-    heldout_manifest: Annotated[str, Meta(description="general speech that guards against forgetting; reported only")]
-    dev_manifest: Annotated[str | None, Meta(description="domain speech that chooses the best step; else held out of the training set")] = (
-        None
-    )
-    replay_manifest: Annotated[str | None, Meta(description="general speech mixed into training against forgetting")] = None
-    dev_fraction: Annotated[Ratio, Meta(description="share of the training set held out when there is no dev manifest")] = 0.1
-    split_by: Annotated[SplitBy, Meta(description="hold out whole speakers, or single utterances when the speakers are the target")] = (
+    domain_manifest: Annotated[str, Meta(description="domain test set; never used for training or for choosing a step")]
+    heldout_manifest: Annotated[
+        str, Meta(description="general test set that shows forgetting; never used for training or for choosing a step")
+    ]
+    dev_manifest: Annotated[
+        str | None, Meta(description="domain speech that chooses the best step (default: held out of the training set)")
+    ] = None
+    replay_manifest: Annotated[str | None, Meta(description="general speech mixed into training to prevent forgetting")] = None
+    dev_fraction: Annotated[Ratio, Meta(description="share of the training set held out without --dev-manifest")] = 0.1
+    split_by: Annotated[SplitBy, Meta(description="hold out whole speakers, or single utterances (to adapt to these very speakers)")] = (
         "speaker"
     )
-    max_seconds: Annotated[float, Meta(gt=0, le=60, description="longest utterance accepted, in seconds")] = 30.0
+    max_seconds: Annotated[float, Meta(gt=0, le=60, description="longest utterance allowed, in seconds")] = 30.0
     text_style: Annotated[
-        TextStyle, Meta(description="training transcripts: auto lower-cases those in capitals, lower all; none keeps them")
+        TextStyle, Meta(description="training transcripts: auto lower-cases those in capitals, lower lower-cases all, none keeps them")
     ] = "auto"
     tags: Annotated[
         TagRule,
-        Meta(description="tags in transcripts, such as <COMMA> or [noise]: take them out (drop), teach and score them (keep), or refuse"),
+        Meta(description="tags in transcripts, such as <COMMA> or [noise]: drop removes, keep trains and scores, refuse is an error"),
     ] = "refuse"
     rms_dbfs: Annotated[
         Annotated[float, Meta(ge=-60, le=-3)] | None,
-        Meta(description="bring every waveform to this RMS level (dB full scale), everywhere the adapter is used"),
+        Meta(description="scale every waveform to this RMS level (dB full scale), also wherever the adapter is used"),
     ] = None
-    allow_empty_text: Annotated[
-        bool, Meta(description="accept empty texts: silence, which teaches to be quiet, and where any word is an insertion")
-    ] = False
+    allow_empty_text: Annotated[bool, Meta(description="allow empty texts, for recordings without speech")] = False
     check_texts: Annotated[
         bool,
-        Meta(description="refuse, by row, texts that the base model finds no likelier than those of other clips"),
+        Meta(description="refuse texts that seem to belong to other recordings, judged by the base model"),
     ] = False
-    allow_outside_paths: Annotated[bool, Meta(description="accept audio paths that leave the manifest's folder")] = False
+    allow_outside_paths: Annotated[bool, Meta(description="allow audio paths outside the manifest's folder")] = False
     synthetic_domain: Annotated[
-        bool, Meta(description="accept synthesised speech as the domain test; the verdict then holds for such speech only")
+        bool, Meta(description="allow synthesised speech as the domain test; the verdict is then valid for such speech only")
     ] = False
 
     def audio(self) -> AudioSettings:
@@ -120,24 +122,24 @@ class DataConfig(Section, frozen=True, kw_only=True):
 
 
 class AugmentConfig(Section, frozen=True, kw_only=True):
-    """Varied copies of the training speech; the originals stay. Off while `augment_copies` is 0."""
+    """Augmented copies of the training speech, in addition to the originals. Off while `augment_copies` is 0."""
 
-    augment_copies: Annotated[int, Meta(ge=0, le=100, description="varied copies of each training utterance")] = 0
-    speed_min: Annotated[float, Meta(ge=0.5, le=2, description="slowest playback drawn; pitch moves with speed")] = 1.0
-    speed_max: Annotated[float, Meta(ge=0.5, le=2, description="fastest playback drawn")] = 1.0
-    pitch_min: Annotated[float, Meta(ge=-12, le=12, description="lowest pitch drawn, in semitones from the voice's own; speed stays")] = 0.0
-    pitch_max: Annotated[float, Meta(ge=-12, le=12, description="highest pitch drawn, in semitones")] = 0.0
-    gain_db: Annotated[float, Meta(ge=0, le=30, description="level changes by at most this, up or down")] = 0.0
-    noise_dir: Annotated[str | None, Meta(description="folder of background noise to mix in")] = None
+    augment_copies: Annotated[int, Meta(ge=0, le=100, description="augmented copies of each training utterance")] = 0
+    speed_min: Annotated[float, Meta(ge=0.5, le=2, description="lowest speed; changes the pitch too")] = 1.0
+    speed_max: Annotated[float, Meta(ge=0.5, le=2, description="highest speed")] = 1.0
+    pitch_min: Annotated[float, Meta(ge=-12, le=12, description="lowest pitch change in semitones; keeps the speed")] = 0.0
+    pitch_max: Annotated[float, Meta(ge=-12, le=12, description="highest pitch change in semitones")] = 0.0
+    gain_db: Annotated[float, Meta(ge=0, le=30, description="largest change of the level, up or down")] = 0.0
+    noise_dir: Annotated[str | None, Meta(description="folder of background noise")] = None
     noise_probability: Annotated[Ratio, Meta(description="share of copies with background noise")] = 0.5
-    snr_min_db: Annotated[float, Meta(ge=-20, le=60, description="loudest noise drawn: speech power over noise power")] = 5.0
-    snr_max_db: Annotated[float, Meta(ge=-20, le=60, description="softest noise drawn")] = 20.0
-    impulse_dir: Annotated[str | None, Meta(description="folder of room impulse responses to reverberate with")] = None
+    snr_min_db: Annotated[float, Meta(ge=-20, le=60, description="lowest signal-to-noise ratio")] = 5.0
+    snr_max_db: Annotated[float, Meta(ge=-20, le=60, description="highest signal-to-noise ratio")] = 20.0
+    impulse_dir: Annotated[str | None, Meta(description="folder of room impulse responses")] = None
     impulse_probability: Annotated[Ratio, Meta(description="share of copies with reverberation")] = 0.5
-    telephone_probability: Annotated[Ratio, Meta(description="share of copies sent through an 8 kHz telephone line")] = 0.0
-    telephone_codecs: Annotated[
-        str, Meta(description="codecs drawn from for telephone copies: none, mulaw, alaw, gsm, opus; joined by commas")
-    ] = "none,mulaw,alaw,gsm"
+    telephone_probability: Annotated[Ratio, Meta(description="share of copies that sound like an 8 kHz telephone line")] = 0.0
+    telephone_codecs: Annotated[str, Meta(description="codecs for telephone copies, joined by commas: none, mulaw, alaw, gsm, opus")] = (
+        "none,mulaw,alaw,gsm"
+    )
     concat_probability: Annotated[Ratio, Meta(description="share of copies that join several training utterances")] = 0.0
     concat_clips: Annotated[int, Meta(ge=2, le=20, description="most utterances in a joined copy")] = 3
 
@@ -158,127 +160,131 @@ class AugmentConfig(Section, frozen=True, kw_only=True):
 
 
 class AdapterConfig(Section, frozen=True, kw_only=True):
-    """What is trained: a LoRA adapter, in PEFT's terms, or the weights themselves."""
+    """What is trained: a LoRA adapter or the weights themselves. Names as in PEFT."""
 
     method: Annotated[
-        Literal["lora", "full"], Meta(description="lora trains an adapter; full the sites' own weights, and saves a checkpoint")
+        Literal["lora", "full"],
+        Meta(description="lora trains an adapter; full trains the target modules' own weights and saves a checkpoint"),
     ] = "lora"
     lora_r: Annotated[int, Meta(ge=1, le=4096, description="rank of the update")] = 8
     lora_ranks: Annotated[
-        str | None, Meta(description="other ranks for some sites, such as encoder=4,mlp=16; of several that name a layer the last counts")
+        str | None, Meta(description="ranks of single target modules, such as encoder=4,mlp=16; the last one that matches a layer counts")
     ] = None
     lora_alpha: Annotated[float, Meta(gt=0, description="scale: the update is multiplied by alpha / rank")] = 16.0
     lora_dropout: Annotated[float, Meta(ge=0, lt=1, description="dropout on the update's input")] = 0.0
     lora_targets: Annotated[
         str,
         Meta(
-            description="decoder, its parts self, cross, mlp; encoder; both or all; several joined by commas; or a pattern of module names"
+            description="layers: decoder, its parts self, cross, mlp, encoder, both or all; several joined by commas; or a regex of names"
         ),
     ] = "decoder"
     use_dora: Annotated[bool, Meta(description="weight-decomposed LoRA (DoRA)")] = False
     use_rslora: Annotated[bool, Meta(description="rank-stabilised scale, alpha / sqrt(rank)")] = False
-    init_lora_weights: Annotated[Literal["default", "gaussian", "pissa", "orthogonal"], Meta(description="how the update starts")] = (
-        "default"
-    )
+    init_lora_weights: Annotated[
+        Literal["default", "gaussian", "pissa", "orthogonal"], Meta(description="initialisation of the adapter")
+    ] = "default"
 
 
 class TrainConfig(Section, frozen=True, kw_only=True):
     """The optimisation."""
 
     epochs: Annotated[float, Meta(gt=0, le=1_000_000, description="passes over the training set")] = 3.0
-    max_steps: Annotated[Count | None, Meta(description="stop after so many optimizer updates, whatever the epochs say")] = None
-    learning_rate: Annotated[float, Meta(gt=0, description="peak for decoder sites, reached after the warm-up")] = 1e-3
-    encoder_learning_rate: Annotated[float, Meta(gt=0, description="peak for encoder sites")] = 1e-4
-    full_learning_rate: Annotated[float, Meta(gt=0, description="peak for all sites with --method full")] = 1e-5
+    max_steps: Annotated[Count | None, Meta(description="stop after this many optimizer updates; overrides --epochs")] = None
+    learning_rate: Annotated[float, Meta(gt=0, description="peak learning rate of target modules in the decoder")] = 1e-3
+    encoder_learning_rate: Annotated[float, Meta(gt=0, description="peak learning rate of target modules in the encoder")] = 1e-4
+    full_learning_rate: Annotated[float, Meta(gt=0, description="peak learning rate with --method full")] = 1e-5
     gradient_checkpointing: Annotated[
-        bool, Meta(description="encoder sites: compute activations again for the gradient; less memory, more time")
+        bool, Meta(description="recompute the encoder's activations for the gradient: less memory, more time")
     ] = False
-    warmup_steps: Annotated[int, Meta(ge=0, le=1_000_000_000, description="optimizer updates of linear warm-up")] = 20
-    weight_decay: Annotated[float, Meta(ge=0)] = 0.0
+    warmup_steps: Annotated[int, Meta(ge=0, le=1_000_000_000, description="linear warm-up, in optimizer updates")] = 20
+    weight_decay: Annotated[float, Meta(ge=0, description="weight decay of AdamW")] = 0.0
     max_grad_norm: Annotated[float, Meta(gt=0, description="clip the gradient's norm")] = 1.0
     batch_size: Annotated[Count, Meta(description="domain utterances in a batch")] = 8
     gradient_accumulation_steps: Annotated[
-        Count, Meta(description="batches in an optimizer update; a trailing partial update is stepped")
+        Count, Meta(description="batches per optimizer update; an incomplete last update is applied too")
     ] = 1
     strength_sweep: Annotated[
-        bool, Meta(description="after training keep the largest share of the update that spares the guard; needs a replay manifest")
+        bool,
+        Meta(description="after training, scale the update down until the guard's WER stays within its limit; needs --replay-manifest"),
     ] = False
-    replay_ratio: Annotated[float, Meta(ge=0, le=4, description="replay utterances for each domain utterance")] = 0.25
+    replay_ratio: Annotated[float, Meta(ge=0, le=4, description="replay utterances per domain utterance")] = 0.25
     replay_targets: Annotated[
-        ReplayTargets, Meta(description="what replay teaches: the base model's own transcripts (keeps its style), or those given")
+        ReplayTargets,
+        Meta(description="labels of replay speech: the base model's own transcripts, which keep its style, or the manifest's"),
     ] = "base-model"
-    eval_interval: Annotated[Count | None, Meta(description="optimizer updates between dev evaluations; else half an epoch")] = None
+    eval_interval: Annotated[Count | None, Meta(description="optimizer updates between dev evaluations (default: half an epoch)")] = None
     checkpoint_interval: Annotated[
-        Count | None, Meta(description="optimizer updates between checkpoints for --resume; else at every dev evaluation")
+        Count | None, Meta(description="optimizer updates between checkpoints for --resume (default: at every dev evaluation)")
     ] = None
-    patience: Annotated[Count, Meta(description="dev evaluations without a better one before training stops")] = 4
-    seed: Annotated[int, Meta(ge=0, le=2**63 - 1, description="seeds splits, order, initialisation and dropout")] = 0
+    patience: Annotated[Count, Meta(description="stop after this many dev evaluations without a better one")] = 4
+    seed: Annotated[int, Meta(ge=0, le=2**63 - 1, description="seed of splits, data order, initialisation and dropout")] = 0
 
 
 class EvalConfig(Section, frozen=True, kw_only=True):
-    """Greedy decoding, the same for baseline, dev, tuned, transcribe and live."""
+    """Greedy decoding, the same for baseline, dev and tuned model, `transcribe` and the voice app."""
 
-    eval_batch_size: Annotated[Count, Meta(description="utterances decoded together at most; results do not depend on it")] = 128
+    eval_batch_size: Annotated[Count, Meta(description="largest batch in decoding; does not change the results")] = 128
     tokens_per_second: Annotated[
         Annotated[float, Meta(gt=0, le=50)] | None,
-        Meta(description="cap on tokens per second of audio; else 6.5 for English, 13 for other languages"),
+        Meta(description="limit on tokens per second of audio (default: 6.5 for English, 13 for other languages)"),
     ] = None
-    equivalents: Annotated[str | None, Meta(description="file of forms that count as the same to a reader, a group a line: a = b")] = None
-    terms: Annotated[str | None, Meta(description="list of terms, one a line: how many are found, and how often one is heard falsely")] = (
-        None
-    )
+    equivalents: Annotated[str | None, Meta(description="file of forms that count as the same, one group per line: a = b")] = None
+    terms: Annotated[
+        str | None,
+        Meta(description="list of terms, one per line: the run measures how many are found, and how many false alarms there are"),
+    ] = None
 
 
 class GateConfig(Section, frozen=True, kw_only=True):
-    """What accepts an adapter. Points are percentage points of word error rate."""
+    """The rule that accepts or rejects an adapter. Points are percentage points of WER."""
 
     rule: Annotated[
-        GateRule, Meta(description="interval: the 95 % intervals decide, or say that the sets are too small; point: the changes alone do")
+        GateRule,
+        Meta(description="interval: the 95 % intervals decide, or the verdict is inconclusive; point: the measured changes alone decide"),
     ] = "interval"
     guardrail: Annotated[
-        Guardrail, Meta(description="held-out speech is scored against its transcripts (wer), or against the base model's (drift)")
+        Guardrail, Meta(description="references of held-out speech: its transcripts (wer) or the base model's (drift)")
     ] = "wer"
     min_domain_gain_points: Annotated[
-        float, Meta(description="point: domain WER must fall by at least this; interval: less than this is no gain worth more test speech")
+        float,
+        Meta(description="with --rule point, the domain WER must fall by this; with interval, reject if such a gain is ruled out"),
     ] = 1.0
-    max_heldout_rise_points: Annotated[float, Meta(description="guardrail wer: held-out WER may rise by at most this")] = 0.2
+    max_heldout_rise_points: Annotated[float, Meta(description="with --guardrail wer, the held-out WER may rise by at most this")] = 0.2
     heldout_margin_points: Annotated[
-        float, Meta(description="rule interval, guardrail wer: the upper end of the held-out change may be at most this")
+        float, Meta(description="with --rule interval and --guardrail wer, the upper end of the held-out change may be at most this")
     ] = 0.5
     max_drift_points: Annotated[
         Annotated[float, Meta(ge=0)] | None,
-        Meta(description="guardrail drift: the tuned model may differ from the base model's transcripts by at most this WER"),
+        Meta(description="with --guardrail drift, the largest WER of the tuned model against the base model's transcripts"),
     ] = None
     max_false_alarms: Annotated[
         Annotated[float, Meta(ge=0)] | None,
-        Meta(description="of --terms: the tuned model may hear this many falsely in 1,000 words of the held-out speech"),
+        Meta(description="with --terms, the most false alarms of the tuned model in 1,000 words of held-out speech"),
     ] = None
     min_term_recall: Annotated[
         Annotated[float, Meta(ge=0, le=100)] | None,
-        Meta(description="of --terms: the tuned model must find this share of those spoken in the domain, in percent"),
+        Meta(description="with --terms, the share of the terms spoken in the domain that the tuned model must find, in percent"),
     ] = None
 
 
 class OutputConfig(Section, frozen=True, kw_only=True):
-    """Where the run is written."""
+    """Where to write the run."""
 
     output_dir: Annotated[str, Meta(description="run folder; must be new or empty")]
-    overwrite: Annotated[bool, Meta(description="replace the run that the folder holds")] = False
+    overwrite: Annotated[bool, Meta(description="replace the run in the folder")] = False
     feature_cache_gb: Annotated[
-        float, Meta(ge=0, le=1_000_000, description="GB of features, scores and sound kept for later runs; oldest go first")
+        float, Meta(ge=0, le=1_000_000, description="size limit of the cache in GB; the oldest files are removed first")
     ] = 10.0
-    trackers: Annotated[
-        str | None, Meta(description=f"also log to {', '.join(TRACKERS)}; several joined by commas. The run's own files are always written")
-    ] = None
+    trackers: Annotated[str | None, Meta(description=f"also log to {', '.join(TRACKERS)}; several joined by commas")] = None
 
     push_to_hub: Annotated[
-        str | None, Meta(description="publish an accepted run in this model repository (owner/name); access is checked before training")
+        str | None, Meta(description="publish an accepted run to this model repository (owner/name); access is checked before training")
     ] = None
-    hub_private: Annotated[bool, Meta(description="the model repository is private, when --push-to-hub makes it")] = True
-    card_license: Annotated[str | None, Meta(description="licence in the model card's head, as the hub names it: mit, cc-by-4.0")] = None
-    card_datasets: Annotated[
-        str | None, Meta(description="hub names of the speech trained on, in the model card's head; several joined by commas")
-    ] = None
+    hub_private: Annotated[bool, Meta(description="create the repository of --push-to-hub as private")] = True
+    card_license: Annotated[str | None, Meta(description="licence in the model card, by the hub's name: mit, cc-by-4.0")] = None
+    card_datasets: Annotated[str | None, Meta(description="datasets in the model card, by the hub's names; several joined by commas")] = (
+        None
+    )
 
     def datasets(self) -> list[str]:
         """The names for the card."""
@@ -334,7 +340,7 @@ def _add_section(parser: argparse.ArgumentParser, section: msgspec.structs.Field
             continue
         kind, help_text = _kind_and_help(setting.type)
         if not setting.required and setting.default is not None:
-            help_text = f"{help_text} (default {setting.default})".strip()
+            help_text = f"{help_text} (default: {setting.default})".strip()
         options: dict[str, Any] = {
             "dest": f"{section.name}.{setting.name}",
             "default": argparse.SUPPRESS,

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 
 class LoraError(Exception):
-    """A contract the user can mend. The command line prints its message on one line and exits with `exit_code`.
+    """An error that the user can fix. The command line prints its message on one line and exits with `exit_code`.
 
     Its text never holds the password of an address, whoever has put it there.
     """

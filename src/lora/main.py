@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 TAGS_FLAG: dict[str, Any] = {
     "choices": get_args(TagRule),
     "default": "refuse",
-    "help": "tags in a manifest's texts, such as <COMMA> or [noise]: take them out, score them, or refuse (default refuse)",
+    "help": "tags in a manifest's texts, such as <COMMA> or [noise]: drop removes, keep scores, refuse is an error (default: refuse)",
 }
 
 # Modules that need torch are imported by the command that needs them, so that --help answers at once.
@@ -44,7 +44,7 @@ def _main(arguments: list[str] | None = None) -> int:
     parser = ArgumentParser(
         prog="moonshine-lora", description="Fine-tune Moonshine speech recognition with LoRA and prove that it got better."
     )
-    parser.add_argument("--version", action=_Version, nargs=0, help="show all versions, and how this machine computes")
+    parser.add_argument("--version", action=_Version, nargs=0, help="show versions and how this machine computes")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, (help_text, add_arguments, execute) in COMMANDS.items():
         command = commands.add_parser(name, help=help_text, description=help_text[0].upper() + help_text[1:] + ".")
@@ -88,36 +88,41 @@ def _transcribe_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model-id", metavar="TEXT", help="hub id, local folder or packaged:moonshine-tiny")
     parser.add_argument("--revision", metavar="TEXT", help="commit, tag or branch of a hub checkpoint")
     parser.add_argument("--adapter-dir", type=Path, metavar="DIR", help="a run's lora_adapter/ folder")
-    parser.add_argument("--runtime", choices=RUNTIMES, help="transcribe with an export, in this runtime, in place of --model-id")
-    parser.add_argument("--export-dir", type=Path, metavar="DIR", help="the folder that `moonshine-lora export` made, for --runtime")
-    parser.add_argument("--processor-dir", type=Path, metavar="DIR", help="a run's processor/ folder, in place of the checkpoint's own")
+    parser.add_argument("--runtime", choices=RUNTIMES, help="transcribe with an exported model in this runtime, instead of --model-id")
+    parser.add_argument("--export-dir", type=Path, metavar="DIR", help="with --runtime: the output folder of `moonshine-lora export`")
+    parser.add_argument(
+        "--processor-dir", type=Path, metavar="DIR", help="a run's processor/ folder, instead of the checkpoint's processor"
+    )
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--manifest", type=Path, metavar="FILE", help="transcribe a manifest; lines with a text are scored")
+    source.add_argument("--manifest", type=Path, metavar="FILE", help="transcribe a manifest, and score lines that have a text")
     source.add_argument("--audio", type=Path, nargs="+", metavar="FILE", help="transcribe audio files")
     parser.add_argument(
         "--channel",
         type=channel_or_split,
         metavar="1|2|split|mix",
-        help="of --audio: one channel, every channel by itself, or their mean (default: their mean where they hold the same sound)",
+        help="with --audio: one channel, every channel by itself, or their mean (default: the mean, if all hold the same sound)",
     )
-    parser.add_argument("--track", type=positive_int, metavar="N", help="of --audio: which of several audio tracks, counted from 1")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="write everything as .json, or a row a line as .jsonl")
+    parser.add_argument("--track", type=positive_int, metavar="N", help="with --audio: number of the audio track, from 1")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="write all results as .json, or one utterance per line as .jsonl")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto")
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--eval-batch-size", type=positive_int, default=32, metavar="N", help="largest batch in decoding (default: 32)")
     parser.add_argument(
-        "--eval-batch-size", type=positive_int, default=32, metavar="N", help="most utterances decoded together (default 32)"
+        "--tokens-per-second",
+        type=tokens_per_second,
+        metavar="X",
+        help="without an adapter: limit on tokens per second of audio (default: 6.5 for English, 13 for other languages)",
     )
+    parser.add_argument("--language", choices=tuple(LANGUAGES), help="language of the speech (default: the adapter's, or en)")
     parser.add_argument(
-        "--tokens-per-second", type=tokens_per_second, metavar="X", help="token cap, without an adapter (default 6.5; other languages 13)"
+        "--max-seconds", type=positive_number, default=30.0, metavar="X", help="longest utterance allowed, in seconds (default: 30)"
     )
-    parser.add_argument(
-        "--language", choices=tuple(LANGUAGES), help="language of the speech (default that of the adapter, without one English)"
-    )
-    parser.add_argument("--max-seconds", type=positive_number, default=30.0, metavar="X", help="longest utterance accepted (default 30)")
-    parser.add_argument("--allow-outside-paths", action="store_true", help="accept audio paths that leave the manifest's folder")
+    parser.add_argument("--allow-outside-paths", action="store_true", help="allow audio paths outside the manifest's folder")
     parser.add_argument("--tags", **TAGS_FLAG)
-    parser.add_argument("--equivalents", type=Path, metavar="FILE", help="forms that count as the same to a reader, a group a line: a = b")
-    parser.add_argument("--terms", type=Path, metavar="FILE", help="list of terms, one a line: how many are found, and heard falsely")
+    parser.add_argument("--equivalents", type=Path, metavar="FILE", help="file of forms that count as the same, one group per line: a = b")
+    parser.add_argument(
+        "--terms", type=Path, metavar="FILE", help="list of terms, one per line: measure how many are found, and false alarms"
+    )
 
 
 def _transcribe(options: argparse.Namespace) -> int:
@@ -238,7 +243,7 @@ def _report_arguments(parser: argparse.ArgumentParser) -> None:
         type=number_from_zero,
         default=20.0,
         metavar="X",
-        help="embed recordings in the page until they take this much of it, in MB, and link the others (default 20)",
+        help="embed up to this many MB of recordings in the page, and link the others (default: 20)",
     )
 
 
@@ -252,7 +257,7 @@ def _report(options: argparse.Namespace) -> int:
 
 def _compare_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folders, such as outputs/*")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="write .md, .csv or .html instead of Markdown on standard output")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="write .md, .csv or .html (default: Markdown on standard output)")
 
 
 def _compare(options: argparse.Namespace) -> int:
@@ -271,9 +276,9 @@ def _compare(options: argparse.Namespace) -> int:
 
 def _push_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", type=Path, metavar="RUN", help="a run's folder: the --output-dir of an experiment")
-    parser.add_argument("--repo-id", required=True, metavar="OWNER/NAME", help="the repository on the model hub; made where there is none")
+    parser.add_argument("--repo-id", required=True, metavar="OWNER/NAME", help="repository on the model hub; created if it does not exist")
     parser.add_argument("--private", action="store_true", help="make the repository private, when it is made")
-    parser.add_argument("--dry-run", action="store_true", help="list what would be uploaded; ask the hub nothing")
+    parser.add_argument("--dry-run", action="store_true", help="list what would be uploaded, without contacting the hub")
     parser.add_argument("--allow-rejected", action="store_true", help="publish a run that the gate did not accept")
 
 
@@ -292,30 +297,30 @@ def _export_arguments(parser: argparse.ArgumentParser) -> None:
     from lora.export.targets import PRECISIONS, TARGETS
 
     model = parser.add_argument_group("what to export")
-    model.add_argument("--run", type=Path, metavar="RUN", help="a run's folder: its tuned model, proven on its test speech")
-    model.add_argument("--model-id", metavar="TEXT", help="hub id, local folder or packaged:moonshine-tiny, in place of a run")
+    model.add_argument("--run", type=Path, metavar="RUN", help="a run's folder: exports its tuned model and proves it on its test sets")
+    model.add_argument("--model-id", metavar="TEXT", help="instead of a run: hub id, local folder or packaged:moonshine-tiny")
     model.add_argument("--revision", metavar="TEXT", help="commit, tag or branch of a hub checkpoint")
-    model.add_argument("--adapter-dir", type=Path, metavar="DIR", help="an adapter of --model-id; without one the base model is exported")
-    model.add_argument("--language", choices=tuple(LANGUAGES), help="of the speech (default en); an adapter or a run says it itself")
+    model.add_argument("--adapter-dir", type=Path, metavar="DIR", help="an adapter of --model-id (default: export the base model)")
+    model.add_argument("--language", choices=tuple(LANGUAGES), help="language of the speech (default: the adapter's, or en)")
     model.add_argument("--allow-rejected", action="store_true", help="export a run that the gate did not accept")
     to = parser.add_argument_group("to what")
     to.add_argument("--to", nargs="+", required=True, choices=TARGETS, metavar="TARGET", help=f"one or more of {', '.join(TARGETS)}")
-    to.add_argument("--precision", choices=PRECISIONS, default="u8", help="of the weights; merged is always fp32 (default u8)")
-    to.add_argument("--output", type=Path, metavar="DIR", help="folder to make, with one inside for each target (default RUN/export)")
-    to.add_argument("--overwrite", action="store_true", help="replace the export that the folder holds")
+    to.add_argument("--precision", choices=PRECISIONS, default="u8", help="precision of the weights; merged is always fp32 (default: u8)")
+    to.add_argument("--output", type=Path, metavar="DIR", help="output folder, with a subfolder per target (default: RUN/export)")
+    to.add_argument("--overwrite", action="store_true", help="replace the export in the folder")
     proof = parser.add_argument_group("proof")
-    proof.add_argument("--domain-manifest", type=Path, metavar="FILE", help="domain speech to prove it on (default the run's)")
-    proof.add_argument("--heldout-manifest", type=Path, metavar="FILE", help="general speech to prove it on (default the run's)")
-    proof.add_argument("--proof-clips", type=positive_int, metavar="N", help="take N clips of each set, evenly spaced (default all)")
+    proof.add_argument("--domain-manifest", type=Path, metavar="FILE", help="domain speech for the proof (default: the run's)")
+    proof.add_argument("--heldout-manifest", type=Path, metavar="FILE", help="general speech for the proof (default: the run's)")
+    proof.add_argument("--proof-clips", type=positive_int, metavar="N", help="use N clips of each set, evenly spaced (default: all)")
     proof.add_argument(
         "--max-wer-drift-points",
         type=number_from_zero,
         metavar="X",
-        help="how far the WER in the runtime may be from PyTorch's (default 0.5 for u8, 0 for fp32)",
+        help="largest difference between the WER in the runtime and in PyTorch (default: 0.5 for u8, 0 for fp32)",
     )
-    proof.add_argument("--allow-outside-paths", action="store_true", help="accept audio paths that leave a given manifest's folder")
+    proof.add_argument("--allow-outside-paths", action="store_true", help="allow audio paths outside a given manifest's folder")
     proof.add_argument("--tags", **TAGS_FLAG)
-    proof.add_argument("--skip-proof", action="store_true", help="export without showing that it is the tuned model")
+    proof.add_argument("--skip-proof", action="store_true", help="export without proving that it is the tuned model")
 
 
 def _export(options: argparse.Namespace) -> int:
@@ -353,16 +358,23 @@ def _export(options: argparse.Namespace) -> int:
 
 
 def _adapter_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("action", choices=("convert",), help="turn an adapter of another tool into one for --adapter-dir, or back")
+    parser.add_argument("action", choices=("convert",), help="convert an adapter of another tool to one for --adapter-dir, or back")
     parser.add_argument("source", type=Path, metavar="SOURCE", help="moonshine-voice's adapter.safetensors, or a PEFT adapter's folder")
-    parser.add_argument("output", type=Path, metavar="OUTPUT", help="the official form where it ends in .safetensors, else a PEFT folder")
+    parser.add_argument("output", type=Path, metavar="OUTPUT", help="a name ending in .safetensors (the official form), or a folder (PEFT)")
     parser.add_argument("--model-id", required=True, metavar="TEXT", help="the adapter's base model")
     parser.add_argument("--revision", metavar="TEXT", help="commit, tag or branch of a hub checkpoint")
     parser.add_argument(
-        "--alpha", type=positive_number, metavar="X", help="what an official adapter was trained with (default its rank, as that trainer's)"
+        "--alpha",
+        type=positive_number,
+        metavar="X",
+        help="the alpha that an official adapter was trained with (default: its rank, as in that trainer)",
     )
     parser.add_argument(
-        "--tokens-per-second", type=tokens_per_second, default=6.5, metavar="X", help="token cap to keep with a PEFT folder (default 6.5)"
+        "--tokens-per-second",
+        type=tokens_per_second,
+        default=6.5,
+        metavar="X",
+        help="with a PEFT folder: limit on tokens per second of audio to record (default: 6.5)",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace what is at OUTPUT")
 
@@ -385,7 +397,7 @@ def _adapter(options: argparse.Namespace) -> int:
 
 def _data_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--output", type=Path, default=Path("data/quickstart"), metavar="DIR", help="folder to make (default data/quickstart)"
+        "--output", type=Path, default=Path("data/quickstart"), metavar="DIR", help="output folder (default: data/quickstart)"
     )
 
 
@@ -404,7 +416,9 @@ def _manifest_arguments(parser: argparse.ArgumentParser) -> None:
         help="a split of a speech dataset; domain speech of a dataset, a folder or a table; recordings with times (subtitles, NeMo, Kaldi, "
         "LJSpeech); several manifests as one",
     )
-    parser.add_argument("rest", nargs=argparse.REMAINDER, metavar="...", help="its own flags: `moonshine-lora manifest merge --help`")
+    parser.add_argument(
+        "rest", nargs=argparse.REMAINDER, metavar="...", help="flags of the command: see `moonshine-lora manifest merge --help`"
+    )
 
 
 def _manifest(options: argparse.Namespace) -> int:
@@ -432,7 +446,7 @@ def _cache_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "action",
         choices=("show", "clear"),
-        help="show how much is kept, or remove it: no other file, no link",
+        help="show the size of the cache, or delete its files and nothing else",
     )
 
 
@@ -459,14 +473,14 @@ COMMANDS: dict[str, tuple[str, Arguments, Execute]] = {
     "experiment": ("measure, train, measure again, accept or reject", _experiment_arguments, _experiment),
     "transcribe": ("transcribe audio files or a manifest, with or without an adapter", _transcribe_arguments, _transcribe),
     "report": ("write report.md and report.html of a finished run again", _report_arguments, _report),
-    "compare": ("put finished runs side by side", _compare_arguments, _compare),
+    "compare": ("compare finished runs side by side", _compare_arguments, _compare),
     "push": ("publish a finished run's adapter, processor, card and reports on the model hub", _push_arguments, _push),
-    "export": ("write the tuned model for on-device runtimes, and prove in them that it is", _export_arguments, _export),
-    "adapter": ("convert adapters from and to the forms of other tools", _adapter_arguments, _adapter),
-    "data": ("fetch the quickstart's speech", _data_arguments, _data),
-    "manifest": ("make manifests, and merge them; what scripts/ does in a checkout", _manifest_arguments, _manifest),
-    "synthesise": ("make speech of a list of terms: sentences, voices, a manifest", _synthesise_arguments, _synthesise),
-    "cache": ("show or clear checkpoints, downloads and encoder outputs that can be made again", _cache_arguments, _cache),
+    "export": ("export the tuned model to on-device runtimes, and prove in them that it is the tuned model", _export_arguments, _export),
+    "adapter": ("convert adapters to and from the formats of other tools", _adapter_arguments, _adapter),
+    "data": ("download the quickstart's speech", _data_arguments, _data),
+    "manifest": ("make and merge manifests (in a clone: scripts/)", _manifest_arguments, _manifest),
+    "synthesise": ("synthesise speech for a list of terms: sentences, voices, a manifest", _synthesise_arguments, _synthesise),
+    "cache": ("show or clear the cache: checkpoints, downloads, encoder outputs", _cache_arguments, _cache),
 }
 
 if __name__ == "__main__":

@@ -243,7 +243,7 @@ def _blocks(sound: Any, name: str) -> Iterator[npt.NDArray[np.float32]]:
             left -= len(block)
             yield block
     except soundfile.LibsndfileError as error:
-        raise AudioError(f"{name}: the copy broke off, or is damaged ({error}); copy or record it again") from error
+        raise AudioError(f"{name}: the file is truncated or damaged ({error}); copy or record it again") from error
 
 
 def _joined(blocks: Iterator[npt.NDArray[np.float32]], name: str, rate: int, limit_s: float) -> npt.NDArray[np.float32]:

@@ -67,8 +67,8 @@ def merge_manifests(arguments: Sequence[str] | None = None, prog: str | None = N
     """`scripts/merge_manifests.py`: several manifests as one, every recording once."""
     parser = ArgumentParser(prog=prog, description="Merge manifests into one that holds every recording once.")
     parser.add_argument("manifests", nargs="+", type=Path, metavar="MANIFEST")
-    parser.add_argument("--allow-outside-paths", action="store_true", help="accept audio paths that leave a manifest's folder")
-    parser.add_argument("--skip-bad", action="store_true", help="leave out lines that cannot be taken, and list them")
+    parser.add_argument("--allow-outside-paths", action="store_true", help="allow audio paths outside a manifest's folder")
+    parser.add_argument("--skip-bad", action="store_true", help="skip unusable lines, and list them")
     add_output(parser)
     options = parser.parse_args(arguments)
     summary = merge(
@@ -85,14 +85,16 @@ def merge_manifests(arguments: Sequence[str] | None = None, prog: str | None = N
 def _add_own(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("own recordings")
     group.add_argument(
-        "--speaker-from", choices=get_args(SpeakerFrom), help="folder that names the speaker, where files lie deeper than one folder"
+        "--speaker-from", choices=get_args(SpeakerFrom), help="which folder names the speaker, if files are more than one folder deep"
     )
-    group.add_argument("--audio-dir", type=Path, metavar="DIR", help="where the table's recordings lie (default: beside the table)")
-    group.add_argument("--delimiter", choices=get_args(Delimiter), help="what separates the table's columns (default: by its suffix)")
+    group.add_argument("--audio-dir", type=Path, metavar="DIR", help="folder of the table's recordings (default: the table's folder)")
+    group.add_argument(
+        "--delimiter", choices=get_args(Delimiter), help="what separates the table's columns (default: depends on its suffix)"
+    )
     group.add_argument(
         "--quotes",
         choices=get_args(Quotes),
-        help="whether quotes enclose the table's cells or are plain characters (default: plain with tabs, csv elsewhere)",
+        help="whether quotes enclose the table's cells or are plain characters (default: plain with tabs, otherwise csv)",
     )
 
 
@@ -103,7 +105,10 @@ def _add_dataset(parser: argparse.ArgumentParser, *, config: str | None, split: 
     group.add_argument("--split", default=split, help="e.g. test.clean, or test with --config clean (default: %(default)s)")
     group.add_argument("--revision", help="commit, tag or branch on the hub (default: the newest)")
     group.add_argument(
-        "--part", type=_part, metavar="I/N", help="read the I-th of N shares of the split's files, for a corpus in parts (default: all)"
+        "--part",
+        type=_part,
+        metavar="I/N",
+        help="read only the I-th of N shares of the split's files, for a corpus in parts (default: all)",
     )
 
 
@@ -116,16 +121,14 @@ def _add_columns(parser: argparse.ArgumentParser) -> None:
 
 def add_choice(parser: argparse.ArgumentParser, *, seed: int) -> None:
     group = parser.add_argument_group("choice")
-    group.add_argument("--samples", type=positive_int, metavar="N", help="draw N recordings, all equally likely (default: take all)")
-    group.add_argument("--seed", type=int_from_zero, default=seed, metavar="S", help="decides which are drawn (default: %(default)s)")
+    group.add_argument("--samples", type=positive_int, metavar="N", help="draw N random recordings (default: take all)")
+    group.add_argument("--seed", type=int_from_zero, default=seed, metavar="S", help="seed of the drawing (default: %(default)s)")
     group.add_argument("--limit", type=positive_int, metavar="N", help="take the first N recordings and read no further")
-    group.add_argument("--hours", type=positive_number, metavar="H", help="take the first recordings until they last H hours")
+    group.add_argument("--hours", type=positive_number, metavar="H", help="take the first H hours")
     for flag, limit, what in (("--min-seconds", float(MIN_S), "shorter"), ("--max-seconds", Rules().max_s, "longer")):
-        group.add_argument(
-            flag, type=number_from_zero, default=limit, metavar="T", help=f"leave out {what} recordings (default: %(default)s)"
-        )
-    group.add_argument("--skip-bad", action="store_true", help="leave out rows that cannot be taken, and list them")
-    group.add_argument("--allow-empty-text", action="store_true", help="take recordings without a text, in which nobody speaks")
+        group.add_argument(flag, type=number_from_zero, default=limit, metavar="T", help=f"skip {what} recordings (default: %(default)s)")
+    group.add_argument("--skip-bad", action="store_true", help="skip unusable rows, and list them")
+    group.add_argument("--allow-empty-text", action="store_true", help="allow recordings without a text, for silence")
 
 
 def add_output(parser: argparse.ArgumentParser) -> None:
@@ -137,7 +140,7 @@ def add_output(parser: argparse.ArgumentParser) -> None:
         default="path",
         help="write audio files into <output's stem>_audio/, or the samples into the manifest itself (default: %(default)s)",
     )
-    group.add_argument("--overwrite", action="store_true", help="replace what is there")
+    group.add_argument("--overwrite", action="store_true", help="replace existing files")
 
 
 def add_sound(
@@ -148,9 +151,9 @@ def add_sound(
         "--channel",
         type=channel_or_split,
         metavar="1|2|split|mix",
-        help=f"one channel, the mean of all, or {split} (default: the mean where they hold the same sound)",
+        help=f"one channel, the mean of all, or {split} (default: the mean, if all channels hold the same sound)",
     )
-    group.add_argument("--track", type=positive_int, metavar="N", help="which of several audio tracks, counted from 1")
+    group.add_argument("--track", type=positive_int, metavar="N", help="number of the audio track, from 1")
 
 
 def _domain_items(options: argparse.Namespace, cutter: Cutter) -> Iterator[Item | Bad]:

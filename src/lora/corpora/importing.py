@@ -83,10 +83,12 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
 def _add_timed(parser: argparse.ArgumentParser, what: str) -> None:
     """Flags of a form with a file for each recording."""
     parser.add_argument("source", type=Path, metavar="SOURCE", help=f"{what}, or a folder of them, each beside its recording")
-    parser.add_argument("--recording", type=Path, metavar="FILE", help="what the file is of (default: the recording of its name beside it)")
+    parser.add_argument(
+        "--recording", type=Path, metavar="FILE", help="the recording of the file (default: the recording of the same name in its folder)"
+    )
     _add_audio_dir(parser, "beside each file")
     parser.add_argument(
-        "--speaker-from", choices=get_args(SpeakerFrom), help="folder that names the speaker, where files lie deeper than one folder"
+        "--speaker-from", choices=get_args(SpeakerFrom), help="which folder names the speaker, if files are more than one folder deep"
     )
 
 
@@ -211,7 +213,7 @@ def _nemo(options: argparse.Namespace) -> Segments:
 
 
 def _add_kaldi(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("source", type=Path, metavar="DIR", help="a folder with wav.scp and text, and mostly segments and utt2spk")
+    parser.add_argument("source", type=Path, metavar="DIR", help="a folder with wav.scp, text and, usually, segments and utt2spk")
     _add_audio_dir(parser, "in the folder, or where the command runs")
 
 
@@ -220,8 +222,8 @@ def _kaldi(options: argparse.Namespace) -> Segments:
 
 
 def _add_ljspeech(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("source", type=Path, metavar="SOURCE", help="metadata.csv, or the folder that holds it and wavs/")
-    parser.add_argument("--normalised", action="store_true", help="take the third cell of each row, where numbers are words")
+    parser.add_argument("source", type=Path, metavar="SOURCE", help="metadata.csv, or the folder of metadata.csv and wavs/")
+    parser.add_argument("--normalised", action="store_true", help="use the third cell of each row, in which numbers are spelled out")
 
 
 def _ljspeech(options: argparse.Namespace) -> Segments:
@@ -229,7 +231,7 @@ def _ljspeech(options: argparse.Namespace) -> Segments:
 
 
 def _add_audio_dir(parser: argparse.ArgumentParser, default: str) -> None:
-    parser.add_argument("--audio-dir", type=Path, metavar="DIR", help=f"where the recordings lie (default: {default})")
+    parser.add_argument("--audio-dir", type=Path, metavar="DIR", help=f"folder of the recordings (default: {default})")
 
 
 def _audio_dir(options: argparse.Namespace) -> Path | None:

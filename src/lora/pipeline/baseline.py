@@ -82,8 +82,8 @@ def check_texts(prepared: Prepared, features: Features, display: Display) -> Non
             shown = "; ".join(f"line {row.line} ({row.id}) {(row.text or '')[:40]!r}" for row in rows)
             more = f"; and {len(foreign) - FOREIGN_SHOWN} more" if len(foreign) > FOREIGN_SHOWN else ""
             raise ManifestError(
-                f"{part.manifest.path}: {len(foreign)} of {len(part)} texts are to the model no likelier than those of other clips; "
-                "listen to them and mend the rows (shifted by one?), or leave --check-texts out where they are right: "
+                f"{part.manifest.path}: {len(foreign)} of {len(part)} texts fit their audio no better than the texts of other clips do; "
+                "listen to them and fix the rows (shifted by one?), or omit --check-texts if they are right: "
                 f"{shown}{more}"
             )
 

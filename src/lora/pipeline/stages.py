@@ -96,7 +96,7 @@ def _experiment(prepared: Prepared, metrics_file: str, trackers: Trackers, displ
             records.write(record, prepared.folder)
             write_metrics(record, prepared.folder / metrics_file)
             if status == "interrupted":
-                display.line(f"go on with the same command and --resume: {_whence(checkpointing.newest(prepared.checkpoints))}")
+                display.line(f"to continue, repeat the command with --resume: {_whence(checkpointing.newest(prepared.checkpoints))}")
         raise
     if distributed.is_main():
         _publish(record, prepared.folder, log, display)  # the run is complete, whatever the hub says

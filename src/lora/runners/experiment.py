@@ -25,17 +25,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--config",
         type=config_file,
         metavar="FILE",
-        help=f"a preset ({', '.join(presets())}), or a TOML file with any of the settings below; flags win over it",
+        help=f"a preset ({', '.join(presets())}), or a TOML file with any of the settings below; flags override it",
     )
-    parser.add_argument("--dry-run", action="store_true", help="check settings, manifests, audio, checkpoint and sites; train nothing")
     parser.add_argument(
-        "--resume", action="store_true", help="go on with the unfinished run in --output-dir; give the same settings as for its start"
+        "--dry-run", action="store_true", help="check settings, manifests, audio, checkpoint and target modules, without training"
+    )
+    parser.add_argument(
+        "--resume", action="store_true", help="continue the unfinished run in --output-dir; requires the settings it was started with"
     )
     parser.add_argument(
         "--write-augmented",
         type=positive_int,
         metavar="N",
-        help="write N augmented clips beside the run folder to listen to; train nothing",
+        help="write N augmented clips next to the run folder, to listen to, without training",
     )
     add_flags(parser)
 

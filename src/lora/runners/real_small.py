@@ -24,8 +24,8 @@ PRESET = {
 
 def main(arguments: list[str] | None = None) -> int:
     parser = ArgumentParser(prog="python -m lora.runners.real_small", description=__doc__)
-    parser.add_argument("--dry-run", action="store_true", help="check everything; train nothing")
-    parser.add_argument("--resume", action="store_true", help="go on with the unfinished run")
+    parser.add_argument("--dry-run", action="store_true", help="check everything, without training")
+    parser.add_argument("--resume", action="store_true", help="continue the unfinished run")
     add_flags(parser)
     options = parser.parse_args(arguments)
     flags = {name: value for name, value in vars(options).items() if "." in name}

@@ -49,7 +49,7 @@ class Check(msgspec.Struct, frozen=True, kw_only=True):
     unit: CheckUnit = "points"
     """Of the numbers: terms found are a share in percent, false alarms are counted in 1,000 words."""
     needed_utterances: int | None = None
-    """For an inconclusive check: how many utterances like these would tell, should the change stay as it is. None where none would."""
+    """For an inconclusive check: how many such utterances are needed, if the change stays the same. None where no number helps."""
     message: str
 
     @property
@@ -92,7 +92,7 @@ def _domain(change: Comparison, rules: GateConfig) -> Check:
     least = rules.min_domain_gain_points
     if rules.rule == "point":
         decision: Decision = "accepted" if points <= -least + _ROUNDING_POINTS else "rejected"
-        remark = "" if decision == "accepted" else f", and the gain must be at least {least:g}"
+        remark = "" if decision == "accepted" else f", but the gain must be at least {least:g}"
         return _check("domain", decision, change, -least, _rates("domain", change, points, remark))
     if high < 0:
         return _check("domain", "accepted", change, 0.0, _rates("domain", change, points, _range(low, high)))
@@ -109,12 +109,12 @@ def _heldout(change: Comparison, rules: GateConfig) -> Check:
     most, margin = rules.max_heldout_rise_points, rules.heldout_margin_points
     within = points <= most + _ROUNDING_POINTS
     if rules.rule == "point":
-        remark = "" if within else f", and it may rise by at most {most:g}"
+        remark = "" if within else f", but it may rise by at most {most:g}"
         return _check("held-out", "accepted" if within else "rejected", change, most, _rates("held-out", change, points, remark))
     if within and high <= margin + _ROUNDING_POINTS:
         return _check("held-out", "accepted", change, most, _rates("held-out", change, points, _range(low, high)))
     if low > most or (low > 0 and points > margin):
-        remark = f"{_range(low, high)}, and it may rise by at most {most:g}"
+        remark = f"{_range(low, high)}, but it may rise by at most {most:g}"
         return _check("held-out", "rejected", change, most, _rates("held-out", change, points, remark))
     if within:
         half, target = high - points, margin - points
@@ -122,7 +122,7 @@ def _heldout(change: Comparison, rules: GateConfig) -> Check:
         half, target = points - low, points if points > margin else points - most
     needed, advice = _needed(change, (half, target))
     limit = f"its upper end may be at most {margin:g}" if within else f"it may rise by at most {most:g}"
-    remark = f"{_range(low, high)}, and {limit}{advice}"
+    remark = f"{_range(low, high)}, but {limit}{advice}"
     return _check("held-out", "inconclusive", change, most, _rates("held-out", change, points, remark), needed)
 
 
@@ -131,7 +131,7 @@ def _drift(drift: Drift, rules: GateConfig) -> Check:
     most = rules.max_drift_points
     assert most is not None  # the settings are refused without it
     text = f"held-out drift {points:.2f} points ({100 * drift.unchanged:.0f} % of the clips unchanged"
-    above = f", and it may be at most {most:g}"
+    above = f", but it may be at most {most:g}"
     if rules.rule == "point":
         within = points <= most + _ROUNDING_POINTS
         return _check("held-out", "accepted" if within else "rejected", drift, most, f"{text}{'' if within else above})")
@@ -142,7 +142,7 @@ def _drift(drift: Drift, rules: GateConfig) -> Check:
         return _check("held-out", "rejected", drift, most, f"{text}{above})")
     half, target = (high - points, most - points) if points <= most else (points - low, points - most)
     needed, advice = _needed(drift, (half, target))
-    return _check("held-out", "inconclusive", drift, most, f"{text}, and its upper end may be at most {most:g}{advice})", needed)
+    return _check("held-out", "inconclusive", drift, most, f"{text}, but its upper end may be at most {most:g}{advice})", needed)
 
 
 def _terms(terms: TermsFound | None, rules: GateConfig) -> Iterator[Check]:
@@ -210,10 +210,11 @@ def _needed(found: Comparison | Drift, *ways: tuple[float, float]) -> tuple[int 
     """
     clusters = min((clusters_needed(found.clusters, half, target) for half, target in ways if target > _ROUNDING_POINTS), default=None)
     if clusters is None:
-        return None, ": right at the limit, where no number of utterances tells"
+        return None, ": right at the limit, where more utterances do not help"
     utterances = _rounded_up(found.utterances * clusters / found.clusters)
-    speakers = f" by {_rounded_up(clusters)} speakers (here {found.clusters})" if found.resampled_by == "speaker" else ""
-    return utterances, f": too few to tell, about {utterances} utterances{speakers} like these {found.utterances} would"
+    by_speaker = found.resampled_by == "speaker"
+    wanted, have = (f" by {number} speakers" if by_speaker else "" for number in (_rounded_up(clusters), found.clusters))
+    return utterances, f": about {utterances} such utterances{wanted} are needed, you have {found.utterances}{have}"
 
 
 def _rounded_up(number: float) -> int:

@@ -16,42 +16,48 @@ NEGATIVES = 0.5
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of `synthesise`."""
-    parser.add_argument("terms", type=Path, metavar="TERMS", help="list of terms, one a line; spoken forms behind it: a = b | c")
+    parser.add_argument("terms", type=Path, metavar="TERMS", help="list of terms, one per line, with optional spoken forms: a = b | c")
     add_sentences(parser)
     parser.add_argument(
         "--part",
         choices=typing.get_args(Part),
         default="train",
-        help="train, dev and test have sentences of their own, so that none is in two sets (default train)",
+        help="which set this is; no sentence is in two sets (default: train)",
     )
     voices = parser.add_argument_group("voices")
-    voices.add_argument("--packaged-voice", action="store_true", help="the voice of the extra `synthesis`; the default without a command")
+    voices.add_argument(
+        "--packaged-voice", action="store_true", help="use the voice of the extra `synthesis` (default, unless --voice-command is given)"
+    )
     voices.add_argument(
         "--voice-command",
         action="append",
         default=[],
         metavar="COMMAND",
-        help="a program that speaks: 'flite -voice slt -t {text} -o {out}'; without {text} it reads standard input; again for more voices",
+        help="a program that speaks: 'flite -voice slt -t {text} -o {out}'; without {text} it reads standard input; repeat for more",
     )
     add_section(parser, "augment", leave_out=("augment_copies", "concat_probability", "concat_clips"))
     output = parser.add_argument_group("output")
-    output.add_argument("--output", type=Path, required=True, metavar="FILE", help="the manifest to write, sound in <its stem>_audio/")
-    output.add_argument("--overwrite", action="store_true", help="replace what is there")
+    output.add_argument(
+        "--output", type=Path, required=True, metavar="FILE", help="the manifest to write; its audio goes to <its stem>_audio/"
+    )
+    output.add_argument("--overwrite", action="store_true", help="replace existing files")
 
 
 def add_sentences(parser: argparse.ArgumentParser) -> None:
     """Flags that say what is spoken."""
     group = parser.add_argument_group("sentences")
-    group.add_argument("--sentences", type=Path, nargs="+", default=[], metavar="FILE", help="plain text, whose sentences are used first")
-    group.add_argument("--per-term", type=positive_int, default=PER_TERM, metavar="N", help="sentences for each term (default %(default)s)")
+    group.add_argument(
+        "--sentences", type=Path, nargs="+", default=[], metavar="FILE", help="plain text files whose sentences are used first"
+    )
+    group.add_argument("--per-term", type=positive_int, default=PER_TERM, metavar="N", help="sentences per term (default: %(default)s)")
     group.add_argument(
         "--negatives",
         type=number_from_zero,
         default=NEGATIVES,
         metavar="X",
-        help="sentences without a term for each one with a term, half of them with an ordinary word that is near one (default %(default)s)",
+        help="sentences without terms per sentence with one; half of them hold a common word that resembles a term (default: %(default)s)",
     )
-    group.add_argument("--seed", type=int_from_zero, default=0, metavar="S", help="decides sentences, forms and sound (default 0)")
+    group.add_argument("--seed", type=int_from_zero, default=0, metavar="S", help="seed of sentences, forms and audio (default: 0)")
 
 
 def execute(options: argparse.Namespace) -> int:

@@ -50,7 +50,7 @@ def refusal(error: OSError) -> str | None:
     if error.errno in _REFUSALS:
         return _REFUSALS[error.errno]
     if error.errno in _NO_ACCESS:
-        return f"cannot be written ({os.strerror(error.errno)}); choose another place or mend its permissions"
+        return f"cannot be written ({os.strerror(error.errno)}); choose another place or fix its permissions"
     return None
 
 

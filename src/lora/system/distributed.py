@@ -119,5 +119,5 @@ def _peers() -> Iterator[None]:
     except RuntimeError as error:
         reason = str(error).strip().split("\n")[0]
         raise PeerError(
-            f"another process of this run has ended or does not answer; look for its own error, then go on with --resume ({reason})"
+            f"another process of this run has ended or does not answer; look for its own error, then continue with --resume ({reason})"
         ) from error

@@ -114,16 +114,16 @@ def read(path: Path) -> TrainState:
     try:
         stored: _Stored = read_json(path / STATE_FILE, _Stored, CheckpointError)
     except CheckpointError as error:
-        raise CheckpointError(f"{error}; remove {path} to go on from the checkpoint before it") from error
+        raise CheckpointError(f"{error}; remove {path} to continue from the checkpoint before it") from error
     if stored != _stored(stored.tensors_sha256, stored.numbers):
-        raise CheckpointError(f"{path / STATE_FILE}: is damaged; remove {path} to go on from the checkpoint before it")
+        raise CheckpointError(f"{path / STATE_FILE}: is damaged; remove {path} to continue from the checkpoint before it")
     file = path / TENSORS_FILE
     try:
         if sha256_file(file) != stored.tensors_sha256:
-            raise CheckpointError(f"{file}: is damaged; remove {path} to go on from the checkpoint before it")
+            raise CheckpointError(f"{file}: is damaged; remove {path} to continue from the checkpoint before it")
         tensors = load_file(file)
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{file}: cannot be read ({error}); remove {path} to go on from the checkpoint before it") from error
+        raise CheckpointError(f"{file}: cannot be read ({error}); remove {path} to continue from the checkpoint before it") from error
     parts: dict[str, dict[str, Tensor]] = {"weights": {}, "optimizer": {}}
     kept: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():

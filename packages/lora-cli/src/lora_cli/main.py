@@ -65,42 +65,51 @@ def _parser() -> ArgumentParser:
         prog="moonshine", description="Talk to a Moonshine speech model in the terminal, with or without a LoRA adapter."
     )
     parser.add_argument("--version", action="version", version=f"moonshine {version('lora-cli')}")
-    model = parser.add_argument_group("voice", "what hears; without any of these the packaged Moonshine tiny")
-    model.add_argument("--run", type=Path, metavar="DIR", help="a run of moonshine-lora: its adapter, and its base model beside it")
+    model = parser.add_argument_group("voice", "the model to talk to (default: the packaged Moonshine tiny)")
+    model.add_argument("--run", type=Path, metavar="DIR", help="a run's folder: its adapter, and its base model to compare")
     model.add_argument("--model-id", metavar="TEXT", help="hub id, local folder, packaged:moonshine-tiny or packaged:moonshine-base")
-    model.add_argument("--language", choices=tuple(LANGUAGES), help="what --model-id hears (default en)")
+    model.add_argument("--language", choices=tuple(LANGUAGES), help="language of --model-id (default: en)")
     model.add_argument(
-        "--adapter-dir", type=Path, action="append", default=[], metavar="DIR", help="a lora_adapter/ folder; repeat it for more voices"
+        "--adapter-dir", type=Path, action="append", default=[], metavar="DIR", help="a lora_adapter/ folder; repeat for more voices"
     )
-    model.add_argument("--compare", action="store_true", help="start in A/B: the first two voices hear the same speech")
-    model.add_argument("--compute", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="where to compute (default auto)")
-    model.add_argument("--precision", choices=("float32", "bfloat16"), default="float32", help="arithmetic of products (default float32)")
+    model.add_argument("--compare", action="store_true", help="start in A/B mode: two voices transcribe the same speech")
+    model.add_argument("--compute", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="device to compute on (default: auto)")
+    model.add_argument(
+        "--precision", choices=("float32", "bfloat16"), default="float32", help="precision of matrix products (default: float32)"
+    )
     sound = parser.add_argument_group("sound")
-    sound.add_argument("--list-devices", action="store_true", help="list the microphones, and end")
-    sound.add_argument("--device", metavar="INDEX|NAME", help="the microphone, by its index or a part of its name")
-    sound.add_argument("--file", type=Path, metavar="CLIP", help="a recording in place of the microphone, paced as if it were spoken")
+    sound.add_argument("--list-devices", action="store_true", help="list the microphones and exit")
+    sound.add_argument("--device", metavar="INDEX|NAME", help="the microphone, by its index or part of its name")
+    sound.add_argument("--file", type=Path, metavar="CLIP", help="a recording instead of the microphone, played in real time")
     sound.add_argument(
-        "--channel", type=one_channel, metavar="1|2|mix", help="of --file: one channel, or the mean of all (default: where they are alike)"
+        "--channel",
+        type=one_channel,
+        metavar="1|2|mix",
+        help="with --file: one channel, or the mean of all (default: the mean, if all channels hold the same sound)",
     )
-    sound.add_argument("--track", type=positive_int, metavar="N", help="of --file: which of several audio tracks, counted from 1")
+    sound.add_argument("--track", type=positive_int, metavar="N", help="with --file: number of the audio track, from 1")
     talking = parser.add_argument_group("talking")
     talking.add_argument(
         "--mode",
         choices=("auto", "hold", "toggle", "vad"),
         default="auto",
-        help="hold the space bar while you talk, toggle with it, or hands-free (vad); auto takes what the terminal can do, vad with --file",
+        help="how to talk: hold the space bar, toggle with it, or hands-free (vad); auto takes what the terminal supports, vad with --file",
     )
-    talking.add_argument("--non-interactive", action="store_true", help="no screen and no keys: a file to its end, or hands-free")
-    talking.add_argument("--plain", action="store_true", help="the same, for screen readers and logs: finished lines only")
-    talking.add_argument("--json", action="store_true", help="the same, every event as a line of JSON on stdout")
+    talking.add_argument(
+        "--non-interactive", action="store_true", help="no screen and no keys: transcribe --file to its end, or the microphone hands-free"
+    )
+    talking.add_argument(
+        "--plain", action="store_true", help="the same as --non-interactive: finished lines only, for screen readers and logs"
+    )
+    talking.add_argument("--json", action="store_true", help="the same, with every event as a line of JSON on stdout")
     kept = parser.add_argument_group("what is kept")
-    kept.add_argument("--corrections", type=Path, metavar="FILE", help="the manifest that corrections go to (default: among the sessions)")
-    kept.add_argument("--save-dir", type=Path, metavar="DIR", help="where saved histories go (default: the current folder)")
+    kept.add_argument("--corrections", type=Path, metavar="FILE", help="the manifest for corrections (default: next to the saved sessions)")
+    kept.add_argument("--save-dir", type=Path, metavar="DIR", help="folder for saved histories (default: the current folder)")
     kept.add_argument(
         "--keep",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="keep sound and text of each session on this machine, so that a crash loses nothing (default: yes)",
+        help="keep audio and text of each session on this machine (default: keep)",
     )
     return parser
 

@@ -88,7 +88,7 @@ def check_avi(data: bytes) -> None:
     """Raises `BrokenFileError` where the whole is shorter than its header says."""
     size = int.from_bytes(data[4:8], "little")
     if _claimed(size, None) is not None and size + 8 > len(data):
-        raise BrokenFileError(f"the copy broke off: the file lacks {size + 8 - len(data)} of its bytes; copy or record it again")
+        raise BrokenFileError(f"the file is truncated: {size + 8 - len(data)} of its bytes are missing; copy or record it again")
 
 
 def _chunks(data: bytes, layout: _Layout, place: int) -> Iterator[tuple[bytes, int, int]]:

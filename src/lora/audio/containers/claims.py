@@ -45,9 +45,7 @@ class Claim:
 
 def broke_off(claimed_s: float, held_s: float) -> str:
     """What is said of a file that ends too soon."""
-    return (
-        f"the copy broke off: its header says {claimed_s:.2f} s of sound, the file holds {max(held_s, 0.0):.2f} s; copy or record it again"
-    )
+    return f"the file is truncated: its header says {claimed_s:.2f} s of sound, it holds {max(held_s, 0.0):.2f} s; copy or record it again"
 
 
 def is_no_sound(tail: bytes) -> bool:

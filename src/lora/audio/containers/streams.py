@@ -19,7 +19,7 @@ _FLAC_SYNC: Final = re.compile(rb"\xff[\xf8\xf9][^\x00-\x0f\xf0-\xff]")
 _SEARCHED: Final = 1 << 16
 """A recording of a stream starts amid a frame: how far the first whole one is looked for."""
 
-_CUT_FRAME: Final = "the copy broke off: its last frame is not complete; copy it again, or convert it where it is part of a live stream"
+_CUT_FRAME: Final = "the file is truncated: its last frame is not complete; copy it again, or convert it where it is part of a live stream"
 
 _SEVERAL: Final = "holds several recordings, one behind the other; convert it to one, or cut it into its parts"
 _REVERSED: Final = bytes(int(f"{value:08b}"[::-1], 2) for value in range(256))
@@ -155,7 +155,7 @@ def check_ogg(data: bytes) -> None:
                 return
             raise BrokenFileError(f"is damaged: at byte {place} a page should start, and none does; copy it again")
         if len(page) < 27 or len(table) < page[26] or after > len(data):
-            raise BrokenFileError("the copy broke off: its last page is not complete; copy or record it again")
+            raise BrokenFileError("the file is truncated: its last page is not complete; copy or record it again")
         if int.from_bytes(page[22:26], "little") != _ogg_sum(page[:22] + bytes(4) + data[place + 26 : after]):
             raise BrokenFileError(f"is damaged: the page at byte {place} has another checksum; copy or record it again")
         _follow(page, numbers, begun)
@@ -241,13 +241,13 @@ def check_mp4(data: bytes) -> None:
         if not name.strip(b"\0") and is_no_sound(data[place:]):
             break
         if place + size > len(data):
-            raise BrokenFileError(f"the copy broke off: the file lacks {place + size - len(data)} of its bytes; copy or record it again")
+            raise BrokenFileError(f"the file is truncated: {place + size - len(data)} of its bytes are missing; copy or record it again")
         if size < 8:
             raise BrokenFileError(f"is damaged at byte {place}: a part of {size} bytes; copy or record it again")
         names.add(name)
         place += size
     if b"moov" not in names:
-        raise BrokenFileError("has no index (moov): the copy broke off or the recorder never closed it; copy or record it again")
+        raise BrokenFileError("has no index (moov): the file is truncated, or the recorder never closed it; copy or record it again")
 
 
 def check_matroska(data: bytes) -> None:
@@ -259,7 +259,7 @@ def check_matroska(data: bytes) -> None:
         if name in _EBML_OPEN and (size is None or place + size <= len(data)):
             continue
         if name is None or size is None or place + size > len(data):
-            raise BrokenFileError("the copy broke off: its last part is not complete; copy or record it again")
+            raise BrokenFileError("the file is truncated: its last part is not complete; copy or record it again")
         place += size
 
 

@@ -117,7 +117,7 @@ class _Tokens:
 
     def _next(self) -> str | float | bool:
         if self.place >= len(self.values):
-            raise ManifestError(f"{self.path}: ends too soon; the copy broke off, or a quote in a label is not doubled")
+            raise ManifestError(f"{self.path}: ends too soon; the file is truncated, or a quote in a label is not doubled")
         self.place += 1
         return self.values[self.place - 1]
 

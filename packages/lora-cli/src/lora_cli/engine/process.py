@@ -134,7 +134,7 @@ class Engine:
             except OSError as error:
                 with self._lock:
                     self._recording, self._over = False, True
-                self._emit(Failed(f"the speech engine cannot be started: {error}; mend that and start moonshine again"))
+                self._emit(Failed(f"the speech engine cannot be started: {error}; fix that and start moonshine again"))
                 return
             writer = threading.Thread(target=self._write, args=(ours,), name="engine-writer", daemon=True)
             writer.start()
