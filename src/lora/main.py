@@ -430,6 +430,18 @@ def _manifest(options: argparse.Namespace) -> int:
     return command(options.rest, prog=f"moonshine-lora manifest {options.action}")
 
 
+def _jargon_arguments(parser: argparse.ArgumentParser) -> None:
+    from lora.runners.jargon import add_arguments
+
+    add_arguments(parser)
+
+
+def _jargon(options: argparse.Namespace) -> int:
+    from lora.runners.jargon import execute
+
+    return execute(options)
+
+
 def _synthesise_arguments(parser: argparse.ArgumentParser) -> None:
     from lora.synthesis.commands import add_arguments
 
@@ -479,6 +491,7 @@ COMMANDS: dict[str, tuple[str, Arguments, Execute]] = {
     "adapter": ("convert adapters to and from the formats of other tools", _adapter_arguments, _adapter),
     "data": ("download the quickstart's speech", _data_arguments, _data),
     "manifest": ("make and merge manifests (in a clone: scripts/)", _manifest_arguments, _manifest),
+    "jargon": ("teach a list of terms: synthesise, train, measure the terms with other voices, judge", _jargon_arguments, _jargon),
     "synthesise": ("synthesise speech for a list of terms: sentences, voices, a manifest", _synthesise_arguments, _synthesise),
     "cache": ("show or clear the cache: checkpoints, downloads, encoder outputs", _cache_arguments, _cache),
 }

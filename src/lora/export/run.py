@@ -65,6 +65,13 @@ class ExportRequest:
     allow_outside_paths: bool
     tags: TagRule
 
+    @classmethod
+    def of_run(cls, run: Path, targets: tuple[Target, ...], tags: TagRule) -> "ExportRequest":
+        """An accepted run, in eight bits, proven on its own test speech."""
+        nothing = dict.fromkeys(("model_id", "revision", "language", "adapter_folder", "output", "domain_manifest", "heldout_manifest"))
+        off = dict.fromkeys(("overwrite", "allow_rejected", "skip_proof", "allow_outside_paths"), False)
+        return cls(run=run, targets=targets, precision="u8", proof_clips=None, max_drift_points=None, tags=tags, **nothing, **off)  # type: ignore[arg-type]
+
 
 @dataclass(frozen=True)
 class _Source:

@@ -18,23 +18,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of `synthesise`."""
     parser.add_argument("terms", type=Path, metavar="TERMS", help="list of terms, one per line, with optional spoken forms: a = b | c")
     add_sentences(parser)
+    parser.add_argument("--seed", type=int_from_zero, default=0, metavar="S", help="seed of sentences, forms and audio (default: 0)")
     parser.add_argument(
         "--part",
         choices=typing.get_args(Part),
         default="train",
         help="which set this is; no sentence is in two sets (default: train)",
     )
-    voices = parser.add_argument_group("voices")
-    voices.add_argument(
-        "--packaged-voice", action="store_true", help="use the voice of the extra `synthesis` (default, unless --voice-command is given)"
-    )
-    voices.add_argument(
-        "--voice-command",
-        action="append",
-        default=[],
-        metavar="COMMAND",
-        help="a program that speaks: 'flite -voice slt -t {text} -o {out}'; without {text} it reads standard input; repeat for more",
-    )
+    add_voices(parser)
     add_section(parser, "augment", leave_out=("augment_copies", "concat_probability", "concat_clips"))
     output = parser.add_argument_group("output")
     output.add_argument(
@@ -57,7 +48,20 @@ def add_sentences(parser: argparse.ArgumentParser) -> None:
         metavar="X",
         help="sentences without terms per sentence with one; half of them hold a common word that resembles a term (default: %(default)s)",
     )
-    group.add_argument("--seed", type=int_from_zero, default=0, metavar="S", help="seed of sentences, forms and audio (default: 0)")
+
+
+def add_voices(parser: argparse.ArgumentParser, of: str = "", title: str = "voices") -> None:
+    """Flags that say who speaks, with a prefix where there are voices for several sets."""
+    group, prefix = parser.add_argument_group(title), f"{of}-" if of else ""
+    default = "" if of else " (default, unless --voice-command is given)"
+    group.add_argument(f"--{prefix}packaged-voice", action="store_true", help=f"use the voice of the extra `synthesis`{default}")
+    group.add_argument(
+        f"--{prefix}voice-command",
+        action="append",
+        default=[],
+        metavar="COMMAND",
+        help="a program that speaks: 'flite -voice slt -t {text} -o {out}'; without {text} it reads standard input; repeat for more",
+    )
 
 
 def execute(options: argparse.Namespace) -> int:

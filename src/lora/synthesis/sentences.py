@@ -126,8 +126,7 @@ def _without(terms: Terms, own: Sequence[str], plan: Plan, count: int) -> Iterat
     """Sentences without any term: every second one holds an ordinary word that is near a term."""
     chance = random.Random(f"{plan.seed} {plan.part} without")
     near = [word for word in near_words(terms) if not terms.found(word)]
-    plain = [text for text in own if _share(text, plan)] + _lines("ordinary")
-    plain = [text for text in dict.fromkeys(plain) if not terms.found(text)]
+    plain = [text for text in [*own, *_lines("ordinary")] if _share(text, plan) and not terms.found(text)]
     with_words = [text.replace("{word}", word) for word in near for text in _lines("templates_words")]
     with_words = [text for text in with_words if _share(text, plan)]
     half = count // 2 if with_words else 0
