@@ -50,6 +50,9 @@ def by(*tests: str) -> tuple[str, ...]:
 INTERVALS = by("test_significance.py::test_intervals_are_those_that_r_computes")
 COUNTS = by("test_scoring.py")
 GATE = by("test_gate.py")
+TERMS = by("test_terms.py", "test_terms_found.py::test_found_missed_and_false_alarms_are_counted_in_each_utterance")
+LIMITS = by("test_terms_found.py::test_the_limits_of_the_gate", "test_terms_found.py::test_wilsons_interval_is_that_of_the_book")
+SPEECH = by("test_synthesise.py")
 SPLIT = by("test_data.py", "test_manifest.py")
 KNOWN = by("test_known.py")
 FEATURES = by("test_features.py::test_what_decides_the_output_decides_the_file")
@@ -95,6 +98,25 @@ BEFORE = (
 )
 
 TABLE = (
+    # terms
+    Mutation("terms: case counts", "match.group()).casefold(), match.span()", "match.group()), match.span()", TERMS),
+    Mutation("terms: no endings", '    if word.endswith("\'s"):\n        yield word[:-2]', "    if False:\n        yield word[:-2]", TERMS),
+    Mutation("terms: the shortest of two", "range(min(self._longest, len(words) - place), 0, -1)", "range(1, self._longest + 1)", TERMS),
+    Mutation(
+        "terms: what is missed is heard falsely",
+        "said & heard, said - heard, heard - said",
+        "said & heard, heard - said, said - heard",
+        TERMS,
+    ),
+    Mutation(
+        "terms: found wherever they are heard", "said & heard, said - heard, heard - said", "heard, said - heard, heard - said", TERMS
+    ),
+    Mutation("terms: the recall's limit is exclusive", "share >= least - _ROUNDING_POINTS", "share > least + _ROUNDING_POINTS", LIMITS),
+    Mutation("terms: false alarms have no limit", "within = score.alarms <= most + _ROUNDING_POINTS", "within = True", LIMITS),
+    Mutation("terms: Wilson without its shift", "(share + weight / 2 - half) / (1 + weight)", "(share - half) / (1 + weight)", LIMITS),
+    Mutation("speech: sentences are in every part", "% 10 in _SHARE[plan.part]", "% 10 >= 0", SPEECH),
+    Mutation("speech: one spoken form only", "said[(start + turn) % len(said)]", "said[start]", SPEECH),
+    Mutation("speech: one seed for all", 'f"{order.seed} {order.name} {place}"', 'f"{order.seed}"', SPEECH),
     # what chance can do
     Mutation("interval: the 97.5 % quantile of distances", "deviation * 1e-9), CONFIDENCE)", "deviation * 1e-9), 0.975)", INTERVALS),
     Mutation(

@@ -16,8 +16,8 @@ ORDER = tuple(re.findall(r"^\| `(\w+)` \|", _TABLE, re.MULTILINE))
 """Packages and modules directly below `lora`, as the architecture lists them: each imports from those above it only."""
 
 TORCH_FREE = (
-    *("errors", "units", "language", "presets", "config", "console", "publish", "display", "main"),
-    *("audio", "text", "dataset", "corpora", "runs", "report", "runtimes", "scoring"),
+    *("errors", "units", "language", "presets", "config", "console", "consistency", "publish", "display", "main"),
+    *("audio", "text", "dataset", "corpora", "runs", "report", "runtimes", "scoring", "synthesis"),
     *("system.process", "system.terminal", "system.signals", "system.documents", "system.destination", "system.files"),
     *("system.locking", "system.clearing", "system.cache"),
     *("checkpoints.wheels", "checkpoints.provenance", "checkpoints.model_folder"),

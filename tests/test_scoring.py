@@ -194,3 +194,9 @@ def sclite_errors(reference: Sequence[str], hypothesis: Sequence[str]) -> int:
 @given(reference=WORDS, hypothesis=WORDS)
 def test_errors_are_never_more_than_with_the_costs_of_the_nist_scorer(reference: list[str], hypothesis: list[str]) -> None:
     assert count_edits(reference, hypothesis).errors <= sclite_errors(reference, hypothesis)
+
+
+def test_the_package_gives_the_function_that_scripts_use() -> None:
+    from lora import scoring
+
+    assert scoring.score_utterance is score_utterance

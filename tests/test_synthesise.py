@@ -131,6 +131,7 @@ def test_the_packaged_voice_writes_a_manifest_that_says_it_is_synthetic(terms: P
         assert origin["engine"].startswith("hibari-tts ")
         assert isinstance(origin["seed"], int)
     assert [row["text"] for row in rows(output) if row["meta"]["synthetic"].get("term") == "Xarelto"]
+    assert len({row["meta"]["synthetic"]["seed"] for row in rows(output)}) == 9
 
 
 def test_the_same_flags_give_the_same_bytes_and_another_seed_does_not(terms: Path, tmp_path: Path) -> None:

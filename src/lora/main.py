@@ -150,13 +150,10 @@ def _transcribe(options: argparse.Namespace) -> int:
 def _transcribe_shared(options: argparse.Namespace) -> None:
     """All processes transcribe, the main one tells."""
     from lora.dataset.manifest import Rules
-    from lora.report.terms import alarms, recall
-    from lora.scoring.counts import Tags
-    from lora.scoring.doubtful import summary
     from lora.scoring.reader_errors import table
     from lora.system import distributed
     from lora.text.terms import read_terms
-    from lora.transcribe import Choice, from_files, from_manifest, open_runtime, read_again, with_terms, write_result
+    from lora.transcribe import Choice, from_files, from_manifest, open_runtime, read_again, summary_lines, with_terms, write_result
 
     transcriber = open_runtime(options.runtime, options.export_dir) if options.runtime else _with_pytorch(options)
     language = transcriber.language
@@ -181,20 +178,8 @@ def _transcribe_shared(options: argparse.Namespace) -> None:
     for row in result.utterances:
         rate = [f"{metric(language)} {100 * row.wer:.1f} %"] if row.wer is not None else []
         print("\t".join([shown(row.id), shown(row.text), *rate, *(f"[{mark}]" for mark in row.marks)]))
-    if (marked := summary(row.marks for row in result.utterances)) is not None:
-        print(f"{len(result.utterances)} utterances, {marked}", file=sys.stderr)
-    if result.wer is not None and result.cer is not None:
-        words = f"WER {100 * result.wer:.2f} %, " if metric(language) == "WER" else ""
-        print(f"{words}CER {100 * result.cer:.2f} % over {result.scored} utterances", file=sys.stderr)
-    if result.reader_wer is not None and result.tags is not None and result.freed is not None:
-        tags = f"; {result.tags.said} tags written, {result.tags.written} in the references" if result.tags != Tags() else ""
-        freed = result.freed.by_alternatives + result.freed.by_equivalents
-        without = f"; alternatives and equivalents take {freed} errors away" if freed else ""
-        print(f"{metric(language)} {100 * result.reader_wer:.2f} % as a reader counts{without}{tags}", file=sys.stderr)
-    if result.terms is not None:
-        print(f"terms found: {recall(result.terms)}; false alarms in 1,000 words: {alarms(result.terms)}", file=sys.stderr)
-    if result.real_time_factor is not None:
-        say(f"{result.runtime}: {result.real_time_factor:.3f} s for a second of sound", sys.stderr)
+    for line in summary_lines(result, language):
+        say(line, sys.stderr)
 
 
 def _with_pytorch(options: argparse.Namespace) -> "Transcriber":

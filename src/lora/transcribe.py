@@ -1,6 +1,6 @@
 """Transcripts of files or a manifest with any checkpoint and adapter, or with an export in its runtime; scored where references exist."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -16,16 +16,17 @@ from lora.dataset.checking import validate
 from lora.dataset.manifest import MIN_S, Rules, Utterance, read
 from lora.errors import AudioError, CheckpointError, ConfigError, TooLongError
 from lora.evaluation.evaluate import Example, score_transcripts, transcribe_all
-from lora.language import LANGUAGES, Language
+from lora.language import LANGUAGES, Language, metric
 from lora.model.encoder_outputs import LiveFeatures
 from lora.model.greedy import DecodeSettings, Transcript
 from lora.model.loading import Speech, choose_device, load_processor, load_speech, require_vocabulary
 from lora.model.products import require_precision
+from lora.report.terms import alarms, recall
 from lora.runs.export_record import Exported, read_exported, require_unchanged
 from lora.runtimes.runtime import Clip, RuntimeName
 from lora.runtimes.runtime import transcribe as transcribe_on_device
 from lora.scoring.counts import Counts, Freed, Tags, UtteranceScore, score_utterance, total
-from lora.scoring.doubtful import Mark, marks, speech_in
+from lora.scoring.doubtful import Mark, marks, speech_in, summary
 from lora.scoring.terms import TermScore, score_terms
 from lora.system.files import write_json, write_jsonl
 from lora.text.equivalents import Equivalents
@@ -257,6 +258,24 @@ def _length(source: FileAudio, max_s: float, audio: AudioSettings) -> Seconds:
     if length_s < MIN_S:
         raise AudioError(f"{source}: lasts {length_s:.2f} s; {says}")
     return length_s
+
+
+def summary_lines(result: Result, language: Language) -> Iterator[str]:
+    """What a person is told of a result below its rows: doubtful transcripts, error rates, terms, speed."""
+    if (marked := summary(row.marks for row in result.utterances)) is not None:
+        yield f"{len(result.utterances)} utterances, {marked}"
+    if result.wer is not None and result.cer is not None:
+        words = f"WER {100 * result.wer:.2f} %, " if metric(language) == "WER" else ""
+        yield f"{words}CER {100 * result.cer:.2f} % over {result.scored} utterances"
+    if result.reader_wer is not None and result.tags is not None and result.freed is not None:
+        tags = f"; {result.tags.said} tags written, {result.tags.written} in the references" if result.tags != Tags() else ""
+        freed = result.freed.by_alternatives + result.freed.by_equivalents
+        without = f"; alternatives and equivalents take {freed} errors away" if freed else ""
+        yield f"{metric(language)} {100 * result.reader_wer:.2f} % as a reader counts{without}{tags}"
+    if result.terms is not None:
+        yield f"terms found: {recall(result.terms)}; false alarms in 1,000 words: {alarms(result.terms)}"
+    if result.real_time_factor is not None:
+        yield f"{result.runtime}: {result.real_time_factor:.3f} s for a second of sound"
 
 
 def write_result(result: Result, output: Path) -> None:
