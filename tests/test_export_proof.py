@@ -110,7 +110,7 @@ def test_drift_is_told_in_both_directions_and_one_word_is_allowed() -> None:
     assert proof(*ALIKE, TUNED_SIDE, bound=0.5).failures == ()
     assert proof(*ALIKE[1:], TUNED_SIDE, worse, bound=0.5).failures == ()
     failed = proof(*ALIKE[1:], TUNED_SIDE, TUNED_SIDE, worse, worse, bound=0.5).failures
-    assert failed[0].startswith("domain: WER 1.19 % in the runtime and 0.00 % in PyTorch, +1.19 points, and the bound is 0.5")
+    assert failed[0].startswith("domain: error rate 1.19 % in the runtime and 0.00 % in PyTorch, +1.19 points; at most 0.5 is allowed")
     lucky = proof(*ALIKE, TUNED_SIDE, TUNED_SIDE, better, better, bound=0.5).failures
     assert "-1.16 points" in lucky[0]
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,8 +10,12 @@ import msgspec
 import pytest
 from records import DOMAIN, HELDOUT, completed
 
+from lora.audio.loading import AudioSettings
+from lora.display import export_table
+from lora.report import html
 from lora.report.markdown import render, write_report
 from lora.report.metrics import metrics, write_metrics
+from lora.runs.export_record import Exported, TargetExport
 from lora.runs.record import ManifestInfo, RunRecord, read, write
 from lora.units import Seconds
 
@@ -46,7 +51,7 @@ def test_the_numbers_are_the_records() -> None:
     assert [cell.strip() for cell in domain][:4] == ["domain", "25.00 %", "8.33 %", "-16.67"]
     assert [cell.strip() for cell in domain][6:] == ["1.250", "0.500"]
     assert [cell.strip() for cell in heldout][:4] == ["held-out", "0.00 %", "0.00 %", "+0.00"]
-    assert "best step 10 of 20 (finished); 20 seconds of audio a second" in report
+    assert "best step 10 of 20 (finished); 20 seconds of audio per second" in report
     assert "| 10 (best) | 1.00 | 0.900 | 0.800 | 12.50 % | 5.00 % |" in report
     assert f"| train | 3 | 1.5 | 1 | data/train.jsonl | `{'a' * 12}` |" in report
     assert "| train.epochs | 3.0 |" in report
@@ -72,7 +77,7 @@ def test_the_errors_are_told_by_word_and_by_vocabulary() -> None:
 
 
 def test_clips_that_loop_are_named() -> None:
-    assert "and loops on u3." in render(completed(domain=(*DOMAIN, ("press one", "press one", "press one " * 4))))
+    assert "and loop on u3." in render(completed(domain=(*DOMAIN, ("press one", "press one", "press one " * 4))))
 
 
 def test_many_better_utterances_do_not_hide_the_worst() -> None:
@@ -123,3 +128,45 @@ def test_metrics_are_ratios() -> None:
     assert (values["baseline_wer"], values["tuned_wer"], values["heldout_tuned_wer"]) == (3 / 12, 1 / 12, 0)
     assert values["wer_change"].difference == 1 / 12 - 3 / 12
     assert values["train_audio_seconds_per_second"] == 20
+
+
+def test_the_command_to_reproduce_is_quoted_for_a_shell() -> None:
+    command = ("moonshine-lora", "experiment", "--output-dir", "my runs/it's one")
+    record = completed(command=command)
+    output = msgspec.structs.replace(record.config.output, output_dir="my runs")
+    report = render(msgspec.structs.replace(record, config=msgspec.structs.replace(record.config, output=output)))
+    (first,) = re.findall(r"`(moonshine-lora experiment --output[^`]*)`", report)
+    (second,) = re.findall(r"`(moonshine-lora experiment --config[^`]*)`", report)
+    assert tuple(shlex.split(first)) == command
+    assert shlex.split(second) == ["moonshine-lora", "experiment", "--config", "my runs/config.toml"]
+
+
+def test_the_export_of_a_japanese_model_is_scored_in_characters(tmp_path: Path) -> None:
+    record = completed()
+    model = msgspec.structs.replace(record.config.model, language="ja")
+    exported = Exported(
+        made_at="2025-01-01T00:00:00+00:00",
+        command=("moonshine-lora", "export"),
+        folder="export",
+        run="run",
+        gate=None,
+        gate_accepted=True,
+        model_id="UsefulSensors/moonshine-tiny-ja",
+        base_sha256="b" * 64,
+        adapter_sha256=None,
+        architecture=None,
+        tokens_per_second=13.0,
+        audio=AudioSettings(),
+        language="ja",
+        targets={"merged": TargetExport(precision="fp32", files=(), seconds=Seconds(1.0))},
+        speech={},
+        seconds={},
+        peak_bytes=0,
+        versions={},
+    )
+    verdict = msgspec.structs.replace(completed().verdict, checks=())  # type: ignore[type-var]  # it is completed
+    run = msgspec.structs.replace(record, config=msgspec.structs.replace(record.config, model=model), exports=(exported,), verdict=verdict)
+    for text in (render(run), html.render(run, tmp_path / html.HTML_FILE)):
+        assert "CER in the runtime" in text
+        assert not re.search(r"\bWER\b", text)
+    assert export_table(exported).title == "UsefulSensors/moonshine-tiny-ja: character error rate in PyTorch and in the runtime"

@@ -258,7 +258,7 @@ def test_half_or_nothing_of_the_update_is_saved_scored_and_reported(
     assert record.domain is not None
     assert (record.domain.tuned == record.domain.baseline) is (chosen == 0.0)
     report = (tmp_path / "share" / "report.md").read_text()
-    said = "a share of 0.5 was saved" if chosen else "None of the shares of the trained update spares general speech"
+    said = "A share of 0.5 of the trained update was saved" if chosen else "For no share of the trained update"
     assert said in report
     assert said in (tmp_path / "share" / "report.html").read_text()
 
@@ -308,5 +308,5 @@ def test_the_page_shows_the_same_as_a_table_and_as_a_chart_with_its_text(tmp_pat
 def test_the_reports_say_when_nothing_was_saved(tmp_path: Path) -> None:
     record = completed(strength=0.0, strengths=SWEPT)
     for text in (render_markdown(record), render_html(record, tmp_path / "report.html")):
-        assert "None of the shares of the trained update spares general speech" in text
+        assert "For no share of the trained update" in text
         assert "(saved)" not in text

@@ -92,8 +92,11 @@ def _cells(result: SetResult) -> tuple[str, ...]:
 
 def export_table(exported: Exported) -> Table:
     """What the proof of each target showed, a line for each test set."""
-    table = Table(title=escape(f"{shown(exported.model_id)}: word error rate in PyTorch and in the runtime"), title_justify="left")
-    for heading in ("target", "MB", "set", "base", "tuned", "runtime", "like tuned", "like base", "real time", "median"):
+    table = Table(
+        title=escape(f"{shown(exported.model_id)}: {LANGUAGES[exported.language].unit} error rate in PyTorch and in the runtime"),
+        title_justify="left",
+    )
+    for heading in ("target", "MB", "set", "base", "tuned", "runtime", "same as tuned", "same as base", "real-time factor", "median"):
         table.add_column(heading, justify="left" if heading in ("target", "set") else "right")
     for name, target in exported.targets.items():
         made = (f"{name} {target.precision}", f"{target.bytes / 1e6:.1f}")

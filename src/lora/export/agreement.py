@@ -36,8 +36,8 @@ def compare_export(
     proofs = {name: _set_proof(scores, seed) for name, scores in sets.items()}
     sides = _sides(list(sets.values())) if adapted else None
     failures = [
-        f"{name}: WER {100 * proof.export.wer:.2f} % in the runtime and {100 * proof.tuned.wer:.2f} % in PyTorch, "
-        f"{proof.drift_points:+.2f} points, and the bound is {max_drift_points:g}"
+        f"{name}: error rate {100 * proof.export.wer:.2f} % in the runtime and {100 * proof.tuned.wer:.2f} % in PyTorch, "
+        f"{proof.drift_points:+.2f} points; at most {max_drift_points:g} is allowed"
         for name, proof in proofs.items()
         if abs(proof.drift_points) > _allowed_points(max_drift_points, proof.words) + _ROUNDING_POINTS
     ]

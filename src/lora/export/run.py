@@ -268,7 +268,9 @@ def _scored(models: Models, speech: dict[str, _Speech], display: Display) -> dic
             with _bar(display, 2 * len(one.part)) as advance:
                 found = with_pytorch(models, one.part, references=one.references, advance=advance, style=one.style, run=one.result)
             sets[name] = found
-            display.line(f"{name:8} WER {100 * found.base.wer:.2f} % base, {100 * found.tuned.wer:.2f} % tuned")
+            display.line(
+                f"{name:8} {LANGUAGES[models.base.language].metric} {100 * found.base.wer:.2f} % base, {100 * found.tuned.wer:.2f} % tuned"
+            )
     return sets
 
 

@@ -1,5 +1,6 @@
 """`report.md`: the training report of docs/training.md, filled in."""
 
+import shlex
 from pathlib import Path
 
 from lora.config import flat
@@ -27,7 +28,7 @@ def write_report(record: RunRecord, file: Path) -> None:
 
 def render(record: RunRecord) -> str:
     environment = markdown_environment()
-    environment.filters |= {"recall": terms.recall, "alarms": terms.alarms}
+    environment.filters |= {"command": shlex.join, "recall": terms.recall, "alarms": terms.alarms}
     template = environment.get_template("report.md.j2")
     assert record.domain is not None  # a completed run has its results
     before, after = record.domain.baseline.score, record.domain.tuned.score
