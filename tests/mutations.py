@@ -257,10 +257,18 @@ TABLE = (
         "known: without speakers", "(e.utterance.id, e.utterance.speaker_id, e.utterance.text,", "(e.utterance.id, e.utterance.text,", KNOWN
     ),
     Mutation(
-        "known: without the normaliser", "        normaliser_version(speech.language),\n        settings,", "        settings,", KNOWN
+        "known: without the normaliser",
+        "            normaliser_version(evaluator.speech.language),\n            evaluator.settings,",
+        "            evaluator.settings,",
+        KNOWN,
     ),
-    Mutation("known: without the settings of decoding", "(speech.language),\n        settings,\n", "(speech.language),\n", KNOWN),
-    Mutation("known: without the sound", "        [fingerprint(e.utterance.audio, audio) for e in examples],\n", "", KNOWN),
+    Mutation(
+        "known: without the settings of decoding",
+        "(evaluator.speech.language),\n            evaluator.settings,\n",
+        "(evaluator.speech.language),\n",
+        KNOWN,
+    ),
+    Mutation("known: without the sound", "            [fingerprint(e.utterance.audio, self._audio) for e in examples],\n", "", KNOWN),
     Mutation("encoder outputs: without the arithmetic", "self._audio), self._speech.arithmetic)", "self._audio))", FEATURES),
     Mutation("encoder outputs: without the recording", "fingerprint(utterance.audio, self._audio), self._speech", "self._speech", FEATURES),
     Mutation("arithmetic without weights", "return (self.checkpoint.sha256, self.computing)", "return (self.computing,)", FEATURES),

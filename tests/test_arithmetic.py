@@ -13,7 +13,7 @@ from running import Manifests
 
 from lora.audio.loading import AudioSettings
 from lora.dataset.manifest import Utterance
-from lora.evaluation.evaluate import Example, evaluate
+from lora.evaluation.evaluate import Evaluator, Example
 from lora.model.encoder_outputs import StoredFeatures
 from lora.model.greedy import DecodeSettings
 from lora.model.loading import Speech, load_speech
@@ -43,7 +43,7 @@ def test_packed_and_plain_products_give_the_same_transcripts(
             monkeypatch.setenv("MOONSHINE_LORA_PRODUCTS", kind)
         speech = load_speech(tiny.checkpoint, tiny.device, precision)  # type: ignore[arg-type]
         features = StoredFeatures(speech, AUDIO, Kept(tmp_path))
-        scores.append(evaluate(speech, examples(speech, clips), features, DECODE, 8))
+        scores.append(Evaluator(speech, features, DECODE, 8).evaluate(examples(speech, clips)))
     texts = [[row.hypothesis for row in one.score.utterances] for one in scores]
     same = sum(one == other for one, other in zip(*texts, strict=True))
     assert same == len(clips) if precision == "float32" else same >= len(clips) - 2
@@ -61,7 +61,7 @@ def test_two_batches_at_a_time_give_what_one_gives(tiny: Speech, clips: Sequence
             assert _threads_at_work() == threads
             features = StoredFeatures(tiny, AUDIO, Kept(tmp_path / str(threads)))
             features.prepare(clips)
-            scores.append(evaluate(tiny, examples(tiny, clips), features, DECODE, 4))
+            scores.append(Evaluator(tiny, features, DECODE, 4).evaluate(examples(tiny, clips)))
     finally:
         torch.set_num_threads(before)
     assert scores[0].score == scores[1].score

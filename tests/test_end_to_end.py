@@ -18,7 +18,7 @@ from lora.checkpoints.checkpoint import resolve
 from lora.corpora import quickstart
 from lora.dataset.checking import validate
 from lora.dataset.manifest import Rules, read
-from lora.evaluation.evaluate import Example, evaluate
+from lora.evaluation.evaluate import Evaluator, Example
 from lora.model.encoder_outputs import LiveFeatures
 from lora.model.greedy import DecodeSettings
 from lora.model.loading import Speech
@@ -112,7 +112,7 @@ def test_the_score_of_the_real_model_does_not_depend_on_the_batch_size(tiny: Spe
     ]
 
     def scored(batch_size: int) -> Evaluation:
-        return evaluate(tiny, examples, LiveFeatures(tiny, AudioSettings()), DecodeSettings(tokens_per_second=6.5), batch_size)
+        return Evaluator(tiny, LiveFeatures(tiny, AudioSettings()), DecodeSettings(tokens_per_second=6.5), batch_size).evaluate(examples)
 
     single, batched = scored(1), scored(16)
     assert single.score == batched.score

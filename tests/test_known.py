@@ -8,8 +8,8 @@ import pytest
 
 from lora.audio.loading import AudioSettings
 from lora.dataset.manifest import Utterance
-from lora.evaluation.base_scores import known
-from lora.evaluation.evaluate import Example, evaluate, transcribe_all
+from lora.evaluation.base_scores import BaseScores
+from lora.evaluation.evaluate import Evaluator, Example
 from lora.model.encoder_outputs import LiveFeatures
 from lora.model.greedy import DecodeSettings, Transcript
 from lora.model.loading import Speech
@@ -29,9 +29,8 @@ def part(random_v1: Speech, clips: Sequence[Utterance]) -> list[Example]:
 def scores(
     speech: Speech, part: Sequence[Example], folder: Path, settings: DecodeSettings = SETTINGS, audio: AudioSettings = AUDIO
 ) -> tuple[Evaluation, bool]:
-    return known(
-        Evaluation, speech, part, audio, settings, lambda: evaluate(speech, part, LiveFeatures(speech, audio), settings, 2), Kept(folder)
-    )
+    evaluator = Evaluator(speech, LiveFeatures(speech, audio), settings, 2)
+    return BaseScores(audio, Kept(folder)).known(Evaluation, evaluator, part, lambda: evaluator.evaluate(part))
 
 
 def test_the_second_time_gives_the_same_without_computing(random_v1: Speech, part: list[Example], tmp_path: Path) -> None:
@@ -92,10 +91,12 @@ def test_another_normaliser_scores_anew(random_v1: Speech, part: list[Example], 
 def test_transcripts_are_kept_apart_from_scores(random_v1: Speech, part: list[Example], tmp_path: Path) -> None:
     scores(random_v1, part, tmp_path)
 
-    def transcribe() -> list[Transcript]:
-        return transcribe_all(random_v1, part, LiveFeatures(random_v1, AUDIO), SETTINGS, 2)
+    evaluator, kept = Evaluator(random_v1, LiveFeatures(random_v1, AUDIO), SETTINGS, 2), BaseScores(AUDIO, Kept(tmp_path))
 
-    first, again = (known(list[Transcript], random_v1, part, AUDIO, SETTINGS, transcribe, Kept(tmp_path)) for _ in range(2))
+    def transcribe() -> list[Transcript]:
+        return evaluator.transcribe(part)
+
+    first, again = (kept.known(list[Transcript], evaluator, part, transcribe) for _ in range(2))
     assert (first[1], again[1]) == (False, True)
     assert first[0] == again[0] == transcribe()
 
@@ -110,10 +111,8 @@ def test_a_damaged_file_is_made_again_and_named(random_v1: Speech, part: list[Ex
     file.write_bytes(damaged)
     kept = Kept(tmp_path)
 
-    def compute() -> Evaluation:
-        return evaluate(random_v1, part, LiveFeatures(random_v1, AUDIO), SETTINGS, 2)
-
-    again = known(Evaluation, random_v1, part, AUDIO, SETTINGS, compute, kept)
+    evaluator = Evaluator(random_v1, LiveFeatures(random_v1, AUDIO), SETTINGS, 2)
+    again = BaseScores(AUDIO, kept).known(Evaluation, evaluator, part, lambda: evaluator.evaluate(part))
     assert again == (first, False)
     assert kept.damaged == [file]
     assert file.read_bytes() == whole

@@ -18,7 +18,7 @@ from torch import Tensor
 from lora.audio.loading import AudioSettings, Waveform, duration
 from lora.config import AdapterConfig
 from lora.dataset.manifest import Utterance
-from lora.evaluation.evaluate import Example, evaluate
+from lora.evaluation.evaluate import Evaluator, Example
 from lora.model.encoder_outputs import LiveFeatures
 from lora.model.greedy import DecodeSettings
 from lora.model.loading import Speech
@@ -163,7 +163,7 @@ def test_none_of_the_update_is_the_base_model(
     chosen = [Example(clips[n], duration(waveforms[n]), tuple(any_speech.labels(clips[n].text or ""))) for n in (3, 15)]
 
     def measured(speech: Speech) -> Evaluation:
-        return evaluate(speech, chosen, LiveFeatures(speech, AudioSettings()), BRIEF, 2)
+        return Evaluator(speech, LiveFeatures(speech, AudioSettings()), BRIEF, 2).evaluate(chosen)
 
     before = measured(any_speech)
     adapted = adapted_by(any_speech, config)

@@ -14,7 +14,7 @@ from lora.audio.loading import AudioSettings, Waveform, duration
 from lora.config import AdapterConfig, TrainConfig
 from lora.dataset.manifest import Utterance
 from lora.errors import AudioError, TrainingError
-from lora.evaluation.evaluate import Example, evaluate, transcribe_all
+from lora.evaluation.evaluate import Evaluator, Example
 from lora.model.encoder import Encoder
 from lora.model.encoder_outputs import LiveFeatures, StoredFeatures
 from lora.model.greedy import DecodeSettings
@@ -83,14 +83,14 @@ def live(adapted: Adapted) -> LiveFeatures:
 
 
 def run(adapted: Adapted, data: TrainData, config: TrainConfig, log: Log | None = None, decode: DecodeSettings = BRIEF) -> TrainOutcome:
-    return train(adapted, data, live(adapted), config, decode, 8, (log or Log()).progress())
+    return train(adapted, data, Evaluator(adapted.speech, live(adapted), decode, 8), config, (log or Log()).progress())
 
 
 def last_weights(adapted: Adapted, data: TrainData, config: TrainConfig) -> dict[str, Tensor]:
     """The adapter as the last update left it, whichever step was the best."""
     weights: list[dict[str, Tensor]] = []
     progress = Progress(update=lambda *_: weights.append(state(adapted)))
-    train(adapted, data, live(adapted), config, BRIEF, 8, progress)
+    train(adapted, data, Evaluator(adapted.speech, live(adapted), BRIEF, 8), config, progress)
     return weights[-1]
 
 
@@ -98,7 +98,7 @@ def scored(adapted: Adapted, chosen: Sequence[Example], decode: DecodeSettings =
     """As training does it: the encoder is made before the adapter is merged, and reads it apart."""
     features = live(adapted)
     with merged(adapted) as speech:
-        return evaluate(speech, chosen, features, decode, 8)
+        return Evaluator(speech, features, decode, 8).evaluate(chosen)
 
 
 def chosen_by_rule(history: Sequence[Step], dev_words: int, guard_words: int = 0) -> Step:
@@ -127,17 +127,17 @@ def test_the_real_model_learns_a_handful_of_clips_by_heart(
     guard = examples(tiny, clips, waveforms, [14])
     features = StoredFeatures(adapted.speech, AudioSettings(), Kept(tmp_path))
     config = TrainConfig(epochs=16, batch_size=3, learning_rate=5e-3, warmup_steps=2, eval_interval=4)
-    outcome = train(adapted, TrainData(domain=domain, dev=domain, guard=guard), features, config, DECODE, 8)
+    outcome = train(adapted, TrainData(domain=domain, dev=domain, guard=guard), Evaluator(adapted.speech, features, DECODE, 8), config)
     base, best = outcome.history[0], next(step for step in outcome.history if step.step == outcome.best_step)
     assert base.dev_wer > 0.9
     assert min(step.dev_wer for step in outcome.history) < 0.2
     assert min(step.dev_loss for step in outcome.history) < base.dev_loss / 10
     assert base.guard_wer == 0
     with merged(adapted) as speech:
-        found = evaluate(speech, domain, features, DECODE, 8).score
+        found = Evaluator(speech, features, DECODE, 8).evaluate(domain).score
         assert best == chosen_by_rule(outcome.history, found.words.reference_length, guard_words=9)
         assert found.wer == best.dev_wer
-        assert evaluate(speech, guard, features, DECODE, 8).score.wer == best.guard_wer
+        assert Evaluator(speech, features, DECODE, 8).evaluate(guard).score.wer == best.guard_wer
 
 
 def test_training_lowers_the_loss_it_trains_on(random_speech: Speech, clips: Sequence[Utterance], waveforms: Sequence[Waveform]) -> None:
@@ -186,7 +186,7 @@ def test_every_example_is_trained_on_once_an_epoch(random_v1: Speech, clips: Seq
     domain, dev = examples(random_v1, clips, waveforms, range(5)), examples(random_v1, clips, waveforms, [17])
     recorder = Recorder(adapted)
     config = TrainConfig(batch_size=2, gradient_accumulation_steps=2, epochs=3, eval_interval=ONCE)
-    outcome = train(adapted, TrainData(domain=domain, dev=dev), recorder, config, BRIEF, 8, log.progress())
+    outcome = train(adapted, TrainData(domain=domain, dev=dev), Evaluator(adapted.speech, recorder, BRIEF, 8), config, log.progress())
     assert outcome.status == "finished"
     assert outcome.steps == 6
     assert [(step, steps) for step, steps, _ in log.updates] == [(number, 6) for number in range(1, 7)]
@@ -215,7 +215,7 @@ def test_replay_is_rehearsed_in_its_ratio_in_batches_of_its_own(
     names = {example.utterance.id for example in replay}
     recorder = Recorder(adapted)
     config = TrainConfig(batch_size=2, epochs=2, replay_ratio=ratio, eval_interval=ONCE)
-    train(adapted, TrainData(domain=domain, dev=dev, replay=replay), recorder, config, BRIEF, 8)
+    train(adapted, TrainData(domain=domain, dev=dev, replay=replay), Evaluator(adapted.speech, recorder, BRIEF, 8), config)
     assert sum(len(batch) for batch in recorder.training if names.isdisjoint(batch)) == 16
     assert sum(len(batch) for batch in recorder.training if names.issuperset(batch)) == rehearsed
     if rehearsed >= len(names):
@@ -366,8 +366,8 @@ def test_training_that_does_harm_ends_with_an_adapter_that_does_nothing(
     with torch.inference_mode():
         encoded = Encoder(tiny)([waveforms[0]])
     chosen = examples(tiny, clips, waveforms, [0])
-    adapted_text = transcribe_all(adapted.speech, chosen, live(adapted), DECODE, 1)
-    assert adapted_text == transcribe_all(tiny, chosen, LiveFeatures(tiny, AudioSettings()), DECODE, 1)
+    adapted_text = Evaluator(adapted.speech, live(adapted), DECODE, 1).transcribe(chosen)
+    assert adapted_text == Evaluator(tiny, LiveFeatures(tiny, AudioSettings()), DECODE, 1).transcribe(chosen)
     assert torch.equal(Encoder(adapted.speech)([waveforms[0]]).hidden, encoded.hidden)
     assert all(weight.abs().max() == 0 for name, weight in state(adapted).items() if "lora_B" in name)
 
@@ -417,7 +417,7 @@ def test_the_model_trains_between_evaluations_and_is_left_in_evaluation_mode(
     domain, dev = examples(random_v1, clips, waveforms, [15]), examples(random_v1, clips, waveforms, [17])
     recorder = Recorder(adapted)
     config = TrainConfig(epochs=4, eval_interval=1, patience=9)
-    train(adapted, TrainData(domain=domain, dev=dev), recorder, config, BRIEF, 8)
+    train(adapted, TrainData(domain=domain, dev=dev), Evaluator(adapted.speech, recorder, BRIEF, 8), config)
     assert recorder.training == [[domain[0].utterance.id]] * 4
     assert recorder.evaluating == [[dev[0].utterance.id]] * 5
     assert not adapted.peft.training
@@ -431,7 +431,7 @@ def test_evaluation_puts_the_models_mode_back(
     speech.model.train(training)
     features = LiveFeatures(speech, AudioSettings())
     chosen = examples(speech, clips, waveforms, [15, 17])
-    evaluate(speech, chosen, features, BRIEF, 1)
+    Evaluator(speech, features, BRIEF, 1).evaluate(chosen)
     assert speech.model.training is training
 
 
@@ -443,15 +443,15 @@ def test_evaluation_that_fails_puts_the_models_mode_back(
     broken = replace(examples(speech, clips, waveforms, [17])[0])
     broken = replace(broken, utterance=replace(broken.utterance, audio=type(broken.utterance.audio)(tmp_path / "absent.flac")))  # type: ignore[call-arg]
     with pytest.raises(AudioError, match="absent"):
-        evaluate(speech, [broken], LiveFeatures(speech, AudioSettings()), BRIEF, 1)
+        Evaluator(speech, LiveFeatures(speech, AudioSettings()), BRIEF, 1).evaluate([broken])
     assert speech.model.training
 
 
 def test_evaluation_does_not_depend_on_the_batch_size(tiny: Speech, clips: Sequence[Utterance], waveforms: Sequence[Waveform]) -> None:
     chosen = examples(tiny, clips, waveforms, [17, 0, 10, 15])
     features, counted = LiveFeatures(tiny, AudioSettings()), []
-    one = evaluate(tiny, chosen, features, DECODE, 1)
-    many = evaluate(tiny, chosen, features, DECODE, 3, counted.append)
+    one = Evaluator(tiny, features, DECODE, 1).evaluate(chosen)
+    many = Evaluator(tiny, features, DECODE, 3).evaluate(chosen, counted.append)
     assert one.score == many.score
     assert one.loss == pytest.approx(many.loss, rel=1e-4)
     assert counted == [1, 3]
@@ -461,10 +461,10 @@ def test_evaluation_does_not_depend_on_the_batch_size(tiny: Speech, clips: Seque
 def test_evaluation_loss_is_a_mean_over_tokens(random_v1: Speech, clips: Sequence[Utterance], waveforms: Sequence[Waveform]) -> None:
     chosen = examples(random_v1, clips, waveforms, [17, 10])
     features = LiveFeatures(random_v1, AudioSettings())
-    single = [evaluate(random_v1, [example], features, BRIEF, 1).loss for example in chosen]
+    single = [Evaluator(random_v1, features, BRIEF, 1).evaluate([example]).loss for example in chosen]
     tokens = [len(example.labels) for example in chosen]
     expected = math.fsum(loss * count for loss, count in zip(single, tokens, strict=True)) / sum(tokens)
-    assert evaluate(random_v1, chosen, features, BRIEF, 2).loss == pytest.approx(expected, rel=1e-5)
+    assert Evaluator(random_v1, features, BRIEF, 2).evaluate(chosen).loss == pytest.approx(expected, rel=1e-5)
 
 
 # --- rates for each kind of site ----------------------------------------------------------------------------------------------------------

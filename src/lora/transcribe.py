@@ -15,7 +15,7 @@ from lora.config import Device, Precision
 from lora.dataset.checking import validate
 from lora.dataset.manifest import MIN_S, Rules, Utterance, read
 from lora.errors import AudioError, CheckpointError, ConfigError, TooLongError
-from lora.evaluation.evaluate import Example, score_transcripts, transcribe_all
+from lora.evaluation.evaluate import Evaluator, Example, score_transcripts
 from lora.language import LANGUAGES, Language, metric
 from lora.model.encoder_outputs import LiveFeatures
 from lora.model.greedy import DecodeSettings, Transcript
@@ -124,7 +124,8 @@ class Transcriber:
     def __call__(self, utterances: Sequence[Utterance], lengths_s: Sequence[Seconds]) -> Result:
         """Transcribes utterances; those with a text are scored."""
         examples = [Example(utterance, length_s, ()) for utterance, length_s in zip(utterances, lengths_s, strict=True)]
-        found = transcribe_all(self.speech, examples, LiveFeatures(self.speech, self.audio), self.decode, self.request.batch_size)
+        features = LiveFeatures(self.speech, self.audio)
+        found = Evaluator(self.speech, features, self.decode, self.request.batch_size).transcribe(examples)
         return _result(
             examples,
             [Said(transcript.text, transcript.capped, None) for transcript in found],

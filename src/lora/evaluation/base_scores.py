@@ -6,9 +6,7 @@ from typing import TypeVar
 import msgspec
 
 from lora.audio.loading import AudioSettings, fingerprint
-from lora.evaluation.evaluate import Example
-from lora.model.greedy import DecodeSettings
-from lora.model.loading import Speech
+from lora.evaluation.evaluate import Evaluator, Example
 from lora.system import distributed
 from lora.system.cache import Kept, key
 from lora.text.normaliser import normaliser_version
@@ -16,38 +14,38 @@ from lora.text.normaliser import normaliser_version
 Result = TypeVar("Result")
 
 
-def known(
-    kind: type[Result],
-    speech: Speech,
-    examples: Sequence[Example],
-    audio: AudioSettings,
-    settings: DecodeSettings,
-    compute: Callable[[], Result],
-    kept: Kept | None = None,
-) -> tuple[Result, bool]:
-    """What `compute` gives for the base model in `speech` on these examples, and whether it was known.
+class BaseScores:
+    """The base model's scores and transcripts that earlier runs have kept."""
 
-    The key is all that decides it: weights, arithmetic, sound, references, labels, decode settings, code and versions. A kept file that is
-    damaged is made again.
-    """
-    kept = kept or Kept()
-    name = key(
-        __name__,
-        msgspec.json.schema(kind),  # results of another form are other results
-        speech.arithmetic,
-        normaliser_version(speech.language),
-        settings,
-        [(e.utterance.id, e.utterance.speaker_id, e.utterance.text, e.length_s, e.labels) for e in examples],
-        [fingerprint(e.utterance.audio, audio) for e in examples],
-    )
-    file = kept.file(name, ".json")
-    found = distributed.from_main(lambda: _read(kept, name, kind))  # the others may see another disk, and must not compute alone
-    if found is not None:
-        return found, True
-    result = compute()
-    if distributed.is_main():
-        kept.write(file, msgspec.json.encode(result))
-    return result, False
+    def __init__(self, audio: AudioSettings, kept: Kept | None = None) -> None:
+        """`audio` is what makes the waveforms; `kept` the folder, that of the cache unless given."""
+        self._audio, self._kept = audio, kept or Kept()
+
+    def known(
+        self, kind: type[Result], evaluator: Evaluator, examples: Sequence[Example], compute: Callable[[], Result]
+    ) -> tuple[Result, bool]:
+        """What `compute` gives for the base model in `evaluator` on these examples, and whether it was known.
+
+        The key is all that decides it: weights, arithmetic, sound, references, labels, decode settings, code and versions. A kept file that
+        is damaged is made again.
+        """
+        name = key(
+            __name__,
+            msgspec.json.schema(kind),  # results of another form are other results
+            evaluator.speech.arithmetic,
+            normaliser_version(evaluator.speech.language),
+            evaluator.settings,
+            [(e.utterance.id, e.utterance.speaker_id, e.utterance.text, e.length_s, e.labels) for e in examples],
+            [fingerprint(e.utterance.audio, self._audio) for e in examples],
+        )
+        file = self._kept.file(name, ".json")
+        found = distributed.from_main(lambda: _read(self._kept, name, kind))  # the others may see another disk, and must not compute alone
+        if found is not None:
+            return found, True
+        result = compute()
+        if distributed.is_main():
+            self._kept.write(file, msgspec.json.encode(result))
+        return result, False
 
 
 def _read(kept: Kept, name: str, kind: type[Result]) -> Result | None:

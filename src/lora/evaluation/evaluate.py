@@ -34,48 +34,83 @@ class Example:
     labels: tuple[int, ...]
 
 
-def evaluate(
-    speech: Speech,
-    examples: Sequence[Example],
-    features: Features,
-    settings: DecodeSettings,
-    batch_size: int,
-    advance: Callable[[int], None] = lambda _count: None,
-    expected: Sequence[str] | None = None,
-) -> Evaluation:
-    """Transcribes and scores the examples, in batches of similar length. Several processes share the batches; all get the whole.
+@dataclass(frozen=True, slots=True)
+class Evaluator:
+    """A model, and how it is evaluated."""
 
-    `expected` are texts that the transcripts may resemble, say those of another step: only the time that it takes depends on them.
-    """
-    decoder = Decoder(speech)
-    drafts: list[Sequence[int]] = [()] * len(examples) if expected is None else [speech.labels(text) for text in expected]
+    speech: Speech
+    features: Features
+    settings: DecodeSettings
+    batch_size: int
 
-    def batch(indices: Sequence[int], encoded: Encoded) -> tuple[float, list[Transcript]]:
-        chosen = [examples[index] for index in indices]
-        lengths_s, labels = [example.length_s for example in chosen], [example.labels for example in chosen]
-        return transcribe_and_score(decoder, encoded, lengths_s, settings, labels, [drafts[index] for index in indices])
+    def evaluate(
+        self,
+        examples: Sequence[Example],
+        advance: Callable[[int], None] = lambda _count: None,
+        expected: Sequence[str] | None = None,
+    ) -> Evaluation:
+        """Transcribes and scores the examples, in batches of similar length. Several processes share the batches; all get the whole.
 
-    losses, transcripts = _shared(speech, examples, features, batch_size, advance, batch)
-    score = score_transcripts(examples, transcripts, speech.language)
-    return Evaluation(score=score, loss=sum(losses) / sum(len(example.labels) for example in examples))
+        `expected` are texts that the transcripts may resemble, say those of another step: only the time that it takes depends on them.
+        """
+        speech, decoder = self.speech, Decoder(self.speech)
+        drafts: list[Sequence[int]] = [()] * len(examples) if expected is None else [speech.labels(text) for text in expected]
 
+        def batch(indices: Sequence[int], encoded: Encoded) -> tuple[float, list[Transcript]]:
+            chosen = [examples[index] for index in indices]
+            lengths_s, labels = [example.length_s for example in chosen], [example.labels for example in chosen]
+            return transcribe_and_score(decoder, encoded, lengths_s, self.settings, labels, [drafts[index] for index in indices])
 
-def transcribe_all(
-    speech: Speech,
-    examples: Sequence[Example],
-    features: Features,
-    settings: DecodeSettings,
-    batch_size: int,
-    advance: Callable[[int], None] = lambda _count: None,
-) -> list[Transcript]:
-    """Transcripts of any number of examples, in their order; their labels are not looked at. Several processes share the batches."""
-    decoder = Decoder(speech)
+        losses, transcripts = self._shared(examples, advance, batch)
+        score = score_transcripts(examples, transcripts, speech.language)
+        return Evaluation(score=score, loss=sum(losses) / sum(len(example.labels) for example in examples))
 
-    def batch(indices: Sequence[int], encoded: Encoded) -> tuple[float, list[Transcript]]:
-        return 0.0, transcribe(decoder, encoded, [examples[index].length_s for index in indices], settings)
+    def transcribe(self, examples: Sequence[Example], advance: Callable[[int], None] = lambda _count: None) -> list[Transcript]:
+        """Transcripts of any number of examples, in their order; their labels are not looked at. Several processes share the batches."""
+        decoder = Decoder(self.speech)
 
-    _, transcripts = _shared(speech, examples, features, batch_size, advance, batch)
-    return transcripts
+        def batch(indices: Sequence[int], encoded: Encoded) -> tuple[float, list[Transcript]]:
+            return 0.0, transcribe(decoder, encoded, [examples[index].length_s for index in indices], self.settings)
+
+        _, transcripts = self._shared(examples, advance, batch)
+        return transcripts
+
+    def _shared(
+        self,
+        examples: Sequence[Example],
+        advance: Callable[[int], None],
+        compute: Callable[[Sequence[int], Encoded], tuple[float, list[Transcript]]],
+    ) -> tuple[list[float], list[Transcript]]:
+        """Losses by batch and transcripts by example. Each process takes whole batches, so that every number is that of one process."""
+
+        def one(piece: tuple[int, list[int]]) -> _Batch:
+            number, indices = piece
+            with torch.inference_mode():
+                encoded = self.features.batch([examples[index].utterance for index in indices])
+            try:
+                nats, transcripts = compute(indices, encoded)
+            except NotFiniteError as error:
+                raise _not_finite(self.speech, [examples[index] for index in indices], error.fault) from error
+            if not math.isfinite(nats):
+                raise _not_finite(self.speech, [examples[index] for index in indices], f"the loss is {nats}")
+            return _Batch(number, indices, nats, transcripts)
+
+        def done(piece: tuple[int, list[int]]) -> None:
+            give_back_memory()  # a batch takes more than a step of training
+            advance(len(piece[1]))
+
+        def own() -> list[_Batch]:
+            pieces = distributed.part(list(enumerate(batches([example.length_s for example in examples], self.batch_size))))
+            return spread(pieces, one, self.speech.device, done)
+
+        training = self.speech.model.training
+        self.speech.model.eval()
+        try:
+            everything = sorted((batch for part in distributed.gathered(own) for batch in part), key=lambda batch: batch.number)
+        finally:
+            self.speech.model.train(training)
+        transcripts = {index: found for batch in everything for index, found in zip(batch.indices, batch.transcripts, strict=True)}
+        return [batch.nats for batch in everything], [transcripts[index] for index in range(len(examples))]
 
 
 def score_transcripts(examples: Sequence[Example], transcripts: Sequence[Transcript], language: Language) -> Score:
@@ -110,43 +145,3 @@ def _not_finite(speech: Speech, batch: Sequence[Example], fault: str) -> NotFini
     """The refusal of a batch whose numbers are not finite."""
     names = ", ".join(example.utterance.id for example in batch[:NAMED]) + (", ..." if len(batch) > NAMED else "")
     return NotFiniteError(f"{fault}, in a batch of {len(batch)} clips ({names}; {speech.computing})", speech.when_not_finite)
-
-
-def _shared(
-    speech: Speech,
-    examples: Sequence[Example],
-    features: Features,
-    batch_size: int,
-    advance: Callable[[int], None],
-    compute: Callable[[Sequence[int], Encoded], tuple[float, list[Transcript]]],
-) -> tuple[list[float], list[Transcript]]:
-    """Losses by batch and transcripts by example. Each process takes whole batches, so that every number is that of one process."""
-
-    def one(piece: tuple[int, list[int]]) -> _Batch:
-        number, indices = piece
-        with torch.inference_mode():
-            encoded = features.batch([examples[index].utterance for index in indices])
-        try:
-            nats, transcripts = compute(indices, encoded)
-        except NotFiniteError as error:
-            raise _not_finite(speech, [examples[index] for index in indices], error.fault) from error
-        if not math.isfinite(nats):
-            raise _not_finite(speech, [examples[index] for index in indices], f"the loss is {nats}")
-        return _Batch(number, indices, nats, transcripts)
-
-    def done(piece: tuple[int, list[int]]) -> None:
-        give_back_memory()  # a batch takes more than a step of training
-        advance(len(piece[1]))
-
-    def own() -> list[_Batch]:
-        pieces = distributed.part(list(enumerate(batches([example.length_s for example in examples], batch_size))))
-        return spread(pieces, one, speech.device, done)
-
-    training = speech.model.training
-    speech.model.eval()
-    try:
-        everything = sorted((batch for part in distributed.gathered(own) for batch in part), key=lambda batch: batch.number)
-    finally:
-        speech.model.train(training)
-    transcripts = {index: found for batch in everything for index, found in zip(batch.indices, batch.transcripts, strict=True)}
-    return [batch.nats for batch in everything], [transcripts[index] for index in range(len(examples))]

@@ -9,8 +9,8 @@ import torch
 
 from lora.audio.loading import AudioSettings, load
 from lora.checkpoints.checkpoint import resolve
-from lora.evaluation.base_scores import known
-from lora.evaluation.evaluate import Example, evaluate, score_transcripts, transcribe_all
+from lora.evaluation.base_scores import BaseScores
+from lora.evaluation.evaluate import Evaluator, Example, score_transcripts
 from lora.export.agreement import ThreeScores
 from lora.export.targets import Target
 from lora.model.encoder_outputs import Features, LiveFeatures, StoredFeatures
@@ -49,6 +49,10 @@ class Models:
             return LiveFeatures(self.tuned, self.audio)
         return StoredFeatures(self.base, self.audio)
 
+    def evaluator(self, *, tuned: bool) -> Evaluator:
+        """One of the models as it is evaluated."""
+        return Evaluator(self.tuned if tuned else self.base, self.features(tuned=tuned), self.decode, BATCH_SIZE)
+
 
 @dataclass(frozen=True)
 class ProofSet:
@@ -79,7 +83,8 @@ def with_pytorch(
     """
     given = examples(models.base, part, style)
     if run is not None and references:
-        base, _ = known(Evaluation, models.base, given, models.audio, models.decode, lambda: _evaluated(models, given, advance))
+        evaluator = models.evaluator(tuned=False)
+        base, _ = BaseScores(models.audio).known(Evaluation, evaluator, given, lambda: evaluator.evaluate(given, advance))
         if base == run.baseline:
             return ProofSet(tuple(given), base.score, run.tuned.score)
     bare = [replace(one, labels=()) for one in given]
@@ -113,28 +118,20 @@ def in_runtime(
     return scores, speed
 
 
-def _evaluated(models: Models, part: Sequence[Example], advance: Advance) -> Evaluation:
-    return evaluate(models.base, part, models.features(tuned=False), models.decode, BATCH_SIZE, advance)
-
-
 def _said(models: Models, part: Sequence[Example], advance: Advance, *, tuned: bool) -> list[Transcript]:
-    speech = models.tuned if tuned else models.base
-
-    def compute() -> list[Transcript]:
-        return transcribe_all(speech, part, models.features(tuned=tuned), models.decode, BATCH_SIZE, advance)
-
-    keyed = speech
+    evaluator = keyed = models.evaluator(tuned=tuned)
     if tuned and models.adapter_sha256 is not None:  # the key holds the weights' hash, and these are no longer the checkpoint's
-        sha256 = sha256_bytes(speech.checkpoint.sha256.encode(), models.adapter_sha256.encode())
-        keyed = replace(speech, checkpoint=replace(speech.checkpoint, sha256=sha256))
-    found, _ = known(list[Transcript], keyed, part, models.audio, models.decode, compute)
+        checkpoint = models.tuned.checkpoint
+        sha256 = sha256_bytes(checkpoint.sha256.encode(), models.adapter_sha256.encode())
+        keyed = replace(evaluator, speech=replace(models.tuned, checkpoint=replace(checkpoint, sha256=sha256)))
+    found, _ = BaseScores(models.audio).known(list[Transcript], keyed, part, lambda: evaluator.transcribe(part, advance))
     return found
 
 
 def _merged(folder: Path, part: Sequence[Example], models: Models, advance: Advance) -> list[Transcript]:
     """As written to disk: the folder is read again like any checkpoint."""
     speech = load_speech(resolve(str(folder.resolve())), torch.device("cpu"), "float32", models.base.language)
-    return transcribe_all(speech, part, LiveFeatures(speech, models.audio), models.decode, BATCH_SIZE, advance)
+    return Evaluator(speech, LiveFeatures(speech, models.audio), models.decode, BATCH_SIZE).transcribe(part, advance)
 
 
 def _on_device(

@@ -7,13 +7,13 @@ import torch
 
 from lora.display import Display
 from lora.errors import ManifestError, ScoringError, TrainingError
-from lora.evaluation.base_scores import known
-from lora.evaluation.evaluate import Example, evaluate, transcribe_all
+from lora.evaluation.base_scores import BaseScores
+from lora.evaluation.evaluate import Evaluator, Example
 from lora.evaluation.text_check import foreign_texts
 from lora.model.decoder import Decoder
 from lora.model.encoder_outputs import Features
 from lora.model.greedy import Transcript
-from lora.model.loading import Speech, pad_labels
+from lora.model.loading import pad_labels
 from lora.pipeline.preparation import Prepared
 from lora.runs.outcomes import Evaluation
 from lora.system import distributed
@@ -31,24 +31,21 @@ FOREIGN_SHOWN = 20
 """Rows with a text of another recording that a message names."""
 
 
-def baseline_of(prepared: Prepared, part: list[Example], features: Features, display: Display) -> tuple[Evaluation, bool]:
+def evaluator_of(prepared: Prepared, features: Features) -> Evaluator:
+    """The run's model as it is evaluated, reading these encoder outputs."""
+    return Evaluator(prepared.speech, features, prepared.decode, prepared.config.eval.eval_batch_size)
+
+
+def baseline_of(prepared: Prepared, part: list[Example], evaluator: Evaluator, display: Display) -> tuple[Evaluation, bool]:
     """The base model's scores, and whether they are those of an earlier run."""
-    audio = prepared.config.data.audio()
-    found, again = known(
-        Evaluation,
-        prepared.speech,
-        part,
-        audio,
-        prepared.decode,
-        lambda: scored(prepared, prepared.speech, part, features, display),
-        prepared.kept,
-    )
+    scores = BaseScores(prepared.config.data.audio(), prepared.kept)
+    found, again = scores.known(Evaluation, evaluator, part, lambda: scored(evaluator, part, display))
     if again:
         display.line("the base model's scores are known from an earlier run")
     return found, again
 
 
-def require_sound_labels(prepared: Prepared, part: list[Example], baseline: Evaluation, features: Features) -> None:
+def require_sound_labels(prepared: Prepared, part: list[Example], baseline: Evaluation, evaluator: Evaluator) -> None:
     """Refuses to train when the model finds its own transcripts unlikely: labels and logits do not line up then."""
     speech = prepared.speech
     said = [
@@ -59,7 +56,7 @@ def require_sound_labels(prepared: Prepared, part: list[Example], baseline: Eval
         return
     labels = [speech.labels(text) for _, text in chosen]
     with torch.inference_mode():
-        encoded = features.batch([example.utterance for example, _ in chosen])
+        encoded = evaluator.features.batch([example.utterance for example, _ in chosen])
         loss = Decoder(speech).loss_sum(encoded, pad_labels(labels, speech.device)).item() / sum(map(len, labels))
     if loss > OWN_TRANSCRIPT_LOSS:
         raise TrainingError(
@@ -69,14 +66,16 @@ def require_sound_labels(prepared: Prepared, part: list[Example], baseline: Eval
         )
 
 
-def check_texts(prepared: Prepared, features: Features, display: Display) -> None:
+def check_texts(prepared: Prepared, evaluator: Evaluator, display: Display) -> None:
     """Raises `ManifestError` with the utterances whose text belongs to another recording, as the base model hears it."""
     speech, sets = prepared.speech, prepared.sets
     given = {name: part for name, part in sets.named().items() if name not in ("replay", "guard", "heldout")}
     for name, part in given.items():
         checked = examples(speech, part, sets.style)
         with display.stage("texts", f"Texts of {name}: are they what is said"), display.bar(len(part), "utterances") as advance:
-            foreign = foreign_texts(speech, checked, features, prepared.config.train.seed, partial(advance, distributed.count(), ""))
+            foreign = foreign_texts(
+                speech, checked, evaluator.features, prepared.config.train.seed, partial(advance, distributed.count(), "")
+            )
         if foreign:
             rows = [checked[place].utterance for place in foreign[:FOREIGN_SHOWN]]
             shown = "; ".join(f"line {row.line} ({row.id}) {(row.text or '')[:40]!r}" for row in rows)
@@ -88,7 +87,7 @@ def check_texts(prepared: Prepared, features: Features, display: Display) -> Non
             )
 
 
-def heldout_examples(prepared: Prepared, features: Features, display: Display) -> list[Example]:
+def heldout_examples(prepared: Prepared, evaluator: Evaluator, display: Display) -> list[Example]:
     """The held-out examples with the references that the guardrail asks for: the manifest's, or what the base model says.
 
     Raises `ScoringError` where it says nothing.
@@ -97,7 +96,7 @@ def heldout_examples(prepared: Prepared, features: Features, display: Display) -
     if prepared.config.gate.guardrail == "wer":
         return examples(speech, part, prepared.sets.style)
     with display.stage("drift", "Held-out references: the base model transcribes"):
-        said = _said_by_base(prepared, examples(speech, part, "none"), features, display)
+        said = _said_by_base(prepared, examples(speech, part, "none"), evaluator, display)
     texts = [transcript.text for transcript in said]
     if not any(normalise(text, speech.language) for text in texts):
         raise ScoringError(f"{part.manifest.path}: the base model hears no word in it, so there is no drift to measure; check its audio")
@@ -105,7 +104,7 @@ def heldout_examples(prepared: Prepared, features: Features, display: Display) -
     return [replace(one, utterance=replace(one.utterance, text=text)) for one, text in zip(labelled, texts, strict=True)]
 
 
-def train_data(prepared: Prepared, features: Features, display: Display) -> tuple[TrainData, tuple[str, ...]]:
+def train_data(prepared: Prepared, evaluator: Evaluator, display: Display) -> tuple[TrainData, tuple[str, ...]]:
     """Training examples, and the ids of replay clips that the base model could not label because it looped on them."""
     sets, speech, targets = prepared.sets, prepared.speech, prepared.config.train.replay_targets
     domain, dev = examples(speech, sets.train, sets.style), examples(speech, sets.dev, sets.style)
@@ -114,8 +113,8 @@ def train_data(prepared: Prepared, features: Features, display: Display) -> tupl
     if targets == "transcript":
         return TrainData(domain, dev, examples(speech, sets.replay, sets.style), examples(speech, sets.guard, sets.style)), ()
     with display.stage("replay", "Replay: the base model transcribes general speech"):
-        replay, looped = _labelled_by_base(prepared, sets.replay, features, display)
-        guard, more = _labelled_by_base(prepared, sets.guard, features, display)
+        replay, looped = _labelled_by_base(prepared, sets.replay, evaluator, display)
+        guard, more = _labelled_by_base(prepared, sets.guard, evaluator, display)
     if left_out := looped + more:
         display.line(f"left out: {len(left_out)} clips on which the base model loops or says nothing")
     if not replay or not guard:
@@ -123,10 +122,10 @@ def train_data(prepared: Prepared, features: Features, display: Display) -> tupl
     return TrainData(domain, dev, replay, guard), left_out
 
 
-def _labelled_by_base(prepared: Prepared, part: SpeechSet, features: Features, display: Display) -> tuple[list[Example], tuple[str, ...]]:
+def _labelled_by_base(prepared: Prepared, part: SpeechSet, evaluator: Evaluator, display: Display) -> tuple[list[Example], tuple[str, ...]]:
     """Examples that teach what the base model says, in its own style."""
     speech = prepared.speech
-    said = _said_by_base(prepared, examples(speech, part, "none"), features, display)
+    said = _said_by_base(prepared, examples(speech, part, "none"), evaluator, display)
     labelled = examples(speech, part, "none", [transcript.text for transcript in said])
     sound, left_out = [], []
     for example, transcript in zip(labelled, said, strict=True):
@@ -139,22 +138,18 @@ def _labelled_by_base(prepared: Prepared, part: SpeechSet, features: Features, d
     return sound, tuple(left_out)
 
 
-def _said_by_base(prepared: Prepared, part: list[Example], features: Features, display: Display) -> list[Transcript]:
+def _said_by_base(prepared: Prepared, part: list[Example], evaluator: Evaluator, display: Display) -> list[Transcript]:
     """The base model's transcripts, or those of an earlier run: the adapter must not be attached yet."""
-    speech, settings = prepared.speech, prepared.decode
 
     def transcribe() -> list[Transcript]:
         with display.bar(len(part), "utterances") as advance:
-            size = prepared.config.eval.eval_batch_size
-            return transcribe_all(speech, part, features, settings, size, lambda count: advance(count * distributed.count(), ""))
+            return evaluator.transcribe(part, lambda count: advance(count * distributed.count(), ""))
 
-    said, _ = known(list[Transcript], speech, part, prepared.config.data.audio(), settings, transcribe, prepared.kept)
+    said, _ = BaseScores(prepared.config.data.audio(), prepared.kept).known(list[Transcript], evaluator, part, transcribe)
     return said
 
 
-def scored(
-    prepared: Prepared, speech: Speech, part: list[Example], features: Features, display: Display, expected: list[str] | None = None
-) -> Evaluation:
+def scored(evaluator: Evaluator, part: list[Example], display: Display, expected: list[str] | None = None) -> Evaluation:
+    """Scores and loss of a set, with a bar on the screen. `expected` as in `Evaluator.evaluate`."""
     with display.bar(len(part), "utterances") as advance:
-        size = prepared.config.eval.eval_batch_size
-        return evaluate(speech, part, features, prepared.decode, size, lambda count: advance(count * distributed.count(), ""), expected)
+        return evaluator.evaluate(part, lambda count: advance(count * distributed.count(), ""), expected)

@@ -11,11 +11,11 @@ from lora.checkpoints.checkpoint import resolve
 from lora.config import RunConfig
 from lora.display import Display
 from lora.errors import LoraError, StoppedError
-from lora.evaluation.evaluate import evaluate
+from lora.evaluation.evaluate import Evaluator
 from lora.language import metric
 from lora.model.encoder_outputs import Features, LiveFeatures, StoredFeatures
 from lora.model.loading import Speech, load_speech
-from lora.pipeline.baseline import baseline_of, check_texts, heldout_examples, require_sound_labels, scored, train_data
+from lora.pipeline.baseline import baseline_of, check_texts, evaluator_of, heldout_examples, require_sound_labels, scored, train_data
 from lora.pipeline.preparation import Prepared, opening_record, prepare
 from lora.report.card import CARD_FILE, write_card
 from lora.report.html import HTML_FILE, write_html
@@ -177,32 +177,35 @@ def _stages(prepared: Prepared, record: RunRecord, state: TrainState | None, out
         prepared, record = _augmented(prepared, prepared.augmenter, record, log, display)
     config, sets = prepared.config, prepared.sets
     features = _encoded(prepared, display)
+    evaluator = evaluator_of(prepared, features)
     if config.data.check_texts:
-        check_texts(prepared, features, display)
-    test_sets = {"domain": examples(prepared.speech, sets.domain, sets.style), "heldout": heldout_examples(prepared, features, display)}
+        check_texts(prepared, evaluator, display)
+    test_sets = {"domain": examples(prepared.speech, sets.domain, sets.style), "heldout": heldout_examples(prepared, evaluator, display)}
     with display.stage("baseline", "Baseline"):
-        found = {name: baseline_of(prepared, part, features, display) for name, part in test_sets.items()}
+        found = {name: baseline_of(prepared, part, evaluator, display) for name, part in test_sets.items()}
         baseline = {name: _read(prepared, evaluation) for name, (evaluation, _) in found.items()}
         record = msgspec.structs.replace(record, baseline_known=tuple(name for name, (_, again) in found.items() if again))
         _log_scores(outlets, "baseline", baseline, step=0)
-        require_sound_labels(prepared, test_sets["heldout"], baseline["heldout"], features)
-    data, left_out = train_data(prepared, features, display)
+        require_sound_labels(prepared, test_sets["heldout"], baseline["heldout"], evaluator)
+    data, left_out = train_data(prepared, evaluator, display)
     record = msgspec.structs.replace(record, replay_left_out=left_out)
     adapted = adapters.attach(prepared.speech, config.adapter, config.train.seed)
     if adapted.trains_encoder:  # the encoder that was made before it had an adapter knows nothing of it
         features = LiveFeatures(prepared.speech, config.data.audio(), gradient_checkpointing=config.train.gradient_checkpointing)
+        evaluator = replace(evaluator, features=features)
     with display.stage("train", f"Training {sum(p.numel() for p in adapted.parameters())} parameters"):
-        outcome = _train(prepared, adapted, data, features, state, outlets)
-    strength, tried = _sweep(prepared, adapted, data, outcome, features, log, display) if config.train.strength_sweep else (None, ())
+        outcome = _train(prepared, adapted, data, evaluator, state, outlets)
+    strength, tried = _sweep(adapted, data, outcome, evaluator, outlets) if config.train.strength_sweep else (None, ())
     info = distributed.from_main(lambda: _save(prepared, adapted))
     prepared.speech.release()  # what follows is read from disk
     with display.stage("tuned", f"Tuned, from the saved {'checkpoint' if adapted.full else 'adapter'}"):
         speech = _reloaded(prepared)
         give_back_memory()
         features = features.encoded_by(speech) if isinstance(features, StoredFeatures) else LiveFeatures(speech, config.data.audio())
+        evaluator = replace(evaluator, speech=speech, features=features)
         said = [row.hypothesis for row in baseline["heldout"].score.utterances]  # general speech should sound as before
         drafts = {"domain": None, "heldout": said}
-        tuned = {name: _read(prepared, scored(prepared, speech, part, features, display, drafts[name])) for name, part in test_sets.items()}
+        tuned = {name: _read(prepared, scored(evaluator, part, display, drafts[name])) for name, part in test_sets.items()}
         _log_scores(outlets, "tuned", tuned, step=outcome.steps)
     damaged = _damaged(prepared, log, display)
     results = {name: _result(baseline[name], tuned[name], config.train.seed) for name in test_sets}
@@ -275,7 +278,7 @@ def _train(
     prepared: Prepared,
     adapted: Adapted,
     data: TrainData,
-    features: Features,
+    evaluator: Evaluator,
     state: TrainState | None,
     outlets: Outlets,
 ) -> TrainOutcome:
@@ -304,9 +307,9 @@ def _train(
             prepared.hold.require()
             checkpointing.write(replace(reached, numbers=numbers), prepared.checkpoints)
 
-        progress, size = Progress(update, evaluated, save, lambda: signals.received), config.eval.eval_batch_size
+        progress = Progress(update, evaluated, save, lambda: signals.received)
         try:
-            return train(adapted, data, features, config.train, prepared.decode, size, progress, state)
+            return train(adapted, data, evaluator, config.train, progress, state)
         except StoppedError:
             signals.end()
         finally:
@@ -314,17 +317,17 @@ def _train(
 
 
 def _sweep(
-    prepared: Prepared, adapted: Adapted, data: TrainData, outcome: TrainOutcome, features: Features, log: RunLog, display: Display
+    adapted: Adapted, data: TrainData, outcome: TrainOutcome, evaluator: Evaluator, outlets: Outlets
 ) -> tuple[float, tuple[Strength, ...]]:
     """Leaves the largest share of the update in the adapter that spares the guard."""
+    log, display, rate = outlets.log, outlets.display, metric(evaluator.speech.language)
     base = outcome.history[0].guard_wer
     assert base is not None  # strength.check() wants a guard before anything starts
-    size, rate = prepared.config.eval.eval_batch_size, metric(prepared.speech.language)
 
     def score() -> tuple[Evaluation, Evaluation]:
         with adapters.merged(adapted) as speech:
-            dev = evaluate(speech, data.dev, features, prepared.decode, size)
-            return dev, evaluate(speech, data.guard, features, prepared.decode, size)
+            merged = replace(evaluator, speech=speech)
+            return merged.evaluate(data.dev), merged.evaluate(data.guard)
 
     with display.stage("sweep", "Strength of the update"):
         chosen, tried = strengths.sweep(adapted, base, score)

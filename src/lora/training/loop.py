@@ -5,7 +5,7 @@ import math
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import msgspec
@@ -15,10 +15,8 @@ from torch import Tensor
 
 from lora.config import TrainConfig
 from lora.errors import LoraError, NotFiniteError, RunFolderError, StoppedError, TrainingError
-from lora.evaluation.evaluate import NAMED, Example, evaluate
+from lora.evaluation.evaluate import NAMED, Evaluator, Example
 from lora.model.decoder import Decoder
-from lora.model.encoder_outputs import Features
-from lora.model.greedy import DecodeSettings
 from lora.model.loading import Speech, pad_labels
 from lora.runs.outcomes import Evaluation, Step, TrainOutcome
 from lora.system import distributed
@@ -79,24 +77,23 @@ def planned_steps(config: TrainConfig, utterances: int) -> int:
 def train(
     adapted: Adapted,
     data: TrainData,
-    features: Features,
+    evaluator: Evaluator,
     config: TrainConfig,
-    decode: DecodeSettings,
-    eval_batch_size: int,
     progress: Progress = Progress(),
     resumed: TrainState | None = None,
 ) -> TrainOutcome:
     """Trains the adapter and leaves the best step's weights in it. With `resumed` it goes on from there.
 
-    The best step is the one with the lowest dev loss among those that `eligible` lets through. The base model, step 0, takes
-    part: training that only does harm ends with an adapter that does
-    nothing. Several processes (`lora.system.distributed`) do what one does, and all hold the same weights after every update.
+    `evaluator` holds the model that the adapter was attached to, and its encoder outputs, which training reads too. The best step is the
+    one with the lowest dev loss among those that `eligible` lets through. The base model, step 0, takes part: training that only does harm
+    ends with an adapter that does nothing. Several processes (`lora.system.distributed`) do what one does, and all hold the same weights
+    after every update. It takes six parameters, for each is a part of its own: what trains, on what, how it is measured, by which settings,
+    whom it tells, and where it goes on.
 
     Raises `TrainingError` when the loss is not finite (`NotFiniteError` before the first update), `StoppedError` once
-    `progress.stopping()` has been heard and a checkpoint is
-    saved, and `RunFolderError` when `resumed` was trained on other data.
+    `progress.stopping()` has been heard and a checkpoint is saved, and `RunFolderError` when `resumed` was trained on other data.
     """
-    loop = _Loop(adapted, data, features, config, decode, eval_batch_size, progress)
+    loop = _Loop(adapted, data, evaluator, config, progress)
     if resumed is not None:
         loop.resume(resumed)
     loop.run()
@@ -114,17 +111,8 @@ def train(
 class _Loop:
     """Updates, and the evaluations and checkpoints between them."""
 
-    def __init__(
-        self,
-        adapted: Adapted,
-        data: TrainData,
-        features: Features,
-        config: TrainConfig,
-        decode: DecodeSettings,
-        eval_batch_size: int,
-        progress: Progress,
-    ) -> None:
-        self._adapted, self._data, self._features, self._config, self._progress = adapted, data, features, config, progress
+    def __init__(self, adapted: Adapted, data: TrainData, evaluator: Evaluator, config: TrainConfig, progress: Progress) -> None:
+        self._adapted, self._data, self._features, self._config, self._progress = adapted, data, evaluator.features, config, progress
         self._decoder = Decoder(adapted.speech)
         self._parameters = adapted.parameters()
         self._optimizer = torch.optim.AdamW(
@@ -134,7 +122,7 @@ class _Loop:
         self._per_epoch, self.steps = steps_per_epoch(config, len(data.domain)), planned_steps(config, len(data.domain))
         self._interval = config.eval_interval or math.ceil(self._per_epoch / 2)
         self._data_sha256 = _data_sha256(data)
-        self.selection = _Selection(adapted, data, features, decode, eval_batch_size, config.patience, progress)
+        self.selection = _Selection(adapted, data, evaluator, config.patience, progress)
         self.total, self._window, self.step = Window(), Window(), 0
 
     def resume(self, saved: TrainState) -> None:
@@ -293,18 +281,8 @@ def _draw_seed(seed: int, step: int) -> int:
 class _Selection:
     """Evaluates on dev and guard, and keeps the best weights seen."""
 
-    def __init__(
-        self,
-        adapted: Adapted,
-        data: TrainData,
-        features: Features,
-        decode: DecodeSettings,
-        batch_size: int,
-        patience: int,
-        progress: Progress,
-    ) -> None:
-        self._adapted, self._data, self._features = adapted, data, features
-        self._decode, self._batch_size, self._patience, self._progress = decode, batch_size, patience, progress
+    def __init__(self, adapted: Adapted, data: TrainData, evaluator: Evaluator, patience: int, progress: Progress) -> None:
+        self._adapted, self._data, self._evaluator, self._patience, self._progress = adapted, data, evaluator, patience, progress
         self.kept: dict[int, dict[str, Tensor]] = {}
         """Weights of the steps that may be best, by step."""
         self.said: dict[str, list[str]] = {}
@@ -363,8 +341,7 @@ class _Selection:
 
     def _evaluate(self, name: str, speech: Speech, examples: Sequence[Example]) -> Evaluation:
         """The last step's transcripts are drafts for this one's."""
-        expected = self.said.get(name)
-        return evaluate(speech, examples, self._features, self._decode, self._batch_size, self._require_going_on, expected)
+        return replace(self._evaluator, speech=speech).evaluate(examples, self._require_going_on, self.said.get(name))
 
     def _require_going_on(self, _count: int) -> None:
         if self._progress.stopping():
