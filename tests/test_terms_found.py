@@ -212,6 +212,17 @@ def test_a_comparison_of_runs_shows_terms_where_a_run_has_them(told: RunRecord, 
     assert "60.0 % (3 of 5" in (tmp_path / "all.html").read_text()
 
 
+@pytest.mark.parametrize(("part", "old"), [("events", "u0"), ("counts", "GitHub Actions")])
+def test_a_record_whose_terms_were_changed_by_hand_is_refused(told: RunRecord, tmp_path: Path, part: str, old: str) -> None:
+    folder = _folder(tmp_path / "run")
+    write(told, folder)
+    content = json.loads((folder / "record.json").read_text())
+    tuned = content["terms"]["domain"]["tuned"]
+    tuned[part] = json.loads(json.dumps(tuned[part]).replace(old, "other"))
+    (folder / "record.json").write_text(json.dumps(content))
+    assert "terms: counted for another list or other utterances" in refusal("report", folder)
+
+
 def _folder(path: Path) -> Path:
     path.mkdir()
     return path

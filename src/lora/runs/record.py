@@ -190,6 +190,8 @@ def read(folder: Path) -> RunRecord:
     for name, part in (("domain", record.domain), ("heldout", record.heldout)):
         if part is not None:
             _require_whole(file, name, part)
+    if record.terms is not None:
+        _require_terms(file, record.terms, record)
     return record
 
 
@@ -209,6 +211,16 @@ def _require_whole(file: Path, name: str, part: SetResult) -> None:
         raise RunFolderError(f"{file}: {name}: baseline and tuned are of other utterances; {_CHANGED}")
     if not any(row.words.reference_length for row in part.tuned.score.utterances):
         raise RunFolderError(f"{file}: {name}: no reference has a word; {_CHANGED}")
+
+
+def _require_terms(file: Path, terms: TermsFound, record: RunRecord) -> None:
+    """Raises `RunFolderError` where terms are counted for other lists or utterances than the record's own."""
+    names = [count.term for count in terms.domain.tuned.counts]
+    for part, result in ((terms.domain, record.domain), (terms.heldout, record.heldout)):
+        known = {row.id for row in result.tuned.score.utterances} if result is not None else set[str]()
+        for score in (part.baseline, part.tuned):
+            if [count.term for count in score.counts] != names or not {event.id for event in score.events} <= known:
+                raise RunFolderError(f"{file}: terms: counted for another list or other utterances; {_CHANGED}")
 
 
 def _advice(schema: str) -> str:
