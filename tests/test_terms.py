@@ -60,7 +60,7 @@ def test_a_line_holds_a_term_its_spoken_forms_and_its_phonemes(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("", "holds no term; write one a line"),
+        ("", "holds no term; write one per line"),
         ("# nothing\n\n", "holds no term"),
         ("kubectl\nPostgres\nKubectl", "line 3: 'Kubectl' stands on line 1 already"),
         ("GPT-4\nGPT 4", "line 2: 'GPT 4' stands on line 1 already"),

@@ -440,7 +440,7 @@ def test_recordings(random_v1: Speech, tmp_path: Path) -> None:
 def test_what_transcribe_is_told(random_v1: Speech, sets: Manifests, tmp_path: Path) -> None:
     model = ("transcribe", "--model-id", random_v1.checkpoint.folder)
     for options, message in (
-        (("--manifest", sets.domain, "--output", tmp_path / "out.csv"), "name it .json (everything) or .jsonl (a row a line)"),
+        (("--manifest", sets.domain, "--output", tmp_path / "out.csv"), "name it .json (everything) or .jsonl (one utterance per line)"),
         ((), "one of the arguments --manifest --audio is required"),
         (("--manifest", sets.domain, "--audio", "a.wav"), "not allowed with argument"),
         (("--manifest", sets.domain, "--eval-batch-size", 0), "argument --eval-batch-size: must be at least 1, not 0"),

@@ -194,5 +194,5 @@ def number_from_zero(text: str) -> float:
 def tokens_per_second(text: str) -> float:
     """An `argparse` type: a token cap, as the settings of a run have it."""
     if (value := positive_number(text)) > 50:
-        raise argparse.ArgumentTypeError(f"must be at most 50, not {text}: speech has 3 to 13 tokens a second")
+        raise argparse.ArgumentTypeError(f"must be at most 50, not {text}: speech has 3 to 13 tokens per second")
     return value

@@ -134,7 +134,7 @@ def _transcribe(options: argparse.Namespace) -> int:
         raise ConfigError("--channel and --track are for --audio; a manifest's rows have the fields `channel` and `track`")
     if options.output is not None:
         if options.output.suffix not in (".json", ".jsonl"):
-            raise ConfigError(f"--output {options.output}: name it .json (everything) or .jsonl (a row a line)")
+            raise ConfigError(f"--output {options.output}: name it .json (everything) or .jsonl (one utterance per line)")
         require_writable(options.output)
     from lora.system.process import prepare_process
 

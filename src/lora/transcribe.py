@@ -271,16 +271,16 @@ def summary_lines(result: Result, language: Language) -> Iterator[str]:
     if result.reader_wer is not None and result.tags is not None and result.freed is not None:
         tags = f"; {result.tags.said} tags written, {result.tags.written} in the references" if result.tags != Tags() else ""
         freed = result.freed.by_alternatives + result.freed.by_equivalents
-        without = f"; alternatives and equivalents take {freed} errors away" if freed else ""
+        without = f"; alternatives and equivalents remove {freed} errors" if freed else ""
         yield f"{metric(language)} {100 * result.reader_wer:.2f} % as a reader counts{without}{tags}"
     if result.terms is not None:
         yield f"terms found: {recall(result.terms)}; false alarms in 1,000 words: {alarms(result.terms)}"
     if result.real_time_factor is not None:
-        yield f"{result.runtime}: {result.real_time_factor:.3f} s for a second of sound"
+        yield f"{result.runtime}: real-time factor {result.real_time_factor:.3f}"
 
 
 def write_result(result: Result, output: Path) -> None:
-    """Writes everything as `.json`, or a row a line as `.jsonl`."""
+    """Writes everything as `.json`, or one utterance per line as `.jsonl`."""
     if output.suffix == ".jsonl":
         write_jsonl(output, result.utterances)
     else:

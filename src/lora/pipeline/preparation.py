@@ -135,7 +135,7 @@ def _description(sets: SpeechSets) -> Iterator[str]:
     yield sets.styled.sentence
     for name, count in trained_sentences(sets).items():
         if count:
-            yield f"{name}: {count} of {len(sets.named()[name])} sentences stand in the training set too"
+            yield f"{name}: {count} of {len(sets.named()[name])} sentences are also in the training set"
     if (little := _how_little(sets.train)) is not None:
         yield little
 

@@ -290,7 +290,7 @@ def _train(
             advance(state.numbers.step, "")
 
         def update(step: int, steps: int, loss: float, speed: float) -> None:
-            advance(1, f"loss {loss:.3f}, {speed:.0f} s of audio a second")
+            advance(1, f"loss {loss:.3f}, {speed:.0f} s of audio per second")
             values = {"loss": loss, "learning_rate": learning_rate(adapted, config.train, step, steps), "audio_seconds_per_second": speed}
             log.write("update", step=step, **values)
             trackers.log({f"train/{name}": value for name, value in values.items()}, step)

@@ -62,7 +62,7 @@ def read_equivalents(path: Path, parse: Parse) -> Equivalents:
                 raise ConfigError(f"{path}: line {number}: {line.strip()[:60]!r} gives no two forms; write them as: colour = color")
             groups.append(group)  # one where the forms are the same to a reader already: it changes nothing
     if not groups:
-        raise ConfigError(f"{path}: holds no forms; write a group a line, as: colour = color")
+        raise ConfigError(f"{path}: holds no forms; write one group per line, such as: colour = color")
     words = {name.lower() for line in lines for form in _forms(line) for name in re.findall(r"\w+", form)}
     return Equivalents(str(path), sha256_bytes(content), tuple(groups), frozenset(words))
 

@@ -145,7 +145,7 @@ def read_terms(path: Path, language: Language) -> Terms:
         more = f"; and {len(problems) - _PROBLEMS_SHOWN} more" if len(problems) > _PROBLEMS_SHOWN else ""
         raise TermsError(f"{path}: " + "; ".join(problems[:_PROBLEMS_SHOWN]) + more)
     if not terms:
-        raise TermsError(f"{path}: holds no term; write one a line, such as: kubectl = cube control | cube C T L")
+        raise TermsError(f"{path}: holds no term; write one per line, such as: kubectl = cube control | cube C T L")
     return Terms(str(path), sha256_bytes(content), tuple(terms))
 
 
