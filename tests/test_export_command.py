@@ -144,7 +144,7 @@ def test_a_rejected_run_needs_a_word_more(run: Path) -> None:
     rejected = msgspec.structs.replace(record.verdict, decision="rejected")
     write(msgspec.structs.replace(record, verdict=rejected), run)
     arguments = ("--run", run, "--to", "merged", "--skip-proof")
-    assert "pass --allow-rejected to export it all the same" in refusal("export", *arguments)
+    assert "pass --allow-rejected to export it anyway" in refusal("export", *arguments)
     assert not (run / "export").exists()
     done = export(*arguments, "--allow-rejected")
     assert done.code == 0, done.err

@@ -304,5 +304,5 @@ def test_drift_takes_the_place_of_the_heldout_wer(rule: str, moved: tuple[float,
 
 
 def test_the_drift_that_is_asked_for_must_be_there() -> None:
-    with pytest.raises(ScoringError, match="says nothing on the held-out speech"):
+    with pytest.raises(ScoringError, match="recognises nothing in the held-out speech"):
         verdict(drift=None, guardrail="drift", max_drift_points=2.0)

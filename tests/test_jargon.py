@@ -120,5 +120,5 @@ def test_folders_of_others_are_left_alone(arguments: list[object], tmp_path: Pat
 def test_an_export_of_a_run_that_was_not_accepted_is_not_made(arguments: list[object], tmp_path: Path) -> None:
     result = moonshine_lora(*arguments, "--to", "merged", "--min-term-recall", 100)
     assert result.code == 3, result.err
-    assert "not exported, for the run was not accepted" in result.out
+    assert "not exported, because the run was not accepted" in result.out
     assert not (tmp_path / "run" / "export").exists()

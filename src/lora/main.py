@@ -338,7 +338,7 @@ def _export(options: argparse.Namespace) -> int:
         Display(),
     )
     say(f"{exported.folder}: export.json, {', '.join(f'{name}/' for name in exported.targets)}")
-    print(f"{sum(exported.seconds.values()):.0f} s; memory at its highest {exported.peak_bytes / 1e6:.0f} MB while exporting")
+    print(f"{sum(exported.seconds.values()):.0f} s; peak memory {exported.peak_bytes / 1e6:.0f} MB while exporting")
     return 0
 
 

@@ -81,7 +81,7 @@ def _require_publishable(folder: Path, record: RunRecord, allow_rejected: bool) 
     if record.status != "completed" or record.verdict is None:
         raise PublishError(f"{folder}: the run is not complete ({record.status}); only a completed run can be published")
     if not record.verdict.accepted and not allow_rejected:
-        raise PublishError(f"{folder}: {record.verdict.sentence}; pass --allow-rejected to publish it all the same")
+        raise PublishError(f"{folder}: {record.verdict.sentence}; pass --allow-rejected to publish it anyway")
     for part in folders(record):
         if not (folder / part).is_dir():
             raise PublishError(f"{folder}: holds no {part}/; run the experiment again")

@@ -72,7 +72,7 @@ def test_every_event_is_a_line_of_json(spoken: Utterance, tmp_path: Path) -> Non
         (("--compare", "--plain"), "takes two voices"),
         (("--adapter-dir", "absent"), "holds no adapter"),
         (("--fil", "x"), "did you mean --file?"),
-        ((), "stdin is no terminal"),
+        ((), "stdin is not a terminal"),
     ],
 )
 def test_each_mistake_is_one_line(arguments: Sequence[str], message: str, clip: Path, tmp_path: Path) -> None:

@@ -169,5 +169,5 @@ def test_a_terminal_that_cannot_show_it_gets_one_line(environment: dict[str, str
 def test_without_a_terminal_on_stdin_it_is_refused_in_one_line() -> None:
     done = subprocess.run([sys.executable, str(PROGRAM)], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert done.stderr.startswith("error: stdin is no terminal")
+    assert done.stderr.startswith("error: stdin is not a terminal")
     assert len(done.stderr.splitlines()) == 1

@@ -164,7 +164,7 @@ def _source(request: ExportRequest) -> _Source:
     if record.status != "completed" or record.verdict is None:
         raise ExportError(f"{request.run}: the run is not complete ({record.status}); only a completed run can be exported")
     if not record.verdict.accepted and not request.allow_rejected:
-        raise ExportError(f"{request.run}: {record.verdict.sentence}; pass --allow-rejected to export it all the same")
+        raise ExportError(f"{request.run}: {record.verdict.sentence}; pass --allow-rejected to export it anyway")
     folder, output = request.run / records.result_folder(record.config.adapter), request.output or request.run / "export"
     full = record.config.adapter.method == "full"
     tuned = resolve(str(folder.resolve())) if full else None
@@ -256,7 +256,7 @@ def _written(target: Target, precision: ExportPrecision, models: Models, folder:
             ExportedFile(name=file.relative_to(folder / target).as_posix(), bytes=file.stat().st_size, sha256=sha256_file(file))
             for file in files
         )
-        display.line(f"{sum(file.bytes for file in listed) / 1e6:.1f} MB, memory at its highest {peak_bytes() / 1e6:.0f} MB")
+        display.line(f"{sum(file.bytes for file in listed) / 1e6:.1f} MB, peak memory {peak_bytes() / 1e6:.0f} MB")
     kept: ExportPrecision = "fp32" if target == "merged" else precision
     return TargetExport(precision=kept, files=listed, seconds=Seconds(time.perf_counter() - started))
 

@@ -41,7 +41,7 @@ def baseline_of(prepared: Prepared, part: list[Example], evaluator: Evaluator, d
     scores = BaseScores(prepared.config.data.audio(), prepared.kept)
     found, again = scores.known(Evaluation, evaluator, part, lambda: scored(evaluator, part, display))
     if again:
-        display.line("the base model's scores are known from an earlier run")
+        display.line("the base model's scores are from the cache")
     return found, again
 
 
@@ -72,7 +72,7 @@ def check_texts(prepared: Prepared, evaluator: Evaluator, display: Display) -> N
     given = {name: part for name, part in sets.named().items() if name not in ("replay", "guard", "heldout")}
     for name, part in given.items():
         checked = examples(speech, part, sets.style)
-        with display.stage("texts", f"Texts of {name}: are they what is said"), display.bar(len(part), "utterances") as advance:
+        with display.stage("texts", f"Checking that the texts of {name} are what is said"), display.bar(len(part), "utterances") as advance:
             foreign = foreign_texts(
                 speech, checked, evaluator.features, prepared.config.train.seed, partial(advance, distributed.count(), "")
             )
@@ -95,11 +95,13 @@ def heldout_examples(prepared: Prepared, evaluator: Evaluator, display: Display)
     part, speech = prepared.sets.heldout, prepared.speech
     if prepared.config.gate.guardrail == "wer":
         return examples(speech, part, prepared.sets.style)
-    with display.stage("drift", "Held-out references: the base model transcribes"):
+    with display.stage("drift", "Held-out references: transcribing with the base model"):
         said = _said_by_base(prepared, examples(speech, part, "none"), evaluator, display)
     texts = [transcript.text for transcript in said]
     if not any(normalise(text, speech.language) for text in texts):
-        raise ScoringError(f"{part.manifest.path}: the base model hears no word in it, so there is no drift to measure; check its audio")
+        raise ScoringError(
+            f"{part.manifest.path}: the base model recognises no word in it, so there is no drift to measure; check its audio"
+        )
     labelled = examples(speech, part, "none", texts)
     return [replace(one, utterance=replace(one.utterance, text=text)) for one, text in zip(labelled, texts, strict=True)]
 
@@ -112,7 +114,7 @@ def train_data(prepared: Prepared, evaluator: Evaluator, display: Display) -> tu
         return TrainData(domain, dev), ()
     if targets == "transcript":
         return TrainData(domain, dev, examples(speech, sets.replay, sets.style), examples(speech, sets.guard, sets.style)), ()
-    with display.stage("replay", "Replay: the base model transcribes general speech"):
+    with display.stage("replay", "Replay: transcribing general speech with the base model"):
         replay, looped = _labelled_by_base(prepared, sets.replay, evaluator, display)
         guard, more = _labelled_by_base(prepared, sets.guard, evaluator, display)
     if left_out := looped + more:

@@ -154,7 +154,7 @@ def _publish(record: RunRecord, folder: Path, log: RunLog, display: Display) -> 
     if repo_id is None:
         return
     if record.verdict is None or not record.verdict.accepted:
-        display.line(f"not published in {repo_id}: the run was not accepted; moonshine-lora push --allow-rejected does it all the same")
+        display.line(f"not published in {repo_id}: the run was not accepted; publish it with moonshine-lora push --allow-rejected")
         return
     with display.stage("push", f"Publishing in {repo_id}"), publish.gathered(folder, allow_rejected=False) as uploads:
         address = publish.push(uploads, repo_id, private=record.config.output.hub_private)
@@ -198,7 +198,7 @@ def _stages(prepared: Prepared, record: RunRecord, state: TrainState | None, out
     strength, tried = _sweep(adapted, data, outcome, evaluator, outlets) if config.train.strength_sweep else (None, ())
     info = distributed.from_main(lambda: _save(prepared, adapted))
     prepared.speech.release()  # what follows is read from disk
-    with display.stage("tuned", f"Tuned, from the saved {'checkpoint' if adapted.full else 'adapter'}"):
+    with display.stage("tuned", f"Tuned model, loaded from the saved {'checkpoint' if adapted.full else 'adapter'}"):
         speech = _reloaded(prepared)
         give_back_memory()
         features = features.encoded_by(speech) if isinstance(features, StoredFeatures) else LiveFeatures(speech, config.data.audio())
@@ -338,7 +338,7 @@ def _sweep(
                 f"strength {one.strength:.1f} dev {rate} {100 * one.dev_wer:.2f} %, guard {rate} {100 * one.guard_wer:.2f} %{mark}"
             )
         if chosen == 0.0:
-            display.line("no share of the update spares the guard: the adapter does nothing")
+            display.line("no share of the update keeps the guard within its limit: the saved adapter does nothing")
     return chosen, tried
 
 

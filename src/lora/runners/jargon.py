@@ -59,7 +59,7 @@ def execute(options: argparse.Namespace) -> int:
     if options.to and code == 0:
         _export(config, options.to)
     elif options.to:
-        say("not exported, for the run was not accepted")
+        say("not exported, because the run was not accepted")
     return code
 
 

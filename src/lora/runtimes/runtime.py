@@ -55,7 +55,7 @@ class Clip:
 
 @dataclass(frozen=True, slots=True)
 class Transcribed:
-    """Transcripts in the order of the clips, the time to load the files, and the runtime's memory at its highest."""
+    """Transcripts in the order of the clips, the time to load the files, and the runtime's peak memory."""
 
     heard: tuple[Heard, ...]
     load_s: Seconds

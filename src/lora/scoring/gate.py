@@ -79,7 +79,7 @@ def judge(*, domain: Comparison, heldout: Comparison, drift: Drift | None, rules
     Raises `ScoringError` where the drift is asked for and there is none, and where limits are set for terms that no test row tells of.
     """
     if rules.guardrail == "drift" and drift is None:
-        raise ScoringError("the base model says nothing on the held-out speech, so there is no drift; check its audio")
+        raise ScoringError("the base model recognises nothing in the held-out speech, so there is no drift; check its audio")
     guardrail = _drift(drift, rules) if rules.guardrail == "drift" and drift is not None else _heldout(heldout, rules)
     checks = (_domain(domain, rules), guardrail, *_terms(terms, rules))
     decisions = {check.decision for check in checks}

@@ -115,9 +115,11 @@ ENDING_SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 def check_terminal() -> None:
     """Raises `ConfigError` unless keys can be read and stderr can show the screen."""
     if sys.__stdin__ is None or sys.__stdin__.closed or not sys.__stdin__.isatty():
-        raise ConfigError("stdin is no terminal, so there are no keys to talk with; use --non-interactive, or --file to transcribe a clip")
+        raise ConfigError(
+            "stdin is not a terminal, so there are no keys to talk with; use --non-interactive, or --file to transcribe a clip"
+        )
     if sys.__stderr__ is None or not sys.__stderr__.isatty():
-        raise ConfigError("stderr is no terminal, so there is nothing to draw on; use --plain for lines of text")
+        raise ConfigError("stderr is not a terminal, so there is nothing to draw on; use --plain for lines of text")
     if os.environ.get("TERM", "dumb") == "dumb":
         raise ConfigError("this terminal cannot move its cursor (TERM is dumb or not set); use --plain for lines of text")
     if codecs.lookup(sys.__stderr__.encoding).name != "utf-8":
