@@ -57,6 +57,8 @@ SPLIT = by("test_data.py", "test_manifest.py")
 KNOWN = by("test_known.py")
 FEATURES = by("test_features.py::test_what_decides_the_output_decides_the_file")
 KEPT = by("test_kept.py")
+SIDES = by("test_recordings.py::test_a_speaker_on_each_side_becomes_two_speakers")
+WORDS = by("test_foreign.py::test_words_are_one_segment_up_to_a_pause_and_cut_at_the_longest_one_where_it_lasts_too_long")
 STATES = by("test_decoder.py::test_states_of_clips_whose_scores_are_held_some_at_a_time_equal_those_of_transformers")
 UPDATE = by(
     "test_train.py::test_gradients_are_clipped_to_the_norm_that_is_set",
@@ -379,6 +381,13 @@ TABLE = (
         "take.chunks = [], [], []",
         SWITCH,
     ),
+    Mutation("recordings: a pause as long as the limit parts words", "if pause > pause_s:", "if pause >= pause_s - 0.1:", WORDS),
+    Mutation("recordings: what is too long is cut at the first pause", "pauses.index(max(pauses)) + 1", "1", WORDS),
+    Mutation(
+        "recordings: the quieter side of a call", "*_, second, first = np.argsort(powers)", "*_, first, second = np.argsort(powers)", SIDES
+    ),
+    Mutation("recordings: ELAN's media offset the other way", "time / 1000 + origin_s", "time / 1000 - origin_s", by("test_foreign.py")),
+    Mutation("recordings: a CTM's length is its end", "start_s + second if lasting else second", "second", by("test_foreign.py")),
 )
 
 

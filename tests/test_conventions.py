@@ -74,7 +74,7 @@ def test_words_that_only_look_like_marks_of_missing_ones_are_words() -> None:
 
 
 def test_every_mark_of_the_documented_table_does_what_it_says() -> None:
-    page = (ROOT / "docs" / "recordings.md").read_text().split("### CHAT\n")[1].split("\n## ")[0]
+    page = (ROOT / "docs" / "recordings.md").read_text().split("### Marks of CHAT\n")[1].split("\n## ")[0]
     rows = [row.split(" | ") for row in re.findall(r"^\| (.*`.*) \|$", page, re.MULTILINE)]
     assert len(rows) >= 10
     for written, becomes in rows:

@@ -1,8 +1,9 @@
 """Files that other tools wrote: tests/foreign/README.md says which tool wrote which."""
 
 import json
+import random
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
@@ -15,8 +16,10 @@ from lora.corpora.recordings.chat import chat_reader
 from lora.corpora.recordings.commonvoice import common_voice_segments
 from lora.corpora.recordings.elan import elan_reader
 from lora.corpora.recordings.labelstudio import label_studio_segments
+from lora.corpora.recordings.marks import without_marks
 from lora.corpora.recordings.nist import ctm_segments, stm_segments
 from lora.corpora.recordings.segments import Segment
+from lora.corpora.recordings.subtitles import subtitle_segments
 from lora.corpora.recordings.textgrid import textgrid_reader
 from lora.corpora.recordings.words import joined
 from lora.errors import ManifestError
@@ -74,6 +77,7 @@ def test_textgrids_that_are_none_are_one_line(tmp_path: Path) -> None:
         b"hello": "does not begin as a TextGrid",
         whole[:-40].encode(): "ends too soon",
         whole.replace("1.5\n", '"x"\n').encode(): "in the place of a number",
+        whole.replace("<exists>\n3\n", "<exists>\n1e999\n").encode(): "holds inf in the place of a count",
         "Café".encode("latin-1"): "is not UTF-8",
         b"": "does not begin as a TextGrid",
     }
@@ -145,6 +149,7 @@ def test_elan_files_that_are_none_are_one_line(tmp_path: Path) -> None:
     reference = f"<ANNOTATION>{inner}</ANNOTATION>"
     for content, message in (
         ("hello", "is no XML"),
+        ('<?xml version="1.0" encoding="U-8"?><a/>', "is no XML (unknown encoding: U-8)"),
         ("<a/>", "begins with <a>, not with <ANNOTATION_DOCUMENT>"),
         ('<!DOCTYPE a [<!ENTITY b "c">]><a>&b;</a>', "defines entities"),
         (annotations(slot("t1", 0), tier.format(aligned("a1", "t1", "t9", "x"))), "time slot 't9' that is not there"),
@@ -331,3 +336,50 @@ def test_common_voice_keeps_its_splits_and_its_quotes(tmp_path: Path) -> None:
     assert "choose one of its tables with --split: test, train" in refused("common-voice", tmp_path, tmp_path)
     assert "has no table dev.tsv: test, train" in refused("common-voice", tmp_path, tmp_path, "--split", "dev")
     assert "--split: is for a language's folder" in refused("common-voice", tmp_path / "test.tsv", tmp_path, "--split", "dev")
+
+
+@pytest.mark.parametrize("name", sorted(file.name for file in FOREIGN.iterdir() if file.suffix in (".srt", ".vtt")))
+def test_subtitles_of_other_writers(name: str) -> None:
+    texts = ['He said "hi" & left', "5 xmin = 3", "Café, naïve second line"]
+    assert found(subtitle_segments(timed(name))) == [
+        (None, start_s, end_s, text) for (start_s, end_s), text in zip(((1.0, 2.5), (2.75, 3.5), (4.0, 5.25)), texts, strict=True)
+    ]
+
+
+READERS: dict[str, Callable[[Path], Iterable[Segment | Bad]]] = {
+    ".TextGrid": lambda path: textgrid_reader(["*"], tier_is_speaker=True)(Timed(path, Path("talk.wav"), "talk", None)),
+    ".eaf": lambda path: elan_reader(["*"])(Timed(path, Path("talk.wav"), "talk", None)),
+    ".cha": lambda path: chat_reader([])(Timed(path, Path("talk.wav"), "talk", None)),
+    ".txt": lambda path: label_segments(Timed(path, Path("talk.wav"), "talk", None)),
+    ".srt": lambda path: subtitle_segments(Timed(path, Path("talk.wav"), "talk", None)),
+    ".vtt": lambda path: subtitle_segments(Timed(path, Path("talk.wav"), "talk", None)),
+    ".json": lambda path: label_studio_segments(path, path.parent),
+    ".stm": lambda path: stm_segments(path, path.parent),
+    ".ctm": lambda path: ctm_segments(path, path.parent),
+}
+INSERTED = (b"-1", b"1e999", b"nan", b'"', b"<", b"]", b"null", b"{}", b"\t", b"9" * 30)
+
+
+def damaged(content: bytes, source: random.Random) -> bytes:
+    """A file with bytes changed, cut out, said twice, or put in."""
+    for _ in range(source.randint(1, 6)):
+        place, length = source.randrange(len(content) + 1), source.randint(1, 30)
+        before, after = content[:place], content[place:]
+        ways = (bytes([source.randrange(256)]) + after[1:], after[length:], after[:length] + after, source.choice(INSERTED) + after)
+        content = before + source.choice(ways)
+    return content
+
+
+@pytest.mark.parametrize("name", sorted(file.name for file in FOREIGN.iterdir() if file.suffix in READERS))
+def test_a_damaged_file_is_read_or_refused_and_never_a_traceback(name: str, tmp_path: Path) -> None:
+    source, file = random.Random(name), tmp_path / name
+    (tmp_path / "talk.wav").touch()
+    content, outcomes = (FOREIGN / name).read_bytes(), list[str]()
+    for _ in range(60):
+        file.write_bytes(damaged(content, source))
+        try:
+            list(without_marks(joined(READERS[file.suffix](file), 0.3, 5), "chat", allow_empty=False))
+            outcomes.append("")
+        except ManifestError as error:
+            outcomes.append(str(error))
+    assert all(str(file) in refusal for refusal in outcomes if refusal), "each refusal names the file"

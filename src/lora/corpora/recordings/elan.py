@@ -154,7 +154,7 @@ def _read(path: Path) -> _Document:
         raise ManifestError(f"{path}: defines entities, which ELAN does not write; save it in ELAN again")
     try:
         root = ElementTree.fromstring(content)
-    except ElementTree.ParseError as error:
+    except (ElementTree.ParseError, LookupError, ValueError) as error:  # the last two for encodings that are unknown or too wide
         raise ManifestError(f"{path}: is no XML ({error}); open it in ELAN and save it again") from error
     if root.tag != "ANNOTATION_DOCUMENT":
         raise ManifestError(f"{path}: is no ELAN file: it begins with <{root.tag}>, not with <ANNOTATION_DOCUMENT>")

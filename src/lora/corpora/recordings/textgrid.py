@@ -102,6 +102,12 @@ class _Tokens:
             raise ManifestError(f"{self.path}: holds {value!r} in the place of a number; open it in Praat and save it again")
         return value
 
+    def count(self) -> int:
+        value = self.number()
+        if not value.is_integer() or value < 0:
+            raise ManifestError(f"{self.path}: holds {value:g} in the place of a count; open it in Praat and save it again")
+        return int(value)
+
     def skip_numbers(self, count: int) -> None:
         for _ in range(count):
             self.number()
@@ -126,7 +132,7 @@ def _tiers(path: Path, tokens: _Tokens) -> list[Tier]:
     tokens.skip_numbers(2)
     if not tokens.flag():
         raise ManifestError(f"{path}: holds no tier")
-    return [_tier(path, tokens) for _ in range(int(tokens.number()))]
+    return [_tier(path, tokens) for _ in range(tokens.count())]
 
 
 def _tier(path: Path, tokens: _Tokens) -> Tier:
@@ -134,7 +140,7 @@ def _tier(path: Path, tokens: _Tokens) -> Tier:
     if kind not in ("IntervalTier", "TextTier"):
         raise ManifestError(f"{path}: holds a tier of the kind {kind!r}; a TextGrid has IntervalTier and TextTier")
     tokens.skip_numbers(2)
-    count, points = int(tokens.number()), kind == "TextTier"
+    count, points = tokens.count(), kind == "TextTier"
     return Tier(name, [_interval(tokens, points=points) for _ in range(count)], points)
 
 
