@@ -30,7 +30,7 @@ DOCS = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/*.
 CONFIGS = sorted(ROOT.glob("configs/*.toml"))
 NEEDS = {
     *("", "hub", "quickstart", "export", "own-manifests", "recordings", "slow", "peers", "launcher", "unfinished-run"),
-    *("tools", "cpu-builds", "timed", "terms", "voices"),
+    *("tools", "cpu-builds", "timed", "terms", "voices", "long"),
 }
 """What a comment `<!-- needs: X -->` before a block says; the empty one is a block that runs as it stands."""
 
@@ -78,8 +78,10 @@ def chosen(*programs: str, needs: str | None = None) -> list[Command]:
 
 
 MAKE, JUST = chosen("make"), chosen("just")
-LORA = [command for command in chosen("moonshine-lora") if command.needs not in ("unfinished-run", "timed", "voices")]
+LORA = [command for command in chosen("moonshine-lora") if command.needs not in ("unfinished-run", "timed", "voices", "long")]
 VOICES = chosen("moonshine-lora", needs="voices")
+LONG = chosen("moonshine-lora", needs="long")
+"""test_longform.py runs them."""
 TIMED = chosen("moonshine-lora", needs="timed")
 """test_recordings.py runs them."""
 RESUMED = chosen("moonshine-lora", needs="unfinished-run")
@@ -165,7 +167,21 @@ def test_every_documented_command_is_looked_at_by_a_test_below() -> None:
     assert {command.needs for command in COMMANDS} <= NEEDS
     known = {
         tuple(command.words)
-        for command in (*MAKE, *JUST, *LORA, *VOICES, *TIMED, *RESUMED, *SCRIPTS, *MODULES, *TESTED, *BENCHMARKS, *LAUNCHERS, *OTHERS)
+        for command in (
+            *MAKE,
+            *JUST,
+            *LORA,
+            *VOICES,
+            *LONG,
+            *TIMED,
+            *RESUMED,
+            *SCRIPTS,
+            *MODULES,
+            *TESTED,
+            *BENCHMARKS,
+            *LAUNCHERS,
+            *OTHERS,
+        )
     }
     assert {tuple(command.words) for command in COMMANDS} == known
     assert {command.needs for command in SCRIPTS} <= {"hub", "recordings"}, "test_scripts.py runs those that need recordings"

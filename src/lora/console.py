@@ -6,13 +6,14 @@ import math
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Final, Literal, NoReturn
+from typing import Any, Final, Literal, NoReturn, get_args
 
 from lora.audio.channels import Channel
 from lora.errors import LoraError
 from lora.system.destination import MACHINE, refusal
 from lora.system.signals import EXIT_INTERRUPTED, EXIT_TERMINATED, Ending, TerminatedError
 from lora.system.terminal import say
+from lora.text.tags import TagRule
 
 # 128 + the signal's number, as shells report it.
 EXIT_BROKEN_PIPE: Final = 141
@@ -101,6 +102,13 @@ def _one_line(message: str) -> str:
     more = len(line) - MOST_CHARACTERS
     head = MOST_CHARACTERS - _REMEDY_CHARACTERS
     return line if more <= 0 else f"{line[:head]} ... {more} characters more ... {line[-_REMEDY_CHARACTERS:]}"
+
+
+TAGS_FLAG: dict[str, Any] = {
+    "choices": get_args(TagRule),
+    "default": "refuse",
+    "help": "tags in a manifest's texts, such as <COMMA> or [noise]: drop removes, keep scores, refuse is an error (default: refuse)",
+}
 
 
 class ArgumentParser(argparse.ArgumentParser):

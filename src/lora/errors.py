@@ -58,6 +58,10 @@ class TooLongError(AudioError):
         super().__init__(f"{name}: lasts {self.lasts}, over the limit of {limit_s:g} s; cut it at pauses")
 
 
+class AlignmentError(LoraError):
+    """A script and a recording cannot be brought together: one of them is empty, or they are not of each other."""
+
+
 class CheckpointError(LoraError):
     """A checkpoint or adapter cannot be fetched, does not load, or does not belong to the other."""
 

@@ -6,23 +6,21 @@ import sys
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, get_args
+from typing import NoReturn
 
 from lora import __version__
-from lora.console import ArgumentParser, channel_or_split, end, number_from_zero, positive_int, positive_number, tokens_per_second
+from lora.console import (
+    TAGS_FLAG,
+    ArgumentParser,
+    end,
+    number_from_zero,
+    positive_int,
+    positive_number,
+    tokens_per_second,
+)
 from lora.console import run as run_command
-from lora.language import LANGUAGES, metric
-from lora.system.terminal import say, shown, shown_lines
-from lora.text.tags import TagRule
-
-if TYPE_CHECKING:
-    from lora.transcribe import Transcriber
-
-TAGS_FLAG: dict[str, Any] = {
-    "choices": get_args(TagRule),
-    "default": "refuse",
-    "help": "tags in a manifest's texts, such as <COMMA> or [noise]: drop removes, keep scores, refuse is an error (default: refuse)",
-}
+from lora.language import LANGUAGES
+from lora.system.terminal import say, shown_lines
 
 # Modules that need torch are imported by the command that needs them, so that --help answers at once.
 
@@ -83,142 +81,27 @@ def _experiment(options: argparse.Namespace) -> int:
 
 
 def _transcribe_arguments(parser: argparse.ArgumentParser) -> None:
-    from lora.runtimes.runtime import RUNTIMES
+    from lora.longform.command import add_arguments
 
-    parser.add_argument("--model-id", metavar="TEXT", help="hub id, local folder or packaged:moonshine-tiny")
-    parser.add_argument("--revision", metavar="TEXT", help="commit, tag or branch of a hub checkpoint")
-    parser.add_argument("--adapter-dir", type=Path, metavar="DIR", help="a run's lora_adapter/ folder")
-    parser.add_argument("--runtime", choices=RUNTIMES, help="transcribe with an exported model in this runtime, instead of --model-id")
-    parser.add_argument("--export-dir", type=Path, metavar="DIR", help="with --runtime: the output folder of `moonshine-lora export`")
-    parser.add_argument(
-        "--processor-dir", type=Path, metavar="DIR", help="a run's processor/ folder, instead of the checkpoint's processor"
-    )
-    source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--manifest", type=Path, metavar="FILE", help="transcribe a manifest, and score lines that have a text")
-    source.add_argument("--audio", type=Path, nargs="+", metavar="FILE", help="transcribe audio files")
-    parser.add_argument(
-        "--channel",
-        type=channel_or_split,
-        metavar="1|2|split|mix",
-        help="with --audio: one channel, every channel by itself, or their mean (default: the mean, if all hold the same sound)",
-    )
-    parser.add_argument("--track", type=positive_int, metavar="N", help="with --audio: number of the audio track, from 1")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="write all results as .json, or one utterance per line as .jsonl")
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto")
-    parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
-    parser.add_argument("--eval-batch-size", type=positive_int, default=32, metavar="N", help="largest batch in decoding (default: 32)")
-    parser.add_argument(
-        "--tokens-per-second",
-        type=tokens_per_second,
-        metavar="X",
-        help="without an adapter: limit on tokens per second of audio (default: 6.5 for English, 13 for other languages)",
-    )
-    parser.add_argument("--language", choices=tuple(LANGUAGES), help="language of the speech (default: the adapter's, or en)")
-    parser.add_argument(
-        "--max-seconds", type=positive_number, default=30.0, metavar="X", help="longest utterance allowed, in seconds (default: 30)"
-    )
-    parser.add_argument("--allow-outside-paths", action="store_true", help="allow audio paths outside the manifest's folder")
-    parser.add_argument("--tags", **TAGS_FLAG)
-    parser.add_argument("--equivalents", type=Path, metavar="FILE", help="file of forms that count as the same, one group per line: a = b")
-    parser.add_argument(
-        "--terms", type=Path, metavar="FILE", help="list of terms, one per line: measure how many are found, and false alarms"
-    )
+    add_arguments(parser)
 
 
 def _transcribe(options: argparse.Namespace) -> int:
-    from lora.errors import ConfigError
-    from lora.system.files import require_writable
+    from lora.longform.command import execute
 
-    _require_one_model(options)
-    if options.manifest is not None and (options.channel or options.track) is not None:
-        raise ConfigError("--channel and --track are for --audio; a manifest's rows have the fields `channel` and `track`")
-    if options.output is not None:
-        if options.output.suffix not in (".json", ".jsonl"):
-            raise ConfigError(f"--output {options.output}: name it .json (everything) or .jsonl (one utterance per line)")
-        require_writable(options.output)
-    from lora.system.process import prepare_process
-
-    prepare_process()
-    from lora.model.loading import choose_device
-    from lora.system import distributed
-
-    with distributed.joined(choose_device(options.device)):
-        _transcribe_shared(options)
-    return 0
+    return execute(options)
 
 
-def _transcribe_shared(options: argparse.Namespace) -> None:
-    """All processes transcribe, the main one tells."""
-    from lora.dataset.manifest import Rules
-    from lora.scoring.reader_errors import table
-    from lora.system import distributed
-    from lora.text.terms import read_terms
-    from lora.transcribe import Choice, from_files, from_manifest, open_runtime, read_again, summary_lines, with_terms, write_result
+def _align_arguments(parser: argparse.ArgumentParser) -> None:
+    from lora.longform.aligning import add_arguments
 
-    transcriber = open_runtime(options.runtime, options.export_dir) if options.runtime else _with_pytorch(options)
-    language = transcriber.language
-    equivalents = table(options.equivalents, language) if options.equivalents is not None else None
-    terms = read_terms(options.terms, language) if options.terms is not None else None
-    rules = Rules(
-        max_s=options.max_seconds, require_text=False, allow_outside=options.allow_outside_paths, language=language, tags=options.tags
-    )
-    if options.manifest is not None:
-        utterances, lengths_s = from_manifest(options.manifest, rules, transcriber.audio)
-    else:
-        utterances, lengths_s = from_files(options.audio, options.max_seconds, transcriber.audio, Choice(options.channel, options.track))
-    result = transcriber(utterances, lengths_s)
-    if equivalents is not None:
-        result = read_again(result, equivalents, language)
-    if terms is not None:
-        result = with_terms(result, terms, language)
-    if not distributed.is_main():
-        return
-    if options.output is not None:
-        write_result(result, options.output)
-    for row in result.utterances:
-        rate = [f"{metric(language)} {100 * row.wer:.1f} %"] if row.wer is not None else []
-        print("\t".join([shown(row.id), shown(row.text), *rate, *(f"[{mark}]" for mark in row.marks)]))
-    for line in summary_lines(result, language):
-        say(line, sys.stderr)
+    add_arguments(parser)
 
 
-def _with_pytorch(options: argparse.Namespace) -> "Transcriber":
-    from lora.transcribe import Request, open_transcriber
+def _align(options: argparse.Namespace) -> int:
+    from lora.longform.aligning import execute
 
-    return open_transcriber(
-        Request(
-            model_id=options.model_id,
-            revision=options.revision,
-            adapter_folder=options.adapter_dir,
-            processor_folder=options.processor_dir,
-            device=options.device,
-            precision=options.precision,
-            batch_size=options.eval_batch_size,
-            tokens_per_second=options.tokens_per_second,
-            language=options.language,
-        )
-    )
-
-
-def _require_one_model(options: argparse.Namespace) -> None:
-    """Raises `ConfigError` where the model is unclear or a flag would be ignored, `OnDeviceError` where the runtime is missing."""
-    from lora.errors import ConfigError
-    from lora.runtimes.runtime import require_runtimes
-
-    if options.runtime is None:
-        if options.export_dir is not None:
-            raise ConfigError("--export-dir needs --runtime, which says what it is to run in")
-        if options.model_id is None:
-            raise ConfigError("--model-id is not set; give it, or --runtime with --export-dir")
-        return
-    if options.export_dir is None:
-        raise ConfigError(f"--runtime {options.runtime} needs --export-dir, the folder that `moonshine-lora export` made")
-    for name in ("model_id", "revision", "adapter_dir", "processor_dir", "tokens_per_second", "language"):
-        if getattr(options, name) is not None:
-            raise ConfigError(f"--{name.replace('_', '-')} is part of the export; leave it out with --runtime")
-    require_runtimes([options.runtime])
-    if (options.device, options.precision) not in (("auto", "float32"), ("cpu", "float32")):
-        raise ConfigError("--device and --precision are PyTorch's; leave them out with --runtime")
+    return execute(options)
 
 
 def _report_arguments(parser: argparse.ArgumentParser) -> None:
@@ -469,6 +352,7 @@ Execute = Callable[[argparse.Namespace], int]
 COMMANDS: dict[str, tuple[str, Arguments, Execute]] = {
     "experiment": ("measure, train, measure again, accept or reject", _experiment_arguments, _experiment),
     "transcribe": ("transcribe audio files or a manifest, with or without an adapter", _transcribe_arguments, _transcribe),
+    "align": ("make clips with text of a long recording and its script", _align_arguments, _align),
     "report": ("write report.md and report.html of a finished run again", _report_arguments, _report),
     "compare": ("compare finished runs side by side", _compare_arguments, _compare),
     "push": ("publish a finished run's adapter, processor, card and reports on the model hub", _push_arguments, _push),

@@ -21,6 +21,7 @@ from lora.model.encoder_outputs import LiveFeatures
 from lora.model.greedy import DecodeSettings, Transcript
 from lora.model.loading import Speech, choose_device, load_processor, load_speech, require_vocabulary
 from lora.model.products import require_precision
+from lora.passages import Passage
 from lora.report.terms import alarms, recall
 from lora.runs.export_record import Exported, read_exported, require_unchanged
 from lora.runtimes.runtime import Clip, RuntimeName
@@ -28,7 +29,6 @@ from lora.runtimes.runtime import transcribe as transcribe_on_device
 from lora.scoring.counts import Counts, Freed, Tags, UtteranceScore, score_utterance, total
 from lora.scoring.doubtful import Mark, marks, speech_in, summary
 from lora.scoring.terms import TermScore, score_terms
-from lora.system.files import write_json, write_jsonl
 from lora.text.equivalents import Equivalents
 from lora.text.terms import Terms
 from lora.training import adapter as adapters
@@ -76,6 +76,8 @@ class Transcription(msgspec.Struct, frozen=True, kw_only=True):
     """What makes the transcript doubtful."""
     terms: tuple[str, ...] = ()
     """Of the user's list, as they are heard; empty without one."""
+    passages: tuple[Passage, ...] = ()
+    """Where a recording was cut, or word times were asked for: its pieces."""
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True):
@@ -126,9 +128,9 @@ class Transcriber:
         examples = [Example(utterance, length_s, ()) for utterance, length_s in zip(utterances, lengths_s, strict=True)]
         features = LiveFeatures(self.speech, self.audio)
         found = Evaluator(self.speech, features, self.decode, self.request.batch_size).transcribe(examples)
-        return _result(
+        return result(
             examples,
-            [Said(transcript.text, transcript.capped, None) for transcript in found],
+            [Said(transcript.text, transcript.capped) for transcript in found],
             model_id=self.request.model_id,
             adapter=str(self.request.adapter_folder) if self.request.adapter_folder else None,
             decode=self.decode,
@@ -159,7 +161,7 @@ class RuntimeTranscriber:
         decode = DecodeSettings(tokens_per_second=self.exported.tokens_per_second)
         clips = [Clip(one.utterance.id, load(one.utterance.audio, self.audio), decode.cap(one.length_s)) for one in examples]
         heard = transcribe_on_device(self.runtime, self.folder / self.runtime, self.exported.architecture or "", clips).heard
-        result = _result(
+        found = result(
             examples,
             [Said(one.text, one.capped, one.seconds) for one in heard],
             model_id=self.exported.model_id,
@@ -169,7 +171,7 @@ class RuntimeTranscriber:
             language=self.language,
         )
         factor = sum(one.seconds for one in heard) / sum(lengths_s)
-        return msgspec.structs.replace(result, runtime=self.runtime, real_time_factor=factor)
+        return msgspec.structs.replace(found, runtime=self.runtime, real_time_factor=factor)
 
 
 def open_runtime(runtime: RuntimeName, folder: Path) -> RuntimeTranscriber:
@@ -233,13 +235,18 @@ def from_files(paths: Sequence[Path], max_s: float, audio: AudioSettings, choice
 
     Raises `AudioError` for one that is missing, unreadable, too short or too long, or of which a part has to be chosen.
     """
-    found, lengths_s = list[Utterance](), []
+    found = named(paths, choice)
+    return found, [_length(one.audio, max_s, audio) for one in found if isinstance(one.audio, FileAudio)]
+
+
+def named(paths: Sequence[Path], choice: Choice) -> tuple[Utterance, ...]:
+    """An utterance for each audio file, or for each of its channels. Raises `AudioError` for a missing file."""
+    found = list[Utterance]()
     for line, path in enumerate(paths, start=1):
         for source in _parts(path, choice):
-            lengths_s.append(_length(source, max_s, audio))
             name = f"{path}#{source.channel}" if choice.channel == "split" else str(path)
             found.append(Utterance(name, source, None, None, line))
-    return tuple(found), lengths_s
+    return tuple(found)
 
 
 def _parts(path: Path, choice: Choice) -> list[FileAudio]:
@@ -279,24 +286,19 @@ def summary_lines(result: Result, language: Language) -> Iterator[str]:
         yield f"{result.runtime}: real-time factor {result.real_time_factor:.3f}"
 
 
-def write_result(result: Result, output: Path) -> None:
-    """Writes everything as `.json`, or one utterance per line as `.jsonl`."""
-    if output.suffix == ".jsonl":
-        write_jsonl(output, result.utterances)
-    else:
-        write_json(output, result)
-
-
 @dataclass(frozen=True, slots=True)
 class Said:
     """A transcript, whoever made it."""
 
     text: str
     capped: bool | None
-    transcribe_s: Seconds | None
+    transcribe_s: Seconds | None = None
+    passages: tuple[Passage, ...] = ()
+    speech: bool | None = None
+    """Whether there is any; None where nobody has looked."""
 
 
-def _result(
+def result(
     examples: Sequence[Example],
     said: Sequence[Said],
     *,
@@ -306,11 +308,15 @@ def _result(
     audio: AudioSettings,
     language: Language,
 ) -> Result:
+    """Rows and scores of what was said; `audio` is as the model heard it."""
     referenced = [(e, Transcript(s.text, (), bool(s.capped))) for e, s in zip(examples, said, strict=True) if e.utterance.text is not None]
     score = score_transcripts([e for e, _ in referenced], [t for _, t in referenced], language) if referenced else None
     errors = {row.id: row for row in score.utterances} if score else {}
     spoken = score is not None and score.standard.reference_length > 0
-    heard = speech_in([example.utterance.audio for example in examples], audio)
+    heard = [
+        one.speech if one.speech is not None else speech_in([example.utterance.audio], audio)[0]
+        for example, one in zip(examples, said, strict=True)
+    ]
     return Result(
         model_id=model_id,
         adapter=adapter,
@@ -388,4 +394,5 @@ def _row(example: Example, said: Said, score: UtteranceScore | None, marked: tup
         channel=example.utterance.audio.channel,
         track=example.utterance.audio.track,
         marks=marked,
+        passages=said.passages,
     )

@@ -38,6 +38,13 @@ def mono(samples: _Samples, rate_hz: int, channel: Channel | None, name: str) ->
     Raises `AudioError` where the channel is not there; and, without one, where the mean would not be what was recorded: channels
     that cancel, or that hold different sounds.
     """
+    if channel is None and samples.shape[1] > 1:
+        require_one_sound(samples, rate_hz, name)
+    return mixed(samples, channel, name)
+
+
+def mixed(samples: _Samples, channel: Channel | None, name: str) -> _Samples:
+    """A channel, or the mean of all, whatever they hold. Raises `AudioError` where the channel is not there."""
     count = samples.shape[1]
     if isinstance(channel, int):
         if not 1 <= channel <= count:
@@ -45,10 +52,13 @@ def mono(samples: _Samples, rate_hz: int, channel: Channel | None, name: str) ->
         return np.ascontiguousarray(samples[:, channel - 1])
     if count == 1:
         return samples[:, 0]
-    if channel is None:
-        _require_one_sound(_voices(samples, rate_hz), rate_hz, name)
     mean: _Samples = samples.mean(axis=1)
     return mean
+
+
+def require_one_sound(samples: _Samples, rate_hz: int, name: str) -> None:
+    """Raises `AudioError` where the mean of samples `[frames, channels]` would not be what was recorded."""
+    _require_one_sound(_voices(samples, rate_hz), rate_hz, name)
 
 
 def _voices(samples: _Samples, rate_hz: int) -> _Samples:

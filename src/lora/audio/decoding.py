@@ -157,6 +157,29 @@ def decode(data: bytes, name: str, track: int | None, max_s: float | None) -> So
     return _with_libsndfile(data, name, limit_s)
 
 
+def stream(path: Path, name: str, track: int | None) -> Iterator[Sound]:
+    """All samples of a file block by block, so that memory does not grow with its length. Raises what `decode` raises, but for limits.
+
+    Headers are checked when the first block is asked for; that the sound is as long as they say, after the last one.
+    """
+    data = _content(path)
+    kind = checked_kind(data, name)
+    if kind.container is not None:
+        yield from _ffmpeg_blocks(path, data if kind.container == "mp3" else None, name, kind.container, track)
+        return
+    if track not in (None, 1):
+        raise AudioError(f"{name}: holds one audio track; leave out track {track}")
+    del data
+    yield from _libsndfile_blocks(path, name)
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise AudioError(f"{path}: cannot be read ({error.strerror}); check the path in the manifest") from error
+
+
 def checked_kind(data: bytes, name: str) -> Kind:
     """The kind of a file whose headers agree with what it holds. Raises `AudioError`."""
     if not data:
@@ -194,10 +217,7 @@ class Format:
 
 def stored_format(path: Path, track: int | None = None) -> Format:
     """A file's own sampling rate and number of channels, from its header. Raises `AudioError` as `decode` does."""
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise AudioError(f"{path}: cannot be read ({error.strerror}); check the path in the manifest") from error
+    data = _content(path)
     name, kind = str(path), checked_kind(data, str(path))
     if kind.container is not None:
         with _opened(data, name, kind.container) as container:
@@ -228,9 +248,29 @@ def _with_libsndfile(data: bytes, name: str, limit_s: float) -> Sound:
             samples = _joined(_blocks(sound, name), name, rate, limit_s)
     except soundfile.LibsndfileError as error:
         raise AudioError(_unreadable(name, error)) from error
-    if stated is not None and (stated - len(samples)) / rate > TOLERANCE_S:
-        raise AudioError(f"{name}: {broke_off(stated / rate, len(samples) / rate)}")
+    _require_frames(name, stated, len(samples), rate)
     return Sound(samples, rate)
+
+
+def _require_frames(name: str, stated: int | None, count: int, rate: int) -> None:
+    if stated is not None and (stated - count) / rate > TOLERANCE_S:
+        raise AudioError(f"{name}: {broke_off(stated / rate, count / rate)}")
+
+
+def _libsndfile_blocks(path: Path, name: str) -> Iterator[Sound]:
+    import soundfile
+
+    count = 0
+    try:
+        with path.open("rb") as file, soundfile.SoundFile(file.fileno(), closefd=False) as sound:
+            rate, stated = int(sound.samplerate), int(sound.frames) if _says_length(sound.frames) else None
+            _require_plausible(name, rate, sound.channels)
+            for block in _blocks(sound, name):
+                count += len(block)
+                yield Sound(block, rate)
+    except soundfile.LibsndfileError as error:
+        raise AudioError(_unreadable(name, error)) from error
+    _require_frames(name, stated, count, rate)
 
 
 def _blocks(sound: Any, name: str) -> Iterator[npt.NDArray[np.float32]]:
@@ -271,12 +311,14 @@ def _absurd(rate: float) -> str:
 
 
 def _opened(data: bytes, name: str, container: str) -> Any:
+    return _open(io.BytesIO(streams.without_tail(data) if container == "mp3" else data), name, container)
+
+
+def _open(file: IO[bytes], name: str, container: str) -> Any:
     import av
 
-    if container == "mp3":
-        data = streams.without_tail(data)
     try:
-        return av.open(io.BytesIO(data), mode="r", format=container)
+        return av.open(file, mode="r", format=container)
     except (av.FFmpegError, ValueError, OverflowError) as error:
         raise AudioError(_undecodable(name, error)) from error
 
@@ -315,11 +357,46 @@ def _with_ffmpeg(data: bytes, name: str, kind: str, track: int | None, limit_s: 
             samples = _joined(_frames(container, stream, name), name, rate, limit_s)
     except (av.FFmpegError, ValueError, OverflowError) as error:
         raise AudioError(_undecodable(name, error)) from error
-    if not len(samples):
-        raise AudioError(f"{name}: holds no audio")
-    if stated_s is not None and stated_s - len(samples) / rate > max(_DURATION_SLACK_S, 0.02 * stated_s):
-        raise AudioError(f"{name}: {broke_off(stated_s, len(samples) / rate)}")
+    _require_length(name, stated_s, len(samples), rate)
     return Sound(samples, rate)
+
+
+def _require_length(name: str, stated_s: float | None, count: int, rate: int) -> None:
+    if not count:
+        raise AudioError(f"{name}: holds no audio")
+    if stated_s is not None and stated_s - count / rate > max(_DURATION_SLACK_S, 0.02 * stated_s):
+        raise AudioError(f"{name}: {broke_off(stated_s, count / rate)}")
+
+
+def _ffmpeg_blocks(path: Path, data: bytes | None, name: str, kind: str, track: int | None) -> Iterator[Sound]:
+    """`data` is the file's content where it has to be looked at whole."""
+    import av
+
+    count = 0
+    try:
+        with path.open("rb") as file, _open(file, name, kind) if data is None else _opened(data, name, kind) as container:
+            chosen = _track(container, name, track)
+            _require_plausible(name, chosen.rate or 0, chosen.channels)
+            stated_s, rate = _stated_s(container, chosen, kind), int(chosen.rate)
+            for block in _gathered(_frames(container, chosen, name)):
+                count += len(block)
+                yield Sound(block, rate)
+    except (av.FFmpegError, ValueError, OverflowError) as error:
+        raise AudioError(_undecodable(name, error)) from error
+    _require_length(name, stated_s, count, rate)
+
+
+def _gathered(frames: Iterator[npt.NDArray[np.float32]]) -> Iterator[npt.NDArray[np.float32]]:
+    """Codecs' short frames in blocks of `_BLOCK` samples and more."""
+    kept, count = list[npt.NDArray[np.float32]](), 0
+    for frame in frames:
+        kept.append(frame)
+        count += len(frame)
+        if count >= _BLOCK:
+            yield np.concatenate(kept)
+            kept, count = [], 0
+    if kept:
+        yield np.concatenate(kept)
 
 
 def _stated_s(container: Any, stream: Any, kind: str) -> float | None:

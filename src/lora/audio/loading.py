@@ -37,7 +37,7 @@ _PEAK_LIMIT = 0.999
 _PAST_END = 160
 """Samples (10 ms) that a part may end after its recording: times are rounded, and resampling rounds too."""
 
-_RESAMPLER_QUALITY = "HQ"
+RESAMPLER_QUALITY = "HQ"
 _DECODING = 2
 """Goes up when the same bytes become other samples: MP3 has been decoded by FFmpeg since 2."""
 
@@ -138,7 +138,7 @@ class InlineAudio:
             samples = np.asarray(_FLOATS.decode(content), dtype=np.float32)
         except msgspec.MsgspecError as error:
             raise AudioError(f"{self}: `audio` must hold numbers only ({error})") from error
-        _require_scale(samples, INLINE_PEAK, str(self), "divide them")
+        require_scale(samples, INLINE_PEAK, str(self), "divide them")
         return _at_model_rate(samples, self.rate)
 
     def rate_hz(self) -> int:
@@ -216,7 +216,7 @@ def duration(samples: Waveform) -> Seconds:
 def fingerprint(source: AudioSource, settings: AudioSettings) -> str:
     """Hex SHA-256 over the stored bytes and all that decides how they become a waveform. Equal content, equal value."""
     rate = source.rate if isinstance(source, InlineAudio) else 0
-    options = {"rms_dbfs": settings.rms_dbfs, "rate": rate, "resampler": _RESAMPLER_QUALITY, "decoding": _DECODING}
+    options = {"rms_dbfs": settings.rms_dbfs, "rate": rate, "resampler": RESAMPLER_QUALITY, "decoding": _DECODING}
     chosen = {"channel": source.channel, "track": source.track}
     if isinstance(source, FileAudio) and source.span is not None:  # its own samples: a long recording is not hashed for each of its parts
         return sha256_bytes(source.waveform().tobytes(), json.dumps({**options, "part": True}, sort_keys=True).encode())
@@ -233,7 +233,7 @@ def resample(samples: npt.NDArray[np.float32], from_hz: float, to_hz: float) -> 
     with signals_wait():
         import soxr
 
-    return np.ascontiguousarray(soxr.resample(samples, from_hz, to_hz, quality=_RESAMPLER_QUALITY), dtype=np.float32)
+    return np.ascontiguousarray(soxr.resample(samples, from_hz, to_hz, quality=RESAMPLER_QUALITY), dtype=np.float32)
 
 
 def encode_flac(samples: Waveform) -> bytes:
@@ -325,11 +325,11 @@ _recordings = _Recordings()
 def _decode(source: FileAudio | EncodedAudio, max_s: float | None) -> Waveform:
     name = str(source)
     sound = decode(source.content(), name, source.track, max_s)
-    _require_scale(sound.samples, FILE_PEAK, name, "write them again, divided")
+    require_scale(sound.samples, FILE_PEAK, name, "write them again, divided")
     return _at_model_rate(mono(sound.samples, sound.rate_hz, source.channel, name), sound.rate_hz)
 
 
-def _require_scale(samples: npt.NDArray[np.float32], most: float, name: str, remedy: str) -> None:
+def require_scale(samples: npt.NDArray[np.float32], most: float, name: str, remedy: str) -> None:
     """Raises `AudioError` where samples lie beyond full scale. NaN and infinity have a message of their own."""
     peak = float(max(samples.max(initial=0.0), -samples.min(initial=0.0)))
     if most < peak < math.inf:

@@ -49,7 +49,7 @@ class FromFrames:
     def __init__(self, module: Any, heads: int, dtype: torch.dtype) -> None:
         layer = getattr(module, "base_layer", module)
         adapted = hasattr(module, "lora_A")
-        self._heads = heads
+        self.heads = heads
         self._layer = layer
         self._live = layer.weight.requires_grad
         self._exact = layer.weight.detach().clone() if adapted else layer.weight.detach()  # merging changes it in place
@@ -80,10 +80,10 @@ class FromFrames:
     def gain(self) -> Tensor | None:
         """DoRA's factor `[heads, 1, head width]` of what the layer gives."""
         gain = None if self._adapter is None else dora_gain(self._adapter, self._exact)
-        return None if gain is None else gain.view(self._heads, 1, -1)
+        return None if gain is None else gain.view(self.heads, 1, -1)
 
     def _by_head(self, weight: Tensor) -> Tensor:
-        return weight.view(self._heads, -1, weight.shape[1])
+        return weight.view(self.heads, -1, weight.shape[1])
 
 
 class CrossAttention:
@@ -93,10 +93,10 @@ class CrossAttention:
     """
 
     def __init__(self, module: Any, dtype: torch.dtype) -> None:
-        self._heads = module.k_proj.weight.shape[0] // module.head_dim
+        self.heads: int = module.k_proj.weight.shape[0] // module.head_dim
         self._query = Projection([module.q_proj], dtype)
-        self._key = FromFrames(module.k_proj, self._heads, dtype)
-        self._value = FromFrames(module.v_proj, self._heads, dtype)
+        self._key = FromFrames(module.k_proj, self.heads, dtype)
+        self._value = FromFrames(module.v_proj, self.heads, dtype)
         self._out = Projection([module.o_proj], dtype)
         self._scale = module.scaling
         self._dropout = module.attention_dropout
@@ -107,7 +107,7 @@ class CrossAttention:
 
     def __call__(self, states: Tensor, memory: Memory, layer: int, *, training: bool) -> Tensor:
         """What tokens with `states` `[batch, tokens, width]` take from the memory in this layer, `[batch, tokens, width]`."""
-        clips = max(1, SCORES // (self._heads * states.shape[1] * memory.frames.shape[1]))
+        clips = max(1, SCORES // (self.heads * states.shape[1] * memory.frames.shape[1]))
         if len(states) <= clips or torch.is_grad_enabled():
             return self._attend(states, memory, layer, training)
         parts = ((states[at : at + clips], memory.part(at, at + clips)) for at in range(0, len(states), clips))
@@ -116,18 +116,8 @@ class CrossAttention:
     def _attend(self, states: Tensor, memory: Memory, layer: int, training: bool) -> Tensor:
         """What `__call__` gives, for clips whose scores are held at a time."""
         batch, tokens = states.shape[:2]
-        downs = memory.downs[2 * layer : 2 * layer + 2]
-        query = self._scale * self._query(states)[0].view(batch * tokens, self._heads, -1).transpose(0, 1)
-        if (gain := self._key.gain()) is not None:
-            query = query * gain
-        frames = memory.frames
-        wanted = self._by_clip(matmul(query.to(frames.dtype), self._key.weight()), batch)
-        scores = matmul(wanted, frames.transpose(1, 2)).float()
-        if downs[0] is not None:
-            scores = torch.baddbmm(scores, self._by_clip(matmul(query, self._key.up()), batch), downs[0].transpose(1, 2))
-        if memory.mask is not None:
-            scores += memory.mask
-        odds = functional.dropout(scores.softmax(dim=-1), self._dropout, training)
+        downs, frames = memory.downs[2 * layer : 2 * layer + 2], memory.frames
+        odds = functional.dropout(self._scores(states, memory, layer).softmax(dim=-1), self._dropout, training)
         found = self._by_head(matmul(odds.to(frames.dtype), frames), tokens)
         mixed = matmul(found, self._value.weight().transpose(1, 2)).float()
         if downs[1] is not None:
@@ -139,10 +129,32 @@ class CrossAttention:
             mixed = mixed + self._value.bias
         return self._out(mixed)[0]
 
+    def weights(self, states: Tensor, memory: Memory, layer: int, heads: Sequence[int]) -> Tensor:
+        """How much each token looks at each frame in some of the heads, `[batch, heads, tokens, frames]`."""
+        scores = self._scores(states, memory, layer).unflatten(1, (self.heads, -1))
+        odds: Tensor = scores[:, list(heads)].softmax(dim=-1)
+        return odds
+
+    def _scores(self, states: Tensor, memory: Memory, layer: int) -> Tensor:
+        """Scores of frames `[batch, heads * tokens, frames]`."""
+        batch, tokens = states.shape[:2]
+        down = memory.downs[2 * layer]
+        query = self._scale * self._query(states)[0].view(batch * tokens, self.heads, -1).transpose(0, 1)
+        if (gain := self._key.gain()) is not None:
+            query = query * gain
+        frames = memory.frames
+        wanted = self._by_clip(matmul(query.to(frames.dtype), self._key.weight()), batch)
+        scores = matmul(wanted, frames.transpose(1, 2)).float()
+        if down is not None:
+            scores = torch.baddbmm(scores, self._by_clip(matmul(query, self._key.up()), batch), down.transpose(1, 2))
+        if memory.mask is not None:
+            scores += memory.mask
+        return scores
+
     def _by_clip(self, rows: Tensor, batch: int) -> Tensor:
         """`[heads, batch * tokens, size]` to `[batch, heads * tokens, size]`."""
         return rows.view(rows.shape[0], batch, -1, rows.shape[2]).transpose(0, 1).flatten(1, 2)
 
     def _by_head(self, rows: Tensor, tokens: int) -> Tensor:
         """`[batch, heads * tokens, size]` to `[heads, batch * tokens, size]`."""
-        return rows.view(rows.shape[0], self._heads, tokens, rows.shape[2]).transpose(0, 1).flatten(1, 2)
+        return rows.view(rows.shape[0], self.heads, tokens, rows.shape[2]).transpose(0, 1).flatten(1, 2)

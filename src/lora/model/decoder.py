@@ -7,6 +7,7 @@ outputs and gradients to those of transformers and PEFT.
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -81,6 +82,14 @@ class _Layer:
         self.activation = mlp.activation_fn
 
 
+@dataclass
+class Watch:
+    """Heads whose cross-attention is kept, by layer; and what was found, layer by layer `[batch, heads, tokens, frames]`."""
+
+    heads: dict[int, list[int]]
+    found: list[Tensor] = field(default_factory=list)
+
+
 class Decoder:
     """The decoder of a loaded checkpoint, adapter included.
 
@@ -116,7 +125,21 @@ class Decoder:
         downs = tuple(down for layer in self._layers for down in layer.cross.downs(hidden))
         return Memory(hidden.to(self._dtype, copy=True), downs, mask)  # a copy, for decoding moves clips in it
 
-    def __call__(self, tokens: Tensor, memory: Memory, cache: Cache | None = None) -> Tensor:
+    @property
+    def heads(self) -> list[tuple[int, int]]:
+        """Layer and number of every head of the cross-attention."""
+        return [(index, head) for index, layer in enumerate(self._layers) for head in range(layer.cross.heads)]
+
+    def attention(self, tokens: Tensor, memory: Memory, heads: Sequence[tuple[int, int]]) -> tuple[Tensor, Tensor]:
+        """States `[batch, tokens, width]` of the clips' first tokens, and how much each looks at each frame `[batch, tokens, frames]`.
+
+        The latter is the mean of some heads, each a layer and a number.
+        """
+        watch = Watch({layer: [head for at, head in heads if at == layer] for layer, _ in heads})
+        states = self(tokens, memory, watch=watch)
+        return states, torch.cat(watch.found, dim=1).mean(dim=1)
+
+    def __call__(self, tokens: Tensor, memory: Memory, cache: Cache | None = None, watch: "Watch | None" = None) -> Tensor:
         """Decoder states `[batch, tokens, width]` of input `tokens` `[batch, tokens]`.
 
         They are the clips' first tokens, which an empty `cache` stores, or those that follow what the clips have in `cache`.
@@ -145,7 +168,10 @@ class Decoder:
                 key, value = cache.held(index, len(tokens), reach)
             mixed = self._attend(query, key, value, past)
             hidden = hidden + layer.out(mixed.transpose(1, 2).flatten(2))[0]
-            hidden = hidden + layer.cross(layer.norms[1](hidden), memory, index, training=self.speech.model.training)
+            asking = layer.norms[1](hidden)
+            if watch is not None and index in watch.heads:
+                watch.found.append(layer.cross.weights(asking, memory, index, watch.heads[index]))
+            hidden = hidden + layer.cross(asking, memory, index, training=self.speech.model.training)
             up, gate = layer.up(layer.norms[2](hidden))[0].chunk(2, dim=-1)
             hidden = hidden + layer.down(layer.activation(gate) * up)[0]
         states: Tensor = self._norm(hidden)

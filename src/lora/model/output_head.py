@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from lora.errors import NotFiniteError
 from lora.model.layers import FrozenProduct
@@ -44,6 +45,13 @@ class Head:
             tops.append(highest)
             nats += _odds(logits, wanted)[0].item()
         return nats, _chosen(best, tops)
+
+    def log_odds(self, hidden: Tensor, labels: Tensor) -> Tensor:
+        """Logarithm of the probability of each of the `labels` `[positions]` after the states `[positions, width]`."""
+        parts = zip(hidden.split(HEAD_ROWS), labels.split(HEAD_ROWS), strict=True)
+        return torch.cat(
+            [-functional.cross_entropy(self._product.computed(rows).float(), wanted, reduction="none") for rows, wanted in parts]
+        )
 
     def loss_sum(self, hidden: Tensor, labels: Tensor) -> Tensor:
         """Summed cross-entropy in nats of `labels` `[positions]` after the states `[positions, width]`, in float32, with gradients."""

@@ -1,0 +1,117 @@
+"""A long recording beside its clips one by one, and beside moonshine-voice: words, time and memory.
+
+    python benchmarks/long.py --data ../shared/data --minutes 10 --peer-python PYTHON
+
+Clips of LibriSpeech are joined to a recording, with pauses of 0.1 to 1 s between. Each contestant is a process of its own, with two cores;
+times hold its start. PYTHON is the interpreter of an environment with `moonshine-voice==0.1.5`, which gets the recording whole
+(`transcribe_without_streaming`); without it, it is left out.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+from lora.audio.loading import AudioSettings, Waveform, load
+from lora.console import ArgumentParser, positive_int, run
+from lora.dataset.manifest import Rules, read
+from lora.scoring.counts import score_utterance
+from lora.units import SAMPLE_RATE_HZ, Seconds
+
+ROOT = Path(__file__).parents[1]
+COMMAND = (sys.executable, "-m", "lora.main", "transcribe", "--model-id", "packaged:moonshine-tiny", "--device", "cpu")
+PEER = """
+import pathlib, sys, wave, json
+import numpy as np, moonshine_voice
+from moonshine_voice.moonshine_api import ModelArch
+from moonshine_voice.transcriber import Transcriber
+folder = pathlib.Path(moonshine_voice.__file__).parent / "assets/tiny-en"
+with wave.open(sys.argv[1]) as file:
+    samples = np.frombuffer(file.readframes(file.getnframes()), dtype=np.int16).astype(np.float32) / 32768
+lines = Transcriber(str(folder), ModelArch.TINY).transcribe_without_streaming(samples.tolist(), 16000).lines
+json.dump(" ".join(line.text for line in lines), open(sys.argv[2], "w"))
+"""
+
+
+@dataclass(frozen=True)
+class Run:
+    """How long a process took, and its memory at its highest."""
+
+    seconds: float
+    cpu_s: float
+    megabytes: float
+
+
+def main() -> int:
+    parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=ROOT.parent / "shared/data", help="folder with librispeech/")
+    parser.add_argument("--minutes", type=positive_int, default=10, metavar="N", help="length of the recording (default 10)")
+    parser.add_argument("--peer-python", type=Path, help="interpreter that has moonshine-voice==0.1.5")
+    parser.add_argument("--only-long", action="store_true", help="leave out the clips one by one")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        compare(options, Path(folder))
+    return 0
+
+
+def compare(options: argparse.Namespace, place: Path) -> None:
+    reference, minutes = recorded(options.data, options.minutes, place)
+    print(f"{minutes:.1f} minutes\n\n| | WER | s | CPU s | speech s/s | MB |\n|---|---|---|---|---|---|", flush=True)
+    contestants: list[tuple[str, Sequence[object]]] = [
+        ("as one recording", (*COMMAND, "--audio", place / "long.wav", "--output", place / "a.json")),
+        ("as one recording, with word times", (*COMMAND, "--audio", place / "long.wav", "--word-times", "--output", place / "a.json")),
+    ]
+    if not options.only_long:
+        single = (*COMMAND, "--manifest", place / "clips.jsonl", "--max-seconds", 40, "--allow-outside-paths", "--output", place / "a.json")
+        contestants += [("clips, one by one", (*single, "--eval-batch-size", 1)), ("clips, 32 at a time", single)]
+    if options.peer_python is not None:
+        contestants.append(("moonshine-voice", (options.peer_python, "-c", PEER, place / "long.wav", place / "a.json")))
+    for name, command in contestants:
+        taken = timed(command)
+        said = json.loads((place / "a.json").read_text())
+        text = said if isinstance(said, str) else " ".join(row["text"] for row in said["utterances"])
+        score = score_utterance(id="a", speaker_id=None, seconds=Seconds(1.0), reference=reference, hypothesis=text, language="en")
+        speed = 60 * minutes / taken.seconds
+        numbers = f"{taken.seconds:.0f} | {taken.cpu_s:.0f} | {speed:.0f} | {taken.megabytes:.0f}"
+        print(f"| {name} | {100 * score.standard.rate:.2f} % | {numbers} |", flush=True)
+
+
+def recorded(data: Path, minutes: int, place: Path) -> tuple[str, float]:
+    """Writes the recording and a manifest of its clips; what is said, and how many minutes it lasts."""
+    clips = [one for name in ("heldout", "replay") for one in read(data / f"librispeech/{name}.jsonl", Rules(max_s=40))]
+    draw, parts, rows, count = np.random.default_rng(0), list[Waveform](), list[dict[str, object]](), 0
+    while count < 60 * minutes * SAMPLE_RATE_HZ:
+        clip = clips[len(rows) % len(clips)]
+        samples = load(clip.audio, AudioSettings())
+        pause = np.zeros(round(draw.uniform(0.1, 1.0) * SAMPLE_RATE_HZ), dtype=np.float32)
+        parts += [samples, pause]
+        rows.append({"audio": str(clip.audio), "text": clip.text, "id": f"{len(rows):04}"})
+        count += len(samples) + len(pause)
+    soundfile.write(place / "long.wav", np.concatenate(parts), SAMPLE_RATE_HZ, subtype="PCM_16")
+    (place / "audio").symlink_to((data / "librispeech/audio").resolve())
+    lines = (json.dumps(row | {"audio": f"audio/{Path(str(row['audio'])).name}"}) for row in rows)
+    (place / "clips.jsonl").write_text("".join(f"{line}\n" for line in lines))
+    return " ".join(str(row["text"]) for row in rows), count / SAMPLE_RATE_HZ / 60
+
+
+def timed(command: Sequence[object]) -> Run:
+    """Runs a process to its end."""
+    started = time.monotonic()
+    process = subprocess.Popen([str(word) for word in command], stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        raise SystemExit(f"{command[0]} ended with status {status}")
+    return Run(time.monotonic() - started, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))

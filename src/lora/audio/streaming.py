@@ -1,0 +1,78 @@
+"""A recording of any length, block by block as 16 kHz mono samples: memory does not grow with it."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from lora.audio.channels import Channel, mixed, require_one_sound
+from lora.audio.decoding import Sound, stream
+from lora.audio.loading import FILE_PEAK, RESAMPLER_QUALITY, FileAudio, Waveform, require_scale
+from lora.errors import AudioError
+from lora.units import SAMPLE_RATE_HZ
+
+LOOKED_AT_S: Final = 60.0
+"""Of a recording with several channels: the stretch that tells whether they hold the same sound."""
+
+
+def blocks(source: FileAudio) -> Iterator[Waveform]:
+    """Mono samples at 16 kHz of a whole file, about a minute at a time. Raises what `lora.audio.loading.load` raises, but for limits."""
+    channel = source.channel if source.channel is not None else _channel(source)
+    resampler: _Resampler | None = None
+    for sound in stream(source.path, str(source), source.track):
+        samples = mixed(sound.samples, channel, str(source))
+        if not np.isfinite(samples).all():
+            raise AudioError(f"{source}: holds NaN or infinite samples; write the file again")
+        require_scale(samples, FILE_PEAK, str(source), "write them again, divided")
+        resampler = resampler or _Resampler(sound.rate_hz)
+        yield resampler(samples)
+    if resampler is None:
+        raise AudioError(f"{source}: holds no samples; remove it or record it again")
+    yield resampler.rest()
+
+
+class _Resampler:
+    def __init__(self, rate_hz: int) -> None:
+        import soxr
+
+        self._stream = None if rate_hz == SAMPLE_RATE_HZ else soxr.ResampleStream(rate_hz, SAMPLE_RATE_HZ, 1, quality=RESAMPLER_QUALITY)
+
+    def __call__(self, samples: Waveform, *, last: bool = False) -> Waveform:
+        if self._stream is not None:
+            samples = self._stream.resample_chunk(samples, last=last)
+        return np.ascontiguousarray(samples, dtype=np.float32)
+
+    def rest(self) -> Waveform:
+        return self(np.zeros(0, dtype=np.float32), last=True)
+
+
+def _channel(source: FileAudio) -> Channel | None:
+    """`mix` where all channels hold the same sound, None where there is one. Raises `AudioError` where one has to be chosen.
+
+    Channels are compared where all of them are loud: there the two sides of a call differ most.
+    """
+    loudest = _Stretch(np.zeros((0, 1), dtype=np.float32), -1.0)
+    rate_hz = SAMPLE_RATE_HZ
+    for sound in stream(source.path, str(source), source.track):
+        if sound.samples.shape[1] == 1:
+            return None
+        rate_hz = sound.rate_hz
+        loudest = max(loudest, *_stretches(sound), key=lambda stretch: stretch.power)
+    require_one_sound(loudest.samples, rate_hz, str(source))
+    return "mix"
+
+
+@dataclass(frozen=True, slots=True)
+class _Stretch:
+    """Samples `[frames, channels]`, and the power of the channel that is least loud."""
+
+    samples: Waveform
+    power: float
+
+
+def _stretches(sound: Sound) -> Iterator[_Stretch]:
+    length = round(LOOKED_AT_S * sound.rate_hz)
+    for start in range(0, len(sound.samples), length):
+        part = sound.samples[start : start + length]
+        yield _Stretch(part, float(np.square(part).mean(axis=0, dtype=np.float64).min()))

@@ -1,0 +1,165 @@
+"""`moonshine-lora align`: a long recording and what was read in it become clips with text, and a manifest of them."""
+
+import argparse
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from lora.audio.loading import FileAudio, Span
+from lora.console import one_channel, positive_int, positive_number
+from lora.corpora.build import Bad, Choice, Item, build, describe
+from lora.corpora.recordings.segments import read_text
+from lora.errors import AlignmentError
+from lora.language import LANGUAGES
+from lora.longform.script import Match, matches, shares, tokens
+from lora.passages import Passage
+from lora.system.terminal import say
+
+if TYPE_CHECKING:
+    from lora.longform.recording import Listener
+
+MOST_ERRORS: Final = 0.3
+"""Share of a clip's words that may differ. Tiny mishears 5 to 20 % of read speech; other speech differs in 80 % and more."""
+
+LEAST_MATCHED: Final = 0.2
+"""Of the words that are heard: below, the script is that of another recording."""
+
+SHOWN: Final = 20
+BATCH: Final = 32
+"""Pieces decoded together."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of `moonshine-lora align`."""
+    parser.add_argument("recording", type=Path, metavar="RECORDING", help="a recording of any length")
+    parser.add_argument("script", type=Path, metavar="SCRIPT", help="what is said in it, as plain text: a script, a chapter, minutes")
+    parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="the manifest to write; its clips go into <stem>_audio/")
+    parser.add_argument("--model-id", default="packaged:moonshine-tiny", metavar="TEXT", help="what hears it (default: %(default)s)")
+    parser.add_argument("--revision", metavar="TEXT", help="commit, tag or branch of a hub checkpoint")
+    parser.add_argument("--adapter-dir", type=Path, metavar="DIR", help="a run's lora_adapter/ folder")
+    parser.add_argument("--language", choices=tuple(LANGUAGES), help="language of the speech (default: the adapter's, or en)")
+    parser.add_argument("--speaker", metavar="NAME", help="who speaks, for splits by speaker")
+    parser.add_argument("--channel", type=one_channel, metavar="1|2|mix", help="one channel, or the mean of all")
+    parser.add_argument("--track", type=positive_int, metavar="N", help="which of several audio tracks, counted from 1")
+    parser.add_argument("--max-seconds", type=positive_number, default=30.0, metavar="X", help="longest clip, 5 to 30 s (default: 30)")
+    parser.add_argument(
+        "--max-errors",
+        type=positive_number,
+        default=MOST_ERRORS,
+        metavar="X",
+        help="leave out clips of which a larger share of the words is heard otherwise (default: %(default)s)",
+    )
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto")
+    parser.add_argument("--left-out", type=Path, metavar="FILE", help="write all clips that are left out, with the reason, as .tsv")
+    parser.add_argument("--overwrite", action="store_true", help="replace what is at --output")
+
+
+def execute(options: argparse.Namespace) -> int:
+    """Aligns, cuts, and says what was left out."""
+    from lora.longform.command import require_longest
+    from lora.system.files import atomic_file, require_writable
+
+    require_longest(options.max_seconds)
+    script = tokens(read_text(options.script))
+    if not script:
+        raise AlignmentError(f"{options.script}: holds no word")
+    for path in (options.output, options.left_out):
+        if path is not None:
+            require_writable(path)
+    found = _aligned(options, script)
+    summary = build(_items(options, found, script), Choice(max_s=options.max_seconds), options.output, "path", overwrite=options.overwrite)
+    for line in describe(options.output, replace(summary, bad=[])):
+        say(line)
+    left = [clip for clip in found if clip.match.reason is not None]
+    if left:
+        say(f"left out {len(left)} of {len(found)} clips:")
+    for clip in left[:SHOWN]:
+        say(f"  {clip.times}: {clip.match.reason}")
+    if len(left) > SHOWN:
+        say(f"  and {len(left) - SHOWN} more; --left-out FILE writes all")
+    if options.left_out is not None:
+        with atomic_file(options.left_out) as stream:
+            lines = [f"{c.passage.start_s:.2f}\t{c.passage.end_s:.2f}\t{c.match.reason}\t{c.passage.text}\n" for c in left]
+            stream.write(("start\tend\treason\theard\n" + "".join(lines)).encode())
+    return 0
+
+
+@dataclass(frozen=True, slots=True)
+class Aligned:
+    """A passage of the recording and what it says of the script."""
+
+    passage: Passage
+    match: Match
+
+    @property
+    def times(self) -> str:
+        return f"{self.passage.start_s:.1f} to {self.passage.end_s:.1f} s"
+
+
+def _aligned(options: argparse.Namespace, script: Sequence[str]) -> list[Aligned]:
+    from lora.system.process import prepare_process
+
+    prepare_process()
+    from lora.longform.pieces import pieces
+    from lora.longform.recording import Listener
+    from lora.transcribe import Request, open_transcriber
+
+    model, adapter = options.model_id, options.adapter_dir
+    transcriber = open_transcriber(
+        Request(model, options.revision, adapter, None, options.device, "float32", BATCH, None, options.language)
+    )
+    source = FileAudio(options.recording, options.channel, options.track)
+    listener = Listener(transcriber, timed=False)
+    (heard,) = listener(pieces(0, source, options.max_seconds, transcriber.audio))
+    if not heard.speech:
+        raise AlignmentError(f"{options.recording}: no speech found; check that it is the right recording, channel and track")
+    found = matches([passage.text.split() for passage in heard.passages], script, options.max_errors)
+    taken = sum(match.stop - match.start for match in found if match.reason is None)
+    if taken < LEAST_MATCHED * sum(len(passage.text.split()) for passage in heard.passages):
+        raise AlignmentError(f"{options.script}: is not what {options.recording} says: {taken} words of it are heard; give the right one")
+    return _settled([Aligned(*pair) for pair in zip(heard.passages, found, strict=True)], script, source, listener)
+
+
+def _settled(found: list[Aligned], script: Sequence[str], source: FileAudio, listener: "Listener") -> list[Aligned]:
+    """Words between two clips, which the model missed in both, go where it finds them likelier."""
+    places = [place for place in range(1, len(found)) if shares(found[place - 1].match, found[place].match)]
+    asked, texts, owners = list[Passage](), list[str](), list[tuple[int, int]]()
+    for place in places:
+        before, after = found[place - 1], found[place]
+        for share in shares(before.match, after.match):
+            border = before.match.stop + share
+            asked += [before.passage, after.passage]
+            texts += [_text(script[before.match.start : border]), _text(script[border : after.match.stop])]
+            owners.append((place, border))
+    losses = listener.losses([_sound(source, one) for one in asked], texts)
+    best = dict[int, tuple[float, int]]()
+    for number, (place, border) in enumerate(owners):
+        cost = losses[2 * number] + losses[2 * number + 1]
+        if place not in best or cost < best[place][0]:
+            best[place] = (cost, border)
+    settled = list(found)
+    for place, (_, border) in best.items():
+        settled[place - 1] = replace(settled[place - 1], match=replace(settled[place - 1].match, stop=border))
+        settled[place] = replace(settled[place], match=replace(settled[place].match, start=border))
+    return settled
+
+
+def _text(words: Sequence[str]) -> str:
+    """As the model would write it: a script in capitals alone is unlike any text that it knows."""
+    text = " ".join(words)
+    return text.lower() if text.isupper() else text
+
+
+def _sound(source: FileAudio, passage: Passage) -> FileAudio:
+    return FileAudio(source.path, source.channel, source.track, Span.between(passage.start_s, passage.end_s))
+
+
+def _items(options: argparse.Namespace, found: Sequence[Aligned], script: Sequence[str]) -> Iterator[Item | Bad]:
+    for number, clip in enumerate(found, start=1):
+        if clip.match.reason is not None:
+            continue
+        span = Span.between(clip.passage.start_s, clip.passage.end_s)
+        audio = FileAudio(options.recording, options.channel, options.track, span)
+        name = f"{options.recording.stem}-{number:04d}"
+        yield Item(name, audio, " ".join(script[clip.match.start : clip.match.stop]), options.speaker, clip.times)

@@ -1,0 +1,206 @@
+"""Transcripts of recordings of any length: pieces are decoded together, whatever file they come from, and joined again."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import msgspec
+import torch
+
+from lora.audio.decoding import stored_format
+from lora.audio.loading import FileAudio, Waveform, duration, load, stored_seconds
+from lora.dataset.manifest import Utterance
+from lora.errors import AudioError, NotFiniteError
+from lora.evaluation.evaluate import Example
+from lora.longform.pieces import Piece, pieces, whole
+from lora.longform.seams import OPEN, across, mended
+from lora.longform.words import words
+from lora.model.decoder import Decoder
+from lora.model.encoder import Encoder
+from lora.model.greedy import Transcript, batches, transcribe
+from lora.model.loading import IGNORED_LABEL, pad_labels
+from lora.passages import Passage, Word
+from lora.system import distributed
+from lora.system.parallel import spread
+from lora.system.process import give_back_memory
+from lora.transcribe import Result, Said, Transcriber, result
+from lora.units import Seconds, seconds
+
+NOTHING_S: Final = Seconds(0.0)
+CHUNK_S: Final = 500.0
+"""Sound that is decoded before more is read: two of the largest batches, 32 MB."""
+
+
+@dataclass(slots=True)
+class Heard:
+    """What one recording gives."""
+
+    length_s: Seconds = NOTHING_S
+    speech: bool = False
+    """Whether it may hold any."""
+    passages: list[Passage] = field(default_factory=list)
+
+    @property
+    def text(self) -> str:
+        return " ".join(passage.text for passage in self.passages if passage.text)
+
+    @property
+    def capped(self) -> bool:
+        return any(passage.capped for passage in self.passages)
+
+
+class Listener:
+    """A loaded model that hears pieces; `timed` says when each word is said."""
+
+    def __init__(self, transcriber: Transcriber, *, timed: bool) -> None:
+        self._transcriber = transcriber
+        self._encoder = Encoder(transcriber.speech)
+        self._decoder = Decoder(transcriber.speech)
+        self._timed = timed
+
+    def __call__(self, cut: Iterable[Piece]) -> list[Heard]:
+        """What each recording gives, of pieces in order. Of several processes each decodes a part, and all get the whole."""
+        found = list[Heard]()
+        before: Piece | None = None
+        for chunk in _chunks(cut):
+            for piece, passage in zip(chunk, self._passages(chunk), strict=True):
+                if piece.recording == len(found):
+                    found.append(Heard())
+                found[piece.recording].passages.append(passage)
+                found[piece.recording].speech |= piece.speech
+                found[piece.recording].length_s = seconds(piece.total)
+            self._mend(found, [before, *chunk] if before is not None else chunk)
+            before = chunk[-1]
+        return found
+
+    def _passages(self, chunk: Sequence[Piece]) -> list[Passage]:
+        texts = self._texts([piece.samples for piece in chunk], timed=self._timed)
+        return [_passage(piece, transcript, said) for piece, (transcript, said) in zip(chunk, texts, strict=True)]
+
+    def _mend(self, found: list[Heard], chunk: Sequence[Piece]) -> None:
+        """Hears across the seams between neighbours of a chunk, whose passages are the last ones found."""
+        places = [number for number in range(1, len(chunk)) if _open(chunk[number])]
+        sounds = [across(chunk[number - 1].samples, chunk[number].pause, chunk[number].samples) for number in places]
+        for number, (transcript, _) in zip(places, self._texts(sounds, timed=False), strict=True):
+            passages = found[chunk[number].recording].passages
+            later = sum(piece.recording == chunk[number].recording for piece in chunk[number + 1 :])
+            behind = len(passages) - 1 - later
+            first, second = passages[behind - 1 : behind + 1]
+            join = mended(first.text.split(), second.text.split(), transcript.text.split())
+            if join is not None:
+                passages[behind - 1 : behind + 1] = _rewritten(first, -1, join.before), _rewritten(second, 0, join.after)
+
+    @torch.inference_mode()
+    def losses(self, sources: Sequence[FileAudio], texts: Sequence[str]) -> list[float]:
+        """How unlikely each text is as that of its clip, in nats."""
+        speech = self._transcriber.speech
+        lengths_s = [stored_seconds(source) for source in sources]
+
+        def one(indices: list[int]) -> list[tuple[int, float]]:
+            targets = pad_labels([speech.labels(texts[index]) for index in indices], speech.device)
+            encoded = self._encoder([load(sources[index], self._transcriber.audio) for index in indices])
+            states = self._decoder(self._decoder.inputs(targets), self._decoder.listen(encoded))
+            wanted = targets != IGNORED_LABEL
+            parts = self._decoder.head.log_odds(states[wanted], targets[wanted]).split(wanted.sum(dim=1).tolist())
+            return [(index, -float(part.sum())) for index, part in zip(indices, parts, strict=True)]
+
+        shares = list(batches(lengths_s, self._transcriber.request.batch_size))
+        found = dict(pair for batch in spread(shares, one, speech.device, lambda _: give_back_memory()) for pair in batch)
+        return [found[index] for index in range(len(texts))]
+
+    def _texts(self, sounds: Sequence[Waveform], *, timed: bool) -> list[tuple[Transcript, list[Word] | None]]:
+        """Transcripts of clips, in their order, with their words where they are `timed`."""
+        lengths_s = [duration(samples) for samples in sounds]
+
+        @torch.inference_mode()
+        def one(indices: list[int]) -> list[tuple[int, Transcript, list[Word] | None]]:
+            encoded = self._encoder([sounds[index] for index in indices])
+            chosen_s = [lengths_s[index] for index in indices]
+            try:
+                transcripts = transcribe(self._decoder, encoded, chosen_s, self._transcriber.decode)
+                said = words(self._decoder, encoded, transcripts, [sounds[index] for index in indices]) if timed else [None] * len(indices)
+            except NotFiniteError as error:
+                speech = self._transcriber.speech
+                raise NotFiniteError(f"{error.fault} ({speech.computing})", speech.when_not_finite) from error
+            return list(zip(indices, transcripts, said, strict=True))
+
+        def own() -> list[list[tuple[int, Transcript, list[Word] | None]]]:
+            shares = distributed.part(list(batches(lengths_s, self._transcriber.request.batch_size)))
+            return spread(shares, one, self._transcriber.speech.device, lambda _: give_back_memory())
+
+        found = {index: (text, said) for part in distributed.gathered(own) for batch in part for index, text, said in batch}
+        return [found[index] for index in range(len(sounds))]
+
+
+def transcribe_files(transcriber: Transcriber, files: Sequence[Utterance], longest_s: float, *, timed: bool) -> Result:
+    """Transcripts of files of any length, cut into pieces of up to `longest_s`.
+
+    Raises `AudioError` for a file that `lora.longform.pieces` refuses, and where nobody speaks in any, of which one was cut.
+    """
+    sources = [one.audio for one in files if isinstance(one.audio, FileAudio)]
+    for source in sources:
+        stored_format(source.path, source.track)  # what cannot be read is told before hours of others are heard
+    cut = (piece for number, source in enumerate(sources) for piece in pieces(number, source, longest_s, transcriber.audio))
+    heard = Listener(transcriber, timed=timed)(cut)
+    if not any(one.speech for one in heard) and any(one.length_s > longest_s for one in heard):
+        names = ", ".join(one.id for one in files[:3]) + (", ..." if len(files) > 3 else "")
+        raise AudioError(f"{names}: no speech found; check that it is the right recording, channel and track, and that it is loud enough")
+    return _result(transcriber, files, heard)
+
+
+def timed_clips(transcriber: Transcriber, utterances: Sequence[Utterance]) -> Result:
+    """Transcripts of clips, with the times of their words; those with a text are scored."""
+    clips = (whole(number, utterance.audio, transcriber.audio) for number, utterance in enumerate(utterances))
+    return _result(transcriber, utterances, Listener(transcriber, timed=True)(clips))
+
+
+def _result(transcriber: Transcriber, utterances: Sequence[Utterance], heard: Sequence[Heard]) -> Result:
+    request = transcriber.request
+    told = [one.passages if len(one.passages) > 1 or any(p.words is not None for p in one.passages) else [] for one in heard]
+    return result(
+        [Example(utterance, one.length_s, ()) for utterance, one in zip(utterances, heard, strict=True)],
+        [Said(one.text, one.capped, None, tuple(some), one.speech) for one, some in zip(heard, told, strict=True)],
+        model_id=request.model_id,
+        adapter=str(request.adapter_folder) if request.adapter_folder else None,
+        decode=transcriber.decode,
+        audio=transcriber.audio,
+        language=transcriber.language,
+    )
+
+
+def _chunks(cut: Iterable[Piece]) -> Iterator[list[Piece]]:
+    chunk = list[Piece]()
+    for piece in cut:
+        chunk.append(piece)
+        if sum(one.length_s for one in chunk) >= CHUNK_S:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk
+
+
+def _open(piece: Piece) -> bool:
+    """Whether a sentence may go on from the piece before."""
+    return piece.pause is not None and piece.pause < OPEN
+
+
+def _passage(piece: Piece, transcript: Transcript, said: Sequence[Word] | None) -> Passage:
+    """Of a piece without speech in a recording that was cut nothing is said."""
+    text = transcript.text if piece.heard else ""
+    start_s, end_s = piece.start_s, Seconds(piece.start_s + piece.length_s)
+    moved = None if said is None else tuple(_moved(word, start_s) for word in said if piece.heard)
+    return Passage(start_s=start_s, end_s=end_s, text=text, capped=transcript.capped, words=moved)
+
+
+def _moved(word: Word, by_s: Seconds) -> Word:
+    return msgspec.structs.replace(word, start_s=Seconds(word.start_s + by_s), end_s=Seconds(word.end_s + by_s))
+
+
+def _rewritten(passage: Passage, place: int, text: str) -> Passage:
+    """With its first or last word written otherwise."""
+    spelled = passage.text.split()
+    spelled[place] = text
+    said = None if passage.words is None else list(passage.words)
+    if said:
+        said[place] = msgspec.structs.replace(said[place], text=text)
+    return msgspec.structs.replace(passage, text=" ".join(spelled), words=None if said is None else tuple(said))

@@ -1,0 +1,73 @@
+"""What stands between two pieces: marks and capitals there are those that the model writes when it hears both sides.
+
+At the end of a clip the model writes a full stop, and a capital at the start of the next, whether a sentence ends there or not.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from lora.audio.loading import Waveform
+from lora.audio.voice_activity import FRAME
+from lora.units import SAMPLE_RATE_HZ, Samples
+
+OPEN: Final = Samples(round(0.9 * SAMPLE_RATE_HZ))
+"""A pause from which on a sentence is taken to end where the model ends it."""
+
+SIDE: Final = Samples(5 * SAMPLE_RATE_HZ)
+"""Heard of each side."""
+
+_LOOK: Final = Samples(SAMPLE_RATE_HZ)
+"""Where in a side it is cut: at the quietest place of so much."""
+
+NEAR: Final = 3
+"""Words on each side by which a seam is found in what is heard across it."""
+
+
+def across(before: Waveform, pause: Samples | None, after: Waveform) -> Waveform:
+    """The sound around a seam."""
+    silence = np.zeros(pause or 0, dtype=np.float32)
+    return np.concatenate([_last(before), silence, _last(after[::-1])[::-1]])
+
+
+def _last(samples: Waveform) -> Waveform:
+    """The last seconds, from where it is quiet."""
+    if len(samples) <= SIDE + _LOOK:
+        return samples
+    window = samples[-SIDE - _LOOK : -SIDE]
+    frames = window[: len(window) // FRAME * FRAME].reshape(-1, FRAME)
+    quietest = int(np.square(frames).mean(axis=1).argmin())
+    return samples[len(samples) - SIDE - _LOOK + quietest * FRAME :]
+
+
+@dataclass(frozen=True, slots=True)
+class Join:
+    """The last word before a seam and the first one behind it."""
+
+    before: str
+    after: str
+
+
+def mended(before: Sequence[str], after: Sequence[str], heard: Sequence[str]) -> Join | None:
+    """Both words as `heard` across the seam has them; None where it does not hold them side by side."""
+    if not before or not after:
+        return None
+    last, first = [plain(word) for word in before[-NEAR:]], [plain(word) for word in after[:NEAR]]
+    said = [plain(word) for word in heard]
+    places = [place for place in range(1, len(said)) if said[place - 1] == last[-1] and said[place] == first[0]]
+    if not places or not last[-1] or not first[0]:
+        return None
+    best = max(places, key=lambda place: _alike(last, said[:place][-NEAR:]) + _alike(first[::-1], said[place : place + NEAR][::-1]))
+    return Join(heard[best - 1], heard[best])
+
+
+def _alike(words: Sequence[str], others: Sequence[str]) -> int:
+    """Words that are the same, counted from the end."""
+    return sum(word == other for word, other in zip(reversed(words), reversed(others), strict=False))
+
+
+def plain(word: str) -> str:
+    """A word without marks and capitals."""
+    return "".join(letter for letter in word.casefold() if letter.isalnum())

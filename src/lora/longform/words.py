@@ -1,0 +1,123 @@
+"""When each word of a transcript is said, and how sure the model is of it: both from one more pass of the decoder over its own text.
+
+A token looks at the frames that it was heard in. Few heads of the cross-attention look there and nowhere else; they were chosen on data
+for each checkpoint (`benchmarks/word_times.py`). The way through their attention is dynamic time warping: every frame belongs to one
+token, in order.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from lora.audio.loading import Waveform, duration
+from lora.language import LANGUAGES
+from lora.longform.pauses import at_pauses
+from lora.model.decoder import Decoder
+from lora.model.greedy import Transcript
+from lora.model.loading import IGNORED_LABEL, Encoded, Speech, pad_labels
+from lora.passages import Word
+from lora.units import Seconds
+
+Array = npt.NDArray[np.float32]
+Heads = tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """Heads of the cross-attention, each a layer and a number, and how much sooner than a word they look where it is."""
+
+    heads: Heads
+    early_s: float
+
+
+CHOSEN: Final[dict[tuple[bool, int, int], Chosen]] = {
+    (False, 6, 288): Chosen(((5, 6), (4, 4), (3, 1), (2, 5), (0, 1), (2, 2), (5, 1), (2, 6), (5, 0), (1, 6)), 0.026),  # tiny
+    (False, 8, 416): Chosen(((5, 4), (5, 5), (5, 1), (0, 5), (0, 1), (2, 3), (1, 6)), -0.048),  # base
+}
+"""By kind of model: streaming or not, layers of the decoder, width. One speaker's 50 clips of LibriSpeech chose them."""
+
+CONFIDENT: Final = (0.726, 0.686)
+"""Slope and intercept that turn the log odds of a word's probability into those of its being right, by logistic regression there."""
+
+
+def chosen(decoder: Decoder) -> Chosen:
+    """The heads for a decoder's kind of model; all of them where none were chosen."""
+    config = decoder.speech.decoder.config
+    return CHOSEN.get((decoder.speech.streaming, config.num_hidden_layers, config.hidden_size), Chosen(tuple(decoder.heads), 0.0))
+
+
+@torch.inference_mode()
+def words(decoder: Decoder, encoded: Encoded, transcripts: Sequence[Transcript], sounds: Sequence[Waveform]) -> list[list[Word]]:
+    """The words of each transcript of a batch of clips, with times from the clip's start."""
+    rows = [[*transcript.tokens, decoder.speech.end_id] for transcript in transcripts]
+    targets = pad_labels(rows, decoder.speech.device)
+    states, looks = decoder.attention(decoder.inputs(targets), decoder.listen(encoded), chosen(decoder).heads)
+    log_odds = decoder.head.log_odds(states[targets != IGNORED_LABEL], targets[targets != IGNORED_LABEL])
+    frames = [encoded.hidden.shape[1]] * len(rows) if encoded.mask is None else encoded.mask.sum(dim=1).tolist()
+    parts = log_odds.split([len(row) for row in rows])
+    return [
+        _words(decoder, row[:-1], looks[index, : len(row), : frames[index]].cpu().numpy(), parts[index].cpu().numpy(), sound)
+        for index, (row, sound) in enumerate(zip(rows, sounds, strict=True))
+    ]
+
+
+def _words(decoder: Decoder, tokens: list[int], looks: Array, log_odds: Array, sound: Waveform) -> list[Word]:
+    """`looks` `[tokens, frames]` and `log_odds` `[tokens]` have a row for the end token too."""
+    if not tokens:
+        return []
+    speech = decoder.speech
+    found = [(start, stop, text) for start, stop in spans(speech, tokens) if (text := speech.text(tokens[start:stop]))]
+    length_s = duration(sound)
+    borders_s = np.clip(warped(looks) * (length_s / looks.shape[1]) + chosen(decoder).early_s, 0.0, length_s)
+    borders_s[0] = 0.0
+    times_s = np.array([(borders_s[start], borders_s[stop]) for start, stop, _ in found]).reshape(-1, 2)
+    return [
+        Word(text=text, start_s=Seconds(float(from_s)), end_s=Seconds(float(to_s)), confidence=confidence(log_odds[start:stop]))
+        for (start, stop, text), (from_s, to_s) in zip(found, at_pauses(times_s, sound), strict=True)
+    ]
+
+
+def spans(speech: Speech, tokens: Sequence[int]) -> list[tuple[int, int]]:
+    """Where the words lie among tokens; where a language does not separate words, its characters."""
+    pieces: list[str] = speech.processor.tokenizer.convert_ids_to_tokens(list(tokens))
+    apart = LANGUAGES[speech.language].separates_words
+    starts = [index for index, piece in enumerate(pieces) if not index or piece.startswith("▁") or not (apart or piece.startswith("<0x"))]
+    return list(zip(starts, [*starts[1:], len(tokens)], strict=True))
+
+
+def warped(looks: Array) -> npt.NDArray[np.int64]:
+    """First frame of each token, and behind the last: the way through `looks` `[tokens, frames]` on which tokens look most.
+
+    Each frame belongs to one token and tokens follow each other; with more tokens than frames some get none.
+    """
+    tokens, frames = looks.shape
+    gain = np.log(np.maximum(looks, 1e-6)).astype(np.float64)
+    best = np.full(tokens, -math.inf)
+    best[0] = gain[0, 0]
+    moved = np.zeros((frames, tokens), dtype=bool)
+    for frame in range(1, frames):
+        before = np.concatenate([[-math.inf], best[:-1]])
+        moved[frame] = before > best
+        best = np.maximum(best, before) + gain[:, frame]
+    borders = np.zeros(tokens + 1, dtype=np.int64)
+    borders[tokens] = frames
+    token = int(np.flatnonzero(np.isfinite(best)).max())
+    borders[token + 1 :] = frames
+    for frame in range(frames - 1, 0, -1):
+        if moved[frame, token]:
+            borders[token] = frame
+            token -= 1
+    return borders
+
+
+def confidence(log_odds: Array) -> float:
+    """How probable it is that a word is right, from the logarithms of its tokens' probabilities."""
+    slope, intercept = CONFIDENT
+    total = min(float(log_odds.sum()), -1e-4)
+    odds = math.exp(total) / -math.expm1(total)
+    return 1 / (1 + math.exp(-slope * math.log(max(odds, 1e-12)) - intercept))

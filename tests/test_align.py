@@ -1,0 +1,136 @@
+"""`moonshine-lora align`: each clip gets the words of the script that it says, whatever else the script and the recording hold."""
+
+import json
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from running import moonshine_lora, refusal
+
+from lora.corpora import general
+from lora.longform.script import RUN, matches, shares, tokens
+from lora.longform.seams import plain
+from lora.model.loading import Speech
+from lora.units import SAMPLE_RATE_HZ
+
+SENTENCES = [cut.text for cut in general.HELDOUT[0].cuts]
+TEXT = " ".join(SENTENCES)
+OTHERS = " ".join(cut.text for cut in general.HELDOUT[1].cuts)
+WORDS = [word for word in map(plain, TEXT.split()) if word]
+
+
+def passages(words: list[str], length: int = 12) -> list[list[str]]:
+    return [words[start : start + length] for start in range(0, len(words), length)]
+
+
+def said(script: str, heard: list[list[str]]) -> list[str | None]:
+    words = tokens(script)
+    return [" ".join(words[m.start : m.stop]) if m.reason is None else None for m in matches(heard, words, 0.3)]
+
+
+def test_each_passage_gets_its_words_as_the_script_writes_them() -> None:
+    assert " ".join(text or "" for text in said(TEXT, passages(WORDS))) == " ".join(tokens(TEXT))
+
+
+def test_words_that_are_misheard_are_the_scripts() -> None:
+    heard = [word[:-1] + "x" if number % 6 == 3 else word for number, word in enumerate(WORDS)]
+    assert said(TEXT, passages(heard)) == said(TEXT, passages(WORDS))
+
+
+def test_pages_that_nobody_reads_shift_nothing() -> None:
+    page = "The harbour master counted seven grey boats before breakfast and wrote each name into a ledger. " * 6
+    assert said(f"{page} {TEXT} {page}", passages(WORDS)) == said(TEXT, passages(WORDS))
+    first, second = " ".join(SENTENCES[:4]), " ".join(SENTENCES[4:])
+    split = len([word for word in map(plain, first.split()) if word])
+    heard = [*passages(WORDS[:split]), *passages(WORDS[split:])]
+    assert said(f"{first} {page} {second}", heard) == said(TEXT, heard)
+
+
+def test_words_that_are_not_in_the_script_are_left_out_and_shift_nothing() -> None:
+    extra = ["well", "before", "we", "go", "on", "let", "me", "tell", "you", "about", "my", "cousin", "who", "once", "owned", "a", "parrot"]
+    heard = passages(WORDS)
+    found = said(TEXT, [*heard[:2], extra, *heard[2:]])
+    assert found[2] is None
+    assert [*found[:2], *found[3:]] == said(TEXT, heard)
+
+
+def test_a_sentence_that_the_script_has_twice_is_said_once() -> None:
+    heard = passages(WORDS)
+    twice = " ".join([*tokens(TEXT)[:24], *tokens(TEXT)[12:24], *tokens(TEXT)[24:]])
+    found = said(twice, heard)
+    assert found == said(TEXT, heard)
+
+
+def test_a_passage_that_says_more_than_the_script_is_left_out() -> None:
+    heard = [*WORDS[:30], *["and", "so", "to", "bed", "my", "friends"], *WORDS[30:40]]
+    assert said(TEXT, [heard]) == [None]
+    (match,) = matches([heard], tokens(TEXT), 0.3)
+    assert match.reason is not None
+    assert match.reason.startswith('says "and so to bed my friends" where the script has ')
+
+
+def test_few_words_between_two_passages_may_be_of_either() -> None:
+    heard = passages(WORDS)
+    heard[0] = heard[0][:-2]
+    before, after = matches(heard, tokens(TEXT), 0.3)[:2]
+    assert list(shares(before, after)) == [0, 1, 2]
+    heard[0] = heard[0][: -RUN - 1]
+    before, after = matches(heard, tokens(TEXT), 0.3)[:2]
+    assert not shares(before, after)
+
+
+def test_an_hour_is_matched_in_seconds() -> None:
+    draw = random.Random(0)
+    words = [f"word{draw.randrange(3000)}" for _ in range(10_000)]
+    heard = [word if draw.random() > 0.1 else "other" for word in words]
+    found = matches(passages(heard, 35), words, 0.5)
+    assert sum(match.reason is None for match in found) > 0.95 * len(found)
+    assert all(match.start == 35 * number for number, match in enumerate(found) if match.reason is None and heard[35 * number] != "other")
+
+
+@pytest.fixture(scope="module")
+def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A reading, then another one, then the first again: 100 s."""
+    reading, other = (general.waveform(one) for one in general.HELDOUT)
+    pause = np.zeros(2 * SAMPLE_RATE_HZ, dtype=np.float32)
+    path = tmp_path_factory.mktemp("align") / "talk.flac"
+    soundfile.write(path, np.concatenate([reading, pause, other, pause, reading]), SAMPLE_RATE_HZ)
+    return path
+
+
+def test_a_recording_and_its_script_become_a_manifest(tiny: Speech, recording: Path, tmp_path: Path) -> None:
+    """The script has a page that is not read, and lacks what the other one says."""
+    page = "The harbour master counted seven grey boats before breakfast and wrote each name into a ledger. " * 4
+    (tmp_path / "talk.txt").write_text(f"{page}\n{TEXT}\n\n{TEXT}\n")
+    result = moonshine_lora(
+        "align", recording, tmp_path / "talk.txt", "--output", tmp_path / "m.jsonl", "--left-out", tmp_path / "left.tsv"
+    )
+    assert result.code == 0, result.err
+    rows = [json.loads(line) for line in (tmp_path / "m.jsonl").read_text().splitlines()]
+    left = [line.split("\t") for line in (tmp_path / "left.tsv").read_text().splitlines()[1:]]
+    assert all(f" {row['text']} " in f" {TEXT} {TEXT} " for row in rows)
+    assert sum(len(row["text"].split()) for row in rows) > 0.75 * 2 * len(TEXT.split())
+    assert any("tried" in heard.casefold() for *_, heard in left)
+    assert all((tmp_path / row["audio"]).is_file() for row in rows)
+    assert tiny.checkpoint.model_id == "packaged:moonshine-tiny"
+
+
+def test_bad_input_is_one_line_and_nothing_is_written(recording: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty.txt").write_text("\n -- \n")
+    (tmp_path / "foreign.txt").write_text("The harbour master counted seven grey boats before breakfast. " * 9)
+    (tmp_path / "talk.txt").write_text(TEXT)
+    soundfile.write(tmp_path / "silent.wav", np.zeros(40 * SAMPLE_RATE_HZ), SAMPLE_RATE_HZ)
+    output = ("--output", tmp_path / "m.jsonl")
+    for arguments, message in (
+        ((recording, tmp_path / "empty.txt", *output), "empty.txt: holds no word"),
+        ((recording, tmp_path / "none.txt", *output), "none.txt: "),
+        ((recording, tmp_path / "foreign.txt", *output), "foreign.txt: is not what "),
+        ((tmp_path / "silent.wav", tmp_path / "talk.txt", *output), "silent.wav: no speech found"),
+        ((tmp_path / "none.wav", tmp_path / "talk.txt", *output), "none.wav: "),
+        ((recording, tmp_path / "talk.txt", *output, "--max-seconds", 90), "--max-seconds 90: "),
+    ):
+        assert message in refusal("align", *arguments)
+    assert not (tmp_path / "m.jsonl").exists()
+    assert not (tmp_path / "m_audio").exists()
