@@ -435,6 +435,12 @@ def test_every_flag_named_in_a_text_exists(doc: Path, known_flags: set[str]) -> 
     assert set(re.findall(r"(?<![\w-])--[a-z][\w-]*", own)) <= known_flags
 
 
+def anchors(text: str) -> set[str]:
+    """Of the headings, as GitHub makes them: a heading that comes again gets a number."""
+    names = [re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in re.findall(r"^#+ (.*)$", text, re.M)]
+    return {f"{name}-{before}" if (before := names[:number].count(name)) else name for number, name in enumerate(names)}
+
+
 @pytest.mark.parametrize("doc", DOCS, ids=lambda doc: str(doc.relative_to(ROOT)))
 def test_links_and_paths_resolve(doc: Path) -> None:
     text = re.sub(r"^```.*?^```", "", doc.read_text(), flags=re.S | re.M)
@@ -445,9 +451,7 @@ def test_links_and_paths_resolve(doc: Path) -> None:
         file = (doc.parent / target) if target else doc
         assert file.exists(), link
         if heading:
-            titles = re.findall(r"^#+ (.*)$", file.read_text(), re.M)
-            anchors = {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
-            assert heading in anchors, link
+            assert heading in anchors(file.read_text()), link
     own = r"(?<![\w/.*-])((?:configs|src|scripts|packages|tests|benchmarks|docs|\.ci)/[\w./-]*\w)"
     for path in re.findall(own, text):
         assert (ROOT / path).exists(), path
