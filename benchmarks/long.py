@@ -22,8 +22,10 @@ import numpy as np
 import soundfile
 
 from lora.audio.loading import AudioSettings, Waveform, load
+from lora.checkpoints.wheels import MOONSHINE_VOICE, read_member
 from lora.console import ArgumentParser, positive_int, run
 from lora.dataset.manifest import Rules, read
+from lora.runtimes.runtime import FILES
 from lora.scoring.counts import score_utterance
 from lora.units import SAMPLE_RATE_HZ, Seconds
 
@@ -34,7 +36,7 @@ import pathlib, sys, wave, json
 import numpy as np, moonshine_voice
 from moonshine_voice.moonshine_api import ModelArch
 from moonshine_voice.transcriber import Transcriber
-folder = pathlib.Path(moonshine_voice.__file__).parent / "assets/tiny-en"
+folder = pathlib.Path(sys.argv[3])
 with wave.open(sys.argv[1]) as file:
     samples = np.frombuffer(file.readframes(file.getnframes()), dtype=np.int16).astype(np.float32) / 32768
 lines = Transcriber(str(folder), ModelArch.TINY).transcribe_without_streaming(samples.tolist(), 16000).lines
@@ -74,7 +76,10 @@ def compare(options: argparse.Namespace, place: Path) -> None:
         single = (*COMMAND, "--manifest", place / "clips.jsonl", "--max-seconds", 40, "--allow-outside-paths", "--output", place / "a.json")
         contestants += [("clips, one by one", (*single, "--eval-batch-size", 1)), ("clips, 32 at a time", single)]
     if options.peer_python is not None:
-        contestants.append(("moonshine-voice", (options.peer_python, "-c", PEER, place / "long.wav", place / "a.json")))
+        (place / "tiny-en").mkdir()
+        for file in FILES["moonshine-voice"]:  # the wheel of 0.1.5 carries no model
+            (place / "tiny-en" / file).write_bytes(read_member(MOONSHINE_VOICE, f"moonshine_voice/assets/tiny-en/{file}"))
+        contestants.append(("moonshine-voice", (options.peer_python, "-c", PEER, place / "long.wav", place / "a.json", place / "tiny-en")))
     for name, command in contestants:
         taken = timed(command)
         said = json.loads((place / "a.json").read_text())
