@@ -1,3 +1,21 @@
-"""Fine-tune Moonshine speech recognition with LoRA and prove that it got better."""
+"""Fine-tune Moonshine speech recognition with LoRA and prove that it got better.
+
+`load` gives a model that transcribes files, `experiment` runs training from settings.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lora.api import Model, experiment, load
 
 __version__ = "0.1.0"
+__all__ = ["Model", "__version__", "experiment", "load"]
+
+
+def __getattr__(name: str) -> Any:
+    """What computes is loaded when it is asked for: `import lora` alone stays quick."""
+    if name not in ("Model", "experiment", "load"):
+        raise AttributeError(f"module 'lora' has no attribute {name!r}")
+    from lora import api
+
+    return getattr(api, name)

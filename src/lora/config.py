@@ -380,6 +380,14 @@ def build(given: dict[str, Any], file: Path | None) -> RunConfig:
     return _checked(merged, str(file) if file else "the command line")
 
 
+def dotted(name: str) -> str:
+    """The section of a setting and its name: `train.epochs` for `epochs`. Raises `ConfigError` for one that does not exist."""
+    found = {setting.name: f"{section.name}.{setting.name}" for section, setting in _settings()}
+    if name not in found:
+        raise ConfigError(f"unknown setting {name!r}{_near(name, found)}; `moonshine-lora experiment --help` lists them")
+    return found[name]
+
+
 def _read_toml(file: Path) -> dict[str, dict[str, Any]]:
     if not file.exists():
         raise ConfigError(f"{file}: no such config file; give one, or a preset ({', '.join(presets())})")
