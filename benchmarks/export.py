@@ -76,10 +76,10 @@ def _ours(folder: Path) -> Path:
 
     from lora.checkpoints.checkpoint import resolve
     from lora.export.targets import write_target
-    from lora.model.loading import load_speech
+    from lora.model.loading import load_model
 
     folder.mkdir()
-    write_target(load_speech(resolve("packaged:moonshine-tiny"), torch.device("cpu"), "float32"), "moonshine-voice", "u8", folder)
+    write_target(load_model(resolve("packaged:moonshine-tiny"), torch.device("cpu"), "float32"), "moonshine-voice", "u8", folder)
     return folder
 
 

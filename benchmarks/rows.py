@@ -16,7 +16,7 @@ from lora.audio.loading import AudioSettings
 from lora.checkpoints.checkpoint import resolve
 from lora.dataset.manifest import Recording, Row, Rules, read, write
 from lora.model.encoder_outputs import StoredFeatures
-from lora.model.loading import load_speech
+from lora.model.loading import load_model
 from lora.system.cache import Kept
 from lora.text.style import resolve_style
 from lora.training.sets import SpeechSet, examples
@@ -31,7 +31,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=100_000)
     options = parser.parse_args()
-    speech = load_speech(resolve("packaged:moonshine-tiny"), torch.device("cpu"), "float32")
+    speech = load_model(resolve("packaged:moonshine-tiny"), torch.device("cpu"), "float32")
     with tempfile.TemporaryDirectory() as name:
         manifest = _manifest(Path(name), options.rows)
         tracemalloc.start()

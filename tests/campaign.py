@@ -29,7 +29,7 @@ from lora.dataset.checking import validate
 from lora.dataset.manifest import Rules, read
 from lora.errors import ConfigError
 from lora.model.greedy import DecodeSettings
-from lora.model.loading import Speech, load_processor, load_speech
+from lora.model.loading import LoadedModel, load_model, load_processor
 from lora.runs.export_record import EXPORT_FILE, Exported, ExportedFile, TargetExport, read_exported, require_unchanged
 from lora.runs.outcomes import Step
 from lora.runs.record import read as read_record
@@ -68,7 +68,7 @@ class Case:
 class Maker:
     """Good files of every kind, made once, and cases drawn from them."""
 
-    def __init__(self, place: Path, speech: Speech) -> None:
+    def __init__(self, place: Path, speech: LoadedModel) -> None:
         self.place, self.speech = place, speech
         self.good = place / "good"
         _audio(self.good / "audio")
@@ -175,7 +175,7 @@ class Maker:
     def _model(self, rng: random.Random, place: Path) -> tuple[Callable[[], object], None]:
         folder = self._copy("model", place)
         _damage_any(rng, folder)
-        return lambda: load_speech(resolve(str(folder)), torch.device("cpu"), "float32"), None
+        return lambda: load_model(resolve(str(folder)), torch.device("cpu"), "float32"), None
 
     def _state(self, rng: random.Random, place: Path) -> tuple[Callable[[], object], None]:
         folder = checkpointing.newest(self._copy("state", place))
@@ -395,9 +395,9 @@ def _manifest(folder: Path) -> None:
     (folder / "m.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-def _adapter(folder: Path, speech: Speech) -> None:
+def _adapter(folder: Path, speech: LoadedModel) -> None:
     folder.mkdir()
-    adapted = attach(load_speech(speech.checkpoint, speech.device, speech.precision), AdapterConfig(lora_r=2))
+    adapted = attach(load_model(speech.checkpoint, speech.device, speech.precision), AdapterConfig(lora_r=2))
     passport = Passport(
         base_model_id=speech.checkpoint.model_id,
         base_revision=None,

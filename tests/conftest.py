@@ -26,7 +26,7 @@ from lora.audio.loading import AudioSettings, Waveform, load
 from lora.checkpoints.checkpoint import resolve
 from lora.corpora import general
 from lora.dataset.manifest import Rules, Utterance, read
-from lora.model.loading import Speech, load_speech
+from lora.model.loading import LoadedModel, load_model
 from lora.runtimes.separate import voice_packages
 
 # A background job inherits an ignored SIGINT, and so would the commands that tests interrupt.
@@ -44,13 +44,13 @@ SPREAD = 0.2
 
 
 @pytest.fixture(scope="session")
-def tiny() -> Speech:
+def tiny() -> LoadedModel:
     """The packaged tiny model."""
-    return load_speech(resolve("packaged:moonshine-tiny"), torch.device("cpu"), "float32")
+    return load_model(resolve("packaged:moonshine-tiny"), torch.device("cpu"), "float32")
 
 
 @pytest.fixture(scope="session")
-def random_v1(tiny: Speech, tmp_path_factory: pytest.TempPathFactory) -> Speech:
+def random_v1(tiny: LoadedModel, tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
     """A v1 model of random weights, two layers each side, with the real tokenizer; pad and EOS are one id."""
     config = MoonshineConfig(
         hidden_size=32,
@@ -67,7 +67,7 @@ def random_v1(tiny: Speech, tmp_path_factory: pytest.TempPathFactory) -> Speech:
 
 
 @pytest.fixture(scope="session")
-def random_v2(tiny: Speech, tmp_path_factory: pytest.TempPathFactory) -> Speech:
+def random_v2(tiny: LoadedModel, tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
     """A v2 (streaming) model of random weights whose encoder is wider than its decoder; pad, EOS and BOS are three ids."""
     encoder = MoonshineStreamingEncoderConfig(
         hidden_size=48,
@@ -93,23 +93,23 @@ def random_v2(tiny: Speech, tmp_path_factory: pytest.TempPathFactory) -> Speech:
     return _saved(MoonshineStreamingForConditionalGeneration(config), processor, tmp_path_factory.mktemp("random-v2"))
 
 
-def _saved(model: PreTrainedModel, processor: AutoProcessor, folder: Path) -> Speech:
+def _saved(model: PreTrainedModel, processor: AutoProcessor, folder: Path) -> LoadedModel:
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
-    return load_speech(resolve(str(folder)), torch.device("cpu"), "float32")
+    return load_model(resolve(str(folder)), torch.device("cpu"), "float32")
 
 
 @pytest.fixture(params=["v1", "v2"])
-def random_speech(request: pytest.FixtureRequest) -> Speech:
+def random_speech(request: pytest.FixtureRequest) -> LoadedModel:
     """Either generation's random model."""
-    speech: Speech = request.getfixturevalue(f"random_{request.param}")
+    speech: LoadedModel = request.getfixturevalue(f"random_{request.param}")
     return speech
 
 
 @pytest.fixture(params=["tiny", "random_v1", "random_v2"])
-def any_speech(request: pytest.FixtureRequest) -> Speech:
+def any_speech(request: pytest.FixtureRequest) -> LoadedModel:
     """The real model, then each generation's random one."""
-    speech: Speech = request.getfixturevalue(request.param)
+    speech: LoadedModel = request.getfixturevalue(request.param)
     return speech
 
 

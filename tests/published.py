@@ -12,7 +12,7 @@ from transformers import (
 )
 
 from lora.checkpoints.checkpoint import resolve
-from lora.model.loading import Speech, load_speech
+from lora.model.loading import LoadedModel, load_model
 
 SPREAD = 0.05
 """Standard deviation of random weights: at the default 0.02 deep models hardly depend on their input."""
@@ -57,7 +57,7 @@ STREAMING = {
 }
 
 
-def write_streaming(size: str, like: Speech, folder: Path) -> Path:
+def write_streaming(size: str, like: LoadedModel, folder: Path) -> Path:
     """A checkpoint folder of that size with random weights, and the tokenizer of `like`."""
     torch.manual_seed(3)
     MoonshineStreamingForConditionalGeneration(STREAMING[size].config()).save_pretrained(folder)
@@ -65,5 +65,5 @@ def write_streaming(size: str, like: Speech, folder: Path) -> Path:
     return folder
 
 
-def load(folder: Path) -> Speech:
-    return load_speech(resolve(str(folder)), torch.device("cpu"), "float32")
+def load(folder: Path) -> LoadedModel:
+    return load_model(resolve(str(folder)), torch.device("cpu"), "float32")

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from lora.audio.loading import Waveform
 from lora.model.encoder import FRAME_SAMPLES
-from lora.model.loading import IGNORED_LABEL, Encoded, Speech, join
+from lora.model.loading import IGNORED_LABEL, Encoded, LoadedModel, join
 
 
 def whole(samples: Waveform) -> Waveform:
@@ -15,19 +15,19 @@ def whole(samples: Waveform) -> Waveform:
     return samples[: len(samples) // FRAME_SAMPLES * FRAME_SAMPLES]
 
 
-def encoded(speech: Speech, waveforms: Sequence[Waveform]) -> Encoded:
+def encoded(speech: LoadedModel, waveforms: Sequence[Waveform]) -> Encoded:
     """Encoder output of each clip alone, padded at the very end."""
     return join([_alone(speech, whole(samples)) for samples in waveforms])
 
 
-def _alone(speech: Speech, samples: Waveform) -> Tensor:
+def _alone(speech: LoadedModel, samples: Waveform) -> Tensor:
     values = torch.from_numpy(samples)[None]
     mask = torch.ones_like(values, dtype=torch.long) if speech.streaming else None
     hidden: Tensor = speech.encoder(input_values=values, attention_mask=mask).last_hidden_state[0]
     return hidden
 
 
-def states(speech: Speech, tokens: Tensor, heard: Encoded) -> Tensor:
+def states(speech: LoadedModel, tokens: Tensor, heard: Encoded) -> Tensor:
     """Decoder states `[batch, tokens, width]`. The streaming decoder adds positions to what it is given in place."""
     decoder, copy = speech.decoder, heard.hidden.clone()
     found: Tensor = decoder(
@@ -36,7 +36,7 @@ def states(speech: Speech, tokens: Tensor, heard: Encoded) -> Tensor:
     return found
 
 
-def loss_sum(speech: Speech, heard: Encoded, labels: Tensor) -> Tensor:
+def loss_sum(speech: LoadedModel, heard: Encoded, labels: Tensor) -> Tensor:
     """Summed cross-entropy of the labels, from all logits at once."""
     start = torch.full((len(labels), 1), speech.start_id)
     tokens = torch.cat([start, labels[:, :-1]], dim=1)

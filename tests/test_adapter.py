@@ -23,7 +23,7 @@ from lora.errors import CheckpointError, ConfigError
 from lora.model.decoder import Decoder
 from lora.model.encoder import Encoder
 from lora.model.greedy import DecodeSettings
-from lora.model.loading import Speech, load_speech, pad_labels
+from lora.model.loading import LoadedModel, load_model, pad_labels
 from lora.text.normaliser import normaliser_version
 from lora.training.adapter import (
     SITES,
@@ -64,12 +64,12 @@ def variant_name(config: AdapterConfig) -> str:
     return "-".join([config.init_lora_weights, *words, config.lora_targets, *([config.lora_ranks] if config.lora_ranks else [])])
 
 
-def fresh(speech: Speech) -> Speech:
+def fresh(speech: LoadedModel) -> LoadedModel:
     """A copy that a test may change."""
     return replace(speech, model=deepcopy(speech.model))
 
 
-def logits(speech: Speech, samples: Waveform) -> Tensor:
+def logits(speech: LoadedModel, samples: Waveform) -> Tensor:
     """Logits for fixed tokens over one clip, through encoder, decoder and head."""
     with torch.inference_mode():
         decoder = Decoder(speech)
@@ -87,7 +87,7 @@ def backward(adapted: Adapted, samples: Waveform) -> None:
     (loss / len(LABELS)).backward()
 
 
-def trained(speech: Speech, config: AdapterConfig, samples: Waveform, steps: int = 2) -> Adapted:
+def trained(speech: LoadedModel, config: AdapterConfig, samples: Waveform, steps: int = 2) -> Adapted:
     """A fresh adapter after some large updates."""
     adapted = attach(fresh(speech), config)
     optimizer = torch.optim.AdamW(adapted.parameters(), lr=1e-2)
@@ -100,7 +100,7 @@ def trained(speech: Speech, config: AdapterConfig, samples: Waveform, steps: int
     return adapted
 
 
-def passport(speech: Speech) -> Passport:
+def passport(speech: LoadedModel) -> Passport:
     return Passport(
         base_model_id=speech.checkpoint.model_id,
         base_revision=None,
@@ -123,7 +123,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("config", VARIANTS, ids=variant_name)
-def test_an_untrained_adapter_changes_nothing(random_speech: Speech, waveforms: Sequence[Waveform], config: AdapterConfig) -> None:
+def test_an_untrained_adapter_changes_nothing(random_speech: LoadedModel, waveforms: Sequence[Waveform], config: AdapterConfig) -> None:
     adapted = attach(fresh(random_speech), config)
     adapted.peft.eval()
     change = distance(logits(adapted.speech, waveforms[0]), logits(random_speech, waveforms[0]))
@@ -133,13 +133,13 @@ def test_an_untrained_adapter_changes_nothing(random_speech: Speech, waveforms: 
         assert change == 0
 
 
-def test_an_untrained_adapter_changes_nothing_in_the_real_model(tiny: Speech, waveforms: Sequence[Waveform]) -> None:
+def test_an_untrained_adapter_changes_nothing_in_the_real_model(tiny: LoadedModel, waveforms: Sequence[Waveform]) -> None:
     adapted = attach(fresh(tiny), AdapterConfig(lora_targets="all"))
     adapted.peft.eval()
     assert torch.equal(logits(adapted.speech, waveforms[0]), logits(tiny, waveforms[0]))
 
 
-def test_the_seed_decides_how_an_adapter_starts(random_v1: Speech) -> None:
+def test_the_seed_decides_how_an_adapter_starts(random_v1: LoadedModel) -> None:
     def start(seed: int) -> list[Tensor]:
         return list(state(attach(fresh(random_v1), AdapterConfig(), seed)).values())
 
@@ -153,7 +153,7 @@ def test_the_seed_decides_how_an_adapter_starts(random_v1: Speech) -> None:
 
 
 @pytest.mark.parametrize("targets", [*SITES, "encoder,mlp"])
-def test_only_the_adapter_trains(random_speech: Speech, targets: str) -> None:
+def test_only_the_adapter_trains(random_speech: LoadedModel, targets: str) -> None:
     adapted = attach(fresh(random_speech), AdapterConfig(lora_targets=targets))
     training = {name for name, parameter in adapted.peft.named_parameters() if parameter.requires_grad}
     assert training
@@ -163,7 +163,7 @@ def test_only_the_adapter_trains(random_speech: Speech, targets: str) -> None:
     assert len(adapted.parameters()) == 2 * len(adapted.sites)
 
 
-def test_decoder_sites_leave_the_encoder_without_gradients(random_speech: Speech, waveforms: Sequence[Waveform]) -> None:
+def test_decoder_sites_leave_the_encoder_without_gradients(random_speech: LoadedModel, waveforms: Sequence[Waveform]) -> None:
     adapted = attach(fresh(random_speech), AdapterConfig(lora_targets="decoder"))
     assert not adapted.trains_encoder
     backward(adapted, waveforms[0])
@@ -172,7 +172,7 @@ def test_decoder_sites_leave_the_encoder_without_gradients(random_speech: Speech
 
 
 @pytest.mark.parametrize("targets", ["encoder", "all", "self,encoder"])
-def test_encoder_sites_are_known_and_get_gradients(random_speech: Speech, waveforms: Sequence[Waveform], targets: str) -> None:
+def test_encoder_sites_are_known_and_get_gradients(random_speech: LoadedModel, waveforms: Sequence[Waveform], targets: str) -> None:
     adapted = attach(fresh(random_speech), AdapterConfig(lora_targets=targets))
     assert adapted.trains_encoder
     backward(adapted, waveforms[0])
@@ -182,7 +182,9 @@ def test_encoder_sites_are_known_and_get_gradients(random_speech: Speech, wavefo
 
 
 @pytest.mark.parametrize("config", VARIANTS, ids=variant_name)
-def test_training_changes_the_outputs_and_not_the_base(random_speech: Speech, waveforms: Sequence[Waveform], config: AdapterConfig) -> None:
+def test_training_changes_the_outputs_and_not_the_base(
+    random_speech: LoadedModel, waveforms: Sequence[Waveform], config: AdapterConfig
+) -> None:
     adapted = attach(fresh(random_speech), config)
     before = {name: parameter.clone() for name, parameter in adapted.peft.named_parameters() if not parameter.requires_grad}
     start = logits(adapted.speech, waveforms[0])
@@ -194,7 +196,7 @@ def test_training_changes_the_outputs_and_not_the_base(random_speech: Speech, wa
     assert all(torch.equal(before[name], parameter) for name, parameter in adapted.peft.named_parameters() if name in before)
 
 
-def test_restoring_gives_back_the_state_that_was_taken(random_v1: Speech, waveforms: Sequence[Waveform]) -> None:
+def test_restoring_gives_back_the_state_that_was_taken(random_v1: LoadedModel, waveforms: Sequence[Waveform]) -> None:
     adapted = trained(random_v1, AdapterConfig(), waveforms[0])
     taken, before = state(adapted), logits(adapted.speech, waveforms[0])
     with torch.no_grad():
@@ -210,7 +212,7 @@ def test_restoring_gives_back_the_state_that_was_taken(random_v1: Speech, wavefo
 
 @pytest.mark.parametrize("config", VARIANTS, ids=variant_name)
 def test_merged_equals_unmerged_and_leaves_every_weight_as_it_was(
-    random_speech: Speech, waveforms: Sequence[Waveform], config: AdapterConfig
+    random_speech: LoadedModel, waveforms: Sequence[Waveform], config: AdapterConfig
 ) -> None:
     adapted = trained(random_speech, config, waveforms[0])
     weights = {name: tensor.clone() for name, tensor in adapted.peft.state_dict().items()}
@@ -228,7 +230,7 @@ def test_merged_equals_unmerged_and_leaves_every_weight_as_it_was(
     assert all(torch.equal(after[name], tensor) for name, tensor in weights.items())
 
 
-def test_merging_adds_scaled_b_a(random_v1: Speech, waveforms: Sequence[Waveform]) -> None:
+def test_merging_adds_scaled_b_a(random_v1: LoadedModel, waveforms: Sequence[Waveform]) -> None:
     adapted = trained(random_v1, AdapterConfig(lora_r=4, lora_alpha=12.0), waveforms[0])
     layer = adapted.speech.model.get_submodule(adapted.sites[0])
     base = layer.base_layer.weight.clone()  # type: ignore[union-attr,operator]
@@ -244,7 +246,7 @@ def fail_while_merged(adapted: Adapted) -> None:
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_merging_evaluates_and_puts_the_mode_back(random_v1: Speech, training: bool) -> None:
+def test_merging_evaluates_and_puts_the_mode_back(random_v1: LoadedModel, training: bool) -> None:
     adapted = attach(fresh(random_v1), AdapterConfig())
     adapted.peft.train(training)
     with pytest.raises(KeyError, match="inside"):
@@ -270,7 +272,9 @@ def test_merging_evaluates_and_puts_the_mode_back(random_v1: Speech, training: b
         (r"model\.decoder\.layers\.1\..*v_proj", 2, 2),
     ],
 )
-def test_site_words_name_the_same_parts_in_both_generations(random_v1: Speech, random_v2: Speech, targets: str, v1: int, v2: int) -> None:
+def test_site_words_name_the_same_parts_in_both_generations(
+    random_v1: LoadedModel, random_v2: LoadedModel, targets: str, v1: int, v2: int
+) -> None:
     for speech, count in ((random_v1, v1), (random_v2, v2)):
         sites = find_sites(speech, targets)
         assert len(sites) == len(set(sites)) == count
@@ -278,7 +282,7 @@ def test_site_words_name_the_same_parts_in_both_generations(random_v1: Speech, r
         assert all(isinstance(modules[site], torch.nn.Linear) for site in sites)
 
 
-def test_all_takes_in_every_other_site_word(random_speech: Speech) -> None:
+def test_all_takes_in_every_other_site_word(random_speech: LoadedModel) -> None:
     every = set(find_sites(random_speech, "all"))
     for word in SITES:
         assert set(find_sites(random_speech, word)) <= every
@@ -286,7 +290,7 @@ def test_all_takes_in_every_other_site_word(random_speech: Speech) -> None:
 
 
 @pytest.mark.parametrize("targets", ["q_proj", "decoders", "model.nothing", "decoder,encoders", ""])
-def test_sites_that_match_nothing_are_refused_with_an_example(random_speech: Speech, targets: str) -> None:
+def test_sites_that_match_nothing_are_refused_with_an_example(random_speech: LoadedModel, targets: str) -> None:
     with pytest.raises(
         ConfigError,
         match=r"matches no layer( \(did you mean .*\))?; take decoder, self, cross, .* such as model\.\w+\.layers\.0\.self_attn\.",
@@ -294,18 +298,18 @@ def test_sites_that_match_nothing_are_refused_with_an_example(random_speech: Spe
         find_sites(random_speech, targets)
 
 
-def test_an_invalid_pattern_is_refused(random_v1: Speech) -> None:
+def test_an_invalid_pattern_is_refused(random_v1: LoadedModel) -> None:
     with pytest.raises(ConfigError, match=r"--lora-targets \(: neither one of decoder, .* nor a regular expression"):
         find_sites(random_v1, "(")
 
 
 @pytest.mark.parametrize("targets", ["proj_out", r"model\.decoder\.embed_tokens", ".*"])
-def test_head_and_embedding_are_refused(random_speech: Speech, targets: str) -> None:
+def test_head_and_embedding_are_refused(random_speech: LoadedModel, targets: str) -> None:
     with pytest.raises(ConfigError, match="shares its weights with the embedding or is one; leave it out"):
         find_sites(random_speech, targets)
 
 
-def test_a_rank_above_the_layers_is_refused(random_v1: Speech) -> None:
+def test_a_rank_above_the_layers_is_refused(random_v1: LoadedModel) -> None:
     with pytest.raises(
         ConfigError, match=r"--lora-r 33: is above 32, the smaller side of model\.decoder\.layers\.0\.self_attn\.q_proj; lower it"
     ):
@@ -313,12 +317,12 @@ def test_a_rank_above_the_layers_is_refused(random_v1: Speech) -> None:
     assert attach(fresh(random_v1), AdapterConfig(lora_r=32)).sites
 
 
-def test_an_odd_rank_is_refused_for_an_orthogonal_start(random_v1: Speech) -> None:
+def test_an_odd_rank_is_refused_for_an_orthogonal_start(random_v1: LoadedModel) -> None:
     with pytest.raises(ConfigError, match="--lora-r 3: must be even for --init-lora-weights orthogonal"):
         attach(fresh(random_v1), AdapterConfig(lora_r=3, init_lora_weights="orthogonal"))
 
 
-def test_a_rank_is_that_of_the_last_part_that_names_the_site(random_speech: Speech) -> None:
+def test_a_rank_is_that_of_the_last_part_that_names_the_site(random_speech: LoadedModel) -> None:
     config = AdapterConfig(lora_targets="both", lora_r=8, lora_ranks=r"encoder=4,mlp=16,model\.decoder\.layers\.1\.mlp\.fc1=2")
     ranks = {site.name: site.rank for site in plan(random_speech, config)}
     assert ranks.keys() == set(find_sites(random_speech, "both"))
@@ -333,7 +337,7 @@ def test_a_rank_is_that_of_the_last_part_that_names_the_site(random_speech: Spee
 
 
 @pytest.mark.parametrize("config", VARIANTS, ids=variant_name)
-def test_planned_ranks_and_parameters_are_those_of_the_adapter(random_speech: Speech, config: AdapterConfig) -> None:
+def test_planned_ranks_and_parameters_are_those_of_the_adapter(random_speech: LoadedModel, config: AdapterConfig) -> None:
     adapted, sites = attach(fresh(random_speech), config), plan(random_speech, config)
     modules = dict(adapted.speech.model.named_modules())
     for site in sites:
@@ -344,7 +348,7 @@ def test_planned_ranks_and_parameters_are_those_of_the_adapter(random_speech: Sp
 
 
 @pytest.mark.parametrize("use_rslora", [False, True])
-def test_the_scale_of_an_update_does_not_depend_on_its_rank(random_v1: Speech, use_rslora: bool) -> None:
+def test_the_scale_of_an_update_does_not_depend_on_its_rank(random_v1: LoadedModel, use_rslora: bool) -> None:
     config = AdapterConfig(lora_targets="both", lora_ranks="encoder=4,mlp=16", use_rslora=use_rslora)
     layers = [module for module in attach(fresh(random_v1), config).peft.modules() if hasattr(module, "lora_A")]
     assert {module.lora_A["default"].weight.shape[0] for module in layers} == {4, 8, 16}
@@ -366,7 +370,7 @@ def test_the_scale_of_an_update_does_not_depend_on_its_rank(random_v1: Speech, u
         ("mlp=33", r"--lora-ranks 33: is above 32, the smaller side of model\.decoder\.layers\.0\.mlp\.fc1; lower it"),
     ],
 )
-def test_ranks_that_cannot_be_are_refused(random_v1: Speech, ranks: str, message: str) -> None:
+def test_ranks_that_cannot_be_are_refused(random_v1: LoadedModel, ranks: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         plan(random_v1, AdapterConfig(lora_ranks=ranks))
 
@@ -376,7 +380,7 @@ def test_ranks_that_cannot_be_are_refused(random_v1: Speech, ranks: str, message
 
 @pytest.mark.parametrize("config", VARIANTS, ids=variant_name)
 def test_a_saved_adapter_gives_the_same_outputs_over_the_published_base(
-    random_speech: Speech, waveforms: Sequence[Waveform], folder: Path, config: AdapterConfig
+    random_speech: LoadedModel, waveforms: Sequence[Waveform], folder: Path, config: AdapterConfig
 ) -> None:
     adapted = trained(random_speech, config, waveforms[0])
     expected = logits(adapted.speech, waveforms[0])
@@ -398,7 +402,7 @@ def test_a_saved_adapter_gives_the_same_outputs_over_the_published_base(
 
 
 @pytest.mark.parametrize("init", ["default", "pissa"])
-def test_a_saved_adapter_loads_with_plain_peft(tiny: Speech, waveforms: Sequence[Waveform], folder: Path, init: str) -> None:
+def test_a_saved_adapter_loads_with_plain_peft(tiny: LoadedModel, waveforms: Sequence[Waveform], folder: Path, init: str) -> None:
     config = AdapterConfig(init_lora_weights=init)  # type: ignore[arg-type]
     adapted = trained(tiny, config, waveforms[0], steps=1)
     save(adapted, folder, passport(tiny))
@@ -413,14 +417,14 @@ def test_a_saved_adapter_loads_with_plain_peft(tiny: Speech, waveforms: Sequence
 
 
 def test_an_untrained_pissa_adapter_is_saved_as_one_that_does_nothing(
-    random_v1: Speech, waveforms: Sequence[Waveform], folder: Path
+    random_v1: LoadedModel, waveforms: Sequence[Waveform], folder: Path
 ) -> None:
     save(attach(fresh(random_v1), AdapterConfig(init_lora_weights="pissa")), folder, passport(random_v1))
     loaded = load(fresh(random_v1), folder)
     assert distance(logits(loaded.speech, waveforms[0]), logits(random_v1, waveforms[0])) < 1e-5
 
 
-def test_saving_does_not_change_the_adapter(random_speech: Speech, waveforms: Sequence[Waveform], folder: Path) -> None:
+def test_saving_does_not_change_the_adapter(random_speech: LoadedModel, waveforms: Sequence[Waveform], folder: Path) -> None:
     adapted = trained(random_speech, AdapterConfig(init_lora_weights="pissa"), waveforms[0])
     before = logits(adapted.speech, waveforms[0])
     save(adapted, folder, passport(random_speech))
@@ -431,7 +435,7 @@ def test_saving_does_not_change_the_adapter(random_speech: Speech, waveforms: Se
     assert (folder / "adapter_model.safetensors").read_bytes() == first["adapter_model.safetensors"]
 
 
-def test_a_saved_adapter_names_its_base_and_comes_with_its_passport(random_v1: Speech, folder: Path) -> None:
+def test_a_saved_adapter_names_its_base_and_comes_with_its_passport(random_v1: LoadedModel, folder: Path) -> None:
     wanted = msgspec.structs.replace(passport(random_v1), base_revision="0123456789abcdef")
     save(attach(fresh(random_v1), AdapterConfig()), folder, wanted)
     assert msgspec.structs.replace(read_passport(folder), sealed=None) == wanted
@@ -440,15 +444,15 @@ def test_a_saved_adapter_names_its_base_and_comes_with_its_passport(random_v1: S
     assert settings["revision"] == "0123456789abcdef"
 
 
-def test_bfloat16_adapters_train_save_and_load(random_speech: Speech, waveforms: Sequence[Waveform], folder: Path) -> None:
-    half = load_speech(random_speech.checkpoint, random_speech.device, "bfloat16")
+def test_bfloat16_adapters_train_save_and_load(random_speech: LoadedModel, waveforms: Sequence[Waveform], folder: Path) -> None:
+    half = load_model(random_speech.checkpoint, random_speech.device, "bfloat16")
     adapted = trained(half, AdapterConfig(lora_targets="all"), waveforms[0])
     save(adapted, folder, passport(half))
     loaded = load(fresh(half), folder)
     assert torch.equal(logits(loaded.speech, waveforms[0]), logits(adapted.speech, waveforms[0]))
 
 
-def test_an_adapter_of_another_base_is_refused_and_both_are_named(random_v1: Speech, random_v2: Speech, folder: Path) -> None:
+def test_an_adapter_of_another_base_is_refused_and_both_are_named(random_v1: LoadedModel, random_v2: LoadedModel, folder: Path) -> None:
     save(attach(fresh(random_v1), AdapterConfig()), folder, passport(random_v1))
     with pytest.raises(CheckpointError) as caught:
         load(fresh(random_v2), folder)
@@ -459,7 +463,7 @@ def test_an_adapter_of_another_base_is_refused_and_both_are_named(random_v1: Spe
     assert "give that --model-id" in message
 
 
-def test_a_folder_without_adapter_or_passport_is_refused(random_v1: Speech, folder: Path) -> None:
+def test_a_folder_without_adapter_or_passport_is_refused(random_v1: LoadedModel, folder: Path) -> None:
     with pytest.raises(CheckpointError, match=r"holds no adapter \(no adapter_config\.json\); give a run's lora_adapter/ folder"):
         load(random_v1, folder)
     save(attach(fresh(random_v1), AdapterConfig()), folder, passport(random_v1))

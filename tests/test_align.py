@@ -12,7 +12,7 @@ from running import moonshine_lora, refusal
 from lora.corpora import general
 from lora.longform.script import RUN, matches, shares, tokens
 from lora.longform.seams import plain
-from lora.model.loading import Speech
+from lora.model.loading import LoadedModel
 from lora.units import SAMPLE_RATE_HZ
 
 SENTENCES = [cut.text for cut in general.HELDOUT[0].cuts]
@@ -100,7 +100,7 @@ def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_a_recording_and_its_script_become_a_manifest(tiny: Speech, recording: Path, tmp_path: Path) -> None:
+def test_a_recording_and_its_script_become_a_manifest(tiny: LoadedModel, recording: Path, tmp_path: Path) -> None:
     """The script has a page that is not read, and lacks what the other one says."""
     page = "The harbour master counted seven grey boats before breakfast and wrote each name into a ledger. " * 4
     (tmp_path / "talk.txt").write_text(f"{page}\n{TEXT}\n\n{TEXT}\n")

@@ -16,7 +16,7 @@ from lora.dataset.manifest import Utterance
 from lora.evaluation.evaluate import Evaluator, Example
 from lora.model.encoder_outputs import StoredFeatures
 from lora.model.greedy import DecodeSettings
-from lora.model.loading import Speech, load_speech
+from lora.model.loading import LoadedModel, load_model
 from lora.model.products import has_bfloat16
 from lora.system.cache import Kept
 from lora.system.parallel import spread
@@ -25,13 +25,13 @@ from lora.units import Seconds
 AUDIO, DECODE = AudioSettings(), DecodeSettings(tokens_per_second=6.5)
 
 
-def examples(speech: Speech, clips: Sequence[Utterance]) -> list[Example]:
+def examples(speech: LoadedModel, clips: Sequence[Utterance]) -> list[Example]:
     return [Example(clip, Seconds(6.0), tuple(speech.labels(clip.text or ""))) for clip in clips]
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_packed_and_plain_products_give_the_same_transcripts(
-    tiny: Speech, clips: Sequence[Utterance], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str
+    tiny: LoadedModel, clips: Sequence[Utterance], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str
 ) -> None:
     """In bfloat16 both round, so there only most are the same."""
     if precision == "bfloat16" and not has_bfloat16():
@@ -41,7 +41,7 @@ def test_packed_and_plain_products_give_the_same_transcripts(
         monkeypatch.delenv("MOONSHINE_LORA_PRODUCTS", raising=False)
         if kind is not None:
             monkeypatch.setenv("MOONSHINE_LORA_PRODUCTS", kind)
-        speech = load_speech(tiny.checkpoint, tiny.device, precision)  # type: ignore[arg-type]
+        speech = load_model(tiny.checkpoint, tiny.device, precision)  # type: ignore[arg-type]
         features = StoredFeatures(speech, AUDIO, Kept(tmp_path))
         scores.append(Evaluator(speech, features, DECODE, 8).evaluate(examples(speech, clips)))
     texts = [[row.hypothesis for row in one.score.utterances] for one in scores]
@@ -52,7 +52,7 @@ def test_packed_and_plain_products_give_the_same_transcripts(
         assert scores[0].score == scores[1].score
 
 
-def test_two_batches_at_a_time_give_what_one_gives(tiny: Speech, clips: Sequence[Utterance], tmp_path: Path) -> None:
+def test_two_batches_at_a_time_give_what_one_gives(tiny: LoadedModel, clips: Sequence[Utterance], tmp_path: Path) -> None:
     """Through the threads that share the cores: encoded, scored and decoded."""
     before, scores = torch.get_num_threads(), []
     try:

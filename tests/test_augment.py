@@ -18,7 +18,7 @@ from lora.audio.loading import AudioSettings, FileAudio, load, waveform_hash
 from lora.config import AugmentConfig
 from lora.dataset.checking import validate
 from lora.dataset.manifest import Manifest, Rules, Utterance, read
-from lora.model.loading import Speech
+from lora.model.loading import LoadedModel
 from lora.runs.record import read as read_record
 from lora.training.augment import MARK_FILE, PAUSE_S, Applied, Augmenter, plan
 from lora.units import SAMPLE_RATE_HZ
@@ -49,7 +49,7 @@ def sounds(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny: Speech) -> Path:
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny: LoadedModel) -> Path:
     """Copies of these tests only; the model was read from the usual cache before."""
     assert tiny.checkpoint.folder.is_dir()
     monkeypatch.setenv("MOONSHINE_LORA_CACHE", str(tmp_path / "cache"))
@@ -269,7 +269,7 @@ def flags(sounds: Path) -> list[object]:
 
 
 @pytest.fixture
-def arguments(random_v1: Speech, sets: Manifests, tmp_path: Path) -> list[object]:
+def arguments(random_v1: LoadedModel, sets: Manifests, tmp_path: Path) -> list[object]:
     """A run that works; a flag given again behind it wins."""
     model = ("--model-id", random_v1.checkpoint.folder)
     return ["experiment", *model, *sets.flags(), *QUICK, *ANY_VERDICT, "--output-dir", tmp_path / "outputs" / "run"]

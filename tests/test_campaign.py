@@ -15,7 +15,7 @@ from campaign import Case, Maker
 
 from lora import console
 from lora.errors import LoraError
-from lora.model.loading import Speech
+from lora.model.loading import LoadedModel
 from lora.system.terminal import shown
 
 FEW, MANY, PART = 1_000, 20_000, 2_500
@@ -27,7 +27,7 @@ class HungError(BaseException):
 
 
 @pytest.fixture
-def maker(random_v1: Speech, tmp_path: Path) -> Maker:
+def maker(random_v1: LoadedModel, tmp_path: Path) -> Maker:
     return Maker(tmp_path, random_v1)
 
 

@@ -21,18 +21,18 @@ from lora.config import AdapterConfig
 from lora.errors import CheckpointError
 from lora.export.official import load_official, load_peft
 from lora.model.greedy import DecodeSettings
-from lora.model.loading import Speech, load_speech
+from lora.model.loading import LoadedModel, load_model
 from lora.training.adapter import Passport, attach, load, passport_of, read_passport, save, save_checkpoint
 
 WEIGHTS, SETTINGS = "adapter_model.safetensors", "adapter_config.json"
 FACTOR = "base_model.model.model.decoder.layers.1.self_attn.q_proj.lora_B.weight"
 
 
-def fresh(speech: Speech) -> Speech:
-    return load_speech(speech.checkpoint, speech.device, speech.precision)
+def fresh(speech: LoadedModel) -> LoadedModel:
+    return load_model(speech.checkpoint, speech.device, speech.precision)
 
 
-def passport(speech: Speech) -> Passport:
+def passport(speech: LoadedModel) -> Passport:
     return Passport(
         base_model_id=speech.checkpoint.model_id,
         base_revision=None,
@@ -45,7 +45,7 @@ def passport(speech: Speech) -> Passport:
 
 
 @pytest.fixture
-def folder(random_v1: Speech, tmp_path: Path) -> Path:
+def folder(random_v1: LoadedModel, tmp_path: Path) -> Path:
     """A saved adapter with random weights."""
     adapted = attach(fresh(random_v1), AdapterConfig(lora_r=4))
     generator = torch.Generator().manual_seed(8)
@@ -195,7 +195,7 @@ EITHER = [
 
 
 @pytest.mark.parametrize(("change", "message"), [pytest.param(*case[1:], id=case[0]) for case in EITHER])
-def test_an_adapter_of_this_project_that_was_changed_is_refused(random_v1: Speech, folder: Path, change: Change, message: str) -> None:
+def test_an_adapter_of_this_project_that_was_changed_is_refused(random_v1: LoadedModel, folder: Path, change: Change, message: str) -> None:
     change(folder)
     with pytest.raises(CheckpointError, match=message) as caught:
         load(fresh(random_v1), folder)
@@ -203,7 +203,7 @@ def test_an_adapter_of_this_project_that_was_changed_is_refused(random_v1: Speec
 
 
 @pytest.mark.parametrize(("change", "message"), [pytest.param(*case[1:], id=case[0]) for case in EITHER])
-def test_a_plain_adapter_that_cannot_be_right_is_refused(random_v1: Speech, plain: Path, change: Change, message: str) -> None:
+def test_a_plain_adapter_that_cannot_be_right_is_refused(random_v1: LoadedModel, plain: Path, change: Change, message: str) -> None:
     change(plain)
     with pytest.raises(CheckpointError, match=message) as caught:
         load_peft(fresh(random_v1), plain)
@@ -223,7 +223,7 @@ SEALED = [
 
 
 @pytest.mark.parametrize("change", [pytest.param(case[1], id=case[0]) for case in SEALED])
-def test_what_looks_right_but_is_not_what_was_saved_is_refused(random_v1: Speech, folder: Path, change: Change) -> None:
+def test_what_looks_right_but_is_not_what_was_saved_is_refused(random_v1: LoadedModel, folder: Path, change: Change) -> None:
     change(folder)
     with pytest.raises(CheckpointError, match=r"(is damaged or another one|was changed after it was saved).*; copy the whole folder again"):
         load(fresh(random_v1), folder)
@@ -244,13 +244,13 @@ def test_what_looks_right_but_is_not_what_was_saved_is_refused(random_v1: Speech
         ("sealed", 1),
     ],
 )
-def test_values_that_no_passport_has_are_refused(random_v1: Speech, folder: Path, path: str, value: object) -> None:
+def test_values_that_no_passport_has_are_refused(random_v1: LoadedModel, folder: Path, path: str, value: object) -> None:
     values(PASSPORT_FILE, path, value)(folder)
     with pytest.raises(CheckpointError, match=re.escape(PASSPORT_FILE)):
         load(fresh(random_v1), folder)
 
 
-def test_an_adapter_from_before_there_were_hashes_is_still_taken(random_v1: Speech, folder: Path) -> None:
+def test_an_adapter_from_before_there_were_hashes_is_still_taken(random_v1: LoadedModel, folder: Path) -> None:
     values(PASSPORT_FILE, "sealed", None)(folder)
     assert read_passport(folder) == passport(random_v1)
     assert load(fresh(random_v1), folder).sites
@@ -259,14 +259,14 @@ def test_an_adapter_from_before_there_were_hashes_is_still_taken(random_v1: Spee
         load(fresh(random_v1), folder)
 
 
-def test_the_base_model_s_name_may_change(random_v1: Speech, folder: Path) -> None:
+def test_the_base_model_s_name_may_change(random_v1: LoadedModel, folder: Path) -> None:
     """A local base model moves, and the adapter goes with it."""
     values(PASSPORT_FILE, "base_model_id", "/elsewhere")(folder)
     assert load(fresh(random_v1), folder).sites
 
 
 @pytest.mark.parametrize("config", [IA3Config, LoHaConfig], ids=["IA3", "LoHa"])
-def test_real_adapters_of_other_types_are_refused(random_v1: Speech, tmp_path: Path, config: type[PeftConfig]) -> None:
+def test_real_adapters_of_other_types_are_refused(random_v1: LoadedModel, tmp_path: Path, config: type[PeftConfig]) -> None:
     options: dict[str, Any] = {"target_modules": ["q_proj"], **({"feedforward_modules": []} if config is IA3Config else {})}
     get_peft_model(fresh(random_v1).model, config(**options)).save_pretrained(tmp_path)
     with pytest.raises(CheckpointError, match=r"peft_type is '(IA3|LOHA)'; only LORA adapters can be used"):
@@ -285,14 +285,14 @@ def test_real_adapters_of_other_types_are_refused(random_v1: Speech, tmp_path: P
     ],
     ids=lambda options: next(iter(options)),
 )
-def test_plain_adapters_of_every_kind_are_taken(random_v1: Speech, tmp_path: Path, options: dict[str, Any]) -> None:
+def test_plain_adapters_of_every_kind_are_taken(random_v1: LoadedModel, tmp_path: Path, options: dict[str, Any]) -> None:
     targets = {"target_modules": ["q_proj", "k_proj"], "init_lora_weights": False}
     get_peft_model(fresh(random_v1).model, LoraConfig(r=4, **targets, **options)).save_pretrained(tmp_path)
     assert load_peft(fresh(random_v1), tmp_path).sites
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e30])
-def test_official_adapters_with_impossible_values_are_refused(random_v1: Speech, tmp_path: Path, value: float) -> None:
+def test_official_adapters_with_impossible_values_are_refused(random_v1: LoadedModel, tmp_path: Path, value: float) -> None:
     state = {f"decoder.{layer}.down": torch.ones(2, 32) for layer in range(2)}
     state |= {f"decoder.{layer}.{role}_proj.up": torch.ones(32, 2) for layer in range(2) for role in "qkv"}
     state["decoder.1.k_proj.up"][3, 1] = value
@@ -305,7 +305,7 @@ def test_official_adapters_with_impossible_values_are_refused(random_v1: Speech,
     ("file", "old", "new"),
     [("config.json", '"attention_dropout": 0.0', '"attention_dropout": 0.5'), (PASSPORT_FILE, "6.5", "6.4")],
 )
-def test_a_checkpoint_of_a_run_that_was_changed_is_refused(random_v1: Speech, tmp_path: Path, file: str, old: str, new: str) -> None:
+def test_a_checkpoint_of_a_run_that_was_changed_is_refused(random_v1: LoadedModel, tmp_path: Path, file: str, old: str, new: str) -> None:
     adapted = attach(fresh(random_v1), AdapterConfig(method="full"))
     save_checkpoint(adapted, tmp_path, passport(random_v1))
     assert passport_of(resolve(str(tmp_path))) is not None
@@ -316,7 +316,7 @@ def test_a_checkpoint_of_a_run_that_was_changed_is_refused(random_v1: Speech, tm
         passport_of(resolve(str(tmp_path)))
 
 
-def test_every_command_refuses_a_damaged_adapter_in_one_line(random_v1: Speech, folder: Path, tmp_path: Path) -> None:
+def test_every_command_refuses_a_damaged_adapter_in_one_line(random_v1: LoadedModel, folder: Path, tmp_path: Path) -> None:
     weights(flipped(3))(folder)
     model = ("--model-id", random_v1.checkpoint.folder)
     for command in (

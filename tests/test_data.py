@@ -11,7 +11,7 @@ from running import rows_of, write_rows
 from lora.config import DataConfig
 from lora.dataset.manifest import Rules, Utterance
 from lora.errors import ManifestError
-from lora.model.loading import Speech
+from lora.model.loading import LoadedModel
 from lora.text.style import resolve_style
 from lora.training.sets import SpeechSet, examples, read_set, read_sets, trained_sentences
 
@@ -69,7 +69,7 @@ def test_a_pattern_that_matches_nothing_or_two_of_a_name_is_refused(rows: list[d
         read(tmp_path / "*" / "part.jsonl")
 
 
-def test_equal_tokens_are_held_once(tiny: Speech, rows: list[dict[str, object]], tmp_path: Path) -> None:
+def test_equal_tokens_are_held_once(tiny: LoadedModel, rows: list[dict[str, object]], tmp_path: Path) -> None:
     part = read(write_rows(tmp_path / "all.jsonl", rows))
     made = examples(tiny, part, resolve_style("none", [], "en").style)
     assert [list(one.labels) for one in made] == [tiny.labels(utterance.text or "") for utterance in part.manifest]

@@ -15,22 +15,22 @@ from lora.dataset.manifest import Utterance
 from lora.model.decoder import Cache, Decoder, Memory
 from lora.model.encoder import Encoder
 from lora.model.greedy import BATCH_SECONDS, EXTRA_TOKENS, DecodeSettings, Transcript, batches, transcribe, transcribe_and_score
-from lora.model.loading import Encoded, Speech, join, pad_labels
+from lora.model.loading import Encoded, LoadedModel, join, pad_labels
 from lora.units import Seconds
 
 SETTINGS = DecodeSettings(tokens_per_second=6.5)
 
 
-def decoded(speech: Speech, waveforms: Sequence[Waveform], settings: DecodeSettings = SETTINGS) -> list[Transcript]:
+def decoded(speech: LoadedModel, waveforms: Sequence[Waveform], settings: DecodeSettings = SETTINGS) -> list[Transcript]:
     return transcribe(Decoder(speech), heard(speech, waveforms), [duration(samples) for samples in waveforms], settings)
 
 
 @torch.inference_mode()
-def heard(speech: Speech, waveforms: Sequence[Waveform]) -> Encoded:
+def heard(speech: LoadedModel, waveforms: Sequence[Waveform]) -> Encoded:
     return Encoder(speech)(waveforms)
 
 
-def generated(speech: Speech, samples: Waveform, most: int) -> tuple[int, ...]:
+def generated(speech: LoadedModel, samples: Waveform, most: int) -> tuple[int, ...]:
     """What transformers' own greedy search gives for one clip, without start and end tokens."""
     values = torch.from_numpy(samples[: len(samples) // 80 * 80])[None]
     mask = torch.ones_like(values, dtype=torch.long)
@@ -39,13 +39,13 @@ def generated(speech: Speech, samples: Waveform, most: int) -> tuple[int, ...]:
     return tuple(row[1:-1] if row[-1] == speech.end_id else row[1:])
 
 
-def test_tokens_equal_those_of_generate_on_real_speech(tiny: Speech, waveforms: Sequence[Waveform]) -> None:
+def test_tokens_equal_those_of_generate_on_real_speech(tiny: LoadedModel, waveforms: Sequence[Waveform]) -> None:
     for samples in waveforms:
         samples = samples[: len(samples) // 80 * 80]
         assert decoded(tiny, [samples])[0].tokens == generated(tiny, samples, SETTINGS.cap(duration(samples)))
 
 
-def test_tokens_equal_those_of_generate_on_a_long_recording(tiny: Speech) -> None:
+def test_tokens_equal_those_of_generate_on_a_long_recording(tiny: LoadedModel) -> None:
     samples = general.waveform(general.HELDOUT[0])[14_400 : 14_400 + 24 * 16_000]
     found = decoded(tiny, [samples])[0]
     assert found.tokens == generated(tiny, samples, SETTINGS.cap(duration(samples)))
@@ -53,29 +53,29 @@ def test_tokens_equal_those_of_generate_on_a_long_recording(tiny: Speech) -> Non
     assert not found.capped
 
 
-def test_tokens_equal_those_of_generate_on_random_weights(random_speech: Speech, waveforms: Sequence[Waveform]) -> None:
+def test_tokens_equal_those_of_generate_on_random_weights(random_speech: LoadedModel, waveforms: Sequence[Waveform]) -> None:
     for samples in waveforms[:6]:
         samples = samples[: len(samples) // 80 * 80]
         assert decoded(random_speech, [samples])[0].tokens == generated(random_speech, samples, SETTINGS.cap(duration(samples)))
 
 
-def test_a_transcript_is_what_the_clip_says(tiny: Speech, clips: Sequence[Utterance], waveforms: Sequence[Waveform]) -> None:
+def test_a_transcript_is_what_the_clip_says(tiny: LoadedModel, clips: Sequence[Utterance], waveforms: Sequence[Waveform]) -> None:
     index = next(index for index, clip in enumerate(clips) if clip.text == "What are you talking about?")
     assert decoded(tiny, [waveforms[index]])[0].text == "What are you talking about?"
 
 
-def test_clips_decoded_together_and_alone_give_the_same(any_speech: Speech, waveforms: Sequence[Waveform]) -> None:
+def test_clips_decoded_together_and_alone_give_the_same(any_speech: LoadedModel, waveforms: Sequence[Waveform]) -> None:
     batch = [waveforms[index] for index in (17, 0, 10, 15, 6)]
     together = decoded(any_speech, batch)
     assert together == [decoded(any_speech, [samples])[0] for samples in batch]
 
 
-def test_a_transcript_does_not_depend_on_the_order_of_the_batch(tiny: Speech, waveforms: Sequence[Waveform]) -> None:
+def test_a_transcript_does_not_depend_on_the_order_of_the_batch(tiny: LoadedModel, waveforms: Sequence[Waveform]) -> None:
     batch = [waveforms[index] for index in (17, 0, 10, 15)]
     assert decoded(tiny, batch[::-1]) == decoded(tiny, batch)[::-1]
 
 
-def test_clips_that_end_early_leave_the_others_as_they_were(tiny: Speech, waveforms: Sequence[Waveform]) -> None:
+def test_clips_that_end_early_leave_the_others_as_they_were(tiny: LoadedModel, waveforms: Sequence[Waveform]) -> None:
     """Short clips end at different steps, so the batch shrinks several times while the long one goes on."""
     long = general.waveform(general.HELDOUT[0])[14_400 : 14_400 + 12 * 16_000]
     short = [waveforms[17], waveforms[15], waveforms[11], waveforms[16]]
@@ -84,7 +84,7 @@ def test_clips_that_end_early_leave_the_others_as_they_were(tiny: Speech, wavefo
     assert together == [decoded(tiny, [samples])[0] for samples in [*short, long]]
 
 
-def test_each_clip_has_its_own_cap(random_speech: Speech, waveforms: Sequence[Waveform]) -> None:
+def test_each_clip_has_its_own_cap(random_speech: LoadedModel, waveforms: Sequence[Waveform]) -> None:
     """Random weights never end, so every clip runs into its cap, and no further."""
     batch = [waveforms[0][:samples] for samples in (8_000, 56_000, 24_000)]
     found = decoded(random_speech, batch)
@@ -92,7 +92,7 @@ def test_each_clip_has_its_own_cap(random_speech: Speech, waveforms: Sequence[Wa
     assert all(one.capped for one in found)
 
 
-def test_a_transcript_that_ends_by_itself_is_not_capped_and_one_that_is_cut_is(tiny: Speech, waveforms: Sequence[Waveform]) -> None:
+def test_a_transcript_that_ends_by_itself_is_not_capped_and_one_that_is_cut_is(tiny: LoadedModel, waveforms: Sequence[Waveform]) -> None:
     whole = decoded(tiny, [waveforms[10]])[0]
     cut = decoded(tiny, [waveforms[10]], DecodeSettings(tokens_per_second=0.5))[0]
     assert not whole.capped
@@ -153,7 +153,7 @@ def kinds_of_drafts(labels: Sequence[list[int]], own: Sequence[Sequence[int]], e
 
 @pytest.mark.parametrize("tokens_per_second", [SETTINGS.tokens_per_second, 0.5], ids=["usual-cap", "low-cap"])
 def test_neither_labels_nor_drafts_change_a_transcript(
-    any_speech: Speech, clips: Sequence[Utterance], waveforms: Sequence[Waveform], tokens_per_second: float
+    any_speech: LoadedModel, clips: Sequence[Utterance], waveforms: Sequence[Waveform], tokens_per_second: float
 ) -> None:
     settings, decoder = DecodeSettings(tokens_per_second=tokens_per_second), Decoder(any_speech)
     batch = [waveforms[index] for index in DRAFTED]
@@ -171,7 +171,7 @@ def test_neither_labels_nor_drafts_change_a_transcript(
 @settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_any_labels_and_any_drafts_give_the_same_transcripts(
-    random_speech: Speech, waveforms: Sequence[Waveform], data: st.DataObject
+    random_speech: LoadedModel, waveforms: Sequence[Waveform], data: st.DataObject
 ) -> None:
     """Labels and drafts mix what is said with other tokens, the end among them."""
     batch = [waveforms[17], waveforms[0][:24_000], waveforms[15]]
@@ -190,7 +190,7 @@ def test_any_labels_and_any_drafts_give_the_same_transcripts(
     assert nats == pytest.approx(loss.item(), rel=1e-5)
 
 
-def test_labels_that_the_model_says_itself_need_no_further_step(tiny: Speech, waveforms: Sequence[Waveform]) -> None:
+def test_labels_that_the_model_says_itself_need_no_further_step(tiny: LoadedModel, waveforms: Sequence[Waveform]) -> None:
     batch = [waveforms[index] for index in DRAFTED]
     expected, decoder = decoded(tiny, batch), Rounds(tiny)
     _, found = scored(decoder, batch, [[*one.tokens, tiny.end_id] for one in expected], [()] * len(batch))
@@ -198,7 +198,7 @@ def test_labels_that_the_model_says_itself_need_no_further_step(tiny: Speech, wa
     assert decoder.rounds == 1
 
 
-def test_a_good_draft_saves_rounds_and_a_wrong_one_costs_none(tiny: Speech, waveforms: Sequence[Waveform]) -> None:
+def test_a_good_draft_saves_rounds_and_a_wrong_one_costs_none(tiny: LoadedModel, waveforms: Sequence[Waveform]) -> None:
     batch = [waveforms[index] for index in DRAFTED]
     own = [one.tokens for one in decoded(tiny, batch)]
     useless, rounds = [[tiny.end_id]] * len(batch), {}
@@ -213,7 +213,7 @@ def test_a_good_draft_saves_rounds_and_a_wrong_one_costs_none(tiny: Speech, wave
 
 
 @pytest.mark.parametrize("long", [False, True], ids=["labels-below-the-cap", "labels-beyond-the-cap"])
-def test_caps_hold_for_labels_and_drafts_of_any_length(random_speech: Speech, waveforms: Sequence[Waveform], long: bool) -> None:
+def test_caps_hold_for_labels_and_drafts_of_any_length(random_speech: LoadedModel, waveforms: Sequence[Waveform], long: bool) -> None:
     """Random weights never end: what they say beyond the cap is drafted, and is not heard."""
     batch = [waveforms[0][:samples] for samples in (8_000, 56_000, 24_000)]
     beyond = [one.tokens for one in decoded(random_speech, batch, DecodeSettings(tokens_per_second=30))]
@@ -227,7 +227,7 @@ def test_caps_hold_for_labels_and_drafts_of_any_length(random_speech: Speech, wa
 
 
 def test_bfloat16_transcripts_of_real_speech_do_not_depend_on_batch_size_order_or_drafts(
-    tiny: Speech, clips: Sequence[Utterance], waveforms: Sequence[Waveform]
+    tiny: LoadedModel, clips: Sequence[Utterance], waveforms: Sequence[Waveform]
 ) -> None:
     speech, chosen = replace(tiny, precision="bfloat16"), range(10, 20)
     decoder = Decoder(speech)

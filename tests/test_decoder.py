@@ -18,7 +18,7 @@ from lora.dataset.manifest import Utterance
 from lora.model import cross_attention
 from lora.model.decoder import SUM_STEP, Cache, Decoder
 from lora.model.encoder import Encoder
-from lora.model.loading import IGNORED_LABEL, Encoded, Speech, join, pad_labels
+from lora.model.loading import IGNORED_LABEL, Encoded, LoadedModel, join, pad_labels
 from lora.model.output_head import HEAD_ROWS
 from lora.model.products import rows_are_apart
 from lora.training.adapter import Adapted, attach, fold_in, merged, restore, state
@@ -30,12 +30,12 @@ MATES = (17, 0, 11)
 """Clips of three lengths."""
 
 
-def fresh(speech: Speech) -> Speech:
+def fresh(speech: LoadedModel) -> LoadedModel:
     """A copy that a test may change."""
     return replace(speech, model=deepcopy(speech.model))
 
 
-def half(speech: Speech) -> Speech:
+def half(speech: LoadedModel) -> LoadedModel:
     return replace(speech, precision="bfloat16")
 
 
@@ -45,7 +45,7 @@ def difference(first: Tensor, second: Tensor) -> float:
 
 
 @torch.inference_mode()
-def heard(speech: Speech, waveforms: Sequence[Waveform], chosen: Sequence[int] = MATES) -> Encoded:
+def heard(speech: LoadedModel, waveforms: Sequence[Waveform], chosen: Sequence[int] = MATES) -> Encoded:
     return Encoder(speech)([waveforms[index] for index in chosen])
 
 
@@ -53,11 +53,11 @@ def tokens(batch: int, count: int, seed: int = 0) -> Tensor:
     return torch.randint(3, 30_000, (batch, count), generator=torch.Generator().manual_seed(seed))
 
 
-def references(speech: Speech, clips: Sequence[Utterance], chosen: Sequence[int] = MATES) -> list[list[int]]:
+def references(speech: LoadedModel, clips: Sequence[Utterance], chosen: Sequence[int] = MATES) -> list[list[int]]:
     return [speech.labels(clips[index].text or "") for index in chosen]
 
 
-def mean_loss(speech: Speech, encoded: Encoded, labels: Sequence[int]) -> float:
+def mean_loss(speech: LoadedModel, encoded: Encoded, labels: Sequence[int]) -> float:
     with torch.inference_mode():
         return Decoder(speech).loss_sum(encoded, pad_labels([labels], speech.device)).item() / len(labels)
 
@@ -67,7 +67,7 @@ def mean_loss(speech: Speech, encoded: Encoded, labels: Sequence[int]) -> float:
 
 @pytest.mark.parametrize("count", [1, 7, 90], ids=["one", "some", "beyond-the-first-rotary-table"])
 def test_states_equal_those_of_transformers_with_padding_in_what_is_heard(
-    any_speech: Speech, waveforms: Sequence[Waveform], count: int
+    any_speech: LoadedModel, waveforms: Sequence[Waveform], count: int
 ) -> None:
     encoded, given = heard(any_speech, waveforms), tokens(3, count)
     assert encoded.mask is not None
@@ -79,7 +79,7 @@ def test_states_equal_those_of_transformers_with_padding_in_what_is_heard(
 
 @pytest.mark.parametrize("clips_at_a_time", [1, 2])
 def test_states_of_clips_whose_scores_are_held_some_at_a_time_equal_those_of_transformers(
-    any_speech: Speech, waveforms: Sequence[Waveform], clips_at_a_time: int, monkeypatch: pytest.MonkeyPatch
+    any_speech: LoadedModel, waveforms: Sequence[Waveform], clips_at_a_time: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     encoded, given = heard(any_speech, waveforms), tokens(3, 7)
     attention = any_speech.decoder.layers[0].encoder_attn
@@ -90,7 +90,7 @@ def test_states_of_clips_whose_scores_are_held_some_at_a_time_equal_those_of_tra
         assert difference(decoder(given, decoder.listen(encoded)), reference.states(any_speech, given, encoded)) < ROUNDING
 
 
-def test_states_of_a_clip_alone_equal_those_of_transformers_without_a_mask(any_speech: Speech, waveforms: Sequence[Waveform]) -> None:
+def test_states_of_a_clip_alone_equal_those_of_transformers_without_a_mask(any_speech: LoadedModel, waveforms: Sequence[Waveform]) -> None:
     encoded, given = heard(any_speech, waveforms, [0]), tokens(1, 9)
     assert encoded.mask is None
     decoder = Decoder(any_speech)
@@ -104,7 +104,7 @@ def test_states_of_a_clip_alone_equal_those_of_transformers_without_a_mask(any_s
     ids=["single", "some", "past-the-cache-step"],
 )
 def test_tokens_that_follow_in_a_cache_give_the_states_of_all_at_once(
-    any_speech: Speech, waveforms: Sequence[Waveform], steps: list[int]
+    any_speech: LoadedModel, waveforms: Sequence[Waveform], steps: list[int]
 ) -> None:
     encoded, given = heard(any_speech, waveforms), tokens(3, sum(steps))
     decoder, cache, found = Decoder(any_speech), Cache(), []
@@ -117,7 +117,7 @@ def test_tokens_that_follow_in_a_cache_give_the_states_of_all_at_once(
         assert difference(torch.cat(found, dim=1), Decoder(any_speech)(given, memory)) < ROUNDING
 
 
-def test_token_by_token_equals_all_at_once_far_beyond_the_first_tables(random_speech: Speech, waveforms: Sequence[Waveform]) -> None:
+def test_token_by_token_equals_all_at_once_far_beyond_the_first_tables(random_speech: LoadedModel, waveforms: Sequence[Waveform]) -> None:
     encoded, given = heard(random_speech, waveforms), tokens(3, 4 * SUM_STEP + 9)
     decoder, cache, found = Decoder(random_speech), Cache(), []
     with torch.inference_mode():
@@ -129,7 +129,7 @@ def test_token_by_token_equals_all_at_once_far_beyond_the_first_tables(random_sp
         assert difference(torch.cat(found, dim=1), reference.states(random_speech, given, encoded)) < ROUNDING
 
 
-def test_clips_with_different_numbers_of_tokens_share_a_cache(any_speech: Speech, waveforms: Sequence[Waveform]) -> None:
+def test_clips_with_different_numbers_of_tokens_share_a_cache(any_speech: LoadedModel, waveforms: Sequence[Waveform]) -> None:
     """Of the first ten tokens two, ten and five count; then each clip goes on from where it stands, in rounds of other sizes."""
     encoded, given, kept = heard(any_speech, waveforms), tokens(3, 60), [2, 10, 5]
     decoder, cache = Decoder(any_speech), Cache()
@@ -149,7 +149,7 @@ def test_clips_with_different_numbers_of_tokens_share_a_cache(any_speech: Speech
             kept = [count + used for count, used in zip(kept, [new, (new + 1) // 2, 1], strict=True)]
 
 
-def test_a_clip_in_the_place_of_one_that_has_ended_says_what_it_said_before(any_speech: Speech, waveforms: Sequence[Waveform]) -> None:
+def test_a_clip_in_the_place_of_one_that_has_ended_says_what_it_said_before(any_speech: LoadedModel, waveforms: Sequence[Waveform]) -> None:
     encoded, given = heard(any_speech, waveforms), tokens(3, 9)
     decoder = Decoder(any_speech)
     with torch.inference_mode():
@@ -163,7 +163,7 @@ def test_a_clip_in_the_place_of_one_that_has_ended_says_what_it_said_before(any_
         assert difference(decoder(given[[2, 1], 6:], memory.part(0, 2), cache), whole[[2, 1], 6:]) < ROUNDING
 
 
-def test_encoder_output_is_not_modified_by_decoding_or_the_loss(random_speech: Speech, waveforms: Sequence[Waveform]) -> None:
+def test_encoder_output_is_not_modified_by_decoding_or_the_loss(random_speech: LoadedModel, waveforms: Sequence[Waveform]) -> None:
     encoded, decoder = heard(random_speech, waveforms, [17, 15]), Decoder(random_speech)
     before = encoded.hidden.clone()
     with torch.inference_mode():
@@ -176,14 +176,14 @@ def test_encoder_output_is_not_modified_by_decoding_or_the_loss(random_speech: S
 
 
 @pytest.mark.parametrize("count", [1, HEAD_ROWS, 2 * HEAD_ROWS + 1])
-def test_best_tokens_are_the_highest_logits(any_speech: Speech, count: int) -> None:
+def test_best_tokens_are_the_highest_logits(any_speech: LoadedModel, count: int) -> None:
     hidden = torch.randn(count, any_speech.head.weight.shape[1], generator=torch.Generator().manual_seed(3))
     with torch.inference_mode():
         assert torch.equal(Decoder(any_speech).head.best_tokens(hidden), any_speech.head(hidden).argmax(dim=-1))
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_best_tokens_follow_a_head_that_changes(random_v1: Speech, precision: Precision) -> None:
+def test_best_tokens_follow_a_head_that_changes(random_v1: LoadedModel, precision: Precision) -> None:
     decoder = Decoder(replace(random_v1, precision=precision))
     hidden = torch.randn(5, random_v1.head.weight.shape[1], generator=torch.Generator().manual_seed(3))
     with torch.no_grad():
@@ -192,7 +192,7 @@ def test_best_tokens_follow_a_head_that_changes(random_v1: Speech, precision: Pr
             random_v1.head.weight.mul_(-1.0)
 
 
-def test_bfloat16_finds_the_best_tokens_of_float32(any_speech: Speech, waveforms: Sequence[Waveform]) -> None:
+def test_bfloat16_finds_the_best_tokens_of_float32(any_speech: LoadedModel, waveforms: Sequence[Waveform]) -> None:
     """Those that it cannot tell apart are compared again."""
     with torch.inference_mode():
         decoder = Decoder(any_speech)
@@ -200,7 +200,9 @@ def test_bfloat16_finds_the_best_tokens_of_float32(any_speech: Speech, waveforms
         assert torch.equal(Decoder(half(any_speech)).head.best_tokens(hidden), any_speech.head(hidden).argmax(dim=-1))
 
 
-def test_judging_gives_the_loss_and_the_best_tokens(any_speech: Speech, clips: Sequence[Utterance], waveforms: Sequence[Waveform]) -> None:
+def test_judging_gives_the_loss_and_the_best_tokens(
+    any_speech: LoadedModel, clips: Sequence[Utterance], waveforms: Sequence[Waveform]
+) -> None:
     encoded, decoder = heard(any_speech, waveforms), Decoder(any_speech)
     labels = pad_labels(references(any_speech, clips), any_speech.device)
     wanted = labels != IGNORED_LABEL
@@ -214,7 +216,9 @@ def test_judging_gives_the_loss_and_the_best_tokens(any_speech: Speech, clips: S
 # --- the loss -----------------------------------------------------------------------------------------------------------------------------
 
 
-def test_loss_of_the_real_model_is_low_on_its_labels_only(tiny: Speech, clips: Sequence[Utterance], waveforms: Sequence[Waveform]) -> None:
+def test_loss_of_the_real_model_is_low_on_its_labels_only(
+    tiny: LoadedModel, clips: Sequence[Utterance], waveforms: Sequence[Waveform]
+) -> None:
     """Pitfalls of the label path, in nats per token over real speech: as it is, with BOS and without EOS, and shifted twice."""
     right, unprepared, shifted_twice = [], [], []
     for clip, samples in list(zip(clips, waveforms, strict=True))[7:]:
@@ -234,7 +238,7 @@ def test_loss_of_the_real_model_is_low_on_its_labels_only(tiny: Speech, clips: S
     assert np.mean(shifted_twice) > 5
 
 
-def test_loss_equals_that_of_transformers(any_speech: Speech, clips: Sequence[Utterance], waveforms: Sequence[Waveform]) -> None:
+def test_loss_equals_that_of_transformers(any_speech: LoadedModel, clips: Sequence[Utterance], waveforms: Sequence[Waveform]) -> None:
     samples = reference.whole(waveforms[0])
     values = torch.from_numpy(samples)[None]
     labels = pad_labels(references(any_speech, clips, [0]), any_speech.device)
@@ -245,7 +249,7 @@ def test_loss_equals_that_of_transformers(any_speech: Speech, clips: Sequence[Ut
 
 
 def test_loss_of_a_batch_equals_cross_entropy_and_the_sum_of_its_clips(
-    any_speech: Speech, clips: Sequence[Utterance], waveforms: Sequence[Waveform]
+    any_speech: LoadedModel, clips: Sequence[Utterance], waveforms: Sequence[Waveform]
 ) -> None:
     rows = references(any_speech, clips)
     encoded, labels = heard(any_speech, waveforms), pad_labels(rows, any_speech.device)
@@ -257,7 +261,7 @@ def test_loss_of_a_batch_equals_cross_entropy_and_the_sum_of_its_clips(
 
 
 def test_eos_takes_part_in_the_loss_although_it_is_the_padding_id(
-    random_v1: Speech, clips: Sequence[Utterance], waveforms: Sequence[Waveform]
+    random_v1: LoadedModel, clips: Sequence[Utterance], waveforms: Sequence[Waveform]
 ) -> None:
     assert random_v1.processor.tokenizer.pad_token_id == random_v1.end_id
     encoded, labels = heard(random_v1, waveforms, [0]), random_v1.labels(clips[0].text or "")
@@ -280,7 +284,7 @@ KINDS = {
 }
 
 
-def adapt(speech: Speech, config: AdapterConfig) -> Adapted:
+def adapt(speech: LoadedModel, config: AdapterConfig) -> Adapted:
     """An adapter as after some training: no factor is zero, so all get gradients."""
     adapted = attach(fresh(speech), config)
     shake(adapted, 1)
@@ -310,7 +314,7 @@ def assert_close(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
 @pytest.mark.parametrize("targets", ["decoder", "self", "cross", "mlp", "encoder", "all"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_gradients_equal_those_of_peft_and_transformers(
-    random_speech: Speech, clips: Sequence[Utterance], waveforms: Sequence[Waveform], kind: str, targets: str
+    random_speech: LoadedModel, clips: Sequence[Utterance], waveforms: Sequence[Waveform], kind: str, targets: str
 ) -> None:
     adapted = adapt(random_speech, structs.replace(KINDS[kind], lora_targets=targets))
     speech, chosen = adapted.speech, [samples[: 9_600 * (2 + i)] for i, samples in enumerate(waveforms[:2])]
@@ -325,7 +329,7 @@ def test_gradients_equal_those_of_peft_and_transformers(
 
 
 def test_gradients_of_the_real_model_equal_those_of_peft_and_transformers(
-    tiny: Speech, clips: Sequence[Utterance], waveforms: Sequence[Waveform]
+    tiny: LoadedModel, clips: Sequence[Utterance], waveforms: Sequence[Waveform]
 ) -> None:
     adapted = adapt(tiny, KINDS["lora"])
     chosen, labels = [waveforms[17], waveforms[15]], pad_labels(references(tiny, clips, [17, 15]), tiny.device)
@@ -333,7 +337,7 @@ def test_gradients_of_the_real_model_equal_those_of_peft_and_transformers(
     assert_close(gradients(adapted, Decoder(adapted.speech).loss_sum(Encoder(adapted.speech)(chosen), labels)), expected)
 
 
-def test_gradients_hold_for_more_labels_than_the_head_takes_at_a_time(random_speech: Speech, waveforms: Sequence[Waveform]) -> None:
+def test_gradients_hold_for_more_labels_than_the_head_takes_at_a_time(random_speech: LoadedModel, waveforms: Sequence[Waveform]) -> None:
     adapted = adapt(random_speech, AdapterConfig(lora_dropout=0.0))
     encoded, rows = heard(random_speech, waveforms), tokens(3, HEAD_ROWS, seed=5).tolist()
     labels = pad_labels([rows[0], rows[1][: HEAD_ROWS // 2], rows[2][:11]], random_speech.device)
@@ -355,7 +359,7 @@ def outputs(encoder: Encoder, decoder: Decoder, waveforms: Sequence[Waveform]) -
 
 
 @pytest.fixture(params=["lora", "dora", "pissa"])
-def adapted(random_speech: Speech, request: pytest.FixtureRequest) -> Adapted:
+def adapted(random_speech: LoadedModel, request: pytest.FixtureRequest) -> Adapted:
     """An adapter on both sides, ready to be used."""
     found = adapt(random_speech, KINDS[request.param])
     found.peft.eval()
@@ -389,7 +393,7 @@ def test_what_was_made_before_the_adapter_changed_sees_the_change(adapted: Adapt
     assert torch.equal(outputs(encoder, decoder, waveforms), before)
 
 
-def test_what_evaluates_first_can_train_after(random_speech: Speech, waveforms: Sequence[Waveform]) -> None:
+def test_what_evaluates_first_can_train_after(random_speech: LoadedModel, waveforms: Sequence[Waveform]) -> None:
     """Tables that grow under inference mode must not be ones that autograd refuses."""
     adapted = adapt(random_speech, KINDS["lora"])
     encoder, decoder = Encoder(adapted.speech), Decoder(adapted.speech)
@@ -405,7 +409,7 @@ def test_what_evaluates_first_can_train_after(random_speech: Speech, waveforms: 
 # --- bfloat16 -----------------------------------------------------------------------------------------------------------------------------
 
 
-def test_bfloat16_loss_is_nearly_that_of_float32(tiny: Speech, clips: Sequence[Utterance], waveforms: Sequence[Waveform]) -> None:
+def test_bfloat16_loss_is_nearly_that_of_float32(tiny: LoadedModel, clips: Sequence[Utterance], waveforms: Sequence[Waveform]) -> None:
     chosen = range(8, 20)
     labels = pad_labels(references(tiny, clips, chosen), tiny.device)
     with torch.inference_mode():
@@ -417,7 +421,7 @@ def test_bfloat16_loss_is_nearly_that_of_float32(tiny: Speech, clips: Sequence[U
 
 @pytest.mark.parametrize("targets", ["decoder", "all"])
 def test_bfloat16_gradients_point_where_those_of_float32_do(
-    tiny: Speech, clips: Sequence[Utterance], waveforms: Sequence[Waveform], targets: str
+    tiny: LoadedModel, clips: Sequence[Utterance], waveforms: Sequence[Waveform], targets: str
 ) -> None:
     adapted = adapt(tiny, structs.replace(KINDS["lora"], lora_targets=targets))
     chosen, labels = [waveforms[17], waveforms[15]], pad_labels(references(tiny, clips, [17, 15]), tiny.device)
@@ -430,7 +434,7 @@ def test_bfloat16_gradients_point_where_those_of_float32_do(
 
 
 def test_bfloat16_states_do_not_depend_on_the_batch_or_on_the_number_of_tokens_at_a_time(
-    tiny: Speech, waveforms: Sequence[Waveform]
+    tiny: LoadedModel, waveforms: Sequence[Waveform]
 ) -> None:
     """To the last bit where rows of products are apart from one another, else up to what bfloat16 rounds."""
     speech = half(tiny)

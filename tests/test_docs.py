@@ -23,7 +23,7 @@ from lora.corpora import commands, quickstart
 from lora.corpora.importing import FORMS
 from lora.dataset.manifest import Rules, read
 from lora.main import COMMANDS as SUBCOMMANDS
-from lora.model.loading import Speech
+from lora.model.loading import LoadedModel
 from lora.runners import experiment, real_small
 
 DOCS = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/*.md"), *ROOT.glob("packages/*/README.md")])
@@ -132,7 +132,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def finished(workplace: Path, tiny: Speech) -> Path:
+def finished(workplace: Path, tiny: LoadedModel) -> Path:
     """The same after `make run`, with two updates instead of hundreds."""
     assert tiny.checkpoint.model_id == "packaged:moonshine-tiny"
     with chdir(workplace):
@@ -463,7 +463,7 @@ def test_nothing_is_left_to_fill_in(doc: Path) -> None:
 
 
 @pytest.mark.parametrize("file", CONFIGS, ids=lambda file: file.name)
-def test_configs_are_complete_and_pass_a_dry_run(file: Path, workplace: Path, tiny: Speech) -> None:
+def test_configs_are_complete_and_pass_a_dry_run(file: Path, workplace: Path, tiny: LoadedModel) -> None:
     assert build({}, file).model.model_id == tiny.checkpoint.model_id
     with chdir(workplace):
         result = moonshine_lora("experiment", "--config", f"configs/{file.name}", "--output-dir", "outputs/check", "--dry-run")

@@ -16,7 +16,7 @@ from lora.audio.loading import Waveform
 from lora.config import AdapterConfig, Precision
 from lora.errors import AudioError
 from lora.model.encoder import MIN_SAMPLES, Encoder
-from lora.model.loading import Speech, join
+from lora.model.loading import LoadedModel, join
 from lora.model.products import PRODUCT_DTYPES, rows_are_apart
 from lora.training.adapter import attach
 
@@ -25,12 +25,12 @@ ROUNDING = 2e-5
 
 
 @torch.inference_mode()
-def alone(speech: Speech, samples: Waveform) -> Tensor:
+def alone(speech: LoadedModel, samples: Waveform) -> Tensor:
     return Encoder(speech)([samples]).hidden[0]
 
 
 @torch.inference_mode()
-def each(speech: Speech, waveforms: Sequence[Waveform]) -> list[Tensor]:
+def each(speech: LoadedModel, waveforms: Sequence[Waveform]) -> list[Tensor]:
     return Encoder(speech).each(waveforms)
 
 
@@ -42,7 +42,7 @@ def difference(first: Tensor, second: Tensor) -> float:
 # --- what transformers gives --------------------------------------------------------------------------------------------------------------
 
 
-def test_a_clip_is_encoded_as_transformers_encodes_it_alone(any_speech: Speech, waveforms: Sequence[Waveform]) -> None:
+def test_a_clip_is_encoded_as_transformers_encodes_it_alone(any_speech: LoadedModel, waveforms: Sequence[Waveform]) -> None:
     for samples in (waveforms[17], waveforms[0], waveforms[15][:9_999], waveforms[10][:960]):
         with torch.inference_mode():
             expected = reference.encoded(any_speech, [samples]).hidden[0]
@@ -50,7 +50,7 @@ def test_a_clip_is_encoded_as_transformers_encodes_it_alone(any_speech: Speech, 
 
 
 def test_a_clip_longer_than_the_first_table_of_positions_is_encoded_as_transformers_does(
-    random_v1: Speech, waveforms: Sequence[Waveform]
+    random_v1: LoadedModel, waveforms: Sequence[Waveform]
 ) -> None:
     samples = np.concatenate(waveforms[:4])
     with torch.inference_mode():
@@ -59,7 +59,7 @@ def test_a_clip_longer_than_the_first_table_of_positions_is_encoded_as_transform
     assert difference(alone(random_v1, reference.whole(samples)), expected) < ROUNDING
 
 
-def test_a_whole_streaming_clip_is_encoded_with_its_sliding_windows(random_v2: Speech, waveforms: Sequence[Waveform]) -> None:
+def test_a_whole_streaming_clip_is_encoded_with_its_sliding_windows(random_v2: LoadedModel, waveforms: Sequence[Waveform]) -> None:
     samples = reference.whole(waveforms[0])
     with torch.inference_mode():
         without_windows = random_v2.encoder(input_values=torch.from_numpy(samples)[None], attention_mask=None).last_hidden_state[0]
@@ -67,21 +67,23 @@ def test_a_whole_streaming_clip_is_encoded_with_its_sliding_windows(random_v2: S
 
 
 @pytest.mark.parametrize("extra", [1, 40, 79])
-def test_streaming_drops_the_samples_of_an_unfinished_frame(random_v2: Speech, waveforms: Sequence[Waveform], extra: int) -> None:
+def test_streaming_drops_the_samples_of_an_unfinished_frame(random_v2: LoadedModel, waveforms: Sequence[Waveform], extra: int) -> None:
     assert torch.equal(alone(random_v2, waveforms[0][:16_000]), alone(random_v2, waveforms[0][: 16_000 + extra]))
 
 
 # --- batches ------------------------------------------------------------------------------------------------------------------------------
 
 
-def test_encoder_output_of_a_clip_does_not_depend_on_its_batch_mates(any_speech: Speech, waveforms: Sequence[Waveform]) -> None:
+def test_encoder_output_of_a_clip_does_not_depend_on_its_batch_mates(any_speech: LoadedModel, waveforms: Sequence[Waveform]) -> None:
     batch = [waveforms[17], waveforms[0], waveforms[10], waveforms[15][:9_999]]
     for samples, hidden in zip(batch, each(any_speech, batch), strict=True):
         assert difference(hidden, alone(any_speech, samples)) < ROUNDING
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_encoder_output_is_the_same_in_any_batch_and_order(any_speech: Speech, waveforms: Sequence[Waveform], precision: Precision) -> None:
+def test_encoder_output_is_the_same_in_any_batch_and_order(
+    any_speech: LoadedModel, waveforms: Sequence[Waveform], precision: Precision
+) -> None:
     """To the last bit where rows of products are apart from one another, else up to what the precision rounds."""
     speech = replace(any_speech, precision=precision)
     batch = [waveforms[17], waveforms[0], waveforms[10], waveforms[15][:9_999]]
@@ -97,7 +99,7 @@ def test_encoder_output_is_the_same_in_any_batch_and_order(any_speech: Speech, w
 @given(data=st.data(), lengths=st.lists(st.integers(MIN_SAMPLES, 20_000), min_size=2, max_size=5))
 @example(data=None, lengths=[16_000, 16_001, 16_079, 16_080, 16_081])
 def test_encoder_output_of_a_clip_does_not_depend_on_lengths_and_order(
-    random_speech: Speech, waveforms: Sequence[Waveform], data: st.DataObject | None, lengths: list[int]
+    random_speech: LoadedModel, waveforms: Sequence[Waveform], data: st.DataObject | None, lengths: list[int]
 ) -> None:
     batch = [waveforms[0][5_000 : 5_000 + length] for length in lengths]
     order = data.draw(st.permutations(range(len(batch)))) if data else range(len(batch))
@@ -105,7 +107,7 @@ def test_encoder_output_of_a_clip_does_not_depend_on_lengths_and_order(
         assert difference(hidden, alone(random_speech, batch[index])) < ROUNDING
 
 
-def test_clips_encoded_alone_and_joined_equal_those_encoded_together(random_speech: Speech, waveforms: Sequence[Waveform]) -> None:
+def test_clips_encoded_alone_and_joined_equal_those_encoded_together(random_speech: LoadedModel, waveforms: Sequence[Waveform]) -> None:
     batch = [waveforms[17], waveforms[0], waveforms[10]]
     with torch.inference_mode():
         together = Encoder(random_speech)(batch)
@@ -117,20 +119,20 @@ def test_clips_encoded_alone_and_joined_equal_those_encoded_together(random_spee
     assert together.hidden[~together.mask].abs().max() == 0
 
 
-def test_clips_of_one_length_carry_no_mask(random_speech: Speech, waveforms: Sequence[Waveform]) -> None:
+def test_clips_of_one_length_carry_no_mask(random_speech: LoadedModel, waveforms: Sequence[Waveform]) -> None:
     assert Encoder(random_speech)([samples[:16_000] for samples in waveforms[:3]]).mask is None
 
 
 # --- shortest clips -----------------------------------------------------------------------------------------------------------------------
 
 
-def test_the_shortest_clip_gives_a_frame_and_a_shorter_one_is_refused(any_speech: Speech, waveforms: Sequence[Waveform]) -> None:
+def test_the_shortest_clip_gives_a_frame_and_a_shorter_one_is_refused(any_speech: LoadedModel, waveforms: Sequence[Waveform]) -> None:
     assert alone(any_speech, waveforms[0][:MIN_SAMPLES]).shape[0] >= 1
     with pytest.raises(AudioError, match=r"a clip of 0\.056 s is too short; Moonshine needs 0\.056 s"):
         Encoder(any_speech)([waveforms[0], waveforms[0][: MIN_SAMPLES - 1]])
 
 
-def test_shortest_clip_is_one_v1_frame(random_v1: Speech, waveforms: Sequence[Waveform]) -> None:
+def test_shortest_clip_is_one_v1_frame(random_v1: LoadedModel, waveforms: Sequence[Waveform]) -> None:
     assert alone(random_v1, waveforms[0][:MIN_SAMPLES]).shape[0] == 1
 
 
@@ -139,7 +141,7 @@ def test_shortest_clip_is_one_v1_frame(random_v1: Speech, waveforms: Sequence[Wa
 
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
 def test_checkpointed_gradients_are_bit_for_bit_those_of_kept_activations(
-    random_speech: Speech, waveforms: Sequence[Waveform], dropout: float
+    random_speech: LoadedModel, waveforms: Sequence[Waveform], dropout: float
 ) -> None:
     """Dropout too: what is computed again draws the same random numbers."""
     adapted = attach(replace(random_speech, model=deepcopy(random_speech.model)), AdapterConfig(lora_targets="both", lora_dropout=dropout))
@@ -159,7 +161,7 @@ def test_checkpointed_gradients_are_bit_for_bit_those_of_kept_activations(
     assert all(torch.equal(one, other) for one, other in zip(kept, again, strict=True))
 
 
-def test_checkpointing_keeps_less_of_the_encoder(random_v1: Speech, waveforms: Sequence[Waveform]) -> None:
+def test_checkpointing_keeps_less_of_the_encoder(random_v1: LoadedModel, waveforms: Sequence[Waveform]) -> None:
     """What autograd keeps for the backward pass, in numbers."""
     adapted = attach(replace(random_v1, model=deepcopy(random_v1.model)), AdapterConfig(lora_targets="encoder"))
 
@@ -180,7 +182,7 @@ def test_checkpointing_keeps_less_of_the_encoder(random_v1: Speech, waveforms: S
 # --- bfloat16 -----------------------------------------------------------------------------------------------------------------------------
 
 
-def test_bfloat16_encodes_nearly_what_float32_does(any_speech: Speech, waveforms: Sequence[Waveform]) -> None:
+def test_bfloat16_encodes_nearly_what_float32_does(any_speech: LoadedModel, waveforms: Sequence[Waveform]) -> None:
     hidden = alone(replace(any_speech, precision="bfloat16"), waveforms[17])
     assert hidden.dtype == torch.float32
     assert difference(hidden, alone(any_speech, waveforms[17])) > 0

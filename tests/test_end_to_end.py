@@ -21,7 +21,7 @@ from lora.dataset.manifest import Rules, read
 from lora.evaluation.evaluate import Evaluator, Example
 from lora.model.encoder_outputs import LiveFeatures
 from lora.model.greedy import DecodeSettings
-from lora.model.loading import Speech
+from lora.model.loading import LoadedModel
 from lora.runs.outcomes import Evaluation
 from lora.scoring.counts import score_utterance, total
 from lora.units import SAMPLE_RATE_HZ, Seconds, seconds
@@ -103,7 +103,7 @@ def test_spelled_names_by_unknown_speakers(tmp_path: Path) -> None:
     assert run.record.manifests["dev"].speakers > 1
 
 
-def test_the_score_of_the_real_model_does_not_depend_on_the_batch_size(tiny: Speech, workplace: Path) -> None:
+def test_the_score_of_the_real_model_does_not_depend_on_the_batch_size(tiny: LoadedModel, workplace: Path) -> None:
     manifest = read(quickstart.manifests(workplace / "data" / "quickstart").test, Rules())
     recordings = validate(manifest, Rules(), AudioSettings())
     examples = [

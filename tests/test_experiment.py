@@ -23,7 +23,7 @@ from lora.checkpoints.checkpoint import resolve
 from lora.config import build
 from lora.dataset.manifest import Rules, Utterance, read
 from lora.model.greedy import DecodeSettings
-from lora.model.loading import Speech
+from lora.model.loading import LoadedModel
 from lora.runners import real_small
 from lora.runs.record import read as read_record
 from lora.system.files import sha256_file
@@ -59,7 +59,7 @@ class Run(RunFolder):
 
 
 @pytest.fixture(scope="module")
-def run(tiny: Speech, sets: Manifests, tmp_path_factory: pytest.TempPathFactory) -> Run:
+def run(tiny: LoadedModel, sets: Manifests, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A few updates of the packaged model at a high rate, so that the adapter changes what the model says."""
     folder = tmp_path_factory.mktemp("runs") / "real"
     training = ("--max-steps", 4, "--epochs", 9, "--eval-interval", 2, "--learning-rate", "4e-3", "--warmup-steps", 0, "--seed", 3)
@@ -68,7 +68,7 @@ def run(tiny: Speech, sets: Manifests, tmp_path_factory: pytest.TempPathFactory)
     return Run(folder, result.code, sets, result.out)
 
 
-def quick(model: Speech, sets: Manifests, folder: Path, *options: object) -> Run:
+def quick(model: LoadedModel, sets: Manifests, folder: Path, *options: object) -> Run:
     """Two updates of a random model."""
     arguments = ("--model-id", model.checkpoint.folder, *sets.flags(), *QUICK, "--output-dir", folder, *options)
     result = moonshine_lora("experiment", *arguments)
@@ -109,7 +109,7 @@ def test_the_metrics_hold_what_scripts_rely_on(run: Run) -> None:
     assert (metrics["steps"], metrics["best_step"]) == (4, record.training and record.training.best_step)
 
 
-def test_data_model_and_adapter_are_named_by_their_hashes(run: Run, tiny: Speech) -> None:
+def test_data_model_and_adapter_are_named_by_their_hashes(run: Run, tiny: LoadedModel) -> None:
     metrics = run.metrics
     for name in ("train", "dev", "domain", "heldout", "replay"):
         file = getattr(run.sets, name)
@@ -153,7 +153,7 @@ def test_what_a_person_sees_is_the_table_the_verdict_and_where_things_are(run: R
     assert metrics["verdict"] in (run.folder / "report.md").read_text()
 
 
-def test_plain_peft_and_transformers_say_what_the_run_reports(run: Run, tiny: Speech) -> None:
+def test_plain_peft_and_transformers_say_what_the_run_reports(run: Run, tiny: LoadedModel) -> None:
     base = MoonshineForConditionalGeneration.from_pretrained(resolve(tiny.checkpoint.model_id).folder)
     model = PeftModel.from_pretrained(base, run.folder / "lora_adapter").eval()
     processor = AutoProcessor.from_pretrained(run.folder / "processor")
@@ -172,7 +172,7 @@ def test_plain_peft_and_transformers_say_what_the_run_reports(run: Run, tiny: Sp
     assert any(weight.any() for name, weight in weights.items() if "lora_B" in name), "the run ended with an adapter that does nothing"
 
 
-def test_the_module_is_a_command_too(random_v1: Speech, sets: Manifests, tmp_path: Path) -> None:
+def test_the_module_is_a_command_too(random_v1: LoadedModel, sets: Manifests, tmp_path: Path) -> None:
     arguments = ["--model-id", str(random_v1.checkpoint.folder), *sets.flags(), *map(str, QUICK), "--output-dir", str(tmp_path / "run")]
     command = [sys.executable, "-m", "lora.runners.experiment", *arguments, *ANY_VERDICT]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=300)
@@ -182,7 +182,7 @@ def test_the_module_is_a_command_too(random_v1: Speech, sets: Manifests, tmp_pat
     assert "Warning" not in done.stderr
 
 
-def test_the_same_seed_gives_the_same_run_and_another_seed_another(random_speech: Speech, sets: Manifests, tmp_path: Path) -> None:
+def test_the_same_seed_gives_the_same_run_and_another_seed_another(random_speech: LoadedModel, sets: Manifests, tmp_path: Path) -> None:
     found = []
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         run = quick(random_speech, sets, tmp_path / name, "--seed", seed)
@@ -193,7 +193,7 @@ def test_the_same_seed_gives_the_same_run_and_another_seed_another(random_speech
     assert found[0][0]["adapter"]["sha256"] != found[2][0]["adapter"]["sha256"]
 
 
-def test_a_rejected_adapter_is_kept_and_the_failed_check_named(random_v1: Speech, sets: Manifests, tmp_path: Path) -> None:
+def test_a_rejected_adapter_is_kept_and_the_failed_check_named(random_v1: LoadedModel, sets: Manifests, tmp_path: Path) -> None:
     run = quick(random_v1, sets, tmp_path / "run", "--learning-rate", "1e-9", "--rule", "point")
     assert run.code == 3
     assert files_below(run.folder) == ARTIFACTS
@@ -206,7 +206,7 @@ def test_a_rejected_adapter_is_kept_and_the_failed_check_named(random_v1: Speech
     assert run.metrics["verdict"].endswith("(+0.00 points, but the gain must be at least 1)")
 
 
-def test_test_sets_that_are_too_small_to_tell_are_said_to_be(random_v1: Speech, sets: Manifests, tmp_path: Path) -> None:
+def test_test_sets_that_are_too_small_to_tell_are_said_to_be(random_v1: LoadedModel, sets: Manifests, tmp_path: Path) -> None:
     run = quick(random_v1, sets, tmp_path / "run", "--learning-rate", "1e-9")
     assert run.code == 4
     assert files_below(run.folder) == ARTIFACTS
@@ -215,7 +215,7 @@ def test_test_sets_that_are_too_small_to_tell_are_said_to_be(random_v1: Speech, 
     assert "are needed, you have" in run.metrics["verdict"]
 
 
-def test_general_speech_without_transcripts_guards_by_drift(tiny: Speech, sets: Manifests, tmp_path: Path) -> None:
+def test_general_speech_without_transcripts_guards_by_drift(tiny: LoadedModel, sets: Manifests, tmp_path: Path) -> None:
     rows = [json.loads(line) for line in sets.heldout.read_text().splitlines()]
     untold = write_rows(sets.heldout.parent / "untold.jsonl", [{key: value for key, value in row.items() if key != "text"} for row in rows])
     heldout = ("--heldout-manifest", untold)
@@ -233,7 +233,7 @@ def test_general_speech_without_transcripts_guards_by_drift(tiny: Speech, sets: 
     assert "The references of the held-out set are the base model's own transcripts" in (run.folder / "report.md").read_text()
 
 
-def test_a_run_without_replay_and_dev_manifests_takes_dev_from_training(random_v1: Speech, sets: Manifests, tmp_path: Path) -> None:
+def test_a_run_without_replay_and_dev_manifests_takes_dev_from_training(random_v1: LoadedModel, sets: Manifests, tmp_path: Path) -> None:
     named = ("--train-manifest", sets.train, "--domain-manifest", sets.domain, "--heldout-manifest", sets.heldout)
     options = ("--model-id", random_v1.checkpoint.folder, *named, *QUICK, *ANY_VERDICT, "--output-dir", tmp_path / "run")
     assert moonshine_lora("experiment", *options).code == 0
@@ -249,7 +249,7 @@ def untranscribed(clips: Sequence[Utterance], tmp_path: Path) -> Path:
     return write_rows(tmp_path / "replay.jsonl", rows)
 
 
-def test_replay_needs_no_transcripts(tiny: Speech, sets: Manifests, untranscribed: Path, tmp_path: Path) -> None:
+def test_replay_needs_no_transcripts(tiny: LoadedModel, sets: Manifests, untranscribed: Path, tmp_path: Path) -> None:
     options = ("--replay-manifest", untranscribed, "--replay-targets", "base-model", *ANY_VERDICT)
     done = quick(tiny, sets, tmp_path / "run", *options)
     assert done.code == 0
@@ -259,7 +259,7 @@ def test_replay_needs_no_transcripts(tiny: Speech, sets: Manifests, untranscribe
 
 
 def test_a_base_model_that_loops_on_all_replay_speech_is_no_teacher(
-    random_v1: Speech, sets: Manifests, untranscribed: Path, tmp_path: Path
+    random_v1: LoadedModel, sets: Manifests, untranscribed: Path, tmp_path: Path
 ) -> None:
     """Decoded for 6.5 tokens a second, a random model has not ended when it is cut off: it can label nothing."""
     options = ("--replay-manifest", untranscribed, "--replay-targets", "base-model", *ANY_VERDICT)
@@ -269,7 +269,7 @@ def test_a_base_model_that_loops_on_all_replay_speech_is_no_teacher(
     assert "can label too few of its clips; give --replay-targets transcript" in str(done.record.error)
 
 
-def test_upper_case_transcripts_are_lower_cased_for_training_only(random_v1: Speech, sets: Manifests, tmp_path: Path) -> None:
+def test_upper_case_transcripts_are_lower_cased_for_training_only(random_v1: LoadedModel, sets: Manifests, tmp_path: Path) -> None:
     rows = [json.loads(line) for line in sets.train.read_text().splitlines()]
     shouted = write_rows(sets.train.parent / "shouted.jsonl", [row | {"text": row["text"].upper()} for row in rows])
     run = quick(random_v1, sets, tmp_path / "run", "--train-manifest", shouted, *ANY_VERDICT)
@@ -279,7 +279,7 @@ def test_upper_case_transcripts_are_lower_cased_for_training_only(random_v1: Spe
     assert [row.reference for row in record.domain.tuned.score.utterances] == [u.text for u in read(sets.domain, Rules())]
 
 
-def test_a_dry_run_lists_the_sites_and_writes_nothing(random_v1: Speech, sets: Manifests, tmp_path: Path) -> None:
+def test_a_dry_run_lists_the_sites_and_writes_nothing(random_v1: LoadedModel, sets: Manifests, tmp_path: Path) -> None:
     before = files_below(sets.train.parent)
     options = (*sets.flags(), *QUICK, "--lora-targets", "cross", "--output-dir", tmp_path / "run", "--dry-run")
     options += ("--lora-ranks", ".*v_proj=4")
@@ -294,7 +294,7 @@ def test_a_dry_run_lists_the_sites_and_writes_nothing(random_v1: Speech, sets: M
     assert files_below(sets.train.parent) == before
 
 
-def test_a_finished_run_is_replaced_only_when_told(random_v1: Speech, sets: Manifests, tmp_path: Path) -> None:
+def test_a_finished_run_is_replaced_only_when_told(random_v1: LoadedModel, sets: Manifests, tmp_path: Path) -> None:
     assert quick(random_v1, sets, tmp_path / "run", *ANY_VERDICT).code == 0
     (tmp_path / "run" / "lora_adapter" / "extra").touch()
     assert quick(random_v1, sets, tmp_path / "run", "--overwrite", *ANY_VERDICT).code == 0
@@ -302,7 +302,7 @@ def test_a_finished_run_is_replaced_only_when_told(random_v1: Speech, sets: Mani
 
 
 def test_scores_of_the_base_model_that_are_known_are_said_to_be(
-    random_v1: Speech, sets: Manifests, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    random_v1: LoadedModel, sets: Manifests, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MOONSHINE_LORA_CACHE", str(tmp_path / "cache"))
     first, second = (quick(random_v1, sets, tmp_path / name).record for name in ("first", "second"))
@@ -314,7 +314,7 @@ def test_scores_of_the_base_model_that_are_known_are_said_to_be(
     assert "are those of an earlier run" not in (tmp_path / "first/report.md").read_text()
 
 
-def test_labels_that_the_model_finds_unlikely_in_its_own_words_are_refused(tiny: Speech, sets: Manifests, tmp_path: Path) -> None:
+def test_labels_that_the_model_finds_unlikely_in_its_own_words_are_refused(tiny: LoadedModel, sets: Manifests, tmp_path: Path) -> None:
     """A tokenizer whose merges are lost still reads and writes every word, as letters: training on them would ruin the model."""
     folder = tmp_path / "model"
     shutil.copytree(tiny.checkpoint.folder, folder)

@@ -25,7 +25,7 @@ from lora.dataset.manifest import Rules, Utterance, read
 from lora.export.agreement import compare_export
 from lora.export.proof import Models, chosen, in_runtime, with_pytorch
 from lora.export.targets import write_target
-from lora.model.loading import Speech, load_speech
+from lora.model.loading import LoadedModel, load_model
 from lora.runs.export_record import Exported, read_exported
 from lora.runs.record import RunRecord, write
 from lora.runs.record import read as read_record
@@ -212,7 +212,7 @@ def both(trained: Trained, adapter: Path) -> tuple[Models, dict[str, SpeechSet]]
     from lora.training.adapter import fold_in, load, read_passport
 
     checkpoint = resolve("packaged:moonshine-tiny")
-    base, tuned = (load_speech(checkpoint, CPU, "float32") for _ in range(2))
+    base, tuned = (load_model(checkpoint, CPU, "float32") for _ in range(2))
     adapted = load(tuned, adapter)
     encoder = adapted.trains_encoder
     fold_in(adapted)
@@ -269,7 +269,7 @@ def test_a_base_model_is_exported_and_proven_against_itself(trained: Trained, tm
 # --- mistakes --------------------------------------------------------------------------------------------------------------------------
 
 
-def test_what_export_is_told(trained: Trained, random_v1: Speech, tmp_path: Path) -> None:
+def test_what_export_is_told(trained: Trained, random_v1: LoadedModel, tmp_path: Path) -> None:
     tiny, output = ("--model-id", "packaged:moonshine-tiny"), ("--output", tmp_path / "export")
     adapter = trained.folder / "lora_adapter"
     quantised = Path(shutil.copytree(random_v1.checkpoint.folder, tmp_path / "quantised" / "model"))

@@ -29,7 +29,7 @@ from lora.export.targets import END_ID, START_ID
 from lora.model.decoder import Decoder
 from lora.model.encoder import Encoder
 from lora.model.greedy import DecodeSettings, transcribe
-from lora.model.loading import Speech, load_speech
+from lora.model.loading import LoadedModel, load_model
 from lora.system.files import sha256_file
 
 ROUNDING = 1e-4
@@ -85,26 +85,26 @@ class Pair:
         return tuple(said[:-1] if said[-1] == END_ID else said)
 
 
-def pair(speech: Speech) -> Pair:
+def pair(speech: LoadedModel) -> Pair:
     return Pair(encoder_graph(speech), decoder_graph(speech))
 
 
 @pytest.fixture(scope="session")
-def real(tiny: Speech) -> Pair:
+def real(tiny: LoadedModel) -> Pair:
     return pair(tiny)
 
 
 @pytest.fixture(scope="session")
-def small(random_v1: Speech) -> Pair:
+def small(random_v1: LoadedModel) -> Pair:
     return pair(random_v1)
 
 
 @pytest.fixture(scope="session")
-def real_u8(tiny: Speech) -> Pair:
+def real_u8(tiny: LoadedModel) -> Pair:
     return Pair(quantised(encoder_graph(tiny, levelled=True)), quantised(decoder_graph(tiny, levelled=True)))
 
 
-def expected(speech: Speech, samples: Waveform) -> tuple[int, ...]:
+def expected(speech: LoadedModel, samples: Waveform) -> tuple[int, ...]:
     with torch.inference_mode():
         return transcribe(Decoder(speech), Encoder(speech)([samples]), [duration(samples)], SETTINGS)[0].tokens
 
@@ -112,20 +112,20 @@ def expected(speech: Speech, samples: Waveform) -> tuple[int, ...]:
 # --- what they compute -----------------------------------------------------------------------------------------------------------------
 
 
-def test_float_graphs_say_what_the_model_says(tiny: Speech, real: Pair, waveforms: Sequence[Waveform]) -> None:
+def test_float_graphs_say_what_the_model_says(tiny: LoadedModel, real: Pair, waveforms: Sequence[Waveform]) -> None:
     for samples in waveforms[::2]:
         assert real.tokens(samples) == expected(tiny, samples)
 
 
 @pytest.mark.parametrize("nothing", [(0, 1), (1, 0), (1, 1)], ids=["useful-moonshine-onnx", "sherpa-onnx", "moonshine-voice"])
 def test_the_past_that_a_runtime_gives_with_the_first_token_does_not_matter(
-    tiny: Speech, real: Pair, waveforms: Sequence[Waveform], nothing: tuple[int, int]
+    tiny: LoadedModel, real: Pair, waveforms: Sequence[Waveform], nothing: tuple[int, int]
 ) -> None:
     assert real.tokens(waveforms[3], nothing) == expected(tiny, waveforms[3])
 
 
 def test_float_graphs_of_a_random_model_say_what_it_says_up_to_the_cap(
-    random_v1: Speech, small: Pair, waveforms: Sequence[Waveform]
+    random_v1: LoadedModel, small: Pair, waveforms: Sequence[Waveform]
 ) -> None:
     said = [small.tokens(samples) for samples in waveforms[:3]]
     assert said == [expected(random_v1, samples) for samples in waveforms[:3]]
@@ -133,11 +133,11 @@ def test_float_graphs_of_a_random_model_say_what_it_says_up_to_the_cap(
 
 
 def test_base_exports_as_tiny_does(waveforms: Sequence[Waveform]) -> None:
-    base = load_speech(resolve("packaged:moonshine-base"), torch.device("cpu"), "float32")
+    base = load_model(resolve("packaged:moonshine-base"), torch.device("cpu"), "float32")
     assert pair(base).tokens(waveforms[0]) == expected(base, waveforms[0])
 
 
-def test_encoder_output_is_that_of_the_model_for_any_length(random_v1: Speech, small: Pair, waveforms: Sequence[Waveform]) -> None:
+def test_encoder_output_is_that_of_the_model_for_any_length(random_v1: LoadedModel, small: Pair, waveforms: Sequence[Waveform]) -> None:
     encoder = Encoder(random_v1)
     for length in (895, 1279, 5_000, 16_001, len(waveforms[0])):
         with torch.inference_mode():
@@ -148,7 +148,7 @@ def test_encoder_output_is_that_of_the_model_for_any_length(random_v1: Speech, s
 
 
 def test_logits_are_those_of_the_model_however_many_tokens_come_at_a_time(
-    random_v1: Speech, small: Pair, waveforms: Sequence[Waveform]
+    random_v1: LoadedModel, small: Pair, waveforms: Sequence[Waveform]
 ) -> None:
     tokens = np.random.default_rng(1).integers(3, 30_000, (1, 12))
     heard = small.hear(waveforms[0][None])
@@ -178,7 +178,7 @@ def test_clips_of_a_batch_give_what_they_give_alone(small: Pair, waveforms: Sequ
 # --- eight bits ------------------------------------------------------------------------------------------------------------------------
 
 
-def test_eight_bits_say_mostly_what_the_model_says(tiny: Speech, real_u8: Pair, waveforms: Sequence[Waveform]) -> None:
+def test_eight_bits_say_mostly_what_the_model_says(tiny: LoadedModel, real_u8: Pair, waveforms: Sequence[Waveform]) -> None:
     same = [real_u8.tokens(samples) == expected(tiny, samples) for samples in waveforms]
     assert np.mean(same) >= 0.8
 
@@ -188,7 +188,7 @@ def stored(model: onnx.ModelProto) -> dict[str, Array]:
 
 
 @pytest.mark.parametrize("graph", [encoder_graph, decoder_graph])
-def test_each_quantised_weight_is_the_nearest_of_its_channel_s_256(tiny: Speech, graph: Callable[..., onnx.ModelProto]) -> None:
+def test_each_quantised_weight_is_the_nearest_of_its_channel_s_256(tiny: LoadedModel, graph: Callable[..., onnx.ModelProto]) -> None:
     """So a small update of the weights shows: the grid is made from the tuned weights, not taken from a published file."""
     exact, small = stored(graph(tiny, levelled=True)), stored(quantised(graph(tiny, levelled=True)))
     found = [name.removesuffix("_quantized") for name in small if name.endswith("_quantized")]
@@ -200,7 +200,7 @@ def test_each_quantised_weight_is_the_nearest_of_its_channel_s_256(tiny: Speech,
         assert (np.abs((small[f"{name}_quantized"] - zero) * scale - exact[name]) <= 0.5001 * scale).all()
 
 
-def test_convolutions_norms_and_biases_lose_nothing(tiny: Speech) -> None:
+def test_convolutions_norms_and_biases_lose_nothing(tiny: LoadedModel) -> None:
     """The convolutions of the packaged checkpoint are on a grid of 256 values: their places on it give them back."""
     exact, small = stored(encoder_graph(tiny)), stored(quantised(encoder_graph(tiny)))
     kept = [name for name, array in exact.items() if array.ndim != 2 or min(array.shape) == 1]
@@ -214,7 +214,7 @@ def test_convolutions_norms_and_biases_lose_nothing(tiny: Speech) -> None:
     assert sum(name.endswith("_places") for name in small) == 3
 
 
-def test_convolutions_on_no_grid_stay_float(random_v1: Speech) -> None:
+def test_convolutions_on_no_grid_stay_float(random_v1: LoadedModel) -> None:
     exact, small = stored(encoder_graph(random_v1)), stored(quantised(encoder_graph(random_v1)))
     convolutions = [name for name in exact if "conv" in name and exact[name].ndim == 3]
     assert len(convolutions) == 3
@@ -222,9 +222,9 @@ def test_convolutions_on_no_grid_stay_float(random_v1: Speech) -> None:
         assert np.array_equal(small[name], exact[name])
 
 
-def test_an_embedding_of_its_own_is_kept_beside_the_head(random_v1: Speech, waveforms: Sequence[Waveform]) -> None:
+def test_an_embedding_of_its_own_is_kept_beside_the_head(random_v1: LoadedModel, waveforms: Sequence[Waveform]) -> None:
     """Full fine-tuning may part the two."""
-    speech = load_speech(random_v1.checkpoint, torch.device("cpu"), "float32")
+    speech = load_model(random_v1.checkpoint, torch.device("cpu"), "float32")
     head = copy.deepcopy(speech.model.get_output_embeddings())
     with torch.no_grad():
         head.weight += 0.01
@@ -245,7 +245,7 @@ def test_an_embedding_of_its_own_is_kept_beside_the_head(random_v1: Speech, wave
 # --- activations made even ------------------------------------------------------------------------------------------------------------
 
 
-def test_a_levelled_graph_computes_the_same(tiny: Speech, real: Pair, waveforms: Sequence[Waveform]) -> None:
+def test_a_levelled_graph_computes_the_same(tiny: LoadedModel, real: Pair, waveforms: Sequence[Waveform]) -> None:
     level = Pair(encoder_graph(tiny, levelled=True), decoder_graph(tiny, levelled=True))
     for samples in waveforms[:3]:
         exact = real.hear(samples[None])
@@ -253,7 +253,7 @@ def test_a_levelled_graph_computes_the_same(tiny: Speech, real: Pair, waveforms:
         assert level.tokens(samples) == real.tokens(samples)
 
 
-def test_levelling_halves_what_eight_bits_cost(tiny: Speech, real: Pair, real_u8: Pair, waveforms: Sequence[Waveform]) -> None:
+def test_levelling_halves_what_eight_bits_cost(tiny: LoadedModel, real: Pair, real_u8: Pair, waveforms: Sequence[Waveform]) -> None:
     plain = Pair(quantised(encoder_graph(tiny)), quantised(decoder_graph(tiny)))
 
     def error(one: Pair) -> float:
@@ -263,7 +263,7 @@ def test_levelling_halves_what_eight_bits_cost(tiny: Speech, real: Pair, real_u8
     assert error(real_u8) < error(plain) / 2
 
 
-def test_levelling_leaves_the_model_alone(tiny: Speech) -> None:
+def test_levelling_leaves_the_model_alone(tiny: LoadedModel) -> None:
     before = {name: tensor.clone() for name, tensor in tiny.model.state_dict().items()}
     encoder_graph(tiny, levelled=True)
     decoder_graph(tiny, levelled=True)
@@ -281,7 +281,7 @@ def interface(graph: Session) -> dict[str, tuple[str, list[Any]]]:
 
 
 def test_base_in_eight_bits_is_not_above_the_published_size(tmp_path: Path) -> None:
-    base = load_speech(resolve("packaged:moonshine-base"), torch.device("cpu"), "float32")
+    base = load_model(resolve("packaged:moonshine-base"), torch.device("cpu"), "float32")
     for stem, graph in (("encoder_model", encoder_graph), ("decoder_model_merged", decoder_graph)):
         file = tmp_path / f"{stem}.ort"
         write_ort(quantised(graph(base, levelled=True)), file)
@@ -292,7 +292,7 @@ def test_base_in_eight_bits_is_not_above_the_published_size(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("packaged", [TINY, BASE], ids=lambda packaged: packaged.name)
 def test_inputs_and_outputs_are_the_published_ones_without_attention_masks(packaged: PackagedModel) -> None:
-    speech = load_speech(resolve(f"packaged:{packaged.name}"), torch.device("cpu"), "float32")
+    speech = load_model(resolve(f"packaged:{packaged.name}"), torch.device("cpu"), "float32")
     own = pair(speech)
     for graph, file in ((own.encoder, "encoder_model.ort"), (own.decoder, "decoder_model_merged.ort")):
         published = session(read_member(packaged.wheel, f"{packaged.folder}/{file}"))
@@ -304,7 +304,7 @@ def test_inputs_and_outputs_are_the_published_ones_without_attention_masks(packa
 
 
 @pytest.fixture
-def written(tiny: Speech, tmp_path: Path) -> Iterator[Callable[[str], dict[str, Path]]]:
+def written(tiny: LoadedModel, tmp_path: Path) -> Iterator[Callable[[str], dict[str, Path]]]:
     """Writes both u8 graphs into a folder of that name, in both forms."""
 
     def write(name: str) -> dict[str, Path]:
@@ -347,25 +347,25 @@ def test_no_path_of_the_machine_is_in_a_file(written: Callable[[str], dict[str, 
 
 
 @pytest.mark.parametrize("graph", [encoder_graph, decoder_graph])
-def test_a_streaming_model_is_refused(random_v2: Speech, graph: Callable[[Speech], onnx.ModelProto]) -> None:
+def test_a_streaming_model_is_refused(random_v2: LoadedModel, graph: Callable[[LoadedModel], onnx.ModelProto]) -> None:
     with pytest.raises(ExportError, match="streaming checkpoints can only be exported to `moonshine-voice` and `merged`"):
         graph(random_v2)
 
 
-def test_an_adapter_that_is_not_folded_in_is_refused(random_v1: Speech) -> None:
-    speech = load_speech(random_v1.checkpoint, torch.device("cpu"), "float32")
+def test_an_adapter_that_is_not_folded_in_is_refused(random_v1: LoadedModel) -> None:
+    speech = load_model(random_v1.checkpoint, torch.device("cpu"), "float32")
     get_peft_model(speech.model, LoraConfig(target_modules=["q_proj"]))
     with pytest.raises(ExportError, match="fold it in before the export"):
         decoder_graph(speech)
 
 
-def test_a_model_on_another_device_is_refused(random_v1: Speech) -> None:
+def test_a_model_on_another_device_is_refused(random_v1: LoadedModel) -> None:
     with pytest.raises(ExportError, match="load it on the CPU"):
         encoder_graph(replace(random_v1, device=torch.device("meta")))
 
 
-def test_other_rotary_positions_are_refused(random_v1: Speech) -> None:
-    speech = load_speech(random_v1.checkpoint, torch.device("cpu"), "float32")
+def test_other_rotary_positions_are_refused(random_v1: LoadedModel) -> None:
+    speech = load_model(random_v1.checkpoint, torch.device("cpu"), "float32")
     speech.decoder.rotary_emb.rope_type = "yarn"
     with pytest.raises(ExportError, match="'yarn' cannot be exported"):
         decoder_graph(speech)

@@ -21,7 +21,7 @@ from lora.export.targets import TARGETS, Target, architecture, require_export, w
 from lora.model.decoder import Decoder
 from lora.model.encoder import Encoder
 from lora.model.greedy import DecodeSettings, transcribe
-from lora.model.loading import Speech, load_speech
+from lora.model.loading import LoadedModel, load_model
 from lora.system.files import sha256_file
 from lora.training.adapter import attach, fold_in
 
@@ -32,11 +32,11 @@ FILES: dict[Target, list[str]] = {
 }
 
 
-def fresh(speech: Speech) -> Speech:
-    return load_speech(speech.checkpoint, torch.device("cpu"), "float32")
+def fresh(speech: LoadedModel) -> LoadedModel:
+    return load_model(speech.checkpoint, torch.device("cpu"), "float32")
 
 
-def tuned(speech: Speech) -> Speech:
+def tuned(speech: LoadedModel) -> LoadedModel:
     """The model with an adapter of random weights folded in."""
     own = fresh(speech)
     adapted = attach(own, AdapterConfig(lora_targets="all"))
@@ -48,13 +48,15 @@ def tuned(speech: Speech) -> Speech:
     return own
 
 
-def said(speech: Speech, samples: Waveform) -> str:
+def said(speech: LoadedModel, samples: Waveform) -> str:
     with torch.inference_mode():
         encoded = Encoder(speech)([samples])
         return transcribe(Decoder(speech), encoded, [duration(samples)], DecodeSettings(tokens_per_second=6.5))[0].text
 
 
-def test_merged_is_a_checkpoint_that_transformers_loads_without_peft(tiny: Speech, waveforms: Sequence[Waveform], tmp_path: Path) -> None:
+def test_merged_is_a_checkpoint_that_transformers_loads_without_peft(
+    tiny: LoadedModel, waveforms: Sequence[Waveform], tmp_path: Path
+) -> None:
     """In a process of its own, where neither peft nor this project is loaded."""
     write_target(tiny, "merged", "fp32", tmp_path)
     clip = tmp_path / "clip.wav"
@@ -70,13 +72,13 @@ def test_merged_is_a_checkpoint_that_transformers_loads_without_peft(tiny: Speec
     assert json.loads(done.stdout) == [said(tiny, waveforms[0]), []]
 
 
-def test_merged_holds_the_tuned_weights_and_nothing_of_the_adapter(random_speech: Speech, tmp_path: Path) -> None:
+def test_merged_holds_the_tuned_weights_and_nothing_of_the_adapter(random_speech: LoadedModel, tmp_path: Path) -> None:
     own = tuned(random_speech)
     write_target(own, "merged", "u8", tmp_path)
     saved, expected = load_file(tmp_path / "model.safetensors"), own.model.state_dict()
     assert all(torch.equal(weight, expected[name]) for name, weight in saved.items())
     assert not [name for name in saved if "lora" in name]
-    again = load_speech(resolve(str(tmp_path)), torch.device("cpu"), "float32")
+    again = load_model(resolve(str(tmp_path)), torch.device("cpu"), "float32")
     for name, parameter in again.model.named_parameters():
         assert torch.equal(parameter, expected[name])
     base = load_file(random_speech.checkpoint.folder / "model.safetensors")
@@ -85,14 +87,14 @@ def test_merged_holds_the_tuned_weights_and_nothing_of_the_adapter(random_speech
 
 
 @pytest.mark.parametrize("target", ["moonshine-voice", "onnx", "sherpa-onnx"])
-def test_a_folder_holds_what_the_runtime_loads(tiny: Speech, target: Target, tmp_path: Path) -> None:
+def test_a_folder_holds_what_the_runtime_loads(tiny: LoadedModel, target: Target, tmp_path: Path) -> None:
     written = write_target(tiny, target, "fp32", tmp_path)
     assert [file.name for file in written] == FILES[target]
     assert sorted(tmp_path.iterdir()) == list(written)
 
 
 @pytest.mark.parametrize("target", ["merged", "sherpa-onnx"])
-def test_the_same_model_gives_the_same_folder(random_v1: Speech, target: Target, tmp_path: Path) -> None:
+def test_the_same_model_gives_the_same_folder(random_v1: LoadedModel, target: Target, tmp_path: Path) -> None:
     hashes = []
     for name in ("first", "second"):
         (tmp_path / name).mkdir()
@@ -100,7 +102,7 @@ def test_the_same_model_gives_the_same_folder(random_v1: Speech, target: Target,
     assert hashes[0] == hashes[1]
 
 
-def test_weights_are_the_tuned_ones(random_v1: Speech, tmp_path: Path) -> None:
+def test_weights_are_the_tuned_ones(random_v1: LoadedModel, tmp_path: Path) -> None:
     own = tuned(random_v1)
     for name, speech in (("base", random_v1), ("tuned", own)):
         (tmp_path / name).mkdir()
@@ -115,43 +117,43 @@ def test_weights_are_the_tuned_ones(random_v1: Speech, tmp_path: Path) -> None:
     assert (heads["base"]["head.weight"] == heads["tuned"]["head.weight"]).all()  # no adapter touches the head
 
 
-def test_base_and_tiny_are_known_by_name(tiny: Speech) -> None:
+def test_base_and_tiny_are_known_by_name(tiny: LoadedModel) -> None:
     assert architecture(tiny) == "tiny"
-    assert architecture(load_speech(resolve("packaged:moonshine-base"), torch.device("cpu"), "float32")) == "base"
+    assert architecture(load_model(resolve("packaged:moonshine-base"), torch.device("cpu"), "float32")) == "base"
 
 
 # --- refusals --------------------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("target", ["moonshine-voice", "onnx"])
-def test_sizes_that_a_runtime_does_not_know_are_refused(random_v1: Speech, target: Target, tmp_path: Path) -> None:
+def test_sizes_that_a_runtime_does_not_know_are_refused(random_v1: LoadedModel, target: Target, tmp_path: Path) -> None:
     with pytest.raises(ExportError, match=r"has 2 decoder layers of 2 heads 16 wide; .*export it to `sherpa-onnx` or `merged`"):
         write_target(random_v1, target, "u8", tmp_path)
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("target", ["onnx", "sherpa-onnx"])
-def test_a_streaming_model_is_refused_where_it_cannot_run(random_v2: Speech, target: Target, tmp_path: Path) -> None:
+def test_a_streaming_model_is_refused_where_it_cannot_run(random_v2: LoadedModel, target: Target, tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="streaming checkpoints can only be exported to `moonshine-voice` and `merged`"):
         write_target(random_v2, target, "u8", tmp_path)
     assert not list(tmp_path.iterdir())
 
 
-def test_other_start_and_end_tokens_than_the_runtimes_are_refused(random_v1: Speech, tmp_path: Path) -> None:
+def test_other_start_and_end_tokens_than_the_runtimes_are_refused(random_v1: LoadedModel, tmp_path: Path) -> None:
     speech = fresh(random_v1)
     speech.model.config.eos_token_id = 3
     with pytest.raises(ExportError, match="starts with token 1 and ends with 3; runtimes take 1 and 2"):
         write_target(speech, "sherpa-onnx", "u8", tmp_path)
 
 
-def test_a_processor_that_normalises_is_refused(random_v1: Speech, tmp_path: Path) -> None:
+def test_a_processor_that_normalises_is_refused(random_v1: LoadedModel, tmp_path: Path) -> None:
     speech = fresh(random_v1)
     speech.processor.feature_extractor.do_normalize = True
     with pytest.raises(ExportError, match="normalises the loudness of each clip and runtimes do not"):
         write_target(speech, "sherpa-onnx", "u8", tmp_path)
 
 
-def test_a_tokenizer_that_grew_without_the_model_is_refused_and_one_with_it_exports(random_v1: Speech, tmp_path: Path) -> None:
+def test_a_tokenizer_that_grew_without_the_model_is_refused_and_one_with_it_exports(random_v1: LoadedModel, tmp_path: Path) -> None:
     speech = fresh(random_v1)
     speech.processor.tokenizer.add_tokens(["Ærøskøbing"])
     with pytest.raises(ExportError, match="has 32769 tokens with ids up to 32768, the model 32768"):
@@ -179,7 +181,7 @@ def test_a_missing_package_is_named_with_its_extra_and_merged_needs_none(monkeyp
     ],
     indirect=["small_disk"],
 )
-def test_a_full_disk(tiny: Speech, random_v1: Speech, target: Target, small_disk: Path) -> None:
+def test_a_full_disk(tiny: LoadedModel, random_v1: LoadedModel, target: Target, small_disk: Path) -> None:
     """From one that does not take the first file to one that is full at the vocabulary."""
     with pytest.raises((ExportError, RunFolderError), match=r"free some( space on the disk)? or choose another place") as refused:
         write_target(random_v1 if target == "merged" else tiny, target, "u8", small_disk)

@@ -14,18 +14,18 @@ from torch import Tensor
 from lora.config import AdapterConfig
 from lora.errors import CheckpointError, ExportError
 from lora.export.official import ROLES, convert, load_official, load_peft, official_state
-from lora.model.loading import Speech, load_speech
+from lora.model.loading import LoadedModel, load_model
 from lora.training.adapter import Adapted, attach, fold_in, load, read_passport
 
 RANK = 4
 ROUNDING = 1e-6
 
 
-def fresh(speech: Speech) -> Speech:
-    return load_speech(speech.checkpoint, torch.device("cpu"), "float32")
+def fresh(speech: LoadedModel) -> LoadedModel:
+    return load_model(speech.checkpoint, torch.device("cpu"), "float32")
 
 
-def drawn(speech: Speech, stacks: tuple[str, ...] = ("decoder",), rank: int = RANK) -> dict[str, Tensor]:
+def drawn(speech: LoadedModel, stacks: tuple[str, ...] = ("decoder",), rank: int = RANK) -> dict[str, Tensor]:
     """An official adapter of random weights."""
     generator = torch.Generator().manual_seed(7)
     state = {}
@@ -38,7 +38,7 @@ def drawn(speech: Speech, stacks: tuple[str, ...] = ("decoder",), rank: int = RA
     return state
 
 
-def applied(speech: Speech, state: Mapping[str, Tensor], alpha: float, rank: int) -> dict[str, Tensor]:
+def applied(speech: LoadedModel, state: Mapping[str, Tensor], alpha: float, rank: int) -> dict[str, Tensor]:
     """All weights after the update that the official trainer defines: `W += alpha / rank * up @ down`."""
     model = fresh(speech).model
     with torch.no_grad():
@@ -59,7 +59,7 @@ def same(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> bool:
     return first.keys() == second.keys() and all(torch.equal(weight, second[name]) for name, weight in first.items())
 
 
-def own(speech: Speech, targets: str, **settings: object) -> Adapted:
+def own(speech: LoadedModel, targets: str, **settings: object) -> Adapted:
     """An adapter of this project with random weights."""
     adapted = attach(fresh(speech), AdapterConfig(lora_targets=targets, lora_r=RANK, **settings))  # type: ignore[arg-type]
     generator = torch.Generator().manual_seed(8)
@@ -78,7 +78,7 @@ QKV = r"model\.decoder\.layers\.\d+\.self_attn\.[qkv]_proj"
 @pytest.mark.parametrize("stacks", [("decoder",), ("encoder",), ("decoder", "encoder")], ids="-".join)
 @pytest.mark.parametrize("alpha", [None, 8.0, 3.0])
 def test_an_official_adapter_gives_exactly_the_weights_its_trainer_gives(
-    random_speech: Speech, stacks: tuple[str, ...], alpha: float | None, tmp_path: Path
+    random_speech: LoadedModel, stacks: tuple[str, ...], alpha: float | None, tmp_path: Path
 ) -> None:
     state = drawn(random_speech, stacks)
     save_file(state, tmp_path / "adapter.safetensors")
@@ -87,7 +87,7 @@ def test_an_official_adapter_gives_exactly_the_weights_its_trainer_gives(
     assert not same(found, dict(random_speech.model.state_dict()))
 
 
-def test_a_converted_adapter_is_one_of_this_project(random_speech: Speech, tmp_path: Path) -> None:
+def test_a_converted_adapter_is_one_of_this_project(random_speech: LoadedModel, tmp_path: Path) -> None:
     state = drawn(random_speech)
     save_file(state, tmp_path / "adapter.safetensors")
     convert(fresh(random_speech), tmp_path / "adapter.safetensors", tmp_path / "peft", alpha=8.0, tokens_per_second=6.5)
@@ -95,7 +95,7 @@ def test_a_converted_adapter_is_one_of_this_project(random_speech: Speech, tmp_p
     assert same(folded(load(fresh(random_speech), tmp_path / "peft")), applied(random_speech, state, 8.0, RANK))
 
 
-def test_there_and_back_is_the_same_file(random_speech: Speech, tmp_path: Path) -> None:
+def test_there_and_back_is_the_same_file(random_speech: LoadedModel, tmp_path: Path) -> None:
     state = drawn(random_speech, ("decoder", "encoder"))
     save_file(state, tmp_path / "adapter.safetensors")
     convert(fresh(random_speech), tmp_path / "adapter.safetensors", tmp_path / "peft", tokens_per_second=6.5)
@@ -103,7 +103,7 @@ def test_there_and_back_is_the_same_file(random_speech: Speech, tmp_path: Path) 
     assert same(load_file(tmp_path / "back.safetensors"), state)
 
 
-def test_a_peft_adapter_of_another_tool_gets_a_passport(random_v1: Speech, tmp_path: Path) -> None:
+def test_a_peft_adapter_of_another_tool_gets_a_passport(random_v1: LoadedModel, tmp_path: Path) -> None:
     plain = get_peft_model(fresh(random_v1).model, LoraConfig(r=2, target_modules=["q_proj", "fc1"], init_lora_weights=False))
     plain.save_pretrained(tmp_path / "theirs")
     convert(fresh(random_v1), tmp_path / "theirs", tmp_path / "ours", tokens_per_second=6.5)
@@ -114,7 +114,7 @@ def test_a_peft_adapter_of_another_tool_gets_a_passport(random_v1: Speech, tmp_p
 # --- back ------------------------------------------------------------------------------------------------------------------------------
 
 
-def test_own_adapters_keep_their_update_with_three_times_the_rank(random_speech: Speech) -> None:
+def test_own_adapters_keep_their_update_with_three_times_the_rank(random_speech: LoadedModel) -> None:
     adapted = own(random_speech, QKV, lora_alpha=2 * RANK)
     state = official_state(adapted)
     found, expected = applied(random_speech, state, 3 * RANK, 3 * RANK), folded(adapted)
@@ -123,7 +123,7 @@ def test_own_adapters_keep_their_update_with_three_times_the_rank(random_speech:
     assert max((found[name] - weight).abs().max() for name, weight in expected.items()) < ROUNDING * scale
 
 
-def test_layers_and_roles_without_an_update_keep_their_weights(random_v1: Speech) -> None:
+def test_layers_and_roles_without_an_update_keep_their_weights(random_v1: LoadedModel) -> None:
     adapted = own(random_v1, r"model\.decoder\.layers\.1\.self_attn\.q_proj", lora_alpha=RANK)
     state = official_state(adapted)
     found, expected = applied(random_v1, state, RANK, RANK), folded(adapted)
@@ -138,7 +138,7 @@ def test_layers_and_roles_without_an_update_keep_their_weights(random_v1: Speech
 
 
 @pytest.mark.usefixtures("moonshine_voice")
-def test_the_trainer_s_own_file_and_merge_agree_with_ours(random_v2: Speech, tmp_path: Path) -> None:
+def test_the_trainer_s_own_file_and_merge_agree_with_ours(random_v2: LoadedModel, tmp_path: Path) -> None:
     theirs = importlib.import_module("moonshine_voice.lora.adapter")
     model = fresh(random_v2).model
     sites = theirs.add_lora(model, rank=RANK, alpha=2 * RANK, seed=3, sites="both")
@@ -152,7 +152,7 @@ def test_the_trainer_s_own_file_and_merge_agree_with_ours(random_v2: Speech, tmp
 
 
 @pytest.mark.usefixtures("moonshine_voice")
-def test_the_trainer_loads_what_we_write(random_v2: Speech, tmp_path: Path) -> None:
+def test_the_trainer_loads_what_we_write(random_v2: LoadedModel, tmp_path: Path) -> None:
     theirs = importlib.import_module("moonshine_voice.lora.adapter")
     save_file(drawn(random_v2), tmp_path / "adapter.safetensors")
     adapted = load_official(fresh(random_v2), tmp_path / "adapter.safetensors", 2.0 * RANK)
@@ -167,17 +167,17 @@ def test_the_trainer_loads_what_we_write(random_v2: Speech, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("targets", ["decoder", "mlp", "cross"])
-def test_other_sites_than_the_official_ones_are_refused(random_v1: Speech, targets: str) -> None:
+def test_other_sites_than_the_official_ones_are_refused(random_v1: LoadedModel, targets: str) -> None:
     with pytest.raises(ExportError, match="the official format holds only q_proj, k_proj and v_proj of self-attention"):
         official_state(own(random_v1, targets))
 
 
-def test_dora_is_refused(random_v1: Speech) -> None:
+def test_dora_is_refused(random_v1: LoadedModel) -> None:
     with pytest.raises(ExportError, match="uses DoRA or trains biases"):
         official_state(own(random_v1, QKV, use_dora=True))
 
 
-def test_an_official_adapter_of_another_model_is_refused(random_v1: Speech, random_v2: Speech, tmp_path: Path) -> None:
+def test_an_official_adapter_of_another_model_is_refused(random_v1: LoadedModel, random_v2: LoadedModel, tmp_path: Path) -> None:
     save_file(drawn(random_v2, ("encoder",)), tmp_path / "adapter.safetensors")
     with pytest.raises(CheckpointError, match=r"updates model\.encoder\.layers\.0\.self_attn\.q_proj with \[48, 4\] by \[4, 48\]"):
         load_official(fresh(random_v1), tmp_path / "adapter.safetensors")
@@ -215,14 +215,14 @@ def two_ranks(state: dict[str, Tensor]) -> dict[str, Tensor]:
     ],
 )
 def test_a_file_that_is_no_official_adapter_is_refused(
-    random_v1: Speech, change: Callable[[dict[str, Tensor]], dict[str, Tensor]], message: str, tmp_path: Path
+    random_v1: LoadedModel, change: Callable[[dict[str, Tensor]], dict[str, Tensor]], message: str, tmp_path: Path
 ) -> None:
     save_file(change(drawn(random_v1)), tmp_path / "adapter.safetensors")
     with pytest.raises(CheckpointError, match=message):
         load_official(fresh(random_v1), tmp_path / "adapter.safetensors")
 
 
-def test_peft_adapters_that_mean_something_else_are_refused(random_v1: Speech, random_v2: Speech, tmp_path: Path) -> None:
+def test_peft_adapters_that_mean_something_else_are_refused(random_v1: LoadedModel, random_v2: LoadedModel, tmp_path: Path) -> None:
     for name, settings in (("pissa", {"init_lora_weights": "pissa"}), ("wide", {})):
         speech = fresh(random_v1 if name == "pissa" else random_v2)
         get_peft_model(speech.model, LoraConfig(r=2, target_modules=["q_proj"], **settings)).save_pretrained(tmp_path / name)  # type: ignore[arg-type]
@@ -232,7 +232,7 @@ def test_peft_adapters_that_mean_something_else_are_refused(random_v1: Speech, r
         load_peft(fresh(random_v1), tmp_path / "wide")
 
 
-def test_the_command_converts_and_refuses_in_one_line(random_v1: Speech, tmp_path: Path) -> None:
+def test_the_command_converts_and_refuses_in_one_line(random_v1: LoadedModel, tmp_path: Path) -> None:
     model = ("--model-id", random_v1.checkpoint.folder)
     official, folder = tmp_path / "adapter.safetensors", tmp_path / "peft"
     save_file(drawn(random_v1), official)
@@ -252,7 +252,7 @@ def test_the_command_converts_and_refuses_in_one_line(random_v1: Speech, tmp_pat
     assert moonshine_lora("adapter", "convert", official, folder, *model, "--overwrite").code == 0
 
 
-def test_a_damaged_file_is_refused(random_v1: Speech, tmp_path: Path) -> None:
+def test_a_damaged_file_is_refused(random_v1: LoadedModel, tmp_path: Path) -> None:
     (tmp_path / "adapter.safetensors").write_bytes(b"not safetensors")
     with pytest.raises(CheckpointError, match="not a whole safetensors file"):
         load_official(fresh(random_v1), tmp_path / "adapter.safetensors")

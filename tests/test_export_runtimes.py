@@ -18,7 +18,7 @@ from lora.export.targets import TARGETS, write_target
 from lora.model.decoder import Decoder
 from lora.model.encoder import Encoder
 from lora.model.greedy import DecodeSettings, transcribe
-from lora.model.loading import Speech
+from lora.model.loading import LoadedModel
 from lora.runtimes.engines import VOICE_OPTIONS, VOICE_STEP, sherpa_cap
 from lora.runtimes.runtime import FILES, PACKAGES, RUNTIMES, Clip, RuntimeName, Transcribed, require_runtimes
 from lora.runtimes.runtime import transcribe as on_device
@@ -27,7 +27,7 @@ SETTINGS = DecodeSettings(tokens_per_second=6.5)
 
 
 @pytest.fixture(scope="module")
-def exports(tiny: Speech, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def exports(tiny: LoadedModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The packaged tiny model for every runtime, in float32."""
     place = tmp_path_factory.mktemp("exports")
     for name in RUNTIMES:
@@ -44,7 +44,7 @@ def some(waveforms: Sequence[Waveform]) -> list[Clip]:
 
 
 @pytest.fixture(scope="module")
-def in_pytorch(tiny: Speech, some: list[Clip]) -> list[str]:
+def in_pytorch(tiny: LoadedModel, some: list[Clip]) -> list[str]:
     encoder, decoder = Encoder(tiny), Decoder(tiny)
     with torch.inference_mode():
         return [transcribe(decoder, encoder([clip.samples]), [duration(clip.samples)], SETTINGS)[0].text for clip in some]

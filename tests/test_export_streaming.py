@@ -25,7 +25,7 @@ from lora.export.targets import architecture, write_target
 from lora.model.decoder import Decoder
 from lora.model.encoder import Encoder
 from lora.model.greedy import DecodeSettings, transcribe
-from lora.model.loading import Speech, load_speech
+from lora.model.loading import LoadedModel, load_model
 from lora.runtimes.separate import voice_packages
 from lora.system.files import sha256_file
 
@@ -40,7 +40,7 @@ Array = npt.NDArray[Any]
 class Runtime:
     """Drives the graphs as moonshine-voice does."""
 
-    def __init__(self, speech: Speech, *, small: bool = False) -> None:
+    def __init__(self, speech: LoadedModel, *, small: bool = False) -> None:
         graphs = {name: graph() for name, graph in streaming_graphs(speech).items()}
         models = {name: quantised(model) if small and name in QUANTISED else model for name, model in graphs.items()}
         self.graphs = {name: onnxruntime.InferenceSession(model.SerializeToString()) for name, model in models.items()}
@@ -85,7 +85,7 @@ class Runtime:
 
 
 @pytest.fixture(scope="module")
-def model(random_v2: Speech, tmp_path_factory: pytest.TempPathFactory) -> Speech:
+def model(random_v2: LoadedModel, tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
     """The random model with four decoder layers: the runtime keeps 16 frames for each, and the encoder looks 45 back."""
     folder = tmp_path_factory.mktemp("streaming")
     config = deepcopy(random_v2.model.config)
@@ -93,11 +93,11 @@ def model(random_v2: Speech, tmp_path_factory: pytest.TempPathFactory) -> Speech
     torch.manual_seed(2)
     MoonshineStreamingForConditionalGeneration(config).save_pretrained(folder)
     random_v2.processor.save_pretrained(folder)
-    return load_speech(resolve(str(folder)), torch.device("cpu"), "float32")
+    return load_model(resolve(str(folder)), torch.device("cpu"), "float32")
 
 
 @pytest.fixture(scope="module")
-def runtime(model: Speech) -> Runtime:
+def runtime(model: LoadedModel) -> Runtime:
     return Runtime(model)
 
 
@@ -111,13 +111,13 @@ def chunked(clip: Waveform, size: int) -> list[Array]:
 
 
 @torch.inference_mode()
-def encoded(speech: Speech, clip: Waveform) -> Array:
+def encoded(speech: LoadedModel, clip: Waveform) -> Array:
     found: Array = Encoder(speech)([clip]).hidden.numpy()
     return found
 
 
 @torch.inference_mode()
-def spoken(speech: Speech, clip: Waveform) -> tuple[str, tuple[int, ...]]:
+def spoken(speech: LoadedModel, clip: Waveform) -> tuple[str, tuple[int, ...]]:
     settings = DecodeSettings(tokens_per_second=6.5)
     found = transcribe(Decoder(speech), Encoder(speech)([clip]), [duration(clip)], settings)[0]
     return found.text, found.tokens
@@ -128,7 +128,7 @@ def test_features_do_not_depend_on_the_chunks(runtime: Runtime, clip: Waveform, 
     assert np.abs(runtime.features(chunked(clip, size)) - runtime.features([clip])).max() < ROUNDING
 
 
-def test_the_encoder_hears_through_its_windows_as_the_model_does(model: Speech, runtime: Runtime, clip: Waveform) -> None:
+def test_the_encoder_hears_through_its_windows_as_the_model_does(model: LoadedModel, runtime: Runtime, clip: Waveform) -> None:
     found, expected = runtime.encode(runtime.features([clip])), encoded(model, clip)
     assert found.shape == expected.shape
     assert np.abs(found - expected).max() < ROUNDING
@@ -147,7 +147,7 @@ def test_memory_does_not_depend_on_where_the_parts_begin(runtime: Runtime, clip:
     assert np.abs(parts - runtime.memory(found, 0)).max() < ROUNDING
 
 
-def test_the_graphs_say_what_the_model_says(model: Speech, runtime: Runtime, waveforms: Sequence[Waveform]) -> None:
+def test_the_graphs_say_what_the_model_says(model: LoadedModel, runtime: Runtime, waveforms: Sequence[Waveform]) -> None:
     for samples in waveforms[:3]:
         expected = spoken(model, samples)[1]
         memory = runtime.memory(runtime.encode(runtime.features(chunked(samples, CHUNK))), 0)
@@ -167,7 +167,7 @@ def test_several_tokens_at_once_give_the_logits_of_one_after_another(runtime: Ru
     assert np.abs(together - np.concatenate(single, axis=1)).max() < ROUNDING
 
 
-def test_eight_bits_stay_close(model: Speech, runtime: Runtime, clip: Waveform) -> None:
+def test_eight_bits_stay_close(model: LoadedModel, runtime: Runtime, clip: Waveform) -> None:
     small = Runtime(model, small=True)
     exact, found = (one.encode(one.features([clip])) for one in (runtime, small))
     assert 0 < np.abs(found - exact).mean() < 0.1 * np.abs(exact).mean()
@@ -177,7 +177,7 @@ def test_eight_bits_stay_close(model: Speech, runtime: Runtime, clip: Waveform) 
 
 
 @pytest.mark.parametrize("precision", ["u8", "fp32"])
-def test_the_folder_holds_five_graphs_and_is_always_the_same(model: Speech, precision: Any, tmp_path: Path) -> None:
+def test_the_folder_holds_five_graphs_and_is_always_the_same(model: LoadedModel, precision: Any, tmp_path: Path) -> None:
     hashes = []
     for name in ("first", "second"):
         (tmp_path / name).mkdir()
@@ -188,7 +188,7 @@ def test_the_folder_holds_five_graphs_and_is_always_the_same(model: Speech, prec
     assert architecture(model) == "streaming"
 
 
-def test_the_runtime_says_what_the_model_says(model: Speech, clip: Waveform, tmp_path: Path) -> None:
+def test_the_runtime_says_what_the_model_says(model: LoadedModel, clip: Waveform, tmp_path: Path) -> None:
     """In a process of its own, for its onnxruntime is another one. It stops at 6.5 tokens a second and has no head room."""
     whole = clip[: len(clip) // CHUNK * CHUNK]
     (tmp_path / "export").mkdir()
@@ -214,8 +214,8 @@ def test_the_runtime_says_what_the_model_says(model: Speech, clip: Waveform, tmp
 # --- refusals --------------------------------------------------------------------------------------------------------------------------
 
 
-def test_an_encoder_that_looks_further_back_than_the_runtime_keeps_is_refused(random_v2: Speech) -> None:
-    speech = load_speech(random_v2.checkpoint, torch.device("cpu"), "float32")
+def test_an_encoder_that_looks_further_back_than_the_runtime_keeps_is_refused(random_v2: LoadedModel) -> None:
+    speech = load_model(random_v2.checkpoint, torch.device("cpu"), "float32")
     speech.encoder.config.sliding_windows = [[60, 4]] * 3
     with pytest.raises(ExportError, match="the encoder looks 177 frames back, the runtime keeps 32"):
         streaming_graphs(speech)

@@ -14,7 +14,7 @@ from lora.checkpoints.packaged import BASE, TINY
 from lora.checkpoints.wheels import read_member
 from lora.errors import ExportError
 from lora.export.tokens import LONGEST_TOKEN, tokenizer_bin, tokens_txt, vocabulary
-from lora.model.loading import Speech
+from lora.model.loading import LoadedModel
 
 ADDED = ("<noise>", "Ærøskøbing", "New York", "x" * 200, "▁Llanfairpwllgwyngyll")
 
@@ -55,7 +55,7 @@ def size(tokenizer: Any) -> int:
 
 
 @pytest.fixture(scope="module")
-def plain(tiny: Speech) -> Any:
+def plain(tiny: LoadedModel) -> Any:
     return tiny.processor.tokenizer
 
 

@@ -15,7 +15,7 @@ from lora.audio.loading import AudioSettings, FileAudio
 from lora.dataset.manifest import Utterance
 from lora.errors import NotFiniteError
 from lora.model.encoder_outputs import NAME, LiveFeatures, StoredFeatures
-from lora.model.loading import Encoded, Speech, load_speech
+from lora.model.loading import Encoded, LoadedModel, load_model
 from lora.system.cache import Kept
 
 AUDIO = AudioSettings()
@@ -39,7 +39,7 @@ def assert_equal(first: Encoded, second: Encoded) -> None:
         torch.testing.assert_close(first.hidden[first.mask], second.hidden[second.mask], atol=2e-5, rtol=0)
 
 
-def test_stored_outputs_equal_live_ones(any_speech: Speech, clips: Sequence[Utterance], tmp_path: Path) -> None:
+def test_stored_outputs_equal_live_ones(any_speech: LoadedModel, clips: Sequence[Utterance], tmp_path: Path) -> None:
     chosen = [clips[17], clips[0], clips[10]]
     with torch.inference_mode():
         live = LiveFeatures(any_speech, AUDIO).batch(chosen)
@@ -47,7 +47,7 @@ def test_stored_outputs_equal_live_ones(any_speech: Speech, clips: Sequence[Utte
 
 
 def test_preparing_encodes_each_recording_once_and_reports_each_utterance(
-    random_v1: Speech, clips: Sequence[Utterance], tmp_path: Path
+    random_v1: LoadedModel, clips: Sequence[Utterance], tmp_path: Path
 ) -> None:
     same_recording = replace(clips[0], id="again", text="other words")
     done: list[int] = []
@@ -56,7 +56,7 @@ def test_preparing_encodes_each_recording_once_and_reports_each_utterance(
     assert done == [2, 2, 2]
 
 
-def test_an_utterance_with_meta_can_be_stored(random_v1: Speech, clips: Sequence[Utterance], tmp_path: Path) -> None:
+def test_an_utterance_with_meta_can_be_stored(random_v1: LoadedModel, clips: Sequence[Utterance], tmp_path: Path) -> None:
     with_meta = replace(clips[0], meta={"channel": "telephone"})
     assert_equal(
         StoredFeatures(random_v1, AUDIO, Kept(tmp_path)).batch([with_meta]),
@@ -64,7 +64,7 @@ def test_an_utterance_with_meta_can_be_stored(random_v1: Speech, clips: Sequence
     )
 
 
-def test_a_second_use_reads_what_is_stored(random_v1: Speech, clips: Sequence[Utterance], tmp_path: Path) -> None:
+def test_a_second_use_reads_what_is_stored(random_v1: LoadedModel, clips: Sequence[Utterance], tmp_path: Path) -> None:
     StoredFeatures(random_v1, AUDIO, Kept(tmp_path)).prepare([clips[0]])
     marked = np.full((3, 32), 7.0, dtype=np.float32)
     Kept(tmp_path).write(only_file(tmp_path), save({NAME: torch.from_numpy(marked)}))
@@ -74,9 +74,9 @@ def test_a_second_use_reads_what_is_stored(random_v1: Speech, clips: Sequence[Ut
 
 
 def test_after_a_model_is_released_another_copy_encodes_what_was_removed(
-    random_speech: Speech, clips: Sequence[Utterance], tmp_path: Path
+    random_speech: LoadedModel, clips: Sequence[Utterance], tmp_path: Path
 ) -> None:
-    first, second = (load_speech(random_speech.checkpoint, random_speech.device, "float32") for _ in range(2))
+    first, second = (load_model(random_speech.checkpoint, random_speech.device, "float32") for _ in range(2))
     features = StoredFeatures(first, AUDIO, Kept(tmp_path))
     before = features.batch([clips[0]])
     first.release()
@@ -86,8 +86,10 @@ def test_after_a_model_is_released_another_copy_encodes_what_was_removed(
     assert only_file(tmp_path).is_file()
 
 
-def test_what_decides_the_output_decides_the_file(random_v1: Speech, random_v2: Speech, clips: Sequence[Utterance], tmp_path: Path) -> None:
-    half = load_speech(random_v1.checkpoint, random_v1.device, "bfloat16")
+def test_what_decides_the_output_decides_the_file(
+    random_v1: LoadedModel, random_v2: LoadedModel, clips: Sequence[Utterance], tmp_path: Path
+) -> None:
+    half = load_model(random_v1.checkpoint, random_v1.device, "bfloat16")
     other_audio = tmp_path / "other.flac"
     assert isinstance(clips[0].audio, FileAudio)
     other_audio.write_bytes(clips[0].audio.content() + b"\0")  # trailing bytes are no sound, but it is another recording
@@ -107,7 +109,7 @@ def test_what_decides_the_output_decides_the_file(random_v1: Speech, random_v2: 
         assert len(files(folder)) == count
 
 
-def test_a_copy_of_a_recording_under_another_name_is_found(random_v1: Speech, clips: Sequence[Utterance], tmp_path: Path) -> None:
+def test_a_copy_of_a_recording_under_another_name_is_found(random_v1: LoadedModel, clips: Sequence[Utterance], tmp_path: Path) -> None:
     assert isinstance(clips[0].audio, FileAudio)
     copy = tmp_path / "renamed.flac"
     copy.write_bytes(clips[0].audio.content())
@@ -116,7 +118,7 @@ def test_a_copy_of_a_recording_under_another_name_is_found(random_v1: Speech, cl
 
 
 @pytest.mark.parametrize("damage", ["empty", "cut", "text", "flipped"])
-def test_a_damaged_file_is_made_again_and_named(random_v1: Speech, clips: Sequence[Utterance], tmp_path: Path, damage: str) -> None:
+def test_a_damaged_file_is_made_again_and_named(random_v1: LoadedModel, clips: Sequence[Utterance], tmp_path: Path, damage: str) -> None:
     before = StoredFeatures(random_v1, AUDIO, Kept(tmp_path)).batch([clips[0]])
     file = only_file(tmp_path)
     whole = file.read_bytes()
@@ -130,8 +132,8 @@ def test_a_damaged_file_is_made_again_and_named(random_v1: Speech, clips: Sequen
     assert file.read_bytes() == whole
 
 
-def test_outputs_that_are_not_finite_are_named_and_not_kept(random_v1: Speech, clips: Sequence[Utterance], tmp_path: Path) -> None:
-    broken = load_speech(random_v1.checkpoint, random_v1.device, "float32")
+def test_outputs_that_are_not_finite_are_named_and_not_kept(random_v1: LoadedModel, clips: Sequence[Utterance], tmp_path: Path) -> None:
+    broken = load_model(random_v1.checkpoint, random_v1.device, "float32")
     broken.encoder.layer_norm.weight.data[3] = torch.inf
     features = StoredFeatures(broken, AUDIO, Kept(tmp_path))
     with pytest.raises(NotFiniteError, match=rf"^{clips[0].id}: the encoder's output is not finite \(float32 on cpu .*; "):
@@ -141,15 +143,15 @@ def test_outputs_that_are_not_finite_are_named_and_not_kept(random_v1: Speech, c
     assert files(tmp_path) == []
 
 
-def test_kept_outputs_that_are_not_finite_are_refused(random_v1: Speech, clips: Sequence[Utterance], tmp_path: Path) -> None:
+def test_kept_outputs_that_are_not_finite_are_refused(random_v1: LoadedModel, clips: Sequence[Utterance], tmp_path: Path) -> None:
     StoredFeatures(random_v1, AUDIO, Kept(tmp_path)).prepare([clips[0]])
     Kept(tmp_path).write(only_file(tmp_path), save({NAME: torch.full((3, 32), torch.nan)}))
     with pytest.raises(NotFiniteError, match=rf"^{clips[0].id}: the encoder's output is not finite"):
         StoredFeatures(random_v1, AUDIO, Kept(tmp_path)).batch([clips[0]])
 
 
-def test_bfloat16_outputs_come_back_bit_for_bit(random_speech: Speech, clips: Sequence[Utterance], tmp_path: Path) -> None:
-    half = load_speech(random_speech.checkpoint, random_speech.device, "bfloat16")
+def test_bfloat16_outputs_come_back_bit_for_bit(random_speech: LoadedModel, clips: Sequence[Utterance], tmp_path: Path) -> None:
+    half = load_model(random_speech.checkpoint, random_speech.device, "bfloat16")
     with torch.inference_mode():
         live = LiveFeatures(half, AUDIO).batch([clips[0]]).hidden
     stored = StoredFeatures(half, AUDIO, Kept(tmp_path)).batch([clips[0]]).hidden
@@ -157,7 +159,7 @@ def test_bfloat16_outputs_come_back_bit_for_bit(random_speech: Speech, clips: Se
     assert torch.equal(stored, live)
 
 
-def test_stored_outputs_can_be_trained_on(random_v1: Speech, clips: Sequence[Utterance], tmp_path: Path) -> None:
+def test_stored_outputs_can_be_trained_on(random_v1: LoadedModel, clips: Sequence[Utterance], tmp_path: Path) -> None:
     hidden = StoredFeatures(random_v1, AUDIO, Kept(tmp_path)).batch([clips[0]]).hidden
     weight = torch.ones(32, requires_grad=True)
     (hidden @ weight).sum().backward()
@@ -173,10 +175,10 @@ from lora.checkpoints.checkpoint import resolve
 from lora.model.encoder_outputs import StoredFeatures
 from lora.system.cache import Kept
 from lora.dataset.manifest import Rules, read
-from lora.model.loading import load_speech
+from lora.model.loading import load_model
 torch.set_num_threads(1)
 checkpoint, manifest, folder = sys.argv[1:]
-features = StoredFeatures(load_speech(resolve(checkpoint), torch.device("cpu"), "float32"), AudioSettings(), Kept(Path(folder)))
+features = StoredFeatures(load_model(resolve(checkpoint), torch.device("cpu"), "float32"), AudioSettings(), Kept(Path(folder)))
 utterances = read(Path(manifest), Rules()).utterances[:4]
 print("ready", flush=True)
 while Path(folder).is_dir():
@@ -186,7 +188,7 @@ while Path(folder).is_dir():
 """
 
 
-def test_two_processes_may_write_the_same_files(random_v1: Speech, clips: Sequence[Utterance], tmp_path: Path) -> None:
+def test_two_processes_may_write_the_same_files(random_v1: LoadedModel, clips: Sequence[Utterance], tmp_path: Path) -> None:
     """The other process removes and writes the files again and again; this one never finds half a file, and what is left is whole."""
     assert isinstance(clips[0].audio, FileAudio)
     manifest, folder = clips[0].audio.path.parents[1] / "heldout.jsonl", tmp_path / "features"

@@ -20,7 +20,7 @@ from lora.dataset.manifest import Utterance
 from lora.errors import CheckpointError
 from lora.model.decoder import Decoder
 from lora.model.encoder import Encoder
-from lora.model.loading import Speech, pad_labels
+from lora.model.loading import LoadedModel, pad_labels
 from lora.runs.record import read
 from lora.training.adapter import Adapted, attach, find_sites, merged, plan, read_passport
 
@@ -28,7 +28,7 @@ FULL = AdapterConfig(method="full", lora_targets="both")
 TOKENS = torch.tensor([[1, 372, 471, 278, 1900]])
 
 
-def adapt(speech: Speech, config: AdapterConfig = FULL) -> Adapted:
+def adapt(speech: LoadedModel, config: AdapterConfig = FULL) -> Adapted:
     return attach(replace(speech, model=deepcopy(speech.model)), config)
 
 
@@ -37,7 +37,7 @@ def states(encoder: Encoder, decoder: Decoder, samples: Waveform) -> Tensor:
 
 
 @pytest.mark.parametrize("targets", ["both", "encoder", "cross", r"model\.decoder\.layers\.0\.self_attn\.q_proj"])
-def test_loss_and_gradients_are_those_of_transformers(random_speech: Speech, waveforms: Sequence[Waveform], targets: str) -> None:
+def test_loss_and_gradients_are_those_of_transformers(random_speech: LoadedModel, waveforms: Sequence[Waveform], targets: str) -> None:
     adapted = adapt(random_speech, AdapterConfig(method="full", lora_targets=targets))
     batch = [reference.whole(waveforms[0][:16_000]), reference.whole(waveforms[17][:12_000])]
     labels = pad_labels([[471, 278, 1900, 2], [310, 2]], random_speech.device)
@@ -50,7 +50,7 @@ def test_loss_and_gradients_are_those_of_transformers(random_speech: Speech, wav
         assert (one - other).norm() <= 1e-3 * other.norm() + 1e-6
 
 
-def test_only_the_weights_and_biases_of_the_sites_train(random_speech: Speech) -> None:
+def test_only_the_weights_and_biases_of_the_sites_train(random_speech: LoadedModel) -> None:
     adapted = adapt(random_speech, AdapterConfig(method="full", lora_targets="mlp"))
     training = {name for name, parameter in adapted.peft.named_parameters() if parameter.requires_grad}
     assert training == {f"{site}.{part}" for site in find_sites(random_speech, "mlp") for part in ("weight", "bias")}
@@ -59,7 +59,7 @@ def test_only_the_weights_and_biases_of_the_sites_train(random_speech: Speech) -
     assert {site.rank for site in sites} == {None}
 
 
-def test_what_was_made_before_training_reads_the_weights_as_they_are(random_speech: Speech, waveforms: Sequence[Waveform]) -> None:
+def test_what_was_made_before_training_reads_the_weights_as_they_are(random_speech: LoadedModel, waveforms: Sequence[Waveform]) -> None:
     """With and without gradients, in evaluation mode too; nothing is added by looking twice."""
     adapted = adapt(random_speech)
     encoder, decoder = Encoder(adapted.speech), Decoder(adapted.speech)
@@ -80,7 +80,7 @@ def test_what_was_made_before_training_reads_the_weights_as_they_are(random_spee
     assert torch.equal(after, anew)
 
 
-def test_weights_that_train_stay_float32_in_bfloat16(random_v1: Speech, waveforms: Sequence[Waveform]) -> None:
+def test_weights_that_train_stay_float32_in_bfloat16(random_v1: LoadedModel, waveforms: Sequence[Waveform]) -> None:
     adapted = attach(replace(random_v1, model=deepcopy(random_v1.model), precision="bfloat16"), FULL)
     states(Encoder(adapted.speech), Decoder(adapted.speech), waveforms[0]).sum().backward()
     assert all(parameter.dtype == torch.float32 and parameter.grad is not None for parameter in adapted.parameters())
@@ -91,7 +91,7 @@ def sets(clips: Sequence[Utterance], tmp_path_factory: pytest.TempPathFactory) -
     return manifests(tmp_path_factory.mktemp("full-sets"), clips)
 
 
-def test_a_run_leaves_a_checkpoint_that_says_what_was_reported(random_speech: Speech, sets: Manifests, tmp_path: Path) -> None:
+def test_a_run_leaves_a_checkpoint_that_says_what_was_reported(random_speech: LoadedModel, sets: Manifests, tmp_path: Path) -> None:
     run = tmp_path / "run"
     options = ("--method", "full", "--lora-targets", "both", "--full-learning-rate", 1e-2, "--rms-dbfs", -20, "--tokens-per-second", 2)
     model = ("--model-id", random_speech.checkpoint.folder)
@@ -134,7 +134,7 @@ def test_a_run_leaves_a_checkpoint_that_says_what_was_reported(random_speech: Sp
         read_passport(saved)
 
 
-def test_the_export_of_a_run_is_what_the_run_scored(random_v1: Speech, sets: Manifests, tmp_path: Path) -> None:
+def test_the_export_of_a_run_is_what_the_run_scored(random_v1: LoadedModel, sets: Manifests, tmp_path: Path) -> None:
     """Merged, proven and evaluated as the guide says: with `just transcribe`, in a process of its own."""
     run, export = tmp_path / "run", tmp_path / "export"
     options = ("--method", "full", "--lora-targets", "both", "--full-learning-rate", 1e-2, "--warmup-steps", 0)
@@ -174,7 +174,7 @@ def read_passport_of(folder: Path) -> tuple[float | None, float]:
     ],
 )
 def test_settings_of_adapters_are_refused(
-    random_v1: Speech, sets: Manifests, tmp_path: Path, options: tuple[object, ...], message: str
+    random_v1: LoadedModel, sets: Manifests, tmp_path: Path, options: tuple[object, ...], message: str
 ) -> None:
     model = ("--model-id", random_v1.checkpoint.folder)
     line = refusal("experiment", *model, *sets.flags(), *QUICK, "--method", "full", *options, "--output-dir", tmp_path / "run")

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from running import QUICK, Manifests, RunFolder, moonshine_lora, refusal
 
-from lora.model.loading import Speech
+from lora.model.loading import LoadedModel
 
 Q: tuple[Any, ...] = (*QUICK[:6], *QUICK[8:])
 """A training of two updates, without the settings that the command makes itself."""
@@ -29,7 +29,7 @@ def other_voice() -> str:
 
 
 @pytest.fixture
-def arguments(terms: Path, random_v1: Speech, sets: Manifests, other_voice: str) -> list[object]:
+def arguments(terms: Path, random_v1: LoadedModel, sets: Manifests, other_voice: str) -> list[object]:
     return [
         *("jargon", terms, "--model-id", random_v1.checkpoint.folder, "--heldout-manifest", sets.heldout),
         *("--replay-manifest", sets.replay, "--output-dir", terms.parent / "run", "--test-voice-command", other_voice),

@@ -18,7 +18,7 @@ import pytest
 from forked import Changes, fork
 from running import ANY_VERDICT, QUICK, Manifests, files_below, moonshine_lora
 
-from lora.model.loading import Speech
+from lora.model.loading import LoadedModel
 from lora.runs.record import read as read_record
 from lora.system.files import sha256_file
 
@@ -41,7 +41,7 @@ class Killed:
 
 
 @pytest.fixture(scope="module")
-def run(random_v1: Speech, sets: Manifests, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run(random_v1: LoadedModel, sets: Manifests, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a finished run in it."""
     place = tmp_path_factory.mktemp("finished")
     done = moonshine_lora(*training(random_v1, sets), "--output-dir", place / "run")
@@ -49,13 +49,13 @@ def run(random_v1: Speech, sets: Manifests, tmp_path_factory: pytest.TempPathFac
     return place
 
 
-def training(speech: Speech, sets: Manifests) -> tuple[object, ...]:
+def training(speech: LoadedModel, sets: Manifests) -> tuple[object, ...]:
     short = ("--tokens-per-second", 0.5, "--learning-rate", "1e-2", "--warmup-steps", 0, "--checkpoint-interval", 1)
     return ("experiment", "--model-id", speech.checkpoint.folder, *sets.flags(), *QUICK, *short, *ANY_VERDICT)
 
 
 @pytest.fixture(params=["merge", "audio", "report", "export", "experiment"])
-def command(request: pytest.FixtureRequest, random_v1: Speech, sets: Manifests, run: Path) -> Killed:
+def command(request: pytest.FixtureRequest, random_v1: LoadedModel, sets: Manifests, run: Path) -> Killed:
     adapter = "run/lora_adapter/adapter_model.safetensors"
     commands = {
         "merge": Killed(

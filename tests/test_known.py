@@ -12,7 +12,7 @@ from lora.evaluation.base_scores import BaseScores
 from lora.evaluation.evaluate import Evaluator, Example
 from lora.model.encoder_outputs import LiveFeatures
 from lora.model.greedy import DecodeSettings, Transcript
-from lora.model.loading import Speech
+from lora.model.loading import LoadedModel
 from lora.runs.outcomes import Evaluation
 from lora.system.cache import Kept, prune
 from lora.units import Seconds
@@ -22,25 +22,27 @@ SETTINGS = DecodeSettings(tokens_per_second=1.0)
 
 
 @pytest.fixture
-def part(random_v1: Speech, clips: Sequence[Utterance]) -> list[Example]:
+def part(random_v1: LoadedModel, clips: Sequence[Utterance]) -> list[Example]:
     return [Example(clip, Seconds(2.0), tuple(random_v1.labels(clip.text or ""))) for clip in clips[:2]]
 
 
 def scores(
-    speech: Speech, part: Sequence[Example], folder: Path, settings: DecodeSettings = SETTINGS, audio: AudioSettings = AUDIO
+    speech: LoadedModel, part: Sequence[Example], folder: Path, settings: DecodeSettings = SETTINGS, audio: AudioSettings = AUDIO
 ) -> tuple[Evaluation, bool]:
     evaluator = Evaluator(speech, LiveFeatures(speech, audio), settings, 2)
     return BaseScores(audio, Kept(folder)).known(Evaluation, evaluator, part, lambda: evaluator.evaluate(part))
 
 
-def test_the_second_time_gives_the_same_without_computing(random_v1: Speech, part: list[Example], tmp_path: Path) -> None:
+def test_the_second_time_gives_the_same_without_computing(random_v1: LoadedModel, part: list[Example], tmp_path: Path) -> None:
     first = scores(random_v1, part, tmp_path)
     assert scores(random_v1, part, tmp_path) == (first[0], True)
     assert not first[1]
     assert len(list(tmp_path.glob("*/*.json"))) == 1
 
 
-def test_anything_that_decides_it_is_part_of_the_key(random_v1: Speech, random_v2: Speech, part: list[Example], tmp_path: Path) -> None:
+def test_anything_that_decides_it_is_part_of_the_key(
+    random_v1: LoadedModel, random_v2: LoadedModel, part: list[Example], tmp_path: Path
+) -> None:
     scores(random_v1, part, tmp_path)
     other_text = [replace(part[0], utterance=replace(part[0].utterance, text="something else")), part[1]]
     assert not scores(random_v2, part, tmp_path)[1]
@@ -53,7 +55,7 @@ def test_anything_that_decides_it_is_part_of_the_key(random_v1: Speech, random_v
     assert scores(random_v1, part, tmp_path)[1]
 
 
-def test_labels_are_part_of_the_key_also_where_the_text_is_the_same(random_v1: Speech, part: list[Example], tmp_path: Path) -> None:
+def test_labels_are_part_of_the_key_also_where_the_text_is_the_same(random_v1: LoadedModel, part: list[Example], tmp_path: Path) -> None:
     """Another text style teaches other tokens, and gives another loss."""
     loss = scores(random_v1, part, tmp_path)[0].loss
     others = [replace(one, labels=tuple(random_v1.labels((one.utterance.text or "").lower()))) for one in part]
@@ -63,7 +65,7 @@ def test_labels_are_part_of_the_key_also_where_the_text_is_the_same(random_v1: S
     assert found.loss != loss
 
 
-def test_speakers_are_part_of_the_key(random_v1: Speech, part: list[Example], tmp_path: Path) -> None:
+def test_speakers_are_part_of_the_key(random_v1: LoadedModel, part: list[Example], tmp_path: Path) -> None:
     """Kept scores hold them, and intervals are drawn by speaker."""
     for names in ((None, None), ("a", "b"), ("a", "a")):
         told = [replace(one, utterance=replace(one.utterance, speaker_id=name)) for one, name in zip(part, names, strict=True)]
@@ -72,7 +74,9 @@ def test_speakers_are_part_of_the_key(random_v1: Speech, part: list[Example], tm
         assert tuple(row.speaker_id for row in found.score.utterances) == names
 
 
-def test_another_normaliser_scores_anew(random_v1: Speech, part: list[Example], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_normaliser_scores_anew(
+    random_v1: LoadedModel, part: list[Example], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Another language's, and another version of the package."""
     cache = tmp_path / "cache"
     first = scores(random_v1, part, cache)[0]
@@ -88,7 +92,7 @@ def test_another_normaliser_scores_anew(random_v1: Speech, part: list[Example], 
     assert newer.score.normaliser.endswith("(99.0)")
 
 
-def test_transcripts_are_kept_apart_from_scores(random_v1: Speech, part: list[Example], tmp_path: Path) -> None:
+def test_transcripts_are_kept_apart_from_scores(random_v1: LoadedModel, part: list[Example], tmp_path: Path) -> None:
     scores(random_v1, part, tmp_path)
 
     evaluator, kept = Evaluator(random_v1, LiveFeatures(random_v1, AUDIO), SETTINGS, 2), BaseScores(AUDIO, Kept(tmp_path))
@@ -102,7 +106,7 @@ def test_transcripts_are_kept_apart_from_scores(random_v1: Speech, part: list[Ex
 
 
 @pytest.mark.parametrize("place", [0, 20, 43, 60, -1])
-def test_a_damaged_file_is_made_again_and_named(random_v1: Speech, part: list[Example], tmp_path: Path, place: int) -> None:
+def test_a_damaged_file_is_made_again_and_named(random_v1: LoadedModel, part: list[Example], tmp_path: Path, place: int) -> None:
     first, _ = scores(random_v1, part, tmp_path)
     (file,) = tmp_path.glob("*/*.json")
     whole = bytearray(file.read_bytes())
@@ -118,7 +122,7 @@ def test_a_damaged_file_is_made_again_and_named(random_v1: Speech, part: list[Ex
     assert file.read_bytes() == whole
 
 
-def test_what_is_kept_counts_and_goes_with_the_encoder_outputs(random_v1: Speech, part: list[Example], tmp_path: Path) -> None:
+def test_what_is_kept_counts_and_goes_with_the_encoder_outputs(random_v1: LoadedModel, part: list[Example], tmp_path: Path) -> None:
     scores(random_v1, part, tmp_path)
     assert prune(0, tmp_path) > 0
     assert not list(tmp_path.glob("*/*"))

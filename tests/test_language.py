@@ -16,7 +16,7 @@ from lora.config import ModelConfig, OutputConfig, RunConfig, build
 from lora.dataset.manifest import Rules, Utterance, read
 from lora.errors import ConfigError, ManifestError
 from lora.language import LANGUAGES, Language, foreign_script, lacks_own_script, metric
-from lora.model.loading import Speech, load_speech
+from lora.model.loading import LoadedModel, load_model
 from lora.runs.record import read as read_record
 from lora.scoring.counts import Score, score_utterance, total
 from lora.scoring.gate import judge
@@ -229,32 +229,32 @@ def test_the_language_of_a_row_is_kept(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["moonshine-tiny-ja", "moonshine-base-ja", "Moonshine-Streaming-Small-JA"])
-def test_a_checkpoint_that_names_a_language_is_refused_in_another(random_v1: Speech, tmp_path: Path, name: str) -> None:
+def test_a_checkpoint_that_names_a_language_is_refused_in_another(random_v1: LoadedModel, tmp_path: Path, name: str) -> None:
     folder = tmp_path / name
     folder.symlink_to(random_v1.checkpoint.folder)
     checkpoint = resolve(str(folder))
     with pytest.raises(ConfigError, match=r"--language en: .* is for Japanese; give --language ja, or another --model-id"):
-        load_speech(checkpoint, random_v1.device, "float32")
-    assert load_speech(checkpoint, random_v1.device, "float32", "ja").language == "ja"
+        load_model(checkpoint, random_v1.device, "float32")
+    assert load_model(checkpoint, random_v1.device, "float32", "ja").language == "ja"
 
 
-def test_a_language_in_the_configuration_counts(random_v1: Speech, tmp_path: Path) -> None:
+def test_a_language_in_the_configuration_counts(random_v1: LoadedModel, tmp_path: Path) -> None:
     import shutil
 
     folder = Path(shutil.copytree(random_v1.checkpoint.folder, tmp_path / "mine"))
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"language": "fr"}))
     with pytest.raises(ConfigError, match=r"is for 'fr'; known languages are en, ar, es, ja, ko, uk, vi, zh, or another --model-id"):
-        load_speech(resolve(str(folder)), random_v1.device, "float32", "es")
+        load_model(resolve(str(folder)), random_v1.device, "float32", "es")
 
 
-def test_packaged_weights_are_english(tiny: Speech) -> None:
+def test_packaged_weights_are_english(tiny: LoadedModel) -> None:
     with pytest.raises(ConfigError, match=r"--language es: packaged:moonshine-tiny is for English; give --language en"):
-        load_speech(tiny.checkpoint, tiny.device, "float32", "es")
+        load_model(tiny.checkpoint, tiny.device, "float32", "es")
 
 
-def test_any_other_name_says_nothing(random_v1: Speech) -> None:
-    assert load_speech(random_v1.checkpoint, random_v1.device, "float32", "ko").language == "ko"
+def test_any_other_name_says_nothing(random_v1: LoadedModel) -> None:
+    assert load_model(random_v1.checkpoint, random_v1.device, "float32", "ko").language == "ko"
 
 
 # --- the commands -------------------------------------------------------------------------------------------------------------------------
@@ -265,7 +265,9 @@ def test_a_language_that_is_not_known_is_refused(tmp_path: Path) -> None:
     assert "--language fr: must be one of en, ar, es, ja, ko, uk, vi, zh" in line
 
 
-def test_a_run_in_japanese_is_judged_by_characters_from_end_to_end(random_v1: Speech, clips: Sequence[Utterance], tmp_path: Path) -> None:
+def test_a_run_in_japanese_is_judged_by_characters_from_end_to_end(
+    random_v1: LoadedModel, clips: Sequence[Utterance], tmp_path: Path
+) -> None:
     """Random weights, and texts that nobody said: what counts is which rate every stage computes and names."""
     model = tmp_path / "moonshine-tiny-ja"
     model.symlink_to(random_v1.checkpoint.folder)
@@ -304,7 +306,7 @@ def test_a_run_in_japanese_is_judged_by_characters_from_end_to_end(random_v1: Sp
     assert "WER" not in compared.out
 
 
-def test_transcribing_names_the_metric_of_the_language(random_v1: Speech, clips: list, tmp_path: Path) -> None:  # type: ignore[type-arg]
+def test_transcribing_names_the_metric_of_the_language(random_v1: LoadedModel, clips: list, tmp_path: Path) -> None:  # type: ignore[type-arg]
     source = clips[0].audio.path
     (tmp_path / source.name).write_bytes(source.read_bytes())
     file = write_rows(tmp_path / "set.jsonl", [{"audio": source.name, "text": SPOKEN["zh"], "id": "one"}])

@@ -15,7 +15,7 @@ from lora.live import AGREEING, HELD_BACK, Ear, Growing
 from lora.model.decoder import Decoder
 from lora.model.encoder import Encoder
 from lora.model.greedy import DecodeSettings, transcribe
-from lora.model.loading import Speech
+from lora.model.loading import LoadedModel
 from lora.text.normaliser import normalise
 from lora.transcribe import Request, Transcriber
 from lora.units import SAMPLE_RATE_HZ
@@ -24,7 +24,7 @@ SETTINGS = DecodeSettings(tokens_per_second=6.5)
 WORDS = st.lists(st.sampled_from(["it", "was", "the", "best", "of", "times,", "Times.", "worst"]), max_size=12)
 
 
-def ear(speech: Speech, audio: AudioSettings | None = None) -> Ear:
+def ear(speech: LoadedModel, audio: AudioSettings | None = None) -> Ear:
     return Ear(Transcriber(speech, SETTINGS, audio or AudioSettings(), Request("", None, None, None, "cpu", "float32", 1, None)))
 
 
@@ -36,7 +36,7 @@ def said() -> Waveform:
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_no_draft_changes_a_transcript(any_speech: Speech, waveforms: Sequence[Waveform], data: st.DataObject) -> None:
+def test_no_draft_changes_a_transcript(any_speech: LoadedModel, waveforms: Sequence[Waveform], data: st.DataObject) -> None:
     """Drafts are parts of what is said, with tokens changed, left out and put in."""
     samples = waveforms[data.draw(st.sampled_from([1, 10, 17]))][: 2 * SAMPLE_RATE_HZ]
     heard = ear(any_speech)
@@ -49,7 +49,7 @@ def test_no_draft_changes_a_transcript(any_speech: Speech, waveforms: Sequence[W
 
 
 @torch.inference_mode()
-def test_each_clip_of_a_batch_has_its_own_draft(any_speech: Speech, waveforms: Sequence[Waveform]) -> None:
+def test_each_clip_of_a_batch_has_its_own_draft(any_speech: LoadedModel, waveforms: Sequence[Waveform]) -> None:
     batch = [waveforms[index] for index in (17, 10, 15)]
     encoded, decoder, lengths_s = Encoder(any_speech)(batch), Decoder(any_speech), [duration(samples) for samples in batch]
     expected = transcribe(decoder, encoded, lengths_s, SETTINGS)
@@ -58,7 +58,7 @@ def test_each_clip_of_a_batch_has_its_own_draft(any_speech: Speech, waveforms: S
         assert transcribe(decoder, encoded, lengths_s, SETTINGS, drafts) == expected
 
 
-def test_a_growing_clip_gives_at_each_length_what_it_gives_alone(tiny: Speech, said: Waveform) -> None:
+def test_a_growing_clip_gives_at_each_length_what_it_gives_alone(tiny: LoadedModel, said: Waveform) -> None:
     heard, draft = ear(tiny), ()
     for end in range(SAMPLE_RATE_HZ, len(said), SAMPLE_RATE_HZ):
         transcript = heard(said[:end], draft)
@@ -66,7 +66,7 @@ def test_a_growing_clip_gives_at_each_length_what_it_gives_alone(tiny: Speech, s
         draft = transcript.tokens
 
 
-def test_a_good_draft_takes_fewer_rounds(tiny: Speech, said: Waveform, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_good_draft_takes_fewer_rounds(tiny: LoadedModel, said: Waveform, monkeypatch: pytest.MonkeyPatch) -> None:
     rounds = []
     call = Decoder.__call__
     monkeypatch.setattr(Decoder, "__call__", lambda self, *values: rounds.append(1) or call(self, *values))
@@ -78,12 +78,12 @@ def test_a_good_draft_takes_fewer_rounds(tiny: Speech, said: Waveform, monkeypat
     assert without > 10
 
 
-def test_the_level_that_an_adapter_was_made_with_is_set(tiny: Speech, said: Waveform) -> None:
+def test_the_level_that_an_adapter_was_made_with_is_set(tiny: LoadedModel, said: Waveform) -> None:
     loud = AudioSettings(rms_dbfs=-20.0)
     assert ear(tiny, loud)(said * np.float32(0.01)) == ear(tiny)(prepare(said * np.float32(0.01), loud, ""))
 
 
-def test_sound_that_is_no_sound_is_refused(tiny: Speech) -> None:
+def test_sound_that_is_no_sound_is_refused(tiny: LoadedModel) -> None:
     heard = ear(tiny)
     with pytest.raises(AudioError, match="too short"):
         heard(np.zeros(100, dtype=np.float32))
@@ -138,7 +138,9 @@ def test_committed_words_only_grow_and_the_newest_are_held_back(hypotheses: list
 
 
 @pytest.mark.slow
-def test_on_a_minute_of_real_speech_95_of_100_committed_words_are_in_the_final_text(tiny: Speech, waveforms: Sequence[Waveform]) -> None:
+def test_on_a_minute_of_real_speech_95_of_100_committed_words_are_in_the_final_text(
+    tiny: LoadedModel, waveforms: Sequence[Waveform]
+) -> None:
     from jiwer import process_words
 
     heard = ear(tiny)

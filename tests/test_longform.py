@@ -22,7 +22,7 @@ from lora.longform.captions import LONGEST_S, WIDTH, captions
 from lora.longform.pieces import Piece, pieces
 from lora.longform.recording import Listener
 from lora.longform.seams import Join, mended
-from lora.model.loading import Speech
+from lora.model.loading import LoadedModel
 from lora.passages import Word
 from lora.scoring.counts import score_utterance
 from lora.transcribe import Request, Transcriber, open_transcriber
@@ -47,7 +47,7 @@ def file(said: Waveform, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def hearing(tiny: Speech) -> Transcriber:
+def hearing(tiny: LoadedModel) -> Transcriber:
     return open_transcriber(Request(tiny.checkpoint.model_id, None, None, None, "cpu", "float32", 32, None))
 
 
@@ -56,13 +56,13 @@ def errors(reference: str, hypothesis: str) -> float:
     return score.standard.rate
 
 
-def transcribe(tiny: Speech, *arguments: object) -> Result:
+def transcribe(tiny: LoadedModel, *arguments: object) -> Result:
     result = moonshine_lora("transcribe", "--model-id", tiny.checkpoint.model_id, *arguments)
     assert result.code == 0, result.err
     return result
 
 
-def test_a_long_recording_says_what_is_said_in_it(tiny: Speech, file: Path, tmp_path: Path) -> None:
+def test_a_long_recording_says_what_is_said_in_it(tiny: LoadedModel, file: Path, tmp_path: Path) -> None:
     result = transcribe(tiny, "--audio", file, "--output", tmp_path / "o.json")
     (row,) = json.loads((tmp_path / "o.json").read_text())["utterances"]
     assert errors(f"{TEXT} {TEXT} {TEXT}", row["text"]) < 0.08
@@ -161,7 +161,7 @@ def test_a_recording_that_broke_off_is_refused(said: Waveform, tmp_path: Path) -
 
 
 @pytest.fixture(scope="module")
-def written(tiny: Speech, file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def written(tiny: LoadedModel, file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The recording's transcript in every form."""
     folder = tmp_path_factory.mktemp("written")
     for suffix in ("json", "txt", "srt", "vtt", "tsv", "TextGrid", "eaf"):
@@ -230,7 +230,7 @@ def test_tiers_hold_the_words(written: Path, file: Path) -> None:
     ]
 
 
-def test_every_word_of_a_manifest_has_a_time(tiny: Speech, said: Waveform, tmp_path: Path) -> None:
+def test_every_word_of_a_manifest_has_a_time(tiny: LoadedModel, said: Waveform, tmp_path: Path) -> None:
     soundfile.write(tmp_path / "a.flac", said[: 5 * SAMPLE_RATE_HZ], SAMPLE_RATE_HZ)
     manifest = write_rows(tmp_path / "m.jsonl", [{"audio": "a.flac", "text": "It was the best of times."}])
     transcribe(tiny, "--manifest", manifest, "--word-times", "--output", tmp_path / "o.json")
@@ -240,7 +240,7 @@ def test_every_word_of_a_manifest_has_a_time(tiny: Speech, said: Waveform, tmp_p
 
 
 @pytest.mark.parametrize("command", chosen("moonshine-lora", needs="long"), ids=str)
-def test_documented_commands(command: Command, tiny: Speech, said: Waveform, tmp_path: Path) -> None:
+def test_documented_commands(command: Command, tiny: LoadedModel, said: Waveform, tmp_path: Path) -> None:
     assert tiny.checkpoint.model_id == "packaged:moonshine-tiny"
     soundfile.write(tmp_path / "talk.flac", said, SAMPLE_RATE_HZ)
     (tmp_path / "talk.txt").write_text(TEXT)
@@ -251,7 +251,7 @@ def test_documented_commands(command: Command, tiny: Speech, said: Waveform, tmp
     assert output.stat().st_size > 500
 
 
-def test_both_generations_time_their_words(any_speech: Speech, said: Waveform) -> None:
+def test_both_generations_time_their_words(any_speech: LoadedModel, said: Waveform) -> None:
     """Of a model of random weights the words are nonsense, but there are times for them."""
     folder = str(any_speech.checkpoint.folder)
     hearing = open_transcriber(Request(folder, None, None, None, "cpu", "float32", 32, None))
@@ -283,7 +283,7 @@ def test_captions_hold_all_words_and_never_too_much(spoken: list[tuple[str, floa
 # --- what is refused --------------------------------------------------------------------------------------------------------------------
 
 
-def test_bad_input_is_one_line_and_nothing_is_written(tiny: Speech, file: Path, tmp_path: Path) -> None:
+def test_bad_input_is_one_line_and_nothing_is_written(tiny: LoadedModel, file: Path, tmp_path: Path) -> None:
     model = ("transcribe", "--model-id", tiny.checkpoint.model_id)
     soundfile.write(tmp_path / "silent.wav", np.zeros(40 * SAMPLE_RATE_HZ), SAMPLE_RATE_HZ)
     manifest = write_rows(tmp_path / "m.jsonl", [{"audio": "silent.wav", "text": ""}])
@@ -300,7 +300,7 @@ def test_bad_input_is_one_line_and_nothing_is_written(tiny: Speech, file: Path, 
     assert not [path for path in tmp_path.iterdir() if path.name.startswith("o.")]
 
 
-def test_one_of_several_recordings_without_speech_is_marked(tiny: Speech, file: Path, tmp_path: Path) -> None:
+def test_one_of_several_recordings_without_speech_is_marked(tiny: LoadedModel, file: Path, tmp_path: Path) -> None:
     soundfile.write(tmp_path / "silent.wav", np.zeros(40 * SAMPLE_RATE_HZ), SAMPLE_RATE_HZ)
     result = transcribe(tiny, "--audio", tmp_path / "silent.wav", file)
     silent, spoken = result.out.splitlines()

@@ -12,7 +12,7 @@ from lora.audio.effects import add_noise, change_gain, telephone
 from lora.audio.loading import Waveform
 from lora.audio.voice_activity import holds_speech
 from lora.corpora.general import HELDOUT, REPLAY, waveform
-from lora.model.loading import Speech
+from lora.model.loading import LoadedModel
 from lora.scoring.doubtful import marks, summary
 
 TIME = np.arange(12 * 16_000) / 16_000
@@ -71,7 +71,7 @@ def test_marks_are_named_and_counted() -> None:
     assert summary([("no speech",), (), ("loop", "cap")]) == "2 marked as doubtful: 1 no speech, 1 loop, 1 cap"
 
 
-def test_transcribe_marks_rows_and_counts_them_and_keeps_the_text(tiny: Speech, tmp_path: Path) -> None:
+def test_transcribe_marks_rows_and_counts_them_and_keeps_the_text(tiny: LoadedModel, tmp_path: Path) -> None:
     soundfile.write(tmp_path / "zero.wav", np.zeros(32_000), 16_000)
     soundfile.write(tmp_path / "said.wav", waveform(HELDOUT[1])[:48_000], 16_000)
     files = ("--audio", tmp_path / "zero.wav", tmp_path / "said.wav", "--output", tmp_path / "out.json")

@@ -13,13 +13,13 @@ from lora.checkpoints.checkpoint import resolve
 from lora.config import Precision
 from lora.dataset.manifest import Utterance
 from lora.errors import CheckpointError, ConfigError
-from lora.model.loading import Speech, choose_device, join, load_speech, pad_labels
+from lora.model.loading import LoadedModel, choose_device, join, load_model, pad_labels
 from lora.system.documents import read_json
 from lora.system.files import write_json
 
 
 @pytest.fixture
-def copy(random_v1: Speech, tmp_path: Path) -> Path:
+def copy(random_v1: LoadedModel, tmp_path: Path) -> Path:
     """A checkpoint folder that a test may break."""
     return Path(shutil.copytree(random_v1.checkpoint.folder, tmp_path / "checkpoint"))
 
@@ -27,7 +27,7 @@ def copy(random_v1: Speech, tmp_path: Path) -> Path:
 # --- labels and batches -------------------------------------------------------------------------------------------------------------------
 
 
-def test_labels_end_in_eos_and_hold_no_bos(tiny: Speech, clips: Sequence[Utterance]) -> None:
+def test_labels_end_in_eos_and_hold_no_bos(tiny: LoadedModel, clips: Sequence[Utterance]) -> None:
     for clip in clips:
         labels = tiny.labels(clip.text or "")
         assert labels[-1] == tiny.end_id
@@ -56,12 +56,12 @@ def test_clips_of_one_length_are_joined_without_a_mask() -> None:
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_weights_are_float32_in_either_precision(random_speech: Speech, precision: Precision) -> None:
-    speech = load_speech(random_speech.checkpoint, random_speech.device, precision)
+def test_weights_are_float32_in_either_precision(random_speech: LoadedModel, precision: Precision) -> None:
+    speech = load_model(random_speech.checkpoint, random_speech.device, precision)
     assert {parameter.dtype for parameter in speech.model.parameters()} == {torch.float32}
 
 
-def test_nothing_trains_in_a_loaded_model(random_speech: Speech) -> None:
+def test_nothing_trains_in_a_loaded_model(random_speech: LoadedModel) -> None:
     assert not any(parameter.requires_grad for parameter in random_speech.model.parameters())
     assert not random_speech.model.training
 
@@ -85,29 +85,29 @@ def test_missing_weights_are_refused_by_name(copy: Path) -> None:
     del weights["model.decoder.norm.weight"]
     save_file(weights, file, metadata={"format": "pt"})
     with pytest.raises(CheckpointError, match=r"1 weights are missing or of another shape, among them model\.decoder\.norm\.weight"):
-        load_speech(resolve(str(copy)), torch.device("cpu"), "float32")
+        load_model(resolve(str(copy)), torch.device("cpu"), "float32")
 
 
 def test_weights_of_another_shape_are_refused_by_name(copy: Path) -> None:
     config = read_json(copy / "config.json")
     write_json(copy / "config.json", config | {"intermediate_size": config["hidden_size"]})
     with pytest.raises(CheckpointError, match=r"of another shape, among them model\.\S+\.mlp\.fc"):
-        load_speech(resolve(str(copy)), torch.device("cpu"), "float32")
+        load_model(resolve(str(copy)), torch.device("cpu"), "float32")
 
 
-def test_a_checkpoint_without_start_token_is_refused(random_v2: Speech, tmp_path: Path) -> None:
+def test_a_checkpoint_without_start_token_is_refused(random_v2: LoadedModel, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(random_v2.checkpoint.folder, tmp_path / "checkpoint"))
     config = read_json(copy / "config.json")
     write_json(copy / "config.json", config | {"decoder_start_token_id": None})
     with pytest.raises(CheckpointError, match="decoder_start_token_id"):
-        load_speech(resolve(str(copy)), torch.device("cpu"), "float32")
+        load_model(resolve(str(copy)), torch.device("cpu"), "float32")
 
 
 def test_a_processor_of_another_rate_is_refused(copy: Path) -> None:
     file = next(file for file in (copy / "processor_config.json", copy / "preprocessor_config.json") if file.is_file())
     file.write_text(file.read_text().replace("16000", "8000"))
     with pytest.raises(CheckpointError, match="wants 8000 Hz; Moonshine takes 16000 Hz"):
-        load_speech(resolve(str(copy)), torch.device("cpu"), "float32")
+        load_model(resolve(str(copy)), torch.device("cpu"), "float32")
 
 
 @pytest.mark.parametrize(
@@ -121,7 +121,7 @@ def test_a_processor_of_another_rate_is_refused(copy: Path) -> None:
 def test_a_file_that_is_no_json_is_named(copy: Path, name: str, content: bytes) -> None:
     (copy / name).write_bytes(content)
     with pytest.raises(CheckpointError, match=re.escape(str(copy / name))):
-        load_speech(resolve(str(copy)), torch.device("cpu"), "float32")
+        load_model(resolve(str(copy)), torch.device("cpu"), "float32")
 
 
 @pytest.mark.parametrize(
@@ -137,5 +137,5 @@ def test_a_file_that_is_no_json_is_named(copy: Path, name: str, content: bytes) 
 def test_json_of_another_kind_is_one_line_with_the_folder(copy: Path, name: str, content: str) -> None:
     (copy / name).write_text(content)
     with pytest.raises(CheckpointError, match=re.escape(str(copy))) as refused:
-        load_speech(resolve(str(copy)), torch.device("cpu"), "float32")
+        load_model(resolve(str(copy)), torch.device("cpu"), "float32")
     assert len(str(refused.value)) < 700

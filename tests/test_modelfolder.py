@@ -17,7 +17,7 @@ from lora.checkpoints.checkpoint import resolve
 from lora.checkpoints.provenance import read
 from lora.errors import CheckpointError
 from lora.export.official import load_official
-from lora.model.loading import Speech, load_processor, load_speech
+from lora.model.loading import LoadedModel, load_model, load_processor
 
 WEIGHTS = "model.safetensors"
 PICKLED = ("pytorch_model.bin", "model.pt", "model.PTH", "last.ckpt", "weights.pkl")
@@ -34,13 +34,13 @@ class Spy:
 
 
 @pytest.fixture
-def folder(random_v1: Speech, tmp_path: Path) -> Path:
+def folder(random_v1: LoadedModel, tmp_path: Path) -> Path:
     """A model's folder that a test may damage."""
     return Path(shutil.copytree(random_v1.checkpoint.folder, tmp_path / "model"))
 
 
-def loaded(folder: Path) -> Speech:
-    return load_speech(resolve(str(folder)), torch.device("cpu"), "float32")
+def loaded(folder: Path) -> LoadedModel:
+    return load_model(resolve(str(folder)), torch.device("cpu"), "float32")
 
 
 def change(file: Path, path: str, value: object) -> None:
@@ -77,7 +77,7 @@ def test_a_model_that_asks_for_code_is_refused_and_the_code_is_not_run(folder: P
     assert not ran.exists()
 
 
-def test_a_processor_that_asks_for_code_is_refused_without_a_question(random_v1: Speech, folder: Path, tmp_path: Path) -> None:
+def test_a_processor_that_asks_for_code_is_refused_without_a_question(random_v1: LoadedModel, folder: Path, tmp_path: Path) -> None:
     change(folder / "tokenizer_config.json", "auto_map", {"AutoTokenizer": ["spy.Tokenizer", None]})
     message = refusal(
         *("transcribe", "--model-id", random_v1.checkpoint.folder, "--processor-dir", folder, "--audio", tmp_path / "none.wav"),
@@ -102,7 +102,7 @@ def test_a_pickle_beside_the_weights_is_not_opened(folder: Path, name: str) -> N
     assert not (folder.parent / "ran").exists()
 
 
-def test_pickled_adapters_are_not_opened(random_v1: Speech, tmp_path: Path) -> None:
+def test_pickled_adapters_are_not_opened(random_v1: LoadedModel, tmp_path: Path) -> None:
     file = tmp_path / "adapter_model.bin"
     file.write_bytes(pickle.dumps(Spy(tmp_path / "ran")))
     (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA"}')

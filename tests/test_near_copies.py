@@ -16,7 +16,7 @@ from lora.dataset.checking import validate
 from lora.dataset.manifest import Rules, read
 from lora.dataset.near_copies import correlation, near_copies, sound_print
 from lora.dataset.splits import COPY_CORRELATION, require_no_near_copies
-from lora.model.loading import Speech
+from lora.model.loading import LoadedModel
 from lora.units import SAMPLE_RATE_HZ
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
@@ -103,7 +103,7 @@ def test_no_two_of_hundreds_of_different_recordings_are_taken_for_one() -> None:
     require_no_near_copies(sets, AudioSettings())
 
 
-def test_an_experiment_refuses_them_with_both_rows(random_v1: Speech, sets: Manifests, tmp_path: Path) -> None:
+def test_an_experiment_refuses_them_with_both_rows(random_v1: LoadedModel, sets: Manifests, tmp_path: Path) -> None:
     rows = [json.loads(line) for line in sets.domain.read_text().splitlines()]
     samples, rate = soundfile.read(sets.domain.parent / rows[1]["audio"], dtype="float32")
     soundfile.write(sets.train.parent / "copy.mp3", np.clip(samples[3_000:] * 1.4, -1, 1), rate)

@@ -18,7 +18,7 @@ from records import completed, with_adapter
 from running import ANY_VERDICT, QUICK, Result, manifests, moonshine_lora, refusal, the_error
 
 from lora.dataset.manifest import Utterance
-from lora.model.loading import Speech
+from lora.model.loading import LoadedModel
 from lora.report.card import render_card
 from lora.runs.record import CheckpointInfo, read, write
 from lora.scoring.counts import Counts
@@ -219,7 +219,7 @@ def test_a_run_that_is_not_complete_is_refused(run: Path) -> None:
 
 
 def test_an_accepted_run_is_published_when_its_settings_say_so(
-    random_v1: Speech, clips: Sequence[Utterance], tmp_path: Path, hub: ThreadingHTTPServer, push: Callable[..., Result]
+    random_v1: LoadedModel, clips: Sequence[Utterance], tmp_path: Path, hub: ThreadingHTTPServer, push: Callable[..., Result]
 ) -> None:
     del push  # only its settings are needed
     model, sets = random_v1.checkpoint.folder, manifests(tmp_path / "sets", clips)
@@ -235,7 +235,7 @@ def test_an_accepted_run_is_published_when_its_settings_say_so(
 
 
 def test_a_rejected_run_is_not_published(
-    random_v1: Speech, clips: Sequence[Utterance], tmp_path: Path, hub: ThreadingHTTPServer, push: Callable[..., Result]
+    random_v1: LoadedModel, clips: Sequence[Utterance], tmp_path: Path, hub: ThreadingHTTPServer, push: Callable[..., Result]
 ) -> None:
     del push
     model, sets = random_v1.checkpoint.folder, manifests(tmp_path / "sets", clips)

@@ -12,7 +12,7 @@ import test_sound_lengths
 from campaign import Maker
 from sounds import FORMS
 
-from lora.model.loading import Speech
+from lora.model.loading import LoadedModel
 
 ROOT = Path(__file__).parents[1]
 PAGE = " ".join((ROOT / "docs" / "reliability.md").read_text().split())
@@ -47,7 +47,7 @@ def test_a_count_is_that_of_the_tests(claim: str) -> None:
     assert CLAIMS[claim] in PAGE
 
 
-def test_every_kind_of_damaged_input_is_counted(random_v1: Speech, tmp_path: Path) -> None:
+def test_every_kind_of_damaged_input_is_counted(random_v1: LoadedModel, tmp_path: Path) -> None:
     assert f"{len(Maker(tmp_path, random_v1).kinds)} kinds; " in PAGE
 
 

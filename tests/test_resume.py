@@ -18,7 +18,7 @@ from forked import Forked, fork
 from running import ANY_VERDICT, QUICK, Manifests, files_below, moonshine_lora, refusal
 from safetensors.torch import load_file
 
-from lora.model.loading import Speech
+from lora.model.loading import LoadedModel
 from lora.runs.record import RunRecord, result_folder
 from lora.runs.record import read as read_record
 from lora.system.files import sha256_file
@@ -38,7 +38,7 @@ LONG = ("--max-steps", STEPS, "--eval-interval", EVERY, "--patience", 99, "--tok
 
 
 @pytest.fixture(scope="module")
-def command(random_v1: Speech, sets: Manifests) -> tuple[object, ...]:
+def command(random_v1: LoadedModel, sets: Manifests) -> tuple[object, ...]:
     return ("experiment", "--model-id", random_v1.checkpoint.folder, *sets.flags(), *SHORT)
 
 

@@ -11,7 +11,7 @@ import pytest
 from forked import fork
 from running import ANY_VERDICT, QUICK, Manifests, files_below, moonshine_lora, refusal
 
-from lora.model.loading import Speech
+from lora.model.loading import LoadedModel
 from lora.runs.record import read as read_record
 
 SHORT = ("--tokens-per-second", 0.5, "--learning-rate", "1e-2", "--warmup-steps", 0, *ANY_VERDICT)
@@ -19,7 +19,7 @@ ENDLESS = ("--max-steps", 100_000, "--epochs", 100_000, "--patience", 100_000)
 
 
 @pytest.fixture(scope="module")
-def command(random_v1: Speech, sets: Manifests) -> tuple[object, ...]:
+def command(random_v1: LoadedModel, sets: Manifests) -> tuple[object, ...]:
     return ("experiment", "--model-id", random_v1.checkpoint.folder, *sets.flags(), *QUICK, *SHORT)
 
 

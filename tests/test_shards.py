@@ -15,7 +15,7 @@ from running import ANY_VERDICT, QUICK, Manifests, files_below, moonshine_lora, 
 from safetensors.torch import load_file
 from test_resume import assert_same
 
-from lora.model.loading import Speech
+from lora.model.loading import LoadedModel
 from lora.runs.record import read as read_record
 
 SHORT = (
@@ -49,7 +49,7 @@ def together(count: int, *arguments: object, folder: Path) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def command(random_v1: Speech, sets: Manifests) -> tuple[object, ...]:
+def command(random_v1: LoadedModel, sets: Manifests) -> tuple[object, ...]:
     return ("experiment", "--model-id", random_v1.checkpoint.folder, *sets.flags(), *SHORT)
 
 
@@ -147,7 +147,7 @@ def test_a_mistake_ends_all_processes_with_its_line(command: tuple[object, ...],
     assert all("is not empty and holds no run" in process.output.read_text() for process in processes)
 
 
-def test_two_processes_transcribe_what_one_does(random_v1: Speech, sets: Manifests, tmp_path: Path) -> None:
+def test_two_processes_transcribe_what_one_does(random_v1: LoadedModel, sets: Manifests, tmp_path: Path) -> None:
     arguments = ("transcribe", "--model-id", random_v1.checkpoint.folder, "--manifest", sets.domain, "--tokens-per-second", 0.5)
     arguments = (*arguments, "--eval-batch-size", 1, "--device", "cpu", "--output")
     one = moonshine_lora(*arguments, tmp_path / "one.json")
@@ -167,16 +167,18 @@ from lora.checkpoints.checkpoint import resolve
 from lora.model.encoder_outputs import StoredFeatures
 from lora.system.cache import Kept
 from lora.dataset.manifest import Rules, read
-from lora.model.loading import load_speech
+from lora.model.loading import load_model
 torch.set_num_threads(1)
 checkpoint, manifest, folder = sys.argv[1:]
-speech = load_speech(resolve(checkpoint), torch.device("cpu"), "float32")
+speech = load_model(resolve(checkpoint), torch.device("cpu"), "float32")
 with distributed.joined(speech.device):
     StoredFeatures(speech, AudioSettings(), Kept(Path(folder))).prepare(read(Path(manifest), Rules()))
 """
 
 
-def test_each_process_encodes_its_own_part_and_a_shared_cache_holds_the_whole(random_v1: Speech, sets: Manifests, tmp_path: Path) -> None:
+def test_each_process_encodes_its_own_part_and_a_shared_cache_holds_the_whole(
+    random_v1: LoadedModel, sets: Manifests, tmp_path: Path
+) -> None:
     """Two processes that share a cache, then two with one each, which shows who encoded what; all bytes are those of one process."""
 
     def encoded(*folders: str) -> list[dict[str, bytes]]:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from running import QUICK, Manifests
 
-from lora.model.loading import Speech
+from lora.model.loading import LoadedModel
 
 HEADER = """
 import ctypes, os, signal, sys, time
@@ -106,7 +106,7 @@ BEFORE = {-signal.SIGINT, -signal.SIGTERM, 1}
 
 
 @pytest.mark.slow
-def test_signals_at_random_moments_of_loading_all_end_the_command(random_v1: Speech, sets: Manifests, tmp_path: Path) -> None:
+def test_signals_at_random_moments_of_loading_all_end_the_command(random_v1: LoadedModel, sets: Manifests, tmp_path: Path) -> None:
     """Real processes that import libraries and load a model; `SIGNALS` sets how many get a signal."""
     arguments = [
         "experiment",

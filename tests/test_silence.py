@@ -14,7 +14,7 @@ from lora.audio.loading import AudioSettings, load
 from lora.dataset.manifest import Rules, read
 from lora.model.decoder import Decoder
 from lora.model.encoder import Encoder
-from lora.model.loading import Speech, pad_labels
+from lora.model.loading import LoadedModel, pad_labels
 from lora.units import SAMPLE_RATE_HZ
 
 
@@ -34,14 +34,14 @@ def quiet(sets: Manifests) -> Manifests:
     return Manifests(with_noise("train", 2), with_noise("dev", 1), with_noise("domain", 1), sets.heldout, sets.replay)
 
 
-def test_silence_is_refused_with_the_flag_that_takes_it(random_v1: Speech, quiet: Manifests, tmp_path: Path) -> None:
+def test_silence_is_refused_with_the_flag_that_takes_it(random_v1: LoadedModel, quiet: Manifests, tmp_path: Path) -> None:
     arguments = ("experiment", "--model-id", random_v1.checkpoint.folder, *quiet.flags(), *QUICK, "--output-dir", tmp_path / "run")
     assert "2 problems: lines 1, 2: text: is empty; write the transcript or drop the line (where nobody speaks: --allow-empty-text)" in (
         refusal(*arguments)
     )
 
 
-def test_silence_is_trained_on_and_scored(random_v1: Speech, quiet: Manifests, tmp_path: Path) -> None:
+def test_silence_is_trained_on_and_scored(random_v1: LoadedModel, quiet: Manifests, tmp_path: Path) -> None:
     arguments = ("--model-id", random_v1.checkpoint.folder, *quiet.flags(), *QUICK, *ANY_VERDICT, "--allow-empty-text")
     result = moonshine_lora("experiment", *arguments, "--output-dir", tmp_path / "run")
     assert result.code == 0, result.err
@@ -55,7 +55,7 @@ def test_silence_is_trained_on_and_scored(random_v1: Speech, quiet: Manifests, t
         assert (silent.words.hits, silent.words.substitutions, silent.words.deletions) == (0, 0, 0)
 
 
-def test_silence_teaches_to_say_nothing(random_v1: Speech, quiet: Manifests) -> None:
+def test_silence_teaches_to_say_nothing(random_v1: LoadedModel, quiet: Manifests) -> None:
     """Its only label is the end token, the first thing that the decoder says after its start token."""
     silent = read(quiet.train, Rules(allow_empty_text=True)).utterances[0]
     assert random_v1.labels(silent.text or "") == [random_v1.end_id]
@@ -66,7 +66,7 @@ def test_silence_teaches_to_say_nothing(random_v1: Speech, quiet: Manifests) -> 
     assert loss > 0
 
 
-def test_a_set_of_silence_alone_is_refused_before_anything_is_made(random_v1: Speech, quiet: Manifests, tmp_path: Path) -> None:
+def test_a_set_of_silence_alone_is_refused_before_anything_is_made(random_v1: LoadedModel, quiet: Manifests, tmp_path: Path) -> None:
     rows = [json.loads(line) for line in quiet.train.read_text().splitlines()]
     only = write_rows(quiet.train.parent / "only.jsonl", rows[:2])
     train = write_rows(quiet.train.parent / "train-only.jsonl", rows[2:])

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lora.model.loading import Speech
+from lora.model.loading import LoadedModel
 from lora.text.byte_tokens import decoded, joined, whole
 
 TEXTS = ["がぎ日本 héllo 𝄞𝄢", "ጤና ይስጥልኝ", "🎉🎉", "សួស្តី a 🎈"]
@@ -12,7 +12,7 @@ TEXTS = ["がぎ日本 héllo 𝄞𝄢", "ጤና ይስጥልኝ", "🎉🎉", "
 
 
 @pytest.mark.parametrize("text", TEXTS)
-def test_a_transcript_that_stops_inside_a_character_keeps_those_before_it(tiny: Speech, text: str) -> None:
+def test_a_transcript_that_stops_inside_a_character_keeps_those_before_it(tiny: LoadedModel, text: str) -> None:
     tokens = tiny.labels(text)[:-1]
     assert any(tiny.processor.tokenizer.convert_ids_to_tokens(token).startswith("<0x") for token in tokens)
     for length in range(1, len(tokens) + 1):
@@ -22,7 +22,7 @@ def test_a_transcript_that_stops_inside_a_character_keeps_those_before_it(tiny: 
     assert tiny.text(tokens) == text
 
 
-def test_bytes_that_are_no_character_cost_their_neighbours_nothing(tiny: Speech) -> None:
+def test_bytes_that_are_no_character_cost_their_neighbours_nothing(tiny: LoadedModel) -> None:
     """tokenizers gives U+FFFD for each byte of such a run."""
     broken = [*tiny.labels("𝄞𝄢")[:-2], *tiny.labels("ok")[:-1]]
     assert tiny.processor.tokenizer.decode(broken).count("\ufffd") == 7

@@ -24,7 +24,7 @@ from lora.dataset.manifest import Utterance
 from lora.model.decoder import Decoder
 from lora.model.encoder import FRAME_SAMPLES, Encoder, _within
 from lora.model.greedy import DecodeSettings, transcribe
-from lora.model.loading import Speech, pad_labels
+from lora.model.loading import LoadedModel, pad_labels
 from lora.runs.record import read
 from lora.training.adapter import attach, fold_in, merged
 
@@ -38,7 +38,7 @@ SETTINGS = DecodeSettings(tokens_per_second=3)
 
 
 @pytest.fixture(scope="module", params=["tiny", "small", pytest.param("medium", marks=pytest.mark.slow)])
-def streaming(request: pytest.FixtureRequest, tiny: Speech, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Speech]:
+def streaming(request: pytest.FixtureRequest, tiny: LoadedModel, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LoadedModel]:
     """A local checkpoint of a published size, with random weights; removed again, for medium takes a gigabyte."""
     folder = write_streaming(request.param, tiny, tmp_path_factory.mktemp(f"streaming-{request.param}"))
     yield load(folder)
@@ -46,7 +46,7 @@ def streaming(request: pytest.FixtureRequest, tiny: Speech, tmp_path_factory: py
 
 
 @torch.inference_mode()
-def encode(speech: Speech, samples: Waveform) -> Tensor:
+def encode(speech: LoadedModel, samples: Waveform) -> Tensor:
     return Encoder(speech).each([samples])[0]
 
 
@@ -55,12 +55,12 @@ def distance(first: Tensor, second: Tensor) -> float:
     return (first - second).abs().max().item()
 
 
-def look_ahead(speech: Speech) -> int:
+def look_ahead(speech: LoadedModel) -> int:
     """Frames after a frame that its features depend on: each layer that looks ahead adds its own."""
     return sum(max(0, after - 1) for _, after in speech.encoder.config.sliding_windows)
 
 
-def look_back(speech: Speech) -> int:
+def look_back(speech: LoadedModel) -> int:
     return sum(before - 1 for before, _ in speech.encoder.config.sliding_windows)
 
 
@@ -76,7 +76,7 @@ def test_the_configurations_have_as_many_parameters_as_published(size: str) -> N
     assert count / 1e6 == pytest.approx(STREAMING[size].parameters, rel=0.02)
 
 
-def test_the_checkpoints_own_configuration_decides_the_generation(streaming: Speech, random_v1: Speech) -> None:
+def test_the_checkpoints_own_configuration_decides_the_generation(streaming: LoadedModel, random_v1: LoadedModel) -> None:
     assert streaming.streaming
     assert not random_v1.streaming
     assert streaming.checkpoint.kind == random_v1.checkpoint.kind == "local"
@@ -94,7 +94,7 @@ def test_a_window_holds_the_frames_that_the_paper_says(frames: int, before: int,
         assert heard[at].nonzero().flatten().tolist() == wanted
 
 
-def test_an_encoder_layer_is_attention_over_its_window_and_nothing_else(streaming: Speech, waveforms: Sequence[Waveform]) -> None:
+def test_an_encoder_layer_is_attention_over_its_window_and_nothing_else(streaming: LoadedModel, waveforms: Sequence[Waveform]) -> None:
     """Frame by frame in double precision: softmax over the frames of the window alone, so that no mask can be wrong."""
     encoder = streaming.encoder
     with torch.inference_mode():
@@ -125,7 +125,7 @@ def _layer_by_hand(layer: Any, hidden: Tensor, before: int, after: int) -> Tenso
     return hidden + product(mlp.fc2, nn.functional.gelu(product(mlp.fc1, norm(layer.post_attention_layernorm, hidden))))
 
 
-def test_clips_are_encoded_as_transformers_does_with_a_mask_of_ones(streaming: Speech, waveforms: Sequence[Waveform]) -> None:
+def test_clips_are_encoded_as_transformers_does_with_a_mask_of_ones(streaming: LoadedModel, waveforms: Sequence[Waveform]) -> None:
     samples = reference.whole(waveforms[0])
     with torch.inference_mode():
         expected = reference.encoded(streaming, [samples]).hidden[0]
@@ -138,7 +138,7 @@ def test_clips_are_encoded_as_transformers_does_with_a_mask_of_ones(streaming: S
 # --- more sound, and sound in chunks ------------------------------------------------------------------------------------------------------
 
 
-def test_features_are_final_once_their_window_is_complete(streaming: Speech, waveforms: Sequence[Waveform]) -> None:
+def test_features_are_final_once_their_window_is_complete(streaming: LoadedModel, waveforms: Sequence[Waveform]) -> None:
     """240 ms of look-ahead, whatever the size: four layers look three frames ahead."""
     ahead = look_ahead(streaming)
     assert ahead == 12
@@ -153,21 +153,21 @@ def test_features_are_final_once_their_window_is_complete(streaming: Speech, wav
 
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_a_run_in_chunks_equals_a_whole_run(random_v2: Speech, waveforms: Sequence[Waveform], data: st.DataObject) -> None:
+def test_a_run_in_chunks_equals_a_whole_run(random_v2: LoadedModel, waveforms: Sequence[Waveform], data: st.DataObject) -> None:
     """However the clip is cut: of each chunk the features that are final, given what came before and the look-ahead behind it."""
     samples = reference.whole(waveforms[0])[: 150 * STEM_FRAMES * FRAME_SAMPLES]
     cuts = [0, *sorted(data.draw(st.sets(st.integers(1, 149), max_size=6))), 150]
     assert distance(_in_chunks(random_v2, samples, cuts), encode(random_v2, samples)) < ROUNDING
 
 
-def test_a_run_in_chunks_equals_a_whole_run_at_the_published_sizes(streaming: Speech, waveforms: Sequence[Waveform]) -> None:
+def test_a_run_in_chunks_equals_a_whole_run_at_the_published_sizes(streaming: LoadedModel, waveforms: Sequence[Waveform]) -> None:
     """The left context alone is 90 to 210 frames, so the clips are joined until a chunk does not need the beginning."""
     samples = reference.whole(np.concatenate(waveforms[:5]))[: 500 * STEM_FRAMES * FRAME_SAMPLES]
     assert look_back(streaming) + 10 < 400
     assert distance(_in_chunks(streaming, samples, [0, 17, 80, 250, 400, 500]), encode(streaming, samples)) < ROUNDING
 
 
-def _in_chunks(speech: Speech, samples: Waveform, cuts: Sequence[int]) -> Tensor:
+def _in_chunks(speech: LoadedModel, samples: Waveform, cuts: Sequence[int]) -> Tensor:
     """Features of `samples`, encoded from cut to cut, in frames, with just the context before and behind that they depend on."""
     step = STEM_FRAMES * FRAME_SAMPLES
     before = look_back(speech) + 3  # the convolutions reach 12 input frames back
@@ -182,7 +182,7 @@ def _in_chunks(speech: Speech, samples: Waveform, cuts: Sequence[int]) -> Tensor
 # --- what is made of them -----------------------------------------------------------------------------------------------------------------
 
 
-def test_loss_and_gradients_are_those_of_transformers(streaming: Speech, waveforms: Sequence[Waveform]) -> None:
+def test_loss_and_gradients_are_those_of_transformers(streaming: LoadedModel, waveforms: Sequence[Waveform]) -> None:
     """With adapters in the encoder, in the decoder and between their widths; encoder outputs are not changed by being listened to."""
     labels = [streaming.labels("Please hold the line."), streaming.labels("Thank you.")]
     batch = [samples[:16_000] for samples in waveforms[:2]]
@@ -216,7 +216,7 @@ def test_loss_and_gradients_are_those_of_transformers(streaming: Speech, wavefor
         fold_in(adapted)  # nothing is added, and the adapter's layers are gone
 
 
-def test_clips_are_transcribed_as_generate_does(streaming: Speech, waveforms: Sequence[Waveform]) -> None:
+def test_clips_are_transcribed_as_generate_does(streaming: LoadedModel, waveforms: Sequence[Waveform]) -> None:
     batch = [reference.whole(samples)[:12_800] for samples in waveforms[:2]]
     lengths_s = [duration(samples) for samples in batch]
     with torch.inference_mode():
@@ -235,7 +235,7 @@ def test_clips_are_transcribed_as_generate_does(streaming: Speech, waveforms: Se
 
 
 @pytest.mark.slow
-def test_a_local_checkpoint_goes_through_every_command(streaming: Speech, clips: Sequence[Utterance], tmp_path: Path) -> None:
+def test_a_local_checkpoint_goes_through_every_command(streaming: LoadedModel, clips: Sequence[Utterance], tmp_path: Path) -> None:
     """Baseline, replay, cache, training in encoder and decoder, merge, tuned scores, report; then transcription with the adapter."""
     sets, run = manifests(tmp_path / "sets", clips), tmp_path / "run"
     model = ("--model-id", streaming.checkpoint.folder)
@@ -252,6 +252,6 @@ def test_a_local_checkpoint_goes_through_every_command(streaming: Speech, clips:
     assert [line.split("\t")[1] for line in said.out.splitlines()] == [row.hypothesis for row in rows]
 
 
-def test_precision_bfloat16_stays_near_float32(streaming: Speech, waveforms: Sequence[Waveform]) -> None:
+def test_precision_bfloat16_stays_near_float32(streaming: LoadedModel, waveforms: Sequence[Waveform]) -> None:
     half, full = encode(replace(streaming, precision="bfloat16"), waveforms[0]), encode(streaming, waveforms[0])
     assert torch.corrcoef(torch.stack([half.flatten(), full.flatten()]))[0, 1] > 0.99

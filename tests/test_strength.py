@@ -21,7 +21,7 @@ from lora.dataset.manifest import Utterance
 from lora.evaluation.evaluate import Evaluator, Example
 from lora.model.encoder_outputs import LiveFeatures
 from lora.model.greedy import DecodeSettings
-from lora.model.loading import Speech
+from lora.model.loading import LoadedModel
 from lora.report.html import render as render_html
 from lora.report.markdown import render as render_markdown
 from lora.runs.outcomes import Evaluation, Strength
@@ -91,7 +91,7 @@ def test_the_whole_update_is_tried_first_and_none_of_it_never() -> None:
 # --- the weights --------------------------------------------------------------------------------------------------------------------------
 
 
-def adapted_by(speech: Speech, config: AdapterConfig = DEFAULT) -> Adapted:
+def adapted_by(speech: LoadedModel, config: AdapterConfig = DEFAULT) -> Adapted:
     """A copy of the model with an update that changes what it says."""
     adapted = attach(replace(speech, model=deepcopy(speech.model)), config, seed=1)
     torch.manual_seed(2)
@@ -133,7 +133,9 @@ def assert_scaled(found: dict[str, Tensor], full: dict[str, Tensor], strength: f
         (0.1, [0.2] * 6 + [0.103], 0.0),
     ],
 )
-def test_what_is_left_is_the_chosen_share_exactly(random_speech: Speech, base: float, guard_wers: Sequence[float], chosen: float) -> None:
+def test_what_is_left_is_the_chosen_share_exactly(
+    random_speech: LoadedModel, base: float, guard_wers: Sequence[float], chosen: float
+) -> None:
     adapted = adapted_by(random_speech)
     full, scores = state(adapted), Scores(adapted, guard_wers)
     found, measured = sweep(adapted, base, scores)
@@ -147,7 +149,7 @@ def test_what_is_left_is_the_chosen_share_exactly(random_speech: Speech, base: f
     assert [round(one.dev_wer, 6) for one in measured] == [0.29, 0.28, 0.27, 0.26, 0.25, 0.24, 0.23]
 
 
-def test_a_rise_is_allowed_as_in_training(random_v1: Speech) -> None:
+def test_a_rise_is_allowed_as_in_training(random_v1: LoadedModel) -> None:
     """Two words in a thousand, where the base model has a hundred errors."""
     assert allowed_rise(WORDS) == pytest.approx(0.002)
     for errors, chosen in ((102, 1.0), (103, 0.8)):
@@ -158,11 +160,11 @@ def test_a_rise_is_allowed_as_in_training(random_v1: Speech) -> None:
 
 @pytest.mark.parametrize("config", [DEFAULT, AdapterConfig(lora_targets="all", use_rslora=True)], ids=["decoder", "all-rslora"])
 def test_none_of_the_update_is_the_base_model(
-    any_speech: Speech, clips: Sequence[Utterance], waveforms: Sequence[Waveform], config: AdapterConfig
+    any_speech: LoadedModel, clips: Sequence[Utterance], waveforms: Sequence[Waveform], config: AdapterConfig
 ) -> None:
     chosen = [Example(clips[n], duration(waveforms[n]), tuple(any_speech.labels(clips[n].text or ""))) for n in (3, 15)]
 
-    def measured(speech: Speech) -> Evaluation:
+    def measured(speech: LoadedModel) -> Evaluation:
         return Evaluator(speech, LiveFeatures(speech, AudioSettings()), BRIEF, 2).evaluate(chosen)
 
     before = measured(any_speech)
@@ -177,7 +179,7 @@ def test_none_of_the_update_is_the_base_model(
 # --- whole runs ---------------------------------------------------------------------------------------------------------------------------
 
 
-def run(model: Speech, sets: Manifests, folder: Path, *options: object) -> RunRecord:
+def run(model: LoadedModel, sets: Manifests, folder: Path, *options: object) -> RunRecord:
     arguments = ("--model-id", model.checkpoint.folder, *sets.flags(), *QUICK, *ANY_VERDICT, "--output-dir", folder, *options)
     result = moonshine_lora("experiment", *arguments)
     assert result.code == 0, result.err
@@ -201,7 +203,7 @@ NEEDS_A_GUARD = "--strength-sweep needs general speech to guard: give --replay-m
     ],
 )
 def test_what_cannot_be_scaled_or_guarded_is_refused_and_nothing_is_written(
-    random_v1: Speech, sets: Manifests, tmp_path: Path, options: Sequence[str], replay: bool, message: str
+    random_v1: LoadedModel, sets: Manifests, tmp_path: Path, options: Sequence[str], replay: bool, message: str
 ) -> None:
     flags = sets.flags()
     if not replay:
@@ -213,12 +215,12 @@ def test_what_cannot_be_scaled_or_guarded_is_refused_and_nothing_is_written(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_replay_speech_may_guard_without_being_trained_on(random_v1: Speech, sets: Manifests, tmp_path: Path) -> None:
+def test_replay_speech_may_guard_without_being_trained_on(random_v1: LoadedModel, sets: Manifests, tmp_path: Path) -> None:
     record = run(random_v1, sets, tmp_path / "run", "--strength-sweep", "--replay-ratio", 0, "--max-steps", 1)
     assert len(record.strengths) == len(STRENGTHS)
 
 
-def test_a_run_without_the_sweep_saves_all_and_says_nothing_of_it(random_v1: Speech, sets: Manifests, tmp_path: Path) -> None:
+def test_a_run_without_the_sweep_saves_all_and_says_nothing_of_it(random_v1: LoadedModel, sets: Manifests, tmp_path: Path) -> None:
     record = run(random_v1, sets, tmp_path / "run")
     assert (record.strength, record.strengths) == (None, ())
     assert "sweep" not in record.stages
@@ -226,7 +228,7 @@ def test_a_run_without_the_sweep_saves_all_and_says_nothing_of_it(random_v1: Spe
     assert "Strength</h3>" not in (tmp_path / "run" / "report.html").read_text()
 
 
-def test_the_saved_adapter_is_the_chosen_share_of_the_trained_one(random_speech: Speech, sets: Manifests, tmp_path: Path) -> None:
+def test_the_saved_adapter_is_the_chosen_share_of_the_trained_one(random_speech: LoadedModel, sets: Manifests, tmp_path: Path) -> None:
     run(random_speech, sets, tmp_path / "all")
     record = run(random_speech, sets, tmp_path / "share", "--strength-sweep")
     assert [one.strength for one in record.strengths] == list(STRENGTHS)
@@ -244,7 +246,7 @@ def test_the_saved_adapter_is_the_chosen_share_of_the_trained_one(random_speech:
 
 @pytest.mark.parametrize(("allowed", "chosen"), [(1.0, 0.5), (-10.0, 0.0)])
 def test_half_or_nothing_of_the_update_is_saved_scored_and_reported(
-    random_v1: Speech, sets: Manifests, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, allowed: float, chosen: float
+    random_v1: LoadedModel, sets: Manifests, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, allowed: float, chosen: float
 ) -> None:
     rate = ("--learning-rate", "0.02")
     run(random_v1, sets, tmp_path / "all", *rate)

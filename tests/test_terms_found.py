@@ -15,7 +15,7 @@ from test_gate import GAIN, STILL
 from lora.config import GateConfig
 from lora.dataset.manifest import Utterance
 from lora.errors import ScoringError
-from lora.model.loading import Speech
+from lora.model.loading import LoadedModel
 from lora.report import html, markdown
 from lora.report.terms import events, lines
 from lora.runs.record import RunRecord, write
@@ -228,7 +228,7 @@ def _folder(path: Path) -> Path:
     return path
 
 
-def test_a_run_measures_its_terms_before_and_after(random_v1: Speech, sets: Manifests, tmp_path: Path) -> None:
+def test_a_run_measures_its_terms_before_and_after(random_v1: LoadedModel, sets: Manifests, tmp_path: Path) -> None:
     list_of_terms = tmp_path / "terms.txt"
     list_of_terms.write_text("the\nzzyzx\n")
     arguments = ("--model-id", random_v1.checkpoint.folder, *sets.flags(), *QUICK, "--output-dir", tmp_path / "run")
@@ -255,7 +255,7 @@ def test_a_run_measures_its_terms_before_and_after(random_v1: Speech, sets: Mani
     ],
 )
 def test_a_list_that_the_model_cannot_be_held_to_is_refused(
-    random_v1: Speech, sets: Manifests, tmp_path: Path, text: str, says: str
+    random_v1: LoadedModel, sets: Manifests, tmp_path: Path, text: str, says: str
 ) -> None:
     (tmp_path / "terms.txt").write_text(text)
     arguments = ("--model-id", random_v1.checkpoint.folder, *sets.flags(), *QUICK, "--output-dir", tmp_path / "run")
@@ -263,13 +263,15 @@ def test_a_list_that_the_model_cannot_be_held_to_is_refused(
     assert not (tmp_path / "run").exists()
 
 
-def test_limits_without_a_list_are_refused(random_v1: Speech, sets: Manifests, tmp_path: Path) -> None:
+def test_limits_without_a_list_are_refused(random_v1: LoadedModel, sets: Manifests, tmp_path: Path) -> None:
     arguments = ("--model-id", random_v1.checkpoint.folder, *sets.flags(), "--output-dir", tmp_path / "run")
     for flag in ("--max-false-alarms", "--min-term-recall"):
         assert f"{flag} is about terms; give --terms too" in refusal("experiment", *arguments, flag, 1)
 
 
-def test_transcribe_says_which_terms_are_heard_and_found(tiny: Speech, clips: Sequence[Utterance], sets: Manifests, tmp_path: Path) -> None:
+def test_transcribe_says_which_terms_are_heard_and_found(
+    tiny: LoadedModel, clips: Sequence[Utterance], sets: Manifests, tmp_path: Path
+) -> None:
     (tmp_path / "terms.txt").write_text("best\nzzyzx\n")
     manifest = sets.train.with_name("best.jsonl")
     rows = [json.loads(line) for path in (sets.train, sets.heldout) for line in path.read_text().splitlines()]

@@ -12,13 +12,13 @@ from lora.dataset.manifest import Rules, Utterance, read
 from lora.evaluation.evaluate import Example
 from lora.evaluation.text_check import foreign_texts
 from lora.model.encoder_outputs import LiveFeatures
-from lora.model.loading import Speech
+from lora.model.loading import LoadedModel
 from lora.units import Seconds
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 
 
-def foreign(speech: Speech, utterances: Sequence[Utterance]) -> list[int]:
+def foreign(speech: LoadedModel, utterances: Sequence[Utterance]) -> list[int]:
     examples = [Example(one, Seconds(1.0), ()) for one in utterances]
     return foreign_texts(speech, examples, LiveFeatures(speech, AudioSettings()), 0, lambda: None)
 
@@ -27,7 +27,7 @@ def shifted(utterances: Sequence[Utterance]) -> list[Utterance]:
     return [replace(one, text=other.text) for one, other in zip(utterances, [*utterances[1:], utterances[0]], strict=True)]
 
 
-def test_right_texts_pass_and_shifted_ones_are_found(tiny: Speech, clips: Sequence[Utterance]) -> None:
+def test_right_texts_pass_and_shifted_ones_are_found(tiny: LoadedModel, clips: Sequence[Utterance]) -> None:
     assert foreign(tiny, clips[:10]) == []
     assert len(foreign(tiny, shifted(clips[:10]))) >= 7
     mixed = [*clips[:8], replace(clips[8], text=clips[2].text), replace(clips[9], text="")]
@@ -35,13 +35,13 @@ def test_right_texts_pass_and_shifted_ones_are_found(tiny: Speech, clips: Sequen
 
 
 @pytest.mark.skipif(not DATA.is_dir(), reason="needs the speech of `../shared`")
-def test_spelled_letters_in_capitals_pass_and_shifted_ones_are_found(tiny: Speech) -> None:
+def test_spelled_letters_in_capitals_pass_and_shifted_ones_are_found(tiny: LoadedModel) -> None:
     utterances = read(DATA / "an4" / "test.jsonl", Rules()).utterances[::9]
     assert foreign(tiny, utterances) == []
     assert len(foreign(tiny, shifted(utterances))) >= len(utterances) // 2
 
 
-def test_a_run_names_the_rows(tiny: Speech, sets: Manifests, clips: Sequence[Utterance], tmp_path: Path) -> None:
+def test_a_run_names_the_rows(tiny: LoadedModel, sets: Manifests, clips: Sequence[Utterance], tmp_path: Path) -> None:
     train = write_rows(sets.train.parent / "shifted.jsonl", rows_of(shifted(clips[:5]), sets.train.parent))
     arguments = ("--model-id", tiny.checkpoint.model_id, *sets.flags(train=train), "--split-by", "utterance", "--device", "cpu")
     message = refusal("experiment", *arguments, "--check-texts", "--output-dir", tmp_path / "run")

@@ -15,7 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from lora.config import RunConfig, build, flat
 from lora.errors import ConfigError
-from lora.model.loading import Speech
+from lora.model.loading import LoadedModel
 from lora.runs.record import read
 from lora.runs.tracking import Trackers, require
 from lora.system.documents import read_json
@@ -32,12 +32,12 @@ CONFIG = build(
 )
 
 
-def arguments(model: Speech, sets: Manifests, folder: Path, *options: object) -> tuple[object, ...]:
+def arguments(model: LoadedModel, sets: Manifests, folder: Path, *options: object) -> tuple[object, ...]:
     return ("experiment", "--model-id", model.checkpoint.folder, *sets.flags(), *QUICK, *ANY_VERDICT, "--output-dir", folder, *options)
 
 
 @pytest.fixture(scope="module")
-def tracked(random_v1: Speech, sets: Manifests, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tracked(random_v1: LoadedModel, sets: Manifests, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run that TensorBoard was told of."""
     folder = tmp_path_factory.mktemp("tracked") / "one run"
     result = moonshine_lora(*arguments(random_v1, sets, folder, "--trackers", "tensorboard"))
@@ -134,7 +134,7 @@ def test_the_runs_own_files_are_written_as_ever(tracked: Path) -> None:
 )
 @pytest.mark.parametrize("dry_run", [(), ("--dry-run",)])
 def test_a_tracker_that_is_not_there_is_refused_and_nothing_is_written(
-    random_v1: Speech, sets: Manifests, tmp_path: Path, given: str, message: str, dry_run: tuple[str, ...]
+    random_v1: LoadedModel, sets: Manifests, tmp_path: Path, given: str, message: str, dry_run: tuple[str, ...]
 ) -> None:
     (tmp_path / "wandb").mkdir()  # what earlier runs leave behind in the working directory is no package
     before = sys.path.copy()
@@ -148,7 +148,7 @@ def test_a_tracker_that_is_not_there_is_refused_and_nothing_is_written(
     assert not (tmp_path / "run").exists()
 
 
-def test_what_is_installed_is_not_refused(random_v1: Speech, sets: Manifests, tmp_path: Path) -> None:
+def test_what_is_installed_is_not_refused(random_v1: LoadedModel, sets: Manifests, tmp_path: Path) -> None:
     found = moonshine_lora(*arguments(random_v1, sets, tmp_path / "run", "--trackers", "tensorboard", "--dry-run"))
     assert found.code == 0, found.err
 
@@ -223,14 +223,16 @@ def test_one_that_cannot_start_refuses_the_run(tmp_path: Path, breaks: Breaks, m
         started(tmp_path)
 
 
-def test_a_run_goes_on_without_a_tracker_that_broke(random_v1: Speech, sets: Manifests, tmp_path: Path, breaks: Breaks) -> None:
+def test_a_run_goes_on_without_a_tracker_that_broke(random_v1: LoadedModel, sets: Manifests, tmp_path: Path, breaks: Breaks) -> None:
     breaks("log")
     result = moonshine_lora(*arguments(random_v1, sets, tmp_path / "run", "--trackers", "tensorboard"))
     assert result.code == 0
     assert result.err.count("tracker tensorboard failed and is left out from here on") == 1
 
 
-def test_a_tracker_that_cannot_start_ends_the_run_in_one_line(random_v1: Speech, sets: Manifests, tmp_path: Path, breaks: Breaks) -> None:
+def test_a_tracker_that_cannot_start_ends_the_run_in_one_line(
+    random_v1: LoadedModel, sets: Manifests, tmp_path: Path, breaks: Breaks
+) -> None:
     breaks("start")
     message = refusal(*arguments(random_v1, sets, tmp_path / "run", "--trackers", "tensorboard"))
     assert message == "error: --trackers tensorboard: cannot start: no route"
@@ -238,7 +240,7 @@ def test_a_tracker_that_cannot_start_ends_the_run_in_one_line(random_v1: Speech,
 
 
 def test_trackers_are_closed_when_the_record_is_written_also_of_a_run_that_failed(
-    random_v1: Speech, sets: Manifests, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    random_v1: LoadedModel, sets: Manifests, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A learning rate that no number bears ends the training in earnest."""
     seen: list[str] = []

@@ -18,7 +18,7 @@ from lora.evaluation.evaluate import Evaluator, Example
 from lora.model.encoder import Encoder
 from lora.model.encoder_outputs import LiveFeatures, StoredFeatures
 from lora.model.greedy import DecodeSettings
-from lora.model.loading import Encoded, Speech
+from lora.model.loading import Encoded, LoadedModel
 from lora.runs.outcomes import Evaluation, Step, TrainOutcome
 from lora.system.cache import Kept
 from lora.training.adapter import Adapted, attach, merged, state
@@ -33,20 +33,20 @@ ONCE = 10_000
 """An evaluation interval that leaves the base model and the last step."""
 
 
-def fresh(speech: Speech) -> Speech:
+def fresh(speech: LoadedModel) -> LoadedModel:
     """A copy that a test may change."""
     return replace(speech, model=deepcopy(speech.model))
 
 
-def adapt(speech: Speech, config: AdapterConfig = NO_DROPOUT, seed: int = 0) -> Adapted:
+def adapt(speech: LoadedModel, config: AdapterConfig = NO_DROPOUT, seed: int = 0) -> Adapted:
     return attach(fresh(speech), config, seed)
 
 
-def examples(speech: Speech, clips: Sequence[Utterance], waveforms: Sequence[Waveform], chosen: Sequence[int]) -> list[Example]:
+def examples(speech: LoadedModel, clips: Sequence[Utterance], waveforms: Sequence[Waveform], chosen: Sequence[int]) -> list[Example]:
     return [Example(clips[index], duration(waveforms[index]), tuple(speech.labels(clips[index].text or ""))) for index in chosen]
 
 
-def retold(speech: Speech, example: Example, text: str) -> Example:
+def retold(speech: LoadedModel, example: Example, text: str) -> Example:
     """The same recording with another transcript."""
     return replace(example, utterance=replace(example.utterance, text=text), labels=tuple(speech.labels(text)))
 
@@ -119,7 +119,7 @@ def distance(first: dict[str, Tensor], second: dict[str, Tensor]) -> float:
 
 
 def test_the_real_model_learns_a_handful_of_clips_by_heart(
-    tiny: Speech, clips: Sequence[Utterance], waveforms: Sequence[Waveform], tmp_path: Path
+    tiny: LoadedModel, clips: Sequence[Utterance], waveforms: Sequence[Waveform], tmp_path: Path
 ) -> None:
     adapted = adapt(tiny, AdapterConfig(lora_targets="decoder"))
     texts = ["alpha bravo charlie", "delta echo", "foxtrot golf hotel india"]
@@ -140,7 +140,9 @@ def test_the_real_model_learns_a_handful_of_clips_by_heart(
         assert Evaluator(speech, features, DECODE, 8).evaluate(guard).score.wer == best.guard_wer
 
 
-def test_training_lowers_the_loss_it_trains_on(random_speech: Speech, clips: Sequence[Utterance], waveforms: Sequence[Waveform]) -> None:
+def test_training_lowers_the_loss_it_trains_on(
+    random_speech: LoadedModel, clips: Sequence[Utterance], waveforms: Sequence[Waveform]
+) -> None:
     domain = examples(random_speech, clips, waveforms, [15, 17])
     config = TrainConfig(epochs=10, learning_rate=1e-2, warmup_steps=0)
     outcome = run(adapt(random_speech), TrainData(domain=domain, dev=domain), config)
@@ -151,7 +153,7 @@ def test_training_lowers_the_loss_it_trains_on(random_speech: Speech, clips: Seq
 
 
 def test_encoder_sites_learn_through_live_features(
-    random_speech: Speech, clips: Sequence[Utterance], waveforms: Sequence[Waveform]
+    random_speech: LoadedModel, clips: Sequence[Utterance], waveforms: Sequence[Waveform]
 ) -> None:
     adapted = adapt(random_speech, AdapterConfig(lora_targets="encoder", lora_dropout=0.0))
     domain = examples(random_speech, clips, waveforms, [15, 17])
@@ -181,7 +183,9 @@ def test_part_of_an_epoch_and_most_steps_are_counted_in_updates() -> None:
     assert planned_steps(TrainConfig(batch_size=2, epochs=2, max_steps=50), 12) == 12
 
 
-def test_every_example_is_trained_on_once_an_epoch(random_v1: Speech, clips: Sequence[Utterance], waveforms: Sequence[Waveform]) -> None:
+def test_every_example_is_trained_on_once_an_epoch(
+    random_v1: LoadedModel, clips: Sequence[Utterance], waveforms: Sequence[Waveform]
+) -> None:
     adapted, log = adapt(random_v1), Log()
     domain, dev = examples(random_v1, clips, waveforms, range(5)), examples(random_v1, clips, waveforms, [17])
     recorder = Recorder(adapted)
@@ -199,7 +203,9 @@ def test_every_example_is_trained_on_once_an_epoch(random_v1: Speech, clips: Seq
     assert outcome.history[-1].epoch == 3
 
 
-def test_training_stops_at_the_most_steps_allowed(random_v1: Speech, clips: Sequence[Utterance], waveforms: Sequence[Waveform]) -> None:
+def test_training_stops_at_the_most_steps_allowed(
+    random_v1: LoadedModel, clips: Sequence[Utterance], waveforms: Sequence[Waveform]
+) -> None:
     chosen = examples(random_v1, clips, waveforms, [15, 17])
     outcome = run(adapt(random_v1), TrainData(domain=chosen, dev=chosen), TrainConfig(batch_size=1, epochs=50, max_steps=3))
     assert (outcome.status, outcome.steps, outcome.history[-1].step) == ("finished", 3, 3)
@@ -207,7 +213,7 @@ def test_training_stops_at_the_most_steps_allowed(random_v1: Speech, clips: Sequ
 
 @pytest.mark.parametrize(("ratio", "rehearsed"), [(0.0, 0), (0.25, 4), (0.75, 12), (2.0, 32)])
 def test_replay_is_rehearsed_in_its_ratio_in_batches_of_its_own(
-    random_v1: Speech, clips: Sequence[Utterance], waveforms: Sequence[Waveform], ratio: float, rehearsed: int
+    random_v1: LoadedModel, clips: Sequence[Utterance], waveforms: Sequence[Waveform], ratio: float, rehearsed: int
 ) -> None:
     adapted = adapt(random_v1)
     domain = examples(random_v1, clips, waveforms, range(8))
@@ -223,7 +229,7 @@ def test_replay_is_rehearsed_in_its_ratio_in_batches_of_its_own(
 
 
 def test_the_learning_rate_warms_up_and_falls_linearly(
-    random_v1: Speech, clips: Sequence[Utterance], waveforms: Sequence[Waveform]
+    random_v1: LoadedModel, clips: Sequence[Utterance], waveforms: Sequence[Waveform]
 ) -> None:
     chosen = examples(random_v1, clips, waveforms, [17])
     config = TrainConfig(learning_rate=1.2e-4, warmup_steps=2, epochs=6, eval_interval=1, patience=9)
@@ -233,7 +239,7 @@ def test_the_learning_rate_warms_up_and_falls_linearly(
 
 
 def test_a_run_shorter_than_the_warm_up_still_reaches_its_rate(
-    random_v1: Speech, clips: Sequence[Utterance], waveforms: Sequence[Waveform]
+    random_v1: LoadedModel, clips: Sequence[Utterance], waveforms: Sequence[Waveform]
 ) -> None:
     chosen = examples(random_v1, clips, waveforms, [17])
     config = TrainConfig(learning_rate=1e-4, warmup_steps=100, epochs=4, eval_interval=1, patience=9)
@@ -245,7 +251,7 @@ EPSILON = 1e-8
 """What Adam adds to a gradient's size before it divides by it."""
 
 
-def first_update(speech: Speech, chosen: Sequence[Example], **settings: float) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def first_update(speech: LoadedModel, chosen: Sequence[Example], **settings: float) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """The adapter's weights before and after a single update at a rate of 0.01."""
     adapted = adapt(speech)
     before = state(adapted)
@@ -254,7 +260,7 @@ def first_update(speech: Speech, chosen: Sequence[Example], **settings: float) -
 
 
 def test_gradients_are_clipped_to_the_norm_that_is_set(
-    random_v1: Speech, clips: Sequence[Utterance], waveforms: Sequence[Waveform]
+    random_v1: LoadedModel, clips: Sequence[Utterance], waveforms: Sequence[Waveform]
 ) -> None:
     """Adam's first update is rate * g / (|g| + epsilon). Gradients far below epsilon move a weight by rate * g / epsilon, so the norm of
     all moves is rate / epsilon times that of the gradients."""
@@ -264,7 +270,7 @@ def test_gradients_are_clipped_to_the_norm_that_is_set(
     assert moved == pytest.approx(1e-2 * norm / EPSILON, rel=0.01)
 
 
-def test_weights_decay_by_rate_times_decay(random_v1: Speech, clips: Sequence[Utterance], waveforms: Sequence[Waveform]) -> None:
+def test_weights_decay_by_rate_times_decay(random_v1: LoadedModel, clips: Sequence[Utterance], waveforms: Sequence[Waveform]) -> None:
     """While B is zero, A has no gradient: all that moves it is the decay."""
     before, after = first_update(random_v1, examples(random_v1, clips, waveforms, [15, 17]), weight_decay=0.5)
     factors = [name for name in before if ".lora_A." in name]
@@ -276,7 +282,9 @@ def test_weights_decay_by_rate_times_decay(random_v1: Speech, clips: Sequence[Ut
 # --- the same again -----------------------------------------------------------------------------------------------------------------------
 
 
-def test_accumulated_batches_are_one_large_batch(random_speech: Speech, clips: Sequence[Utterance], waveforms: Sequence[Waveform]) -> None:
+def test_accumulated_batches_are_one_large_batch(
+    random_speech: LoadedModel, clips: Sequence[Utterance], waveforms: Sequence[Waveform]
+) -> None:
     """One update an epoch over the same four clips of different lengths: the mean is over all tokens, not of batch means."""
     chosen = examples(random_speech, clips, waveforms, [0, 10, 15, 17])
     start = state(adapt(random_speech))
@@ -292,7 +300,9 @@ def test_accumulated_batches_are_one_large_batch(random_speech: Speech, clips: S
     assert distance(result(3, 2), whole) < moved / 100
 
 
-def test_one_seed_gives_one_adapter_bit_for_bit(random_speech: Speech, clips: Sequence[Utterance], waveforms: Sequence[Waveform]) -> None:
+def test_one_seed_gives_one_adapter_bit_for_bit(
+    random_speech: LoadedModel, clips: Sequence[Utterance], waveforms: Sequence[Waveform]
+) -> None:
     chosen = examples(random_speech, clips, waveforms, [11, 13, 15, 17])
 
     def result(seed: int) -> dict[str, Tensor]:
@@ -342,7 +352,9 @@ def test_no_guard_is_no_harm() -> None:
     assert [step.step for step in eligible([at(0, 0.2, 1.0), at(1, 0.1, 0.5)], 1000, 0)] == [1]
 
 
-def test_the_best_steps_weights_are_left_in_the_model(random_v1: Speech, clips: Sequence[Utterance], waveforms: Sequence[Waveform]) -> None:
+def test_the_best_steps_weights_are_left_in_the_model(
+    random_v1: LoadedModel, clips: Sequence[Utterance], waveforms: Sequence[Waveform]
+) -> None:
     adapted, log = adapt(random_v1, AdapterConfig(lora_targets="all", lora_dropout=0.0)), Log()
     domain, dev = examples(random_v1, clips, waveforms, [0]), examples(random_v1, clips, waveforms, [1])
     config = TrainConfig(epochs=24, learning_rate=1e-2, encoder_learning_rate=1e-2, warmup_steps=0, eval_interval=2, patience=12)
@@ -356,7 +368,7 @@ def test_the_best_steps_weights_are_left_in_the_model(random_v1: Speech, clips: 
 
 
 def test_training_that_does_harm_ends_with_an_adapter_that_does_nothing(
-    tiny: Speech, clips: Sequence[Utterance], waveforms: Sequence[Waveform]
+    tiny: LoadedModel, clips: Sequence[Utterance], waveforms: Sequence[Waveform]
 ) -> None:
     adapted = adapt(tiny)
     domain, dev = examples(tiny, clips, waveforms, [15]), examples(tiny, clips, waveforms, [17])
@@ -373,7 +385,7 @@ def test_training_that_does_harm_ends_with_an_adapter_that_does_nothing(
 
 
 def test_training_stops_after_so_many_evaluations_without_a_better_one(
-    tiny: Speech, clips: Sequence[Utterance], waveforms: Sequence[Waveform]
+    tiny: LoadedModel, clips: Sequence[Utterance], waveforms: Sequence[Waveform]
 ) -> None:
     chosen = examples(tiny, clips, waveforms, [17])
     config = TrainConfig(learning_rate=3.0, warmup_steps=0, epochs=50, eval_interval=2, patience=3)
@@ -385,7 +397,7 @@ def test_training_stops_after_so_many_evaluations_without_a_better_one(
 
 
 def test_a_step_that_harms_general_speech_more_than_it_helps_is_not_the_best(
-    tiny: Speech, clips: Sequence[Utterance], waveforms: Sequence[Waveform]
+    tiny: LoadedModel, clips: Sequence[Utterance], waveforms: Sequence[Waveform]
 ) -> None:
     """A clip is learnt with three of its words changed. By dev alone that is better; the guard has the clip as it is said."""
     said = examples(tiny, clips, waveforms, [17, 15])
@@ -403,7 +415,9 @@ def test_a_step_that_harms_general_speech_more_than_it_helps_is_not_the_best(
 # --- modes and failures -------------------------------------------------------------------------------------------------------------------
 
 
-def test_a_loss_that_is_not_finite_stops_the_training(random_v1: Speech, clips: Sequence[Utterance], waveforms: Sequence[Waveform]) -> None:
+def test_a_loss_that_is_not_finite_stops_the_training(
+    random_v1: LoadedModel, clips: Sequence[Utterance], waveforms: Sequence[Waveform]
+) -> None:
     chosen = examples(random_v1, clips, waveforms, [17])
     config = TrainConfig(learning_rate=1e37, warmup_steps=0, epochs=9, eval_interval=ONCE)
     with pytest.raises(TrainingError, match=r"step [2-9]: the loss is (nan|inf) on .*; lower --learning-rate \(it is 1e\+37\)"):
@@ -411,7 +425,7 @@ def test_a_loss_that_is_not_finite_stops_the_training(random_v1: Speech, clips: 
 
 
 def test_the_model_trains_between_evaluations_and_is_left_in_evaluation_mode(
-    random_v1: Speech, clips: Sequence[Utterance], waveforms: Sequence[Waveform]
+    random_v1: LoadedModel, clips: Sequence[Utterance], waveforms: Sequence[Waveform]
 ) -> None:
     adapted = adapt(random_v1)
     domain, dev = examples(random_v1, clips, waveforms, [15]), examples(random_v1, clips, waveforms, [17])
@@ -425,7 +439,7 @@ def test_the_model_trains_between_evaluations_and_is_left_in_evaluation_mode(
 
 @pytest.mark.parametrize("training", [True, False])
 def test_evaluation_puts_the_models_mode_back(
-    random_v1: Speech, clips: Sequence[Utterance], waveforms: Sequence[Waveform], training: bool
+    random_v1: LoadedModel, clips: Sequence[Utterance], waveforms: Sequence[Waveform], training: bool
 ) -> None:
     speech = fresh(random_v1)
     speech.model.train(training)
@@ -436,7 +450,7 @@ def test_evaluation_puts_the_models_mode_back(
 
 
 def test_evaluation_that_fails_puts_the_models_mode_back(
-    random_v1: Speech, clips: Sequence[Utterance], waveforms: Sequence[Waveform], tmp_path: Path
+    random_v1: LoadedModel, clips: Sequence[Utterance], waveforms: Sequence[Waveform], tmp_path: Path
 ) -> None:
     speech = fresh(random_v1)
     speech.model.train()
@@ -447,7 +461,7 @@ def test_evaluation_that_fails_puts_the_models_mode_back(
     assert speech.model.training
 
 
-def test_evaluation_does_not_depend_on_the_batch_size(tiny: Speech, clips: Sequence[Utterance], waveforms: Sequence[Waveform]) -> None:
+def test_evaluation_does_not_depend_on_the_batch_size(tiny: LoadedModel, clips: Sequence[Utterance], waveforms: Sequence[Waveform]) -> None:
     chosen = examples(tiny, clips, waveforms, [17, 0, 10, 15])
     features, counted = LiveFeatures(tiny, AudioSettings()), []
     one = Evaluator(tiny, features, DECODE, 1).evaluate(chosen)
@@ -458,7 +472,7 @@ def test_evaluation_does_not_depend_on_the_batch_size(tiny: Speech, clips: Seque
     assert [row.id for row in many.score.utterances] == [example.utterance.id for example in chosen]
 
 
-def test_evaluation_loss_is_a_mean_over_tokens(random_v1: Speech, clips: Sequence[Utterance], waveforms: Sequence[Waveform]) -> None:
+def test_evaluation_loss_is_a_mean_over_tokens(random_v1: LoadedModel, clips: Sequence[Utterance], waveforms: Sequence[Waveform]) -> None:
     chosen = examples(random_v1, clips, waveforms, [17, 10])
     features = LiveFeatures(random_v1, AudioSettings())
     single = [Evaluator(random_v1, features, BRIEF, 1).evaluate([example]).loss for example in chosen]
@@ -470,7 +484,7 @@ def test_evaluation_loss_is_a_mean_over_tokens(random_v1: Speech, clips: Sequenc
 # --- rates for each kind of site ----------------------------------------------------------------------------------------------------------
 
 
-def test_encoder_sites_have_a_rate_of_their_own(random_speech: Speech) -> None:
+def test_encoder_sites_have_a_rate_of_their_own(random_speech: LoadedModel) -> None:
     adapted = adapt(random_speech, AdapterConfig(lora_targets="both"))
     decoder, encoder = parameter_groups(adapted, TrainConfig())
     assert (decoder["lr"], encoder["lr"]) == (1e-3, 1e-4)
@@ -480,7 +494,7 @@ def test_encoder_sites_have_a_rate_of_their_own(random_speech: Speech) -> None:
     assert len(decoder["params"]) + len(encoder["params"]) == len(adapted.parameters())
 
 
-def test_one_kind_of_site_and_equal_rates_are_one_group(random_speech: Speech) -> None:
+def test_one_kind_of_site_and_equal_rates_are_one_group(random_speech: LoadedModel) -> None:
     for targets, rate in (("decoder", 1e-3), ("encoder", 1e-4)):
         adapted = adapt(random_speech, AdapterConfig(lora_targets=targets))
         (group,) = parameter_groups(adapted, TrainConfig())
@@ -490,7 +504,9 @@ def test_one_kind_of_site_and_equal_rates_are_one_group(random_speech: Speech) -
     assert all(one is other for one, other in zip(group["params"], adapted.parameters(), strict=True))
 
 
-def test_an_update_moves_each_kind_by_its_rate(random_speech: Speech, clips: Sequence[Utterance], waveforms: Sequence[Waveform]) -> None:
+def test_an_update_moves_each_kind_by_its_rate(
+    random_speech: LoadedModel, clips: Sequence[Utterance], waveforms: Sequence[Waveform]
+) -> None:
     """Adam's first update moves a weight by its rate, whatever the gradient."""
     adapted = adapt(random_speech, AdapterConfig(lora_targets="both", lora_dropout=0.0))
     before = state(adapted)

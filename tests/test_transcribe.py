@@ -14,7 +14,7 @@ from running import ANY_VERDICT, ROOT, Manifests, Result, manifests, moonshine_l
 
 from lora.audio.loading import FileAudio
 from lora.dataset.manifest import Utterance
-from lora.model.loading import Speech
+from lora.model.loading import LoadedModel
 from lora.runs.record import RunRecord
 from lora.runs.record import read as read_record
 
@@ -44,7 +44,7 @@ def transcribed(file: Path, model: object, *arguments: object) -> dict[str, Any]
     return content
 
 
-def test_files_are_transcribed_in_the_order_given(tiny: Speech, four: Sequence[Utterance], tmp_path: Path) -> None:
+def test_files_are_transcribed_in_the_order_given(tiny: LoadedModel, four: Sequence[Utterance], tmp_path: Path) -> None:
     files = [utterance.audio.path for utterance in reversed(four) if isinstance(utterance.audio, FileAudio)]
     result = transcribe(tiny.checkpoint.model_id, "--audio", *files, "--output", tmp_path / "out.json")
     content = json.loads((tmp_path / "out.json").read_text())
@@ -57,7 +57,7 @@ def test_files_are_transcribed_in_the_order_given(tiny: Speech, four: Sequence[U
     assert result.err == ""
 
 
-def test_a_manifest_with_references_is_scored(tiny: Speech, rows: tuple[Path, list[dict[str, Any]]], tmp_path: Path) -> None:
+def test_a_manifest_with_references_is_scored(tiny: LoadedModel, rows: tuple[Path, list[dict[str, Any]]], tmp_path: Path) -> None:
     folder, given = rows
     wrong = given[1] | {"text": given[1]["text"].replace("wisdom", "wisdom or of lemons")}
     manifest = write_rows(folder / "scored.jsonl", [given[0], wrong])
@@ -75,7 +75,7 @@ def test_a_manifest_with_references_is_scored(tiny: Speech, rows: tuple[Path, li
     assert result.out.splitlines()[1].endswith(f"\tWER {300 / words[1]:.1f} %")
 
 
-def test_only_rows_with_a_reference_count(tiny: Speech, rows: tuple[Path, list[dict[str, Any]]], tmp_path: Path) -> None:
+def test_only_rows_with_a_reference_count(tiny: LoadedModel, rows: tuple[Path, list[dict[str, Any]]], tmp_path: Path) -> None:
     folder, given = rows
     silent = given[2] | {"text": ""}
     bare = {key: given[3][key] for key in ("audio", "id")}
@@ -93,7 +93,7 @@ def test_only_rows_with_a_reference_count(tiny: Speech, rows: tuple[Path, list[d
     assert content["utterances"][0]["text"] == second["text"]
 
 
-def test_jsonl_holds_the_rows_of_the_json(tiny: Speech, rows: tuple[Path, list[dict[str, Any]]], tmp_path: Path) -> None:
+def test_jsonl_holds_the_rows_of_the_json(tiny: LoadedModel, rows: tuple[Path, list[dict[str, Any]]], tmp_path: Path) -> None:
     folder, given = rows
     manifest = write_rows(folder / "all.jsonl", given)
     content = transcribed(tmp_path / "out.json", tiny.checkpoint.model_id, "--manifest", manifest)
@@ -101,7 +101,7 @@ def test_jsonl_holds_the_rows_of_the_json(tiny: Speech, rows: tuple[Path, list[d
     assert [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()] == content["utterances"]
 
 
-def test_inline_audio_gives_what_its_file_gives(any_speech: Speech, rows: tuple[Path, list[dict[str, Any]]], tmp_path: Path) -> None:
+def test_inline_audio_gives_what_its_file_gives(any_speech: LoadedModel, rows: tuple[Path, list[dict[str, Any]]], tmp_path: Path) -> None:
     folder, given = rows
     inline = [row | {"audio": soundfile.read(folder / row["audio"], dtype="float32")[0].tolist()} for row in given]
     by_path, by_value = (
@@ -113,7 +113,7 @@ def test_inline_audio_gives_what_its_file_gives(any_speech: Speech, rows: tuple[
     assert by_path == by_value
 
 
-def test_transcripts_do_not_depend_on_the_batch(any_speech: Speech, clips: Sequence[Utterance], tmp_path: Path) -> None:
+def test_transcripts_do_not_depend_on_the_batch(any_speech: LoadedModel, clips: Sequence[Utterance], tmp_path: Path) -> None:
     manifest = write_rows(tmp_path / "all.jsonl", rows_of(list(clips)[:12], tmp_path))
     single, batched = (
         transcribed(tmp_path / f"{size}.json", any_speech.checkpoint.model_id, "--manifest", manifest, "--eval-batch-size", size)
@@ -123,7 +123,7 @@ def test_transcripts_do_not_depend_on_the_batch(any_speech: Speech, clips: Seque
 
 
 @pytest.fixture(scope="module")
-def loud(random_v1: Speech, clips: Sequence[Utterance], tmp_path_factory: pytest.TempPathFactory) -> tuple[Manifests, Path, RunRecord]:
+def loud(random_v1: LoadedModel, clips: Sequence[Utterance], tmp_path_factory: pytest.TempPathFactory) -> tuple[Manifests, Path, RunRecord]:
     """A run whose audio and decode settings are not the defaults."""
     sets = manifests(tmp_path_factory.mktemp("sets"), clips)
     folder = tmp_path_factory.mktemp("runs") / "loud"
@@ -146,7 +146,7 @@ def loud(random_v1: Speech, clips: Sequence[Utterance], tmp_path_factory: pytest
     return sets, folder, read_record(folder)
 
 
-def test_an_adapter_says_what_its_run_reported(random_v1: Speech, loud: tuple[Manifests, Path, RunRecord], tmp_path: Path) -> None:
+def test_an_adapter_says_what_its_run_reported(random_v1: LoadedModel, loud: tuple[Manifests, Path, RunRecord], tmp_path: Path) -> None:
     sets, run, record = loud
     assert record.domain is not None
     model, manifest = random_v1.checkpoint.folder, ("--manifest", sets.domain)
@@ -160,7 +160,7 @@ def test_an_adapter_says_what_its_run_reported(random_v1: Speech, loud: tuple[Ma
     assert [row["text"] for row in base["utterances"]] != [row["text"] for row in content["utterances"]]
 
 
-def test_the_token_cap_is_the_adapters_own(random_v1: Speech, loud: tuple[Manifests, Path, RunRecord], tmp_path: Path) -> None:
+def test_the_token_cap_is_the_adapters_own(random_v1: LoadedModel, loud: tuple[Manifests, Path, RunRecord], tmp_path: Path) -> None:
     sets, run, _ = loud
     arguments = ("--manifest", sets.domain, "--adapter-dir", run / "lora_adapter")
     same = transcribed(tmp_path / "same.json", random_v1.checkpoint.folder, *arguments, "--tokens-per-second", 4)
@@ -169,7 +169,9 @@ def test_the_token_cap_is_the_adapters_own(random_v1: Speech, loud: tuple[Manife
     assert "was scored with --tokens-per-second 4; leave the flag out" in the_error(moonshine_lora("transcribe", *other))
 
 
-def test_without_an_adapter_the_token_cap_can_be_set(random_v1: Speech, rows: tuple[Path, list[dict[str, Any]]], tmp_path: Path) -> None:
+def test_without_an_adapter_the_token_cap_can_be_set(
+    random_v1: LoadedModel, rows: tuple[Path, list[dict[str, Any]]], tmp_path: Path
+) -> None:
     folder, given = rows
     manifest = write_rows(folder / "capped.jsonl", given[:1])
     short, long = (
@@ -181,7 +183,7 @@ def test_without_an_adapter_the_token_cap_can_be_set(random_v1: Speech, rows: tu
     assert len(long[0]["text"]) > len(short[0]["text"])
 
 
-def test_the_just_recipe_passes_its_options_on(random_v1: Speech, rows: tuple[Path, list[dict[str, Any]]], tmp_path: Path) -> None:
+def test_the_just_recipe_passes_its_options_on(random_v1: LoadedModel, rows: tuple[Path, list[dict[str, Any]]], tmp_path: Path) -> None:
     just = shutil.which("just", path=Path(sys.prefix) / "bin") or shutil.which("just")
     if just is None:
         pytest.skip("just is not installed")

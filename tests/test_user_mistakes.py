@@ -18,7 +18,7 @@ import torch
 from running import ANY_VERDICT, QUICK, Manifests, files_below, manifests, moonshine_lora, refusal, the_error, write_rows
 
 from lora.dataset.manifest import Utterance
-from lora.model.loading import Speech
+from lora.model.loading import LoadedModel
 from lora.runs.record import read as read_record
 
 Rows = list[dict[str, Any]]
@@ -36,13 +36,13 @@ def output(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def arguments(random_v1: Speech, sets: Manifests, output: Path) -> list[object]:
+def arguments(random_v1: LoadedModel, sets: Manifests, output: Path) -> list[object]:
     """A run that works; a flag given again behind it wins."""
     return ["experiment", "--model-id", random_v1.checkpoint.folder, *sets.flags(), *QUICK, *ANY_VERDICT, "--output-dir", output]
 
 
 @pytest.fixture(scope="module")
-def run(random_v1: Speech, sets: Manifests, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run(random_v1: LoadedModel, sets: Manifests, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run of a random model."""
     folder = tmp_path_factory.mktemp("runs") / "run"
     model = ("--model-id", random_v1.checkpoint.folder)
@@ -386,7 +386,7 @@ def test_stopped_in_the_middle(arguments: list[object], output: Path, number: si
 # --- transcribe ------------------------------------------------------------------------------------------------------------------------
 
 
-def test_adapters(run: Path, random_v1: Speech, random_v2: Speech, sets: Manifests, tmp_path: Path) -> None:
+def test_adapters(run: Path, random_v1: LoadedModel, random_v2: LoadedModel, sets: Manifests, tmp_path: Path) -> None:
     output = tmp_path / "out.json"
     model = ("--model-id", random_v1.checkpoint.folder)
     what = ("--manifest", sets.domain, "--output", output)
@@ -415,7 +415,7 @@ def test_adapters(run: Path, random_v1: Speech, random_v2: Speech, sets: Manifes
     assert not output.exists()
 
 
-def test_recordings(random_v1: Speech, tmp_path: Path) -> None:
+def test_recordings(random_v1: LoadedModel, tmp_path: Path) -> None:
     output = tmp_path / "out.json"
     noise = 0.1 * np.random.default_rng(0).standard_normal(16_000 * 31)
     soundfile.write(tmp_path / "long.wav", noise, 16_000)
@@ -437,7 +437,7 @@ def test_recordings(random_v1: Speech, tmp_path: Path) -> None:
     assert not output.exists()
 
 
-def test_what_transcribe_is_told(random_v1: Speech, sets: Manifests, tmp_path: Path) -> None:
+def test_what_transcribe_is_told(random_v1: LoadedModel, sets: Manifests, tmp_path: Path) -> None:
     model = ("transcribe", "--model-id", random_v1.checkpoint.folder)
     for options, message in (
         (("--manifest", sets.domain, "--output", tmp_path / "out.csv"), "name it .txt, .srt, .vtt, .json, .jsonl, .tsv, .TextGrid or .eaf"),

@@ -255,9 +255,9 @@ def _adapter(options: argparse.Namespace) -> int:
 
     from lora.checkpoints.checkpoint import resolve
     from lora.export.official import convert
-    from lora.model.loading import load_speech
+    from lora.model.loading import load_model
 
-    speech = load_speech(resolve(options.model_id, options.revision), torch.device("cpu"), "float32")
+    speech = load_model(resolve(options.model_id, options.revision), torch.device("cpu"), "float32")
     rate = options.tokens_per_second
     say(convert(speech, options.source, options.output, alpha=options.alpha, tokens_per_second=rate, overwrite=options.overwrite))
     return 0

@@ -19,7 +19,7 @@ from lora.evaluation.evaluate import Evaluator, Example, score_transcripts
 from lora.language import LANGUAGES, Language, metric
 from lora.model.encoder_outputs import LiveFeatures
 from lora.model.greedy import DecodeSettings, Transcript
-from lora.model.loading import Speech, choose_device, load_processor, load_speech, require_vocabulary
+from lora.model.loading import LoadedModel, choose_device, load_model, load_processor, require_vocabulary
 from lora.model.products import require_precision
 from lora.passages import Passage
 from lora.report.terms import alarms, recall
@@ -114,7 +114,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
 class Transcriber:
     """A loaded model, its adapter folded in, with the settings that belong to it."""
 
-    speech: Speech
+    speech: LoadedModel
     decode: DecodeSettings
     audio: AudioSettings
     request: Request
@@ -200,7 +200,7 @@ def open_transcriber(request: Request) -> Transcriber:
     if passport is not None and language != passport.language:
         spelled = LANGUAGES[passport.language].name
         raise ConfigError(f"--language {language}: {made} was trained for {spelled}; leave the flag out")
-    speech = load_speech(checkpoint, device, request.precision, language)
+    speech = load_model(checkpoint, device, request.precision, language)
     if request.processor_folder is not None:
         processor = load_processor(request.processor_folder)
         require_vocabulary(processor, speech.model, request.processor_folder)

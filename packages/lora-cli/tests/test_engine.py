@@ -27,7 +27,7 @@ from lora.corpora import general
 from lora.errors import ConfigError
 from lora.live import Ear
 from lora.model.greedy import DecodeSettings
-from lora.model.loading import load_processor, load_speech
+from lora.model.loading import load_model, load_processor
 from lora.scoring.counts import score_utterance
 from lora.text.normaliser import normaliser_version
 from lora.training import adapter as adapters
@@ -115,7 +115,7 @@ def ear() -> Ear:
 @pytest.fixture(scope="module")
 def adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A saved adapter whose weights are no longer those it starts with, so that it says something else than the base model."""
-    speech = load_speech(resolve(MODEL), torch.device("cpu"), "float32")
+    speech = load_model(resolve(MODEL), torch.device("cpu"), "float32")
     adapted = adapters.attach(speech, AdapterConfig(lora_targets="decoder"))
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():

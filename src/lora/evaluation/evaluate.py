@@ -13,7 +13,7 @@ from lora.language import Language
 from lora.model.decoder import Decoder
 from lora.model.encoder_outputs import Features
 from lora.model.greedy import DecodeSettings, Transcript, batches, transcribe, transcribe_and_score
-from lora.model.loading import Encoded, Speech
+from lora.model.loading import Encoded, LoadedModel
 from lora.runs.outcomes import Evaluation
 from lora.scoring.counts import Score, score_utterance, total
 from lora.system import distributed
@@ -38,7 +38,7 @@ class Example:
 class Evaluator:
     """A model, and how it is evaluated."""
 
-    speech: Speech
+    speech: LoadedModel
     features: Features
     settings: DecodeSettings
     batch_size: int
@@ -141,7 +141,7 @@ class _Batch(NamedTuple):
     transcripts: list[Transcript]
 
 
-def _not_finite(speech: Speech, batch: Sequence[Example], fault: str) -> NotFiniteError:
+def _not_finite(speech: LoadedModel, batch: Sequence[Example], fault: str) -> NotFiniteError:
     """The refusal of a batch whose numbers are not finite."""
     names = ", ".join(example.utterance.id for example in batch[:NAMED]) + (", ..." if len(batch) > NAMED else "")
     return NotFiniteError(f"{fault}, in a batch of {len(batch)} clips ({names}; {speech.computing})", speech.when_not_finite)

@@ -10,7 +10,7 @@ import torch
 from lora.evaluation.evaluate import Example
 from lora.model.decoder import Decoder
 from lora.model.encoder_outputs import Features
-from lora.model.loading import Encoded, Speech, pad_labels
+from lora.model.loading import Encoded, LoadedModel, pad_labels
 from lora.system import distributed
 from lora.system.parallel import spread
 
@@ -22,7 +22,9 @@ BETTER_NATS: Final = 1.0
 LibriSpeech and speechocean762, tiny), texts of other clips by 0.1 on average."""
 
 
-def foreign_texts(speech: Speech, examples: Sequence[Example], features: Features, seed: int, advance: Callable[[], None]) -> list[int]:
+def foreign_texts(
+    speech: LoadedModel, examples: Sequence[Example], features: Features, seed: int, advance: Callable[[], None]
+) -> list[int]:
     """Places of the examples whose text the model finds hardly likelier than those of other clips.
 
     Texts are compared in lower case, so that their style does not count. An example without a text, or whose set has no other texts, is
@@ -50,6 +52,6 @@ def _plain(example: Example) -> str:
     return " ".join((example.utterance.text or "").lower().split())
 
 
-def _loss(speech: Speech, decoder: Decoder, encoded: Encoded, text: str) -> float:
+def _loss(speech: LoadedModel, decoder: Decoder, encoded: Encoded, text: str) -> float:
     labels = speech.labels(text)
     return decoder.loss_sum(encoded, pad_labels([labels], speech.device)).item() / len(labels)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from lora.errors import ExportError
 from lora.export.level import Place, level, test_signals
-from lora.model.loading import Speech
+from lora.model.loading import LoadedModel
 
 if TYPE_CHECKING:
     import onnx
@@ -40,7 +40,7 @@ _LEVEL_TOKENS = 64
 """Of the vocabulary, evenly spaced, that a decoder is levelled with for each test signal."""
 
 
-def encoder_graph(speech: Speech, *, levelled: bool = False) -> "onnx.ModelProto":
+def encoder_graph(speech: LoadedModel, *, levelled: bool = False) -> "onnx.ModelProto":
     """`input_values` `[batch_size, num_samples]` at 16 kHz to `last_hidden_state` `[batch_size, frames, width]`, float32.
 
     `levelled` gives a graph that is going to be quantised, see `lora.export.level` and `Product`; the output is the same.
@@ -60,7 +60,7 @@ def encoder_graph(speech: Speech, *, levelled: bool = False) -> "onnx.ModelProto
     )
 
 
-def decoder_graph(speech: Speech, *, levelled: bool = False) -> "onnx.ModelProto":
+def decoder_graph(speech: LoadedModel, *, levelled: bool = False) -> "onnx.ModelProto":
     """Logits `[batch_size, decoder_sequence_length, tokens]` of `input_ids`, and the keys and values of all layers.
 
     With `use_cache_branch` false the tokens are a clip's first, and `past_key_values.*` may be anything; with true they follow those in
@@ -102,7 +102,7 @@ def _take_apart(layers: Iterable[Any]) -> None:
         layer.down.apart = True
 
 
-def _level_decoders(speech: Speech, first: "_Decoder", following: "_Decoder") -> None:
+def _level_decoders(speech: LoadedModel, first: "_Decoder", following: "_Decoder") -> None:
     """Both in the same way: they share their weights."""
     first.volume = nn.Parameter(torch.ones(speech.model.config.hidden_size), requires_grad=False)
     shared = zip(first.places(), following.places(), strict=True)
@@ -118,13 +118,13 @@ def _level_decoders(speech: Speech, first: "_Decoder", following: "_Decoder") ->
     _take_apart([*first.layers, *following.layers])
 
 
-def _require_v1(speech: Speech) -> None:
+def _require_v1(speech: LoadedModel) -> None:
     require_plain(speech)
     if speech.streaming:
         raise ExportError(f"{speech.checkpoint.model_id}: streaming checkpoints can only be exported to `moonshine-voice` and `merged`")
 
 
-def require_plain(speech: Speech) -> None:
+def require_plain(speech: LoadedModel) -> None:
     """Raises `ExportError` for a model that is not on the CPU, has an adapter, or positions that the graphs do not know."""
     if any(hasattr(module, "lora_A") for module in speech.model.modules()):
         raise ExportError(f"{speech.checkpoint.model_id}: an adapter is not merged; fold it in before the export")
@@ -264,7 +264,7 @@ class EncoderLayer(nn.Module):
 
 
 class _Encoder(nn.Module):
-    def __init__(self, speech: Speech) -> None:
+    def __init__(self, speech: LoadedModel) -> None:
         super().__init__()
         encoder = speech.encoder
         self.conv1, self.conv2, self.conv3 = encoder.conv1, encoder.conv2, encoder.conv3
@@ -316,7 +316,7 @@ class DecoderLayer(nn.Module):
 class _Decoder(nn.Module):
     """`follows` says which decoder this is: of a clip's first tokens, or of those behind what a cache holds."""
 
-    def __init__(self, speech: Speech, *, follows: bool) -> None:
+    def __init__(self, speech: LoadedModel, *, follows: bool) -> None:
         super().__init__()
         decoder = speech.decoder
         self.follows = follows

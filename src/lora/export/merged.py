@@ -5,10 +5,10 @@ import os
 import shutil
 from pathlib import Path
 
-from lora.model.loading import Speech
+from lora.model.loading import LoadedModel
 
 
-def write_merged(speech: Speech, folder: Path) -> None:
+def write_merged(speech: LoadedModel, folder: Path) -> None:
     """Writes weights, configuration and processor so that `pipeline("automatic-speech-recognition", folder)` loads them.
 
     The operating system's errors pass, as `OSError`.

@@ -19,7 +19,7 @@ from lora.checkpoints.model_folder import require_no_pickle
 from lora.checkpoints.provenance import PASSPORT_FILE
 from lora.errors import CheckpointError, ExportError
 from lora.model.greedy import DecodeSettings
-from lora.model.loading import Speech
+from lora.model.loading import LoadedModel
 from lora.system.files import atomic_file, atomic_folder
 from lora.text.normaliser import normaliser_version
 from lora.training import adapter as adapters
@@ -35,7 +35,7 @@ _KEEPS_THE_BASE = (True, False, "gaussian", "orthogonal", "eva")
 """Initialisations after which an update is what the adapter holds; others also change the base model's weights."""
 
 
-def load_official(speech: Speech, file: Path, alpha: float | None = None) -> Adapted:
+def load_official(speech: LoadedModel, file: Path, alpha: float | None = None) -> Adapted:
     """Puts an official adapter into its base model. `alpha` is what it was trained with; None is that trainer's default, the rank.
 
     Raises `CheckpointError` when the file is no such adapter, or of a model of other sizes.
@@ -66,7 +66,7 @@ def load_official(speech: Speech, file: Path, alpha: float | None = None) -> Ada
     return Adapted(speech, wrapped, tuple(weights))
 
 
-def load_peft(speech: Speech, folder: Path) -> Adapted:
+def load_peft(speech: LoadedModel, folder: Path) -> Adapted:
     """Puts a LoRA adapter that PEFT saved into its base model; one with a passport must belong to that model.
 
     Raises `CheckpointError` when it is no LoRA adapter or does not fit.
@@ -112,7 +112,7 @@ def official_state(adapted: Adapted) -> dict[str, Tensor]:
 
 
 def convert(
-    speech: Speech, source: Path, output: Path, *, alpha: float | None = None, tokens_per_second: float, overwrite: bool = False
+    speech: LoadedModel, source: Path, output: Path, *, alpha: float | None = None, tokens_per_second: float, overwrite: bool = False
 ) -> str:
     """Turns an adapter of `speech`'s model into another form and says what was written, in one line.
 

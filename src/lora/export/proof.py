@@ -15,7 +15,7 @@ from lora.export.agreement import ThreeScores
 from lora.export.targets import Target
 from lora.model.encoder_outputs import Features, LiveFeatures, StoredFeatures
 from lora.model.greedy import DecodeSettings, Transcript
-from lora.model.loading import Speech, load_speech
+from lora.model.loading import LoadedModel, load_model
 from lora.runs.export_record import Speed
 from lora.runs.outcomes import Evaluation
 from lora.runs.record import SetResult
@@ -36,8 +36,8 @@ Advance = Callable[[int], None]
 class Models:
     """Both models in PyTorch, the tuned one with its adapter folded in, and how they transcribe. `tuned` is `base` without an adapter."""
 
-    base: Speech
-    tuned: Speech
+    base: LoadedModel
+    tuned: LoadedModel
     adapter_sha256: str | None
     trains_encoder: bool
     audio: AudioSettings
@@ -130,7 +130,7 @@ def _said(models: Models, part: Sequence[Example], advance: Advance, *, tuned: b
 
 def _merged(folder: Path, part: Sequence[Example], models: Models, advance: Advance) -> list[Transcript]:
     """As written to disk: the folder is read again like any checkpoint."""
-    speech = load_speech(resolve(str(folder.resolve())), torch.device("cpu"), "float32", models.base.language)
+    speech = load_model(resolve(str(folder.resolve())), torch.device("cpu"), "float32", models.base.language)
     return Evaluator(speech, LiveFeatures(speech, models.audio), models.decode, BATCH_SIZE).transcribe(part, advance)
 
 

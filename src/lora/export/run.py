@@ -22,7 +22,7 @@ from lora.export.proof import Models, ProofSet, chosen, in_runtime, with_pytorch
 from lora.export.targets import ExportPrecision, Target, architecture, require_export, write_target
 from lora.language import LANGUAGES, Language
 from lora.model.greedy import DecodeSettings
-from lora.model.loading import load_speech
+from lora.model.loading import load_model
 from lora.report.html import HTML_FILE, write_html
 from lora.report.markdown import MARKDOWN_FILE, write_report
 from lora.runs import record as records
@@ -227,13 +227,13 @@ def _read(path: Path, rules: Rules, audio: AudioSettings, request: ExportRequest
 
 def _models(source: _Source) -> Models:
     cpu = torch.device("cpu")
-    base = load_speech(source.checkpoint, cpu, "float32", source.language)
+    base = load_model(source.checkpoint, cpu, "float32", source.language)
     if source.tuned is not None:
-        tuned = load_speech(source.tuned, cpu, "float32", source.language)
+        tuned = load_model(source.tuned, cpu, "float32", source.language)
         return Models(base, tuned, source.tuned.sha256, True, source.audio, source.decode)
     if source.adapter_folder is None:
         return Models(base, base, None, False, source.audio, source.decode)
-    tuned = load_speech(source.checkpoint, cpu, "float32", source.language)
+    tuned = load_model(source.checkpoint, cpu, "float32", source.language)
     adapted = adapters.load(tuned, source.adapter_folder)
     trains_encoder = adapted.trains_encoder
     adapters.fold_in(adapted)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lora.errors import ExportError
 from lora.export.graphs import DecoderLayer, EncoderLayer, Rotation, hidden_from, product, require_plain, traced
-from lora.model.loading import Speech
+from lora.model.loading import LoadedModel
 
 if TYPE_CHECKING:
     import onnx
@@ -27,7 +27,7 @@ _TRACED_FEATURES = 37
 _TRACED_CACHE = 7
 
 
-def streaming_graphs(speech: Speech) -> Mapping[str, Callable[[], "onnx.ModelProto"]]:
+def streaming_graphs(speech: LoadedModel) -> Mapping[str, Callable[[], "onnx.ModelProto"]]:
     """The graphs by their files' names, each made when it is called.
 
     Raises `ExportError` for a model that is not plain Moonshine streaming, as the runtime runs it.
@@ -43,7 +43,7 @@ def streaming_graphs(speech: Speech) -> Mapping[str, Callable[[], "onnx.ModelPro
     }
 
 
-def streaming_config(speech: Speech) -> dict[str, Any]:
+def streaming_config(speech: LoadedModel) -> dict[str, Any]:
     """What `streaming_config.json` tells the runtime: sizes, special tokens, and the state that it carries from chunk to chunk."""
     config, encoder = speech.model.config, speech.encoder.config
     wide, frame = encoder.hidden_size, speech.encoder.embedder.frame_len
@@ -72,7 +72,7 @@ def streaming_config(speech: Speech) -> dict[str, Any]:
     }
 
 
-def _require_runnable(speech: Speech) -> None:
+def _require_runnable(speech: LoadedModel) -> None:
     for side, layers in (("encoder", speech.encoder.layers), ("decoder", speech.decoder.layers)):
         attention = layers[0].self_attn
         if attention.q_proj.weight.shape != attention.k_proj.weight.shape:
@@ -103,7 +103,7 @@ class _Asinh(torch.autograd.Function):
 
 
 class _Frontend(nn.Module):
-    def __init__(self, speech: Speech) -> None:
+    def __init__(self, speech: LoadedModel) -> None:
         super().__init__()
         embedder = speech.encoder.embedder
         self.frame = int(embedder.frame_len)
@@ -142,7 +142,7 @@ def _convolved(layer: Any, frames: Tensor) -> Tensor:
     return nn.functional.conv1d(frames, layer.weight, layer.bias, layer.stride)
 
 
-def _frontend(speech: Speech) -> "onnx.ModelProto":
+def _frontend(speech: LoadedModel) -> "onnx.ModelProto":
     wide, frame = speech.encoder.config.hidden_size, int(speech.encoder.embedder.frame_len)
     state = (
         torch.zeros(1, frame - 1),
@@ -161,7 +161,7 @@ def _frontend(speech: Speech) -> "onnx.ModelProto":
 
 
 class _Encoder(nn.Module):
-    def __init__(self, speech: Speech) -> None:
+    def __init__(self, speech: LoadedModel) -> None:
         super().__init__()
         self.layers = nn.ModuleList(EncoderLayer(layer, 0) for layer in speech.encoder.layers)
         self.norm = speech.encoder.final_norm
@@ -177,13 +177,13 @@ class _Encoder(nn.Module):
         return cast(Tensor, self.norm(hidden))
 
 
-def _encoder(speech: Speech) -> "onnx.ModelProto":
+def _encoder(speech: LoadedModel) -> "onnx.ModelProto":
     features = torch.zeros(1, _TRACED_FEATURES, speech.encoder.config.hidden_size)
     return traced(_Encoder(speech), (features,), {"features": ("", "feat_len")}, {"encoded": ("", "feat_len")})
 
 
 class _Adapter(nn.Module):
-    def __init__(self, speech: Speech) -> None:
+    def __init__(self, speech: LoadedModel) -> None:
         super().__init__()
         decoder = speech.decoder
         self.positions = nn.Parameter(decoder.pos_emb.weight.detach(), requires_grad=False)
@@ -194,14 +194,14 @@ class _Adapter(nn.Module):
         return cast(Tensor, self.projection(encoded + nn.functional.embedding(places, self.positions)))
 
 
-def _adapter(speech: Speech) -> "onnx.ModelProto":
+def _adapter(speech: LoadedModel) -> "onnx.ModelProto":
     encoded = torch.zeros(1, _TRACED_FEATURES, speech.encoder.config.hidden_size)
     inputs = {"encoded": ("", "enc_len"), "pos_offset": ()}
     return traced(_Adapter(speech), (encoded, torch.tensor([0])), inputs, {"memory": ("", "enc_len")})
 
 
 class _CrossKV(nn.Module):
-    def __init__(self, speech: Speech) -> None:
+    def __init__(self, speech: LoadedModel) -> None:
         super().__init__()
         attention = [layer.encoder_attn for layer in speech.decoder.layers]
         self.width = int(attention[0].head_dim)
@@ -214,14 +214,14 @@ class _CrossKV(nn.Module):
         return keys, values
 
 
-def _cross_kv(speech: Speech) -> "onnx.ModelProto":
+def _cross_kv(speech: LoadedModel) -> "onnx.ModelProto":
     axes = ("", "", "", "mem_len", "")
     memory = torch.zeros(1, _TRACED_FEATURES, speech.model.config.hidden_size)
     return traced(_CrossKV(speech), (memory,), {"memory": ("", "mem_len")}, {"k_cross": axes, "v_cross": axes})
 
 
 class _DecoderKV(nn.Module):
-    def __init__(self, speech: Speech) -> None:
+    def __init__(self, speech: LoadedModel) -> None:
         super().__init__()
         decoder = speech.decoder
         self.embedding = nn.Parameter(decoder.embed_tokens.weight.detach(), requires_grad=False)
@@ -243,7 +243,7 @@ class _DecoderKV(nn.Module):
         return self.head(self.norm(hidden)), torch.stack([key for key, _ in present]), torch.stack([value for _, value in present])
 
 
-def _decoder_kv(speech: Speech) -> "onnx.ModelProto":
+def _decoder_kv(speech: LoadedModel) -> "onnx.ModelProto":
     config = streaming_config(speech)
     shape = (config["depth"], 1, config["nheads"])
     own = torch.zeros(*shape, _TRACED_CACHE, config["head_dim"])

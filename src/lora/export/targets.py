@@ -12,7 +12,7 @@ from lora.system.files import write_json
 if TYPE_CHECKING:
     import onnx
 
-    from lora.model.loading import Speech
+    from lora.model.loading import LoadedModel
 
 Target = Literal["merged", "moonshine-voice", "onnx", "sherpa-onnx"]
 ExportPrecision = Literal["u8", "fp32"]
@@ -35,7 +35,7 @@ def require_export(targets: Iterable[Target]) -> None:
         raise ExportError(f"--to {graphs[0]}: the package onnx is not installed; install it (pip install 'moonshine-lora[export]')")
 
 
-def architecture(speech: "Speech") -> Architecture:
+def architecture(speech: "LoadedModel") -> Architecture:
     """The name that a runtime asks for; a streaming model's files say its sizes.
 
     Raises `ExportError` for a model of other sizes, which the runtimes do not know.
@@ -53,7 +53,7 @@ def architecture(speech: "Speech") -> Architecture:
     return _SIZES[size]
 
 
-def write_target(speech: "Speech", target: Target, precision: ExportPrecision, folder: Path) -> tuple[Path, ...]:
+def write_target(speech: "LoadedModel", target: Target, precision: ExportPrecision, folder: Path) -> tuple[Path, ...]:
     """Writes what the runtime loads into the existing, empty `folder` and returns the files in the order of their names.
 
     `speech` is a plain model on the CPU, its adapter folded in. The same input gives the same bytes. `merged` is float32 whatever
@@ -73,7 +73,7 @@ def write_target(speech: "Speech", target: Target, precision: ExportPrecision, f
     return tuple(sorted(file for file in folder.rglob("*") if file.is_file()))
 
 
-def _write_graphs(speech: "Speech", target: Target, precision: ExportPrecision, folder: Path) -> None:
+def _write_graphs(speech: "LoadedModel", target: Target, precision: ExportPrecision, folder: Path) -> None:
     from lora.export.formats import write_onnx, write_ort
     from lora.export.graphs import decoder_graph, encoder_graph, require_plain
     from lora.export.quantise import quantised
@@ -108,7 +108,7 @@ def _write_graphs(speech: "Speech", target: Target, precision: ExportPrecision, 
         (folder / "tokenizer.json").write_text(speech.processor.tokenizer.backend_tokenizer.to_str(pretty=True), encoding="utf-8")
 
 
-def _require_runnable(speech: "Speech", target: Target) -> None:
+def _require_runnable(speech: "LoadedModel", target: Target) -> None:
     """Refuses what a runtime would run with wrong results, for it cannot be told."""
     model_id = speech.checkpoint.model_id
     if speech.streaming and target != "moonshine-voice":

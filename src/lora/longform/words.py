@@ -19,7 +19,7 @@ from lora.language import LANGUAGES
 from lora.longform.pauses import at_pauses
 from lora.model.decoder import Decoder
 from lora.model.greedy import Transcript
-from lora.model.loading import IGNORED_LABEL, Encoded, Speech, pad_labels
+from lora.model.loading import IGNORED_LABEL, Encoded, LoadedModel, pad_labels
 from lora.passages import Word
 from lora.units import Seconds
 
@@ -82,7 +82,7 @@ def _words(decoder: Decoder, tokens: list[int], looks: Array, log_odds: Array, s
     ]
 
 
-def spans(speech: Speech, tokens: Sequence[int]) -> list[tuple[int, int]]:
+def spans(speech: LoadedModel, tokens: Sequence[int]) -> list[tuple[int, int]]:
     """Where the words lie among tokens; where a language does not separate words, its characters."""
     pieces: list[str] = speech.processor.tokenizer.convert_ids_to_tokens(list(tokens))
     apart = LANGUAGES[speech.language].separates_words

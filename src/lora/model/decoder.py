@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from lora.model.cross_attention import CrossAttention, Memory
 from lora.model.layers import Projection, Rotation
-from lora.model.loading import IGNORED_LABEL, Encoded, Speech
+from lora.model.loading import IGNORED_LABEL, Encoded, LoadedModel
 from lora.model.output_head import Head
 from lora.model.products import PRODUCT_DTYPES, matmul
 
@@ -96,7 +96,7 @@ class Decoder:
     Frozen weights are taken as they are now; an adapter's are read in each call, so a decoder made before training trains along.
     """
 
-    def __init__(self, speech: Speech) -> None:
+    def __init__(self, speech: LoadedModel) -> None:
         decoder, dtype = speech.decoder, PRODUCT_DTYPES[speech.precision]
         self.speech = speech
         self._embedding = decoder.embed_tokens.weight

@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from lora.audio.loading import Waveform
 from lora.errors import AudioError
 from lora.model.layers import FrozenProduct, Projection, Rotation
-from lora.model.loading import Encoded, Speech, join
+from lora.model.loading import Encoded, LoadedModel, join
 from lora.model.products import PRODUCT_DTYPES, matmul
 from lora.units import SAMPLE_RATE_HZ, Samples, seconds
 
@@ -51,7 +51,7 @@ class Encoder:
     With `gradient_checkpointing` a layer's activations are computed again for its gradient instead of being kept.
     """
 
-    def __init__(self, speech: Speech, *, gradient_checkpointing: bool = False) -> None:
+    def __init__(self, speech: LoadedModel, *, gradient_checkpointing: bool = False) -> None:
         self.speech = speech
         self._checkpointing = gradient_checkpointing
         self._dtype = PRODUCT_DTYPES[speech.precision]

@@ -14,7 +14,7 @@ from lora.audio.loading import AudioSettings, AudioSource, Waveform, fingerprint
 from lora.dataset.manifest import Utterance
 from lora.errors import NotFiniteError
 from lora.model.encoder import Encoder
-from lora.model.loading import Encoded, Speech, join
+from lora.model.loading import Encoded, LoadedModel, join
 from lora.system import distributed
 from lora.system.cache import Kept, key
 from lora.system.parallel import spread
@@ -38,7 +38,7 @@ class Features(Protocol):
 class LiveFeatures:
     """Runs the encoder in every call; gradients flow into it where they are asked for, checkpointed or not."""
 
-    def __init__(self, speech: Speech, audio: AudioSettings, *, gradient_checkpointing: bool = False) -> None:
+    def __init__(self, speech: LoadedModel, audio: AudioSettings, *, gradient_checkpointing: bool = False) -> None:
         self._encoder = Encoder(speech, gradient_checkpointing=gradient_checkpointing)
         self._audio = audio
 
@@ -53,14 +53,14 @@ class StoredFeatures:
     damaged are made again; `kept` says which were. Outputs that are not finite raise `NotFiniteError` and are not stored.
     """
 
-    def __init__(self, speech: Speech, audio: AudioSettings, kept: Kept | None = None) -> None:
+    def __init__(self, speech: LoadedModel, audio: AudioSettings, kept: Kept | None = None) -> None:
         self._speech = speech
         self._encoder = Encoder(speech)
         self._audio = audio
         self._kept = kept or Kept()
         self._keys: dict[AudioSource, str] = {}
 
-    def encoded_by(self, speech: Speech) -> "StoredFeatures":
+    def encoded_by(self, speech: LoadedModel) -> "StoredFeatures":
         """The same outputs, where another copy of the same frozen encoder computes what is no longer stored."""
         other = copy(self)
         other._encoder = Encoder(speech)

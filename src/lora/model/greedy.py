@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lora.model.cross_attention import Memory
 from lora.model.decoder import Cache, Decoder
-from lora.model.loading import IGNORED_LABEL, Encoded, Speech, pad_labels
+from lora.model.loading import IGNORED_LABEL, Encoded, LoadedModel, pad_labels
 from lora.model.products import rounded
 from lora.system.parallel import AT_A_TIME
 from lora.units import Seconds
@@ -197,7 +197,7 @@ class _Clip:
             del self.said[self.said.index(end) + 1 :]
         del self.said[self._cap :]
 
-    def transcript(self, speech: Speech) -> Transcript:
+    def transcript(self, speech: LoadedModel) -> Transcript:
         row = self.said[:-1] if self.said[-1] == speech.end_id else self.said
         return Transcript(speech.text(row), tuple(row), len(row) == self._cap)
 

@@ -41,7 +41,7 @@ class Encoded:
 
 
 @dataclass(frozen=True)
-class Speech:
+class LoadedModel:
     """A loaded checkpoint with its processor. `model` may carry a LoRA adapter, whose layers replace the adapted ones in place."""
 
     model: PreTrainedModel
@@ -141,7 +141,7 @@ def _own(kind: str) -> torch.device:
     return torch.device("cuda", distributed.local_rank())
 
 
-def load_speech(checkpoint: Checkpoint, device: torch.device, precision: Precision, language: Language = "en") -> Speech:
+def load_model(checkpoint: Checkpoint, device: torch.device, precision: Precision, language: Language = "en") -> LoadedModel:
     """Loads model and processor in evaluation mode, no parameter requiring a gradient.
 
     Raises `CheckpointError` when weights and configuration do not fit together, and `ConfigError` when the checkpoint is for another
@@ -173,7 +173,7 @@ def load_speech(checkpoint: Checkpoint, device: torch.device, precision: Precisi
     _require_values(model, checkpoint.folder)
     processor = load_processor(checkpoint.folder)
     require_vocabulary(processor, model, checkpoint.folder)
-    return Speech(model.to(device), processor, checkpoint, device, precision, language)
+    return LoadedModel(model.to(device), processor, checkpoint, device, precision, language)
 
 
 def load_processor(folder: Path) -> Any:

@@ -13,7 +13,7 @@ from lora.config import RunConfig
 from lora.display import Display
 from lora.errors import ConfigError, TermsError
 from lora.model.greedy import DecodeSettings
-from lora.model.loading import Speech, choose_device, load_speech
+from lora.model.loading import LoadedModel, choose_device, load_model
 from lora.model.products import PRODUCT_DTYPES, require_precision, time_beside_float32
 from lora.runs import record as records
 from lora.runs.folder import CHECKPOINTS_FOLDER, check, require_same, resumable
@@ -43,7 +43,7 @@ class Prepared:
     sets: SpeechSets
     augmenter: Augmenter | None
     checkpoint: Checkpoint
-    speech: Speech
+    speech: LoadedModel
     sites: tuple[Site, ...]
     decode: DecodeSettings
     kept: Kept = field(default_factory=Kept)
@@ -93,7 +93,7 @@ def prepare(config: RunConfig, display: Display, *, resume: bool = False) -> Pre
             display.line(f"augmentation: {config.augment.augment_copies} copies of each training utterance, made when training starts")
     with display.stage("load", f"Loading {config.model.model_id} on {device.type}"):
         checkpoint = resolve(config.model.model_id, config.model.revision)
-        speech = load_speech(checkpoint, device, config.model.precision, config.model.language)
+        speech = load_model(checkpoint, device, config.model.precision, config.model.language)
         if terms is not None:
             require_writable(terms, speech)
         sites = adapters.plan(speech, config.adapter)
@@ -115,7 +115,7 @@ def prepare(config: RunConfig, display: Display, *, resume: bool = False) -> Pre
     return prepared
 
 
-def require_writable(terms: Terms, speech: Speech) -> None:
+def require_writable(terms: Terms, speech: LoadedModel) -> None:
     """Raises `TermsError` for a term that the model's tokenizer gives back otherwise than it is written: it could never be found."""
     for term in terms:
         if (back := speech.text(speech.labels(term.written)[:-1])) != term.written:

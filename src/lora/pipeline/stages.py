@@ -14,7 +14,7 @@ from lora.errors import LoraError, StoppedError
 from lora.evaluation.evaluate import Evaluator
 from lora.language import metric
 from lora.model.encoder_outputs import Features, LiveFeatures, StoredFeatures
-from lora.model.loading import Speech, load_speech
+from lora.model.loading import LoadedModel, load_model
 from lora.pipeline.baseline import baseline_of, check_texts, evaluator_of, heldout_examples, require_sound_labels, scored, train_data
 from lora.pipeline.preparation import Prepared, opening_record, prepare
 from lora.report.card import CARD_FILE, write_card
@@ -370,12 +370,12 @@ def _save(prepared: Prepared, adapted: Adapted) -> AdapterInfo:
     )
 
 
-def _reloaded(prepared: Prepared) -> Speech:
+def _reloaded(prepared: Prepared) -> LoadedModel:
     """The tuned model as it is on disk."""
     config, made = prepared.config, prepared.folder / result_folder(prepared.config.adapter)
     full = config.adapter.method == "full"
     checkpoint = resolve(str(made.resolve())) if full else prepared.checkpoint
-    speech = load_speech(checkpoint, prepared.speech.device, config.model.precision, config.model.language)
+    speech = load_model(checkpoint, prepared.speech.device, config.model.precision, config.model.language)
     if not full:
         adapters.fold_in(adapters.load(speech, made))
     return speech

@@ -101,7 +101,7 @@ def _checked(options: argparse.Namespace, config: RunConfig) -> Making:
     from lora.checkpoints.checkpoint import resolve
     from lora.dataset.manifest import read
     from lora.export.targets import require_export
-    from lora.model.loading import choose_device, load_speech
+    from lora.model.loading import choose_device, load_model
     from lora.pipeline.preparation import require_writable
     from lora.runs.folder import check
     from lora.system.process import prepare_process
@@ -122,7 +122,7 @@ def _checked(options: argparse.Namespace, config: RunConfig) -> Making:
     if config.data.replay_manifest is not None:
         read(Path(config.data.replay_manifest), config.data.replay_rules("en", config.train.replay_targets))
     orders = _orders(options, config, terms)
-    require_writable(terms, load_speech(resolve(config.model.model_id, config.model.revision), choose_device("cpu"), "float32"))
+    require_writable(terms, load_model(resolve(config.model.model_id, config.model.revision), choose_device("cpu"), "float32"))
     return Making(folder, orders)
 
 

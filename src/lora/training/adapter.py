@@ -23,7 +23,7 @@ from lora.checkpoints.provenance import ADAPTER_SETTINGS, ADAPTER_WEIGHTS, CHECK
 from lora.config import AdapterConfig
 from lora.errors import CheckpointError, ConfigError
 from lora.model.greedy import DecodeSettings
-from lora.model.loading import Speech
+from lora.model.loading import LoadedModel
 from lora.system.documents import read_json
 from lora.system.files import write_json
 from lora.text.style import ResolvedStyle
@@ -80,7 +80,7 @@ class Adapted:
     Where the weights themselves train, `peft` is the model.
     """
 
-    speech: Speech
+    speech: LoadedModel
     peft: Any
     sites: tuple[str, ...]
     """Full names of the adapted modules."""
@@ -98,7 +98,7 @@ class Adapted:
         return any(in_encoder(site) for site in self.sites)
 
 
-def find_sites(speech: Speech, targets: str) -> tuple[str, ...]:
+def find_sites(speech: LoadedModel, targets: str) -> tuple[str, ...]:
     """Full names of the linear layers that `targets` name: words of `SITES` joined by commas, or a regular expression.
 
     Raises `ConfigError` when nothing matches, or when the match takes in the head or the embedding.
@@ -121,7 +121,7 @@ def find_sites(speech: Speech, targets: str) -> tuple[str, ...]:
     return found
 
 
-def plan(speech: Speech, config: AdapterConfig) -> tuple[Site, ...]:
+def plan(speech: LoadedModel, config: AdapterConfig) -> tuple[Site, ...]:
     """The sites of an adapter that can be made, or of weights that can be trained.
 
     Raises `ConfigError` for sites that `find_sites` refuses, and for a rank that a site or the initialisation does not allow.
@@ -166,7 +166,7 @@ def _compiled(pattern: str, said: str) -> re.Pattern[str]:
         raise ConfigError(f"{said}: neither one of {', '.join(SITES)} nor a regular expression ({error})") from error
 
 
-def attach(speech: Speech, config: AdapterConfig, seed: int = 0) -> Adapted:
+def attach(speech: LoadedModel, config: AdapterConfig, seed: int = 0) -> Adapted:
     """Puts a fresh adapter, drawn by `seed`, into the model, or makes the weights trainable. At first the outputs are the base model's.
 
     Raises `ConfigError` for an adapter that `plan` refuses.
@@ -272,7 +272,7 @@ def passport_of(checkpoint: Checkpoint) -> Passport | None:
     return passports.read_sealed(checkpoint.folder, Passport, CHECKPOINT_WEIGHTS, CHECKPOINT_SETTINGS)
 
 
-def load(speech: Speech, folder: Path) -> Adapted:
+def load(speech: LoadedModel, folder: Path) -> Adapted:
     """Puts a saved adapter into its base model. Raises `CheckpointError` when it was trained on another one, or is damaged."""
     checkpoint = speech.checkpoint
     passports.check(folder, read_passport(folder), checkpoint.model_id, checkpoint.revision, checkpoint.sha256)
@@ -282,7 +282,7 @@ def load(speech: Speech, folder: Path) -> Adapted:
 
 
 @contextmanager
-def merged(adapted: Adapted) -> Iterator[Speech]:
+def merged(adapted: Adapted) -> Iterator[LoadedModel]:
     """The model with the adapter folded into its weights for the block: decoding then costs what the base model costs.
 
     The weights are put back from a copy, for subtracting what was added would leave rounding errors behind.

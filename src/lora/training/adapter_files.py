@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from lora.checkpoints.provenance import ADAPTER_SETTINGS, ADAPTER_WEIGHTS, tensor_names
 from lora.errors import CheckpointError
-from lora.model.loading import MOST, Speech
+from lora.model.loading import MOST, LoadedModel
 from lora.system.documents import read_json
 
 _MOST_RANK: Final = 1024
@@ -75,7 +75,7 @@ def read_settings(folder: Path) -> Settings:
     return settings
 
 
-def check(speech: Speech, folder: Path) -> Settings:
+def check(speech: LoadedModel, folder: Path) -> Settings:
     """The settings of an adapter that fits the model: names and shapes of its factors, and their values.
 
     Raises `CheckpointError` with the first thing that is wrong.
@@ -119,7 +119,7 @@ def check_names(adapted: Any, folder: Path) -> None:
 
 
 def _check_factor(
-    speech: Speech, folder: Path, settings: Settings, modules: Mapping[str, nn.Module], name: str, weight: Tensor
+    speech: LoadedModel, folder: Path, settings: Settings, modules: Mapping[str, nn.Module], name: str, weight: Tensor
 ) -> int | None:
     """The rank of a factor; None for what is none. Raises `CheckpointError` when it does not fit its layer or the settings."""
     factor = _FACTOR.fullmatch(name)
@@ -141,7 +141,7 @@ def _check_factor(
     return rank
 
 
-def put_in(speech: Speech, folder: Path) -> Any:
+def put_in(speech: LoadedModel, folder: Path) -> Any:
     """The model with the adapter in it, as PEFT wraps it. Raises `CheckpointError` for an adapter that `check` or PEFT refuses."""
     import peft
 

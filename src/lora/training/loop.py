@@ -17,7 +17,7 @@ from lora.config import TrainConfig
 from lora.errors import LoraError, NotFiniteError, RunFolderError, StoppedError, TrainingError
 from lora.evaluation.evaluate import NAMED, Evaluator, Example
 from lora.model.decoder import Decoder
-from lora.model.loading import Speech, pad_labels
+from lora.model.loading import LoadedModel, pad_labels
 from lora.runs.outcomes import Evaluation, Step, TrainOutcome
 from lora.system import distributed
 from lora.system.files import sha256_bytes
@@ -339,7 +339,7 @@ class _Selection:
         restore(self._adapted, self.kept[self.best_step])
         self._adapted.peft.eval()
 
-    def _evaluate(self, name: str, speech: Speech, examples: Sequence[Example]) -> Evaluation:
+    def _evaluate(self, name: str, speech: LoadedModel, examples: Sequence[Example]) -> Evaluation:
         """The last step's transcripts are drafts for this one's."""
         return replace(self._evaluator, speech=speech).evaluate(examples, self._require_going_on, self.said.get(name))
 

@@ -14,7 +14,7 @@ from lora.dataset.synthetic import require_real
 from lora.errors import ManifestError
 from lora.evaluation.evaluate import Example
 from lora.language import Language
-from lora.model.loading import Speech
+from lora.model.loading import LoadedModel
 from lora.system import distributed
 from lora.system.files import sha256_bytes
 from lora.text.style import ResolvedStyle, Styled, apply_style, resolve_style
@@ -181,7 +181,7 @@ def with_copies(sets: SpeechSets, copies: Copies) -> SpeechSets:
     return grown
 
 
-def examples(speech: Speech, part: SpeechSet, style: ResolvedStyle, texts: Sequence[str] | None = None) -> list[Example]:
+def examples(speech: LoadedModel, part: SpeechSet, style: ResolvedStyle, texts: Sequence[str] | None = None) -> list[Example]:
     """Examples of a set; `texts`, one for each utterance, take the place of the manifest's transcripts."""
     given = texts if texts is not None else [utterance.text or "" for utterance in part.manifest]
     shared: dict[int, int] = {}  # one object for each token id in use: millions of labels take eight bytes each, not forty
