@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("recording", type=Path, metavar="RECORDING", help="a recording of any length")
     parser.add_argument("script", type=Path, metavar="SCRIPT", help="what is said in it, as plain text: a script, a chapter, minutes")
     parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="the manifest to write; its clips go into <stem>_audio/")
-    parser.add_argument("--model-id", default="packaged:moonshine-tiny", metavar="TEXT", help="what hears it (default: %(default)s)")
+    parser.add_argument("--model-id", required=True, metavar="TEXT", help="packaged:moonshine-tiny, a hub id, or a folder: what hears it")
     parser.add_argument("--revision", metavar="TEXT", help="commit, tag or branch of a hub checkpoint")
     parser.add_argument("--adapter-dir", type=Path, metavar="DIR", help="a run's lora_adapter/ folder")
     parser.add_argument("--language", choices=tuple(LANGUAGES), help="language of the speech (default: the adapter's, or en)")
