@@ -284,7 +284,7 @@ def test_the_report_shows_what_was_tried_and_what_was_saved() -> None:
     report = render_markdown(completed(strength=0.6, strengths=SWEPT))
     _, section = report.split("\n## Strength\n")
     section, _ = section.split("\n## ", 1)
-    assert "a share of 0.6 was saved" in section
+    assert "share of 0.6 of the trained update was saved" in section
     head, line, *rows = re.findall(r"^\|.*\|$", section, re.M)
     assert head == "| strength | dev WER | guard WER |"
     assert set(line) == {"|", "-"}
@@ -295,7 +295,7 @@ def test_the_report_shows_what_was_tried_and_what_was_saved() -> None:
 def test_the_page_shows_the_same_as_a_table_and_as_a_chart_with_its_text(tmp_path: Path) -> None:
     page = render_html(completed(strength=0.6, strengths=SWEPT), tmp_path / "report.html").replace("\xa0", " ")
     (section,) = re.findall(r"<h3>Strength</h3>(.*?)</section>", page, re.S)
-    assert "a share of 0.6 was saved" in section
+    assert "share of 0.6 of the trained update was saved" in section
     (table,) = re.findall(r"<tbody>(.*?)</tbody>", section, re.S)
     assert re.findall(r'<tr><th scope="row">(.*?)</th><td>(.*?)</td><td>(.*?)</td></tr>', table) == ROWS
     (chart,) = re.findall(r'<svg class="chart" role="img" aria-label="(.*?)"', section)
