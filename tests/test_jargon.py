@@ -57,6 +57,7 @@ def test_one_command_speaks_trains_and_judges(arguments: list[object], tmp_path:
     assert {check.name for check in run.record.verdict.checks} >= {"terms found", "false alarms"}  # type: ignore[union-attr]
 
 
+@pytest.mark.slow
 def test_speech_of_the_same_list_and_seed_is_the_same(arguments: list[object], tmp_path: Path) -> None:
     def spoken() -> list[bytes]:
         return [file.read_bytes() for file in sorted((tmp_path / "run-speech").rglob("*")) if file.suffix in (".flac", ".jsonl")]

@@ -19,13 +19,14 @@ from lora.corpora import general
 from lora.corpora.recordings.textgrid import read_tiers
 from lora.errors import AudioError
 from lora.longform.captions import LONGEST_S, WIDTH, captions
+from lora.longform.output import write_result
 from lora.longform.pieces import Piece, pieces
-from lora.longform.recording import Listener
+from lora.longform.recording import Listener, transcribe_files
 from lora.longform.seams import Join, mended
 from lora.model.loading import LoadedModel
 from lora.passages import Word
 from lora.scoring.counts import score_utterance
-from lora.transcribe import Request, Transcriber, open_transcriber
+from lora.transcribe import Choice, Request, Transcriber, named, open_transcriber
 from lora.units import SAMPLE_RATE_HZ, Samples, Seconds
 
 TEXT = " ".join(cut.text for cut in general.HELDOUT[0].cuts)
@@ -87,6 +88,7 @@ def test_pieces_are_no_longer_than_asked_and_leave_no_speech_out(file: Path, lon
     assert found[-1].total == len(whole)
 
 
+@pytest.mark.slow
 def test_what_is_decoded_together_decides_nothing(hearing: Transcriber, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = FileAudio(file)
     whole = Listener(hearing, timed=True)(pieces(0, source, 20.0, hearing.audio))
@@ -161,12 +163,12 @@ def test_a_recording_that_broke_off_is_refused(said: Waveform, tmp_path: Path) -
 
 
 @pytest.fixture(scope="module")
-def written(tiny: LoadedModel, file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def written(hearing: Transcriber, file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The recording's transcript in every form."""
     folder = tmp_path_factory.mktemp("written")
+    result = transcribe_files(hearing, named([file], Choice()), 30.0, timed=True)
     for suffix in ("json", "txt", "srt", "vtt", "tsv", "TextGrid", "eaf"):
-        times = ["--word-times"] if suffix == "json" else []
-        transcribe(tiny, "--audio", file, "--output", folder / f"o.{suffix}", *times)
+        write_result(result, folder / f"o.{suffix}", "en", word_times=suffix == "json")
     return folder
 
 
