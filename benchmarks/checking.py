@@ -56,7 +56,7 @@ def main() -> None:
     print(f"{options.rows} rows, medians of {options.rounds} rounds in turn")
     medians = {tree: [statistics.median(column) for column in zip(*rounds, strict=True)] for tree, rounds in taken.items()}
     for tree, (wall, cpu, memory) in medians.items():
-        print(f"{tree:6} {wall:7.1f} s, {cpu:7.1f} s of CPU, {memory:6.0f} MB at most")
+        print(f"{tree:6} {wall:7.1f} s, {cpu:7.1f} s of CPU, {memory:6.0f} MB in it and its largest child")
     if "other" in medians:
         print("ratio ", " ".join(f"{this / other:.2f}" for this, other in zip(medians["this"], medians["other"], strict=True)))
 
