@@ -86,6 +86,34 @@ def test_merged_holds_the_tuned_weights_and_nothing_of_the_adapter(random_speech
     assert not (tmp_path / "adapter_config.json").exists()
 
 
+@pytest.mark.parametrize("model_id", ["packaged:moonshine-tiny", "packaged:moonshine-base"])
+def test_merged_says_what_older_readers_look_for_and_reads_the_same_without_the_new_names(model_id: str, tmp_path: Path) -> None:
+    """As transformers 4 wrote it: rotary positions in the configuration itself, the processor's settings in a file of their own."""
+    speech = load_model(resolve(model_id), torch.device("cpu"), "float32")
+    write_target(speech, "merged", "fp32", tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    rotary = config.pop("rope_parameters")
+    assert config["partial_rotary_factor"] == rotary["partial_rotary_factor"] == {288: 0.9, 416: 0.62}[config["hidden_size"]]
+    assert config["rope_theta"] == rotary["rope_theta"] == 10_000
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "processor_config.json").unlink()
+    again = load_model(resolve(str(tmp_path)), torch.device("cpu"), "float32")
+    assert again.model.config.rope_parameters == rotary
+    assert torch.equal(again.decoder.rotary_emb.inv_freq, speech.decoder.rotary_emb.inv_freq)
+    assert again.processor.feature_extractor.to_dict() == speech.processor.feature_extractor.to_dict()
+
+
+def test_a_merged_checkpoint_merges_to_itself(random_speech: LoadedModel, tmp_path: Path) -> None:
+    folders = [tmp_path / name for name in ("first", "second")]
+    speech = fresh(random_speech)
+    for folder in folders:
+        folder.mkdir()
+        write_target(speech, "merged", "fp32", folder)
+        speech = load_model(resolve(str(folder)), torch.device("cpu"), "float32")
+    first, second = ({file.name: sha256_file(file) for file in folder.iterdir()} for folder in folders)
+    assert first == second
+
+
 @pytest.mark.parametrize("target", ["moonshine-voice", "onnx", "sherpa-onnx"])
 def test_a_folder_holds_what_the_runtime_loads(tiny: LoadedModel, target: Target, tmp_path: Path) -> None:
     written = write_target(tiny, target, "fp32", tmp_path)
