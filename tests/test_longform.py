@@ -11,13 +11,14 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from running import Result, moonshine_lora, refusal, write_rows
+from sounds import FORMS, Form
 from test_docs import Command, chosen
 
-from lora.audio.loading import AudioSettings, FileAudio, Waveform, load
+from lora.audio.loading import AudioSettings, EncodedAudio, FileAudio, Waveform, load
 from lora.audio.streaming import blocks
 from lora.corpora import general
 from lora.corpora.recordings.textgrid import read_tiers
-from lora.errors import AudioError
+from lora.errors import AudioError, TooLongError
 from lora.longform.captions import LONGEST_S, WIDTH, captions
 from lora.longform.output import write_result
 from lora.longform.pieces import Piece, pieces
@@ -141,6 +142,23 @@ def test_blocks_are_what_is_read_at_once(said: Waveform, tmp_path: Path, name: s
     assert abs(len(joined) - len(whole)) <= 1
     least = min(len(joined), len(whole))
     assert np.abs(joined[:least] - whole[:least]).max() < 1e-4
+
+
+@pytest.mark.parametrize("form", FORMS, ids=lambda form: form.name)
+def test_bytes_in_memory_are_cut_as_their_file_is(said: Waveform, tmp_path: Path, form: Form) -> None:
+    data = form.make(said[: 20 * SAMPLE_RATE_HZ, None], SAMPLE_RATE_HZ if SAMPLE_RATE_HZ in form.rates else form.rates[0])
+    (tmp_path / "file").write_bytes(data)
+    of_file, of_memory = (list(blocks(source)) for source in (FileAudio(tmp_path / "file"), EncodedAudio(data, "file")))
+    assert np.array_equal(np.concatenate(of_file), np.concatenate(of_memory))
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+def test_what_lasts_too_long_is_refused_before_all_of_it_is_decoded(said: Waveform, tmp_path: Path, channels: int) -> None:
+    soundfile.write(tmp_path / "a.flac", np.tile(said, 4)[:, None].repeat(channels, axis=1), SAMPLE_RATE_HZ)
+    data = (tmp_path / "a.flac").read_bytes()
+    with pytest.raises(TooLongError, match="lasts more than 100 s"):
+        list(blocks(EncodedAudio(data, "file"), 100.0))
+    assert sum(map(len, blocks(EncodedAudio(data, "file"), 200.0))) == 4 * len(said)
 
 
 def test_the_sides_of_a_call_are_not_mixed(said: Waveform, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Final
@@ -157,20 +158,26 @@ def decode(data: bytes, name: str, track: int | None, max_s: float | None) -> So
     return _with_libsndfile(data, name, limit_s)
 
 
-def stream(path: Path, name: str, track: int | None) -> Iterator[Sound]:
-    """All samples of a file block by block, so that memory does not grow with its length. Raises what `decode` raises, but for limits.
+def stream(source: Path | bytes, name: str, track: int | None) -> Iterator[Sound]:
+    """All samples of a file, or of its content, block by block, so that memory does not grow with its length.
 
-    Headers are checked when the first block is asked for; that the sound is as long as they say, after the last one.
+    Raises what `decode` raises, but for limits. Headers are checked when the first block is asked for; that the sound is as long as they
+    say, after the last one.
     """
-    data = _content(path)
+    data = _content(source) if isinstance(source, Path) else source
     kind = checked_kind(data, name)
     if kind.container is not None:
-        yield from _ffmpeg_blocks(path, data if kind.container == "mp3" else None, name, kind.container, track)
+        whole = kind.container == "mp3" or isinstance(source, bytes)
+        yield from _ffmpeg_blocks(source, data if whole else None, name, kind.container, track)
         return
     if track not in (None, 1):
         raise AudioError(f"{name}: holds one audio track; leave out track {track}")
     del data
-    yield from _libsndfile_blocks(path, name)
+    yield from _libsndfile_blocks(source, name)
+
+
+def _file_of(source: Path | bytes) -> IO[bytes]:
+    return source.open("rb") if isinstance(source, Path) else nameless_file(source)
 
 
 def _content(path: Path) -> bytes:
@@ -257,12 +264,12 @@ def _require_frames(name: str, stated: int | None, count: int, rate: int) -> Non
         raise AudioError(f"{name}: {broke_off(stated / rate, count / rate)}")
 
 
-def _libsndfile_blocks(path: Path, name: str) -> Iterator[Sound]:
+def _libsndfile_blocks(source: Path | bytes, name: str) -> Iterator[Sound]:
     import soundfile
 
     count = 0
     try:
-        with path.open("rb") as file, soundfile.SoundFile(file.fileno(), closefd=False) as sound:
+        with _file_of(source) as file, soundfile.SoundFile(file.fileno(), closefd=False) as sound:
             rate, stated = int(sound.samplerate), int(sound.frames) if _says_length(sound.frames) else None
             _require_plausible(name, rate, sound.channels)
             for block in _blocks(sound, name):
@@ -368,13 +375,15 @@ def _require_length(name: str, stated_s: float | None, count: int, rate: int) ->
         raise AudioError(f"{name}: {broke_off(stated_s, count / rate)}")
 
 
-def _ffmpeg_blocks(path: Path, data: bytes | None, name: str, kind: str, track: int | None) -> Iterator[Sound]:
-    """`data` is the file's content where it has to be looked at whole."""
+def _ffmpeg_blocks(source: Path | bytes, data: bytes | None, name: str, kind: str, track: int | None) -> Iterator[Sound]:
+    """`data` is the file's content where it is at hand, or has to be looked at whole."""
     import av
 
     count = 0
     try:
-        with path.open("rb") as file, _open(file, name, kind) if data is None else _opened(data, name, kind) as container:
+        with ExitStack() as opened:
+            file = None if data is not None else opened.enter_context(_file_of(source))
+            container = opened.enter_context(_open(file, name, kind) if file is not None else _opened(data or b"", name, kind))
             chosen = _track(container, name, track)
             _require_plausible(name, chosen.rate or 0, chosen.channels)
             stated_s, rate = _stated_s(container, chosen, kind), int(chosen.rate)

@@ -8,19 +8,22 @@ import numpy as np
 
 from lora.audio.channels import Channel, mixed, require_one_sound
 from lora.audio.decoding import Sound, stream
-from lora.audio.loading import FILE_PEAK, RESAMPLER_QUALITY, FileAudio, Waveform, require_scale
-from lora.errors import AudioError
+from lora.audio.loading import FILE_PEAK, RESAMPLER_QUALITY, EncodedAudio, FileAudio, Waveform, require_scale
+from lora.errors import AudioError, TooLongError
 from lora.units import SAMPLE_RATE_HZ
 
 LOOKED_AT_S: Final = 60.0
 """Of a recording with several channels: the stretch that tells whether they hold the same sound."""
 
 
-def blocks(source: FileAudio) -> Iterator[Waveform]:
-    """Mono samples at 16 kHz of a whole file, about a minute at a time. Raises what `lora.audio.loading.load` raises, but for limits."""
-    channel = source.channel if source.channel is not None else _channel(source)
+def blocks(source: FileAudio | EncodedAudio, max_s: float | None = None) -> Iterator[Waveform]:
+    """Mono samples at 16 kHz of a whole file, about a minute at a time.
+
+    Raises what `lora.audio.loading.load` raises, `TooLongError` only beyond `max_s`: as soon as that much is decoded.
+    """
+    channel = source.channel if source.channel is not None else _channel(source, max_s)
     resampler: _Resampler | None = None
-    for sound in stream(source.path, str(source), source.track):
+    for sound in _sounds(source, max_s):
         samples = mixed(sound.samples, channel, str(source))
         if not np.isfinite(samples).all():
             raise AudioError(f"{source}: holds NaN or infinite samples; write the file again")
@@ -30,6 +33,15 @@ def blocks(source: FileAudio) -> Iterator[Waveform]:
     if resampler is None:
         raise AudioError(f"{source}: holds no samples; remove it or record it again")
     yield resampler.rest()
+
+
+def _sounds(source: FileAudio | EncodedAudio, max_s: float | None) -> Iterator[Sound]:
+    heard_s = 0.0
+    for sound in stream(source.path if isinstance(source, FileAudio) else source.data, str(source), source.track):
+        heard_s += len(sound.samples) / sound.rate_hz
+        if max_s is not None and heard_s > max_s:
+            raise TooLongError(str(source), None, max_s)
+        yield sound
 
 
 class _Resampler:
@@ -47,14 +59,14 @@ class _Resampler:
         return self(np.zeros(0, dtype=np.float32), last=True)
 
 
-def _channel(source: FileAudio) -> Channel | None:
+def _channel(source: FileAudio | EncodedAudio, max_s: float | None) -> Channel | None:
     """`mix` where all channels hold the same sound, None where there is one. Raises `AudioError` where one has to be chosen.
 
     Channels are compared where all of them are loud: there the two sides of a call differ most.
     """
     loudest = _Stretch(np.zeros((0, 1), dtype=np.float32), -1.0)
     rate_hz = SAMPLE_RATE_HZ
-    for sound in stream(source.path, str(source), source.track):
+    for sound in _sounds(source, max_s):
         if sound.samples.shape[1] == 1:
             return None
         rate_hz = sound.rate_hz

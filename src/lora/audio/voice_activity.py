@@ -1,7 +1,7 @@
 """Whether somebody speaks: Silero's voice activity model, for live sound frame by frame and for whole recordings."""
 
 import importlib.resources
-from functools import cache
+import threading
 from typing import Final
 
 import numpy as np
@@ -59,9 +59,15 @@ def holds_speech(samples: Waveform) -> bool:
     return peak > 0 and (_heard(samples) or _heard(samples * np.float32(_LOUD / peak)))
 
 
-@cache
+_own = threading.local()
+
+
 def _activity() -> VoiceActivity:
-    return VoiceActivity()
+    """This thread's: two recordings at a time would mix."""
+    if not hasattr(_own, "activity"):
+        _own.activity = VoiceActivity()
+    activity: VoiceActivity = _own.activity
+    return activity
 
 
 def _heard(samples: Waveform) -> bool:

@@ -56,7 +56,7 @@ def _content(suffix: str, rows: Sequence[Transcription], language: Language, wor
         return _table(rows, word_times).encode()
     (row,) = rows
     if suffix in _SUBTITLES:
-        return _SUBTITLES[suffix](_captions(row, language), word_times).encode()
+        return subtitles(suffix, _words(row), language, word_times=word_times).encode()
     return _TIERS[suffix](row)
 
 
@@ -91,10 +91,9 @@ def _words(row: Transcription) -> list[Word]:
     return [word for passage in row.passages for word in passage.words or ()]
 
 
-def _captions(row: Transcription, language: Language) -> list[Caption]:
-    """Subtitles of a recording. None goes over a cut at a pause, for there nobody speaks."""
-    apart = LANGUAGES[language].separates_words
-    return captions(_words(row), apart=apart)
+def subtitles(suffix: str, words: Sequence[Word], language: Language, *, word_times: bool = False) -> str:
+    """A recording's words as `.srt` or `.vtt`. No subtitle goes over a cut at a pause, for there nobody speaks."""
+    return _SUBTITLES[suffix](captions(words, apart=LANGUAGES[language].separates_words), word_times)
 
 
 def _srt(found: Sequence[Caption], word_times: bool) -> str:

@@ -7,7 +7,7 @@ from typing import Final
 
 import numpy as np
 
-from lora.audio.loading import AudioSettings, AudioSource, FileAudio, Waveform, load, prepare
+from lora.audio.loading import AudioSettings, AudioSource, EncodedAudio, FileAudio, Waveform, load, prepare
 from lora.audio.segments import Cuts, Segmenter, Speech
 from lora.audio.streaming import blocks
 from lora.audio.voice_activity import VoiceActivity, holds_speech
@@ -56,9 +56,14 @@ def cuts(longest_s: float) -> Cuts:
     return Cuts(*(Samples(round(length_s * SAMPLE_RATE_HZ)) for length_s in (longest_s, window_s, enough_s, APART_S)))
 
 
-def pieces(number: int, source: FileAudio, longest_s: float, audio: AudioSettings) -> Iterator[Piece]:
-    """The pieces of a file; a file without speech gives one, of its first second. Raises `AudioError`, also for one under `MIN_S`."""
-    sound = blocks(source)
+def pieces(
+    number: int, source: FileAudio | EncodedAudio, longest_s: float, audio: AudioSettings, max_s: float | None = None
+) -> Iterator[Piece]:
+    """The pieces of a file; a file without speech gives one, of its first second.
+
+    Raises `AudioError`, also for one under `MIN_S`, and `TooLongError` as soon as more than `max_s` of it are decoded.
+    """
+    sound = blocks(source, max_s)
     beginning, sound = _beginning(sound, longest_s)
     if beginning is None:
         yield from _cut(number, sound, str(source), longest_s, audio)

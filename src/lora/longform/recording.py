@@ -18,7 +18,7 @@ from lora.longform.words import words
 from lora.model.decoder import Decoder
 from lora.model.encoder import Encoder
 from lora.model.greedy import Transcript, batches, transcribe
-from lora.model.loading import IGNORED_LABEL, pad_labels
+from lora.model.loading import IGNORED_LABEL, Encoded, pad_labels
 from lora.passages import Passage, Word
 from lora.system import distributed
 from lora.system.parallel import spread
@@ -75,20 +75,15 @@ class Listener:
 
     def _passages(self, chunk: Sequence[Piece]) -> list[Passage]:
         texts = self._texts([piece.samples for piece in chunk], timed=self._timed)
-        return [_passage(piece, transcript, said) for piece, (transcript, said) in zip(chunk, texts, strict=True)]
+        return [passage(piece, transcript, said) for piece, (transcript, said) in zip(chunk, texts, strict=True)]
 
     def _mend(self, found: list[Heard], chunk: Sequence[Piece]) -> None:
         """Hears across the seams between neighbours of a chunk, whose passages are the last ones found."""
-        places = [number for number in range(1, len(chunk)) if _open(chunk[number])]
-        sounds = [across(chunk[number - 1].samples, chunk[number].pause, chunk[number].samples) for number in places]
-        for number, (transcript, _) in zip(places, self._texts(sounds, timed=False), strict=True):
+        seams = {number: sound for number in range(1, len(chunk)) if (sound := seam(chunk[number - 1], chunk[number])) is not None}
+        for number, (transcript, _) in zip(seams, self._texts(list(seams.values()), timed=False), strict=True):
             passages = found[chunk[number].recording].passages
             later = sum(piece.recording == chunk[number].recording for piece in chunk[number + 1 :])
-            behind = len(passages) - 1 - later
-            first, second = passages[behind - 1 : behind + 1]
-            join = mended(first.text.split(), second.text.split(), transcript.text.split())
-            if join is not None:
-                passages[behind - 1 : behind + 1] = _rewritten(first, -1, join.before), _rewritten(second, 0, join.after)
+            mend(passages, len(passages) - 1 - later, transcript.text)
 
     @torch.inference_mode()
     def losses(self, sources: Sequence[FileAudio], texts: Sequence[str]) -> list[float]:
@@ -108,21 +103,36 @@ class Listener:
         found = dict(pair for batch in spread(shares, one, speech.device, lambda _: give_back_memory()) for pair in batch)
         return [found[index] for index in range(len(texts))]
 
+    @torch.inference_mode()
+    def batch(self, sounds: Sequence[Waveform], timed: Sequence[bool]) -> list[tuple[Transcript, list[Word] | None]]:
+        """Transcripts of clips that are decoded at once, in this thread; with their words where they are `timed`."""
+        encoded = self._encoder(sounds)
+        try:
+            transcripts = transcribe(self._decoder, encoded, [duration(samples) for samples in sounds], self._transcriber.decode)
+            rows = [row for row, wanted in enumerate(timed) if wanted]
+            said = dict(zip(rows, self._words(encoded, transcripts, sounds, rows), strict=True))
+        except NotFiniteError as error:
+            speech = self._transcriber.speech
+            raise NotFiniteError(f"{error.fault} ({speech.computing})", speech.when_not_finite) from error
+        return [(transcript, said.get(row)) for row, transcript in enumerate(transcripts)]
+
+    def _words(
+        self, encoded: Encoded, transcripts: Sequence[Transcript], sounds: Sequence[Waveform], rows: Sequence[int]
+    ) -> list[list[Word]]:
+        """Of some rows of a batch."""
+        if not rows:
+            return []
+        if len(rows) < len(sounds):
+            encoded = Encoded(encoded.hidden[rows], None if encoded.mask is None else encoded.mask[rows])
+        return words(self._decoder, encoded, [transcripts[row] for row in rows], [sounds[row] for row in rows])
+
     def _texts(self, sounds: Sequence[Waveform], *, timed: bool) -> list[tuple[Transcript, list[Word] | None]]:
         """Transcripts of clips, in their order, with their words where they are `timed`."""
         lengths_s = [duration(samples) for samples in sounds]
 
-        @torch.inference_mode()
         def one(indices: list[int]) -> list[tuple[int, Transcript, list[Word] | None]]:
-            encoded = self._encoder([sounds[index] for index in indices])
-            chosen_s = [lengths_s[index] for index in indices]
-            try:
-                transcripts = transcribe(self._decoder, encoded, chosen_s, self._transcriber.decode)
-                said = words(self._decoder, encoded, transcripts, [sounds[index] for index in indices]) if timed else [None] * len(indices)
-            except NotFiniteError as error:
-                speech = self._transcriber.speech
-                raise NotFiniteError(f"{error.fault} ({speech.computing})", speech.when_not_finite) from error
-            return list(zip(indices, transcripts, said, strict=True))
+            found = self.batch([sounds[index] for index in indices], [timed] * len(indices))
+            return [(index, text, said) for index, (text, said) in zip(indices, found, strict=True)]
 
         def own() -> list[list[tuple[int, Transcript, list[Word] | None]]]:
             shares = distributed.part(list(batches(lengths_s, self._transcriber.request.batch_size)))
@@ -179,12 +189,22 @@ def _chunks(cut: Iterable[Piece]) -> Iterator[list[Piece]]:
         yield chunk
 
 
-def _open(piece: Piece) -> bool:
-    """Whether a sentence may go on from the piece before."""
-    return piece.pause is not None and piece.pause < OPEN
+def seam(before: Piece, after: Piece) -> Waveform | None:
+    """The sound around the cut between two pieces of a recording; None where no sentence goes on across it."""
+    if after.pause is None or after.pause >= OPEN:
+        return None
+    return across(before.samples, after.pause, after.samples)
 
 
-def _passage(piece: Piece, transcript: Transcript, said: Sequence[Word] | None) -> Passage:
+def mend(passages: list[Passage], place: int, heard: str) -> None:
+    """Writes the words on both sides of the seam before `passages[place]` as they are heard across it."""
+    first, second = passages[place - 1 : place + 1]
+    join = mended(first.text.split(), second.text.split(), heard.split())
+    if join is not None:
+        passages[place - 1 : place + 1] = _rewritten(first, -1, join.before), _rewritten(second, 0, join.after)
+
+
+def passage(piece: Piece, transcript: Transcript, said: Sequence[Word] | None) -> Passage:
     """Of a piece without speech in a recording that was cut nothing is said."""
     text = transcript.text if piece.heard else ""
     start_s, end_s = piece.start_s, Seconds(piece.start_s + piece.length_s)
