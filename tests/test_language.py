@@ -27,6 +27,8 @@ from lora.units import Seconds
 
 SPOKEN: dict[Language, str] = {
     "en": "Please hold the line.",
+    "de": "Bitte bleiben Sie am Apparat. Größe!",
+    "tl": "Huwag po sanang ibaba ang telepono.",
     "ar": "من فضلك ابق على الخط.",
     "es": "No cuelgue, por favor. ¡Señor!",
     "ja": "電話を切らずにお待ちください。",
@@ -225,6 +227,43 @@ def test_the_language_of_a_row_is_kept(tmp_path: Path) -> None:
     assert [utterance.language for utterance in read(file, Rules(language="vi"))] == ["vi"]
 
 
+@pytest.mark.parametrize(
+    ("language", "written", "plain"),
+    [
+        ("other:hi", "नमस्ते, दुनिया! (हँसी)", "नमस्ते दुनिया"),
+        ("other:mk", "Жи\u0301ли?", "жили"),
+        ("other:he", "שָׁלוֹם", "שלום"),
+        ("other:cy", "Mae'r TŶ [sŵn] yn fawr.", "mae r tŷ yn fawr"),
+        ("other:fa", "نمی\u200cشود", "نمیشود"),
+        ("other:th", "ที่นี่", "ที่ นี่"),
+        ("other:yo", "Ọ\u0301jọ́", "ọ\u0301jọ\u0301"),
+        ("other:fr", "Two hundred colour 12,5", "two hundred colour 12 5"),
+    ],
+)
+def test_of_any_other_language_letters_keep_the_marks_that_they_are_written_with(language: Language, written: str, plain: str) -> None:
+    assert normalise(written, language) == unicodedata.normalize("NFKC", plain)
+    assert normalise(plain, language) == normalise(written, language)
+
+
+def test_vowels_of_indic_scripts_are_told_apart() -> None:
+    found = score("other:hi", ("कुल", "कल"))
+    assert found.words.errors == found.characters.errors == 1
+
+
+def test_any_other_language_has_words_but_where_none_are_separated() -> None:
+    assert (metric("other:cy"), metric("other:th"), metric("other:yue")) == ("WER", "CER", "CER")
+    assert foreign_script("Здравствуйте", "other:cy") is None
+    assert not lacks_own_script("hello", "other:hi")
+
+
+@pytest.mark.parametrize("given", ["xx", "other:", "other:en", "other:CY", "other:abcd", "EN", "english"])
+def test_what_names_no_language_is_refused_with_those_that_there_are(given: str) -> None:
+    known = "must be en, ar, de, es, ja, ko, tl, uk, vi, zh, or other:CODE for any other, such as other:cy"
+    with pytest.raises(ConfigError, match=re.escape(f"--language {given}: {known}")):
+        run_config(given)
+    assert known in refusal("transcribe", "--model-id", "packaged:moonshine-tiny", "--language", given, "--audio", "a.wav")
+
+
 # --- checkpoints of a language ------------------------------------------------------------------------------------------------------------
 
 
@@ -244,7 +283,7 @@ def test_a_language_in_the_configuration_counts(random_v1: LoadedModel, tmp_path
     folder = Path(shutil.copytree(random_v1.checkpoint.folder, tmp_path / "mine"))
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"language": "fr"}))
-    with pytest.raises(ConfigError, match=r"is for 'fr'; known languages are en, ar, es, ja, ko, uk, vi, zh, or another --model-id"):
+    with pytest.raises(ConfigError, match=r"is for the language 'fr'; give --language other:fr, or another --model-id"):
         load_model(resolve(str(folder)), random_v1.device, "float32", "es")
 
 
@@ -262,7 +301,7 @@ def test_any_other_name_says_nothing(random_v1: LoadedModel) -> None:
 
 def test_a_language_that_is_not_known_is_refused(tmp_path: Path) -> None:
     line = refusal("experiment", "--model-id", "x", "--language", "fr", "--output-dir", tmp_path / "run")
-    assert "--language fr: must be one of en, ar, es, ja, ko, uk, vi, zh" in line
+    assert "--language fr: must be en, ar, de, es, ja, ko, tl, uk, vi, zh, or other:CODE for any other, such as other:cy" in line
 
 
 def test_a_run_in_japanese_is_judged_by_characters_from_end_to_end(

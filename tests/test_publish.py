@@ -126,17 +126,38 @@ def test_counts_that_give_no_rate_are_refused_by_the_record_that_holds_them(run:
 def test_the_card_holds_what_the_hub_reads() -> None:
     data = ModelCard(render_card(completed())).data
     assert (data.library_name, data.pipeline_tag, data.metrics) == ("peft", "automatic-speech-recognition", ["wer"])
-    assert (data.base_model, data.license) == (None, None), "a packaged model has no page there, and its licence is not known"
+    assert (data.base_model, data.license) == (None, "mit"), "a packaged model has no page there"
     found = [(result.dataset_name, result.metric_type, result.metric_value) for result in data.eval_results or []]
     assert found[0] == ("domain", "wer", 8.33)
     assert [name for name, metric, _ in found if metric == "wer"] == ["domain", "heldout"]
 
 
+def of_the_hub(model_id: str) -> CheckpointInfo:
+    return CheckpointInfo(model_id=model_id, kind="hub", revision=COMMIT, sha256="b" * 64)
+
+
 def test_the_card_names_a_base_model_that_is_on_the_hub() -> None:
-    base = CheckpointInfo(model_id="UsefulSensors/moonshine-tiny", kind="hub", revision=COMMIT, sha256="b" * 64)
-    card = render_card(completed(checkpoint=base))
-    assert ModelCard(card).data.base_model == "UsefulSensors/moonshine-tiny"
+    card = render_card(completed(checkpoint=of_the_hub("owner/moonshine-tiny")))
+    assert ModelCard(card).data.base_model == "owner/moonshine-tiny"
     assert "This card states no licence" in card
+
+
+@pytest.mark.parametrize(
+    ("model_id", "mit"),
+    [
+        ("moonshine-ai/moonshine-tiny", True),
+        ("UsefulSensors/moonshine-base", True),
+        ("moonshine-ai/moonshine-streaming-small-ja", True),
+        ("moonshine-ai/moonshine-tiny-ja", False),
+        ("UsefulSensors/moonshine-base-es", False),
+    ],
+)
+def test_the_card_states_the_licence_of_a_published_base_model(model_id: str, mit: bool) -> None:
+    card = render_card(completed(checkpoint=of_the_hub(model_id)))
+    data = ModelCard(card).data
+    assert (data.license, data.get("license_name")) == (("mit", None) if mit else ("other", "moonshine-community-license"))
+    assert ("MIT License" if mit else "a non-commercial one") in card
+    assert bool(data.get("license_link")) is not mit
 
 
 def test_the_card_states_licence_and_datasets_that_the_settings_name() -> None:

@@ -151,7 +151,7 @@ def test_the_export_of_a_japanese_model_is_scored_in_characters(tmp_path: Path) 
         run="run",
         gate=None,
         gate_accepted=True,
-        model_id="UsefulSensors/moonshine-tiny-ja",
+        model_id="moonshine-ai/moonshine-tiny-ja",
         base_sha256="b" * 64,
         adapter_sha256=None,
         architecture=None,
@@ -169,4 +169,4 @@ def test_the_export_of_a_japanese_model_is_scored_in_characters(tmp_path: Path) 
     for text in (render(run), html.render(run, tmp_path / html.HTML_FILE)):
         assert "CER in the runtime" in text
         assert not re.search(r"\bWER\b", text)
-    assert export_table(exported).title == "UsefulSensors/moonshine-tiny-ja: character error rate in PyTorch and in the runtime"
+    assert export_table(exported).title == "moonshine-ai/moonshine-tiny-ja: character error rate in PyTorch and in the runtime"

@@ -221,12 +221,12 @@ def test_model_ids(arguments: list[object], output: Path, tmp_path: Path) -> Non
 
 
 def test_the_hub_is_not_asked_offline(arguments: list[object], output: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "lora.main", *map(str, arguments), "--model-id", "UsefulSensors/moonshine-tiny"]
+    command = [sys.executable, "-m", "lora.main", *map(str, arguments), "--model-id", "moonshine-ai/moonshine-tiny"]
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hub")}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=120)
     *_, last = done.stderr.splitlines()
     assert (done.returncode, done.stdout) == (2, "")
-    assert last.startswith("error: UsefulSensors/moonshine-tiny: HF_HUB_OFFLINE is set and the hub's cache has no complete copy")
+    assert last.startswith("error: moonshine-ai/moonshine-tiny: HF_HUB_OFFLINE is set and the hub's cache has no complete copy")
     assert last.endswith("`packaged:moonshine-tiny` or a local folder need no hub")
     assert "Traceback" not in done.stderr
     assert not output.parent.exists()

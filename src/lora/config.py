@@ -23,7 +23,7 @@ from lora.consistency import flag, require_consistent_adapter, require_consisten
 from lora.dataset.manifest import Rules
 from lora.dataset.splits import SplitBy
 from lora.errors import ConfigError
-from lora.language import LANGUAGES, Language
+from lora.language import LANGUAGE_PATTERN, Language, known_languages, traits
 from lora.presets import presets
 from lora.system.documents import read_toml
 from lora.text.style import TextStyle
@@ -51,7 +51,8 @@ class ModelConfig(Section, frozen=True, kw_only=True):
     model_id: Annotated[str, Meta(description="hub id (owner/name), local folder, or packaged:moonshine-tiny, packaged:moonshine-base")]
     revision: Annotated[str | None, Meta(description="commit, tag or branch of a hub checkpoint")] = None
     language: Annotated[
-        Language, Meta(description="language of all speech; decides normaliser, token cap and metric (CER for ja and zh)")
+        Language,
+        Meta(description="language of all speech, other:CODE for one without rules of its own; decides normaliser, token cap and metric"),
     ] = "en"
     device: Annotated[Device, Meta(description="device to compute on; auto takes the first available of cuda, mps, cpu")] = "auto"
     precision: Annotated[
@@ -318,7 +319,7 @@ class RunConfig(Section, frozen=True, kw_only=True):
     def tokens_per_second(self) -> float:
         """The cap that is set, or the language's."""
         given = self.eval.tokens_per_second
-        return given if given is not None else LANGUAGES[self.model.language].tokens_per_second
+        return given if given is not None else traits(self.model.language).tokens_per_second
 
 
 def add_flags(parser: argparse.ArgumentParser, schema: type[msgspec.Struct] = RunConfig) -> None:
@@ -433,7 +434,7 @@ def _converted(section_name: str, name: str, value: Any) -> Any:
         if typing.get_origin(plain) is Literal:
             reason = f"must be one of {', '.join(typing.get_args(plain))}"
         else:
-            reason = str(error).replace("Expected", "must be").replace(", got `str`", "").replace(" | null", "").replace("`", "")
+            reason = _plainly(error).replace("Expected", "must be").replace(", got `str`", "").replace(" | null", "").replace("`", "")
         raise ConfigError(f"{flag(name)} {str(value)[:100]}: {reason}") from error
 
 
@@ -446,7 +447,7 @@ def _checked(merged: dict[str, dict[str, Any]], origin: str) -> RunConfig:
     try:
         config = msgspec.convert(merged, RunConfig)
     except msgspec.ValidationError as error:
-        raise ConfigError(f"{origin}: {str(error).replace('`$.', '`')}") from error
+        raise ConfigError(f"{origin}: {_plainly(error).replace('`$.', '`')}") from error
     for section, setting in _settings():
         value = getattr(getattr(config, section.name), setting.name)
         if isinstance(value, float) and not math.isfinite(value):
@@ -456,6 +457,10 @@ def _checked(merged: dict[str, dict[str, Any]], origin: str) -> RunConfig:
     require_consistent_augmentation(config.augment, config.data.rms_dbfs, origin)
     config.output.tracker_names()
     return config
+
+
+def _plainly(error: msgspec.ValidationError) -> str:
+    return str(error).replace(f"`str` matching regex {LANGUAGE_PATTERN!r}", known_languages())
 
 
 def _kind_and_help(annotated: Any) -> tuple[Any, str]:

@@ -10,6 +10,7 @@ from typing import Any, Final, Literal, NoReturn, get_args
 
 from lora.audio.channels import Channel
 from lora.errors import LoraError
+from lora.language import is_language, known_languages
 from lora.system.destination import MACHINE, refusal
 from lora.system.signals import EXIT_INTERRUPTED, EXIT_TERMINATED, Ending, TerminatedError
 from lora.system.terminal import say
@@ -197,6 +198,13 @@ def number_from_zero(text: str) -> float:
     if not (value >= 0 and math.isfinite(value)):
         raise argparse.ArgumentTypeError(f"must be a number of at least 0, not {text}")
     return value
+
+
+def language_code(text: str) -> str:
+    """An `argparse` type: a language, as the settings of a run have it."""
+    if not is_language(text):
+        raise argparse.ArgumentTypeError(f"must be {known_languages()}, not {text[:40]!r}")
+    return text
 
 
 def tokens_per_second(text: str) -> float:

@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from lora.language import LANGUAGES
+from lora.language import traits
 from lora.runs.export_record import Exported
 from lora.runs.record import RunRecord, SetResult
 from lora.system.terminal import shown
@@ -69,9 +69,9 @@ class Display:
 
 def result_table(record: RunRecord) -> Table:
     """Before and after on both test sets, with 95 % intervals."""
-    traits = LANGUAGES[record.config.model.language]
-    table = Table(title=escape(f"{shown(record.checkpoint.model_id)}: {traits.unit} error rate and loss"), title_justify="left")
-    for heading in ("set", f"baseline {traits.metric}", f"tuned {traits.metric}", "change (95 % interval)", "baseline loss", "tuned loss"):
+    spoken = traits(record.config.model.language)
+    table = Table(title=escape(f"{shown(record.checkpoint.model_id)}: {spoken.unit} error rate and loss"), title_justify="left")
+    for heading in ("set", f"baseline {spoken.metric}", f"tuned {spoken.metric}", "change (95 % interval)", "baseline loss", "tuned loss"):
         table.add_column(heading, justify="left" if heading == "set" else "right")
     for name, result in (("domain", record.domain), ("held-out", record.heldout)):
         if result is not None:
@@ -93,7 +93,7 @@ def _cells(result: SetResult) -> tuple[str, ...]:
 def export_table(exported: Exported) -> Table:
     """What the proof of each target showed, a line for each test set."""
     table = Table(
-        title=escape(f"{shown(exported.model_id)}: {LANGUAGES[exported.language].unit} error rate in PyTorch and in the runtime"),
+        title=escape(f"{shown(exported.model_id)}: {traits(exported.language).unit} error rate in PyTorch and in the runtime"),
         title_justify="left",
     )
     for heading in ("target", "MB", "set", "base", "tuned", "runtime", "same as tuned", "same as base", "real-time factor", "median"):

@@ -13,13 +13,13 @@ from lora.console import (
     TAGS_FLAG,
     ArgumentParser,
     end,
+    language_code,
     number_from_zero,
     positive_int,
     positive_number,
     tokens_per_second,
 )
 from lora.console import run as run_command
-from lora.language import LANGUAGES
 from lora.system.terminal import say, shown_lines
 
 # Modules that need torch are imported by the command that needs them, so that --help answers at once.
@@ -169,7 +169,7 @@ def _export_arguments(parser: argparse.ArgumentParser) -> None:
     model.add_argument("--model-id", metavar="TEXT", help="instead of a run: hub id, local folder or packaged:moonshine-tiny")
     model.add_argument("--revision", metavar="TEXT", help="commit, tag or branch of a hub checkpoint")
     model.add_argument("--adapter-dir", type=Path, metavar="DIR", help="an adapter of --model-id (default: export the base model)")
-    model.add_argument("--language", choices=tuple(LANGUAGES), help="language of the speech (default: the adapter's, or en)")
+    model.add_argument("--language", type=language_code, metavar="LANG", help="language of the speech (default: the adapter's, or en)")
     model.add_argument("--allow-rejected", action="store_true", help="export a run that the gate did not accept")
     to = parser.add_argument_group("to what")
     to.add_argument("--to", nargs="+", required=True, choices=TARGETS, metavar="TARGET", help=f"one or more of {', '.join(TARGETS)}")

@@ -16,7 +16,7 @@ from lora.dataset.checking import validate
 from lora.dataset.manifest import MIN_S, Rules, Utterance, read
 from lora.errors import AudioError, CheckpointError, ConfigError, TooLongError
 from lora.evaluation.evaluate import Evaluator, Example, score_transcripts
-from lora.language import LANGUAGES, Language, metric
+from lora.language import Language, metric, traits
 from lora.model.encoder_outputs import LiveFeatures
 from lora.model.greedy import DecodeSettings, Transcript
 from lora.model.loading import LoadedModel, choose_device, load_model, load_processor, require_vocabulary
@@ -198,7 +198,7 @@ def open_transcriber(request: Request) -> Transcriber:
     made = request.adapter_folder or checkpoint.folder
     language = request.language or (passport.language if passport else "en")
     if passport is not None and language != passport.language:
-        spelled = LANGUAGES[passport.language].name
+        spelled = traits(passport.language).name
         raise ConfigError(f"--language {language}: {made} was trained for {spelled}; leave the flag out")
     speech = load_model(checkpoint, device, request.precision, language)
     if request.processor_folder is not None:
@@ -206,7 +206,7 @@ def open_transcriber(request: Request) -> Transcriber:
         require_vocabulary(processor, speech.model, request.processor_folder)
         speech = replace(speech, processor=processor)
     if passport is None:
-        cap = request.tokens_per_second or LANGUAGES[language].tokens_per_second
+        cap = request.tokens_per_second or traits(language).tokens_per_second
         return Transcriber(speech, DecodeSettings(tokens_per_second=cap), AudioSettings(), request)
     if request.tokens_per_second not in (None, passport.decode.tokens_per_second):
         raise CheckpointError(f"{made}: was scored with --tokens-per-second {passport.decode.tokens_per_second:g}; leave the flag out")

@@ -15,7 +15,7 @@ from typing import Any, Final, Literal
 from lora.checkpoints.model_folder import require_no_code, require_no_pickle, require_sizes
 from lora.checkpoints.packaged import PACKAGED, packaged_checkpoint
 from lora.errors import CheckpointError, ConfigError
-from lora.language import LANGUAGES, Language
+from lora.language import LANGUAGES, OTHER, Language, code, traits
 from lora.system.destination import writing_errors
 from lora.system.documents import read_json
 from lora.system.files import sha256_bytes, sha256_file
@@ -82,11 +82,12 @@ def require_language(checkpoint: Checkpoint, language: Language) -> None:
     `moonshine-tiny-ja`; any other name says nothing.
     """
     named = _language(checkpoint)
-    if named is None or named == language:
+    if named is None or named == code(language):
         return
-    spelled = LANGUAGES[named].name if named in LANGUAGES else repr(named)  # type: ignore[index]  # narrowed by the condition
-    advice = f"give --language {named}" if named in LANGUAGES else f"known languages are {', '.join(LANGUAGES)}"
-    raise ConfigError(f"--language {language}: {checkpoint.model_id} is for {spelled}; {advice}, or another --model-id")
+    its = named if named in LANGUAGES else OTHER + named
+    raise ConfigError(
+        f"--language {language}: {checkpoint.model_id} is for {traits(its).name}; give --language {its}, or another --model-id"
+    )
 
 
 def _language(checkpoint: Checkpoint) -> str | None:

@@ -22,7 +22,7 @@ from lora.audio.channels import Channel
 from lora.audio.loading import AudioSource, FileAudio, InlineAudio, Span
 from lora.dataset.speech_rate import least_seconds, too_much
 from lora.errors import AudioError, ManifestError, Problem
-from lora.language import LANGUAGES, Language, foreign_script, lacks_own_script
+from lora.language import Language, code, foreign_script, lacks_own_script, traits
 from lora.system.documents import ContentError, json_value
 from lora.system.files import is_regular, leads_out, real_folder, write_jsonl
 from lora.text.mojibake import damage, one_spelling
@@ -295,8 +295,8 @@ def _check_text(row: _RawRow, number: int, rules: Rules, problems: Problems) -> 
 def _check_language(row: _RawRow, number: int, rules: Rules, problems: Problems) -> None:
     if rules.language is None:
         return
-    name, advice = LANGUAGES[rules.language].name, "keep one language in a run, and name it with --language"
-    if row.language is not None and re.split("[-_]", row.language.lower())[0] != rules.language:  # en-US and en_GB are English
+    name, advice = traits(rules.language).name, "keep one language in a run, and name it with --language"
+    if row.language is not None and re.split("[-_]", code(row.language.lower()))[0] != code(rules.language):  # en-US and en_GB are English
         problems.add(number, "language", f"is {row.language!r} in a run for {name}; {advice}")
     elif row.text and (script := foreign_script(row.text, rules.language)):
         problems.add(number, "text", f"is in {script} letters, which {name} does not use; {advice}")
@@ -327,7 +327,7 @@ def _require_own_script(path: Path, utterances: Sequence[Utterance], rules: Rule
     texts = [utterance for utterance in utterances if utterance.text]
     other = [utterance for utterance in texts if lacks_own_script(utterance.text or "", rules.language)]
     if 2 * len(other) > len(texts):
-        name = LANGUAGES[rules.language].name
+        name = traits(rules.language).name
         raise ManifestError(
             f"{path}: {len(other)} of {len(texts)} texts hold no {name} letter, the first on line {other[0].line}; "
             "name the language of the speech with --language"

@@ -20,7 +20,7 @@ from lora.errors import ConfigError, ExportError, ManifestError, ProofError, Run
 from lora.export.agreement import compare_export
 from lora.export.proof import Models, ProofSet, chosen, in_runtime, with_pytorch
 from lora.export.targets import ExportPrecision, Target, architecture, require_export, write_target
-from lora.language import LANGUAGES, Language
+from lora.language import Language, traits
 from lora.model.greedy import DecodeSettings
 from lora.model.loading import load_model
 from lora.report.html import HTML_FILE, write_html
@@ -151,10 +151,10 @@ def _source(request: ExportRequest) -> _Source:
         passport = adapters.passport_of(checkpoint) if folder is None else adapters.read_passport(folder)
         if passport is None:
             language = request.language or "en"
-            decode = DecodeSettings(tokens_per_second=LANGUAGES[language].tokens_per_second)
+            decode = DecodeSettings(tokens_per_second=traits(language).tokens_per_second)
             return _Source(checkpoint, None, None, AudioSettings(), decode, language, request.output, None, None)
         if request.language not in (None, passport.language):
-            raise ConfigError(f"--language {request.language}: it was trained for {LANGUAGES[passport.language].name}; leave the flag out")
+            raise ConfigError(f"--language {request.language}: it was trained for {traits(passport.language).name}; leave the flag out")
         return _Source(checkpoint, folder, None, passport.audio, passport.decode, passport.language, request.output, None, None)
     alone = {"--model-id": request.model_id, "--adapter-dir": request.adapter_folder, "--revision": request.revision}
     for flag, given in (alone | {"--language": request.language}).items():
@@ -269,7 +269,7 @@ def _scored(models: Models, speech: dict[str, _Speech], display: Display) -> dic
                 found = with_pytorch(models, one.part, references=one.references, advance=advance, style=one.style, run=one.result)
             sets[name] = found
             display.line(
-                f"{name:8} {LANGUAGES[models.base.language].metric} {100 * found.base.wer:.2f} % base, {100 * found.tuned.wer:.2f} % tuned"
+                f"{name:8} {traits(models.base.language).metric} {100 * found.base.wer:.2f} % base, {100 * found.tuned.wer:.2f} % tuned"
             )
     return sets
 

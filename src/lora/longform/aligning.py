@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from lora.audio.loading import FileAudio, Span
-from lora.console import one_channel, positive_int, positive_number
+from lora.console import language_code, one_channel, positive_int, positive_number
 from lora.corpora.build import Bad, Choice, Item, build, describe
 from lora.corpora.recordings.segments import read_text
 from lora.errors import AlignmentError
-from lora.language import LANGUAGES
 from lora.longform.script import Match, matches, shares, tokens
 from lora.passages import Passage
 from lora.system.terminal import say
@@ -38,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model-id", required=True, metavar="TEXT", help="packaged:moonshine-tiny, a hub id, or a folder: what hears it")
     parser.add_argument("--revision", metavar="TEXT", help="commit, tag or branch of a hub checkpoint")
     parser.add_argument("--adapter-dir", type=Path, metavar="DIR", help="a run's lora_adapter/ folder")
-    parser.add_argument("--language", choices=tuple(LANGUAGES), help="language of the speech (default: the adapter's, or en)")
+    parser.add_argument("--language", type=language_code, metavar="LANG", help="language of the speech (default: the adapter's, or en)")
     parser.add_argument("--speaker", metavar="NAME", help="who speaks, for splits by speaker")
     parser.add_argument("--channel", type=one_channel, metavar="1|2|mix", help="one channel, or the mean of all")
     parser.add_argument("--track", type=positive_int, metavar="N", help="which of several audio tracks, counted from 1")

@@ -5,8 +5,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from lora.console import TAGS_FLAG, channel_or_split, positive_int, positive_number, tokens_per_second
-from lora.language import LANGUAGES, Language, metric
+from lora.console import TAGS_FLAG, channel_or_split, language_code, positive_int, positive_number, tokens_per_second
+from lora.language import Language, metric
 from lora.system.terminal import say, shown
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="X",
         help="without an adapter: limit on tokens per second of audio (default: 6.5 for English, 13 for other languages)",
     )
-    parser.add_argument("--language", choices=tuple(LANGUAGES), help="language of the speech (default: the adapter's, or en)")
+    parser.add_argument("--language", type=language_code, metavar="LANG", help="language of the speech (default: the adapter's, or en)")
     parser.add_argument(
         "--max-seconds",
         type=positive_number,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from lora.errors import ConfigError
-from lora.language import LANGUAGES, Language
+from lora.language import Language, traits
 from lora.longform.captions import SENTENCE, Caption, captions
 from lora.passages import Passage, Word
 from lora.system.files import atomic_file, write_json, write_jsonl
@@ -93,7 +93,7 @@ def _words(row: Transcription) -> list[Word]:
 
 def subtitles(suffix: str, words: Sequence[Word], language: Language, *, word_times: bool = False) -> str:
     """A recording's words as `.srt` or `.vtt`. No subtitle goes over a cut at a pause, for there nobody speaks."""
-    return _SUBTITLES[suffix](captions(words, apart=LANGUAGES[language].separates_words), word_times)
+    return _SUBTITLES[suffix](captions(words, apart=traits(language).separates_words), word_times)
 
 
 def _srt(found: Sequence[Caption], word_times: bool) -> str:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 
 from lora.audio.loading import Waveform, duration
-from lora.language import LANGUAGES
+from lora.language import traits
 from lora.longform.pauses import at_pauses
 from lora.model.decoder import Decoder
 from lora.model.greedy import Transcript
@@ -85,7 +85,7 @@ def _words(decoder: Decoder, tokens: list[int], looks: Array, log_odds: Array, s
 def spans(speech: LoadedModel, tokens: Sequence[int]) -> list[tuple[int, int]]:
     """Where the words lie among tokens; where a language does not separate words, its characters."""
     pieces: list[str] = speech.processor.tokenizer.convert_ids_to_tokens(list(tokens))
-    apart = LANGUAGES[speech.language].separates_words
+    apart = traits(speech.language).separates_words
     starts = [index for index, piece in enumerate(pieces) if not index or piece.startswith("▁") or not (apart or piece.startswith("<0x"))]
     return list(zip(starts, [*starts[1:], len(tokens)], strict=True))
 

@@ -30,6 +30,7 @@ from lora.training import strength as strengths
 from lora.training.adapter import Site
 from lora.training.augment import Augmenter
 from lora.training.sets import SpeechSet, SpeechSets, plan_copies, read_sets, trained_sentences
+from lora.training.token_cap import require_room
 
 LEAST_UTTERANCES, LEAST_S = 20, 60.0
 """Training speech below which a run says how little it is."""
@@ -106,7 +107,9 @@ def prepare(config: RunConfig, display: Display, *, resume: bool = False) -> Pre
         if speech.precision != "float32" and device.type == "cpu" and (ratio := time_beside_float32(PRODUCT_DTYPES[speech.precision])) > 1:
             display.line(f"{speech.precision} products take {ratio:.1f} times as long as float32's here: --precision float32 is faster")
         display.line(f"adapter: {len(sites)} layers, {sites[0].name} to {sites[-1].name}")
-    decode = DecodeSettings(tokens_per_second=config.tokens_per_second)
+        decode = DecodeSettings(tokens_per_second=config.tokens_per_second)
+        for line in require_room(sets, speech, decode, chosen=config.eval.tokens_per_second is not None):
+            display.line(line)
     prepared = Prepared(
         config, sets, augmenter, checkpoint, speech, sites, decode, equivalents=equivalents, terms=terms, unfinished=unfinished
     )

@@ -3,7 +3,8 @@
 from importlib.resources import files
 from pathlib import Path
 
-from lora.language import LANGUAGES, metric
+from lora.checkpoints.licences import licence
+from lora.language import code, metric, traits
 from lora.runs.record import RunRecord, SetResult
 from lora.system.files import write_text
 
@@ -18,19 +19,24 @@ def write_card(record: RunRecord, file: Path) -> None:
 def render_card(record: RunRecord) -> str:
     """The card as Markdown with its YAML head.
 
-    Nothing is claimed that the record does not know: the base model is named to the hub where it is from there, licence and datasets
-    where the settings name them.
+    Nothing is claimed that the record does not know: the base model is named to the hub where it is from there, datasets where the
+    settings name them. The licence is the settings', or that of a published base model.
     """
     from huggingface_hub import ModelCardData
 
     from lora.report.escape import markdown_environment
 
+    base = licence(record.checkpoint.model_id)
+    stated = record.config.output.card_license or (base and ("other" if base.link else base.name))
+    own = base is not None and record.config.output.card_license is None
     full = record.config.adapter.method == "full"
     data = ModelCardData(
         base_model=record.checkpoint.model_id if record.checkpoint.kind == "hub" else None,
-        license=record.config.output.card_license,
+        license=stated,
+        license_name=base.name if base and own and base.link else None,
+        license_link=base.link if base and own else None,
         datasets=record.config.output.datasets() or None,
-        language=record.config.model.language,
+        language=code(record.config.model.language),
         library_name="transformers" if full else "peft",
         pipeline_tag="automatic-speech-recognition",
         tags=[*([] if full else ["lora"]), "moonshine", "moonshine-lora"],
@@ -44,7 +50,7 @@ def render_card(record: RunRecord) -> str:
         ],
     )
     template = markdown_environment().from_string(files("lora.report").joinpath("card.md.j2").read_text(encoding="utf-8"))
-    return f"---\n{data.to_yaml()}\n---\n\n{template.render(run=record, spoken=LANGUAGES[record.config.model.language], full=full)}"
+    return f"---\n{data.to_yaml()}\n---\n\n{template.render(run=record, spoken=traits(record.config.model.language), full=full, base=base)}"
 
 
 def _results(record: RunRecord, name: str, part: SetResult):  # type: ignore[no-untyped-def]  # huggingface_hub is imported when it is needed

@@ -11,7 +11,7 @@ import msgspec
 
 from lora.config import flat
 from lora.errors import ConfigError, RunFolderError
-from lora.language import LANGUAGES
+from lora.language import traits
 from lora.report.escape import markdown_environment, spreadsheet
 from lora.report.terms import alarms, recall, sets_of
 from lora.runs.record import RECORD_FILE, RunRecord, SetResult, read
@@ -189,7 +189,7 @@ def _rendered(template: str, found: Overview, *, html: bool) -> str:
     if html:
         environment = environment.overlay(autoescape=True, finalize=None)
     text = files("lora.report").joinpath(template).read_text(encoding="utf-8")
-    spoken = LANGUAGES[found.completed[0].record.config.model.language]
+    spoken = traits(found.completed[0].record.config.model.language)
     rendered: str = environment.from_string(text).render(found=found, headroom=found.headroom, kinds=found.headroom.kinds, spoken=spoken)
     return rendered
 

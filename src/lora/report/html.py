@@ -9,7 +9,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from lora.config import flat
-from lora.language import LANGUAGES
+from lora.language import traits
 from lora.report import charts, terms
 from lora.report.clips import EMBEDDED, Clip, Clips, Wanted, megabytes
 from lora.report.diff import Piece, pieces
@@ -127,7 +127,7 @@ def render(record: RunRecord, page: Path, audio_mb: float | None = AUDIO_MB) -> 
         linked=sum(1 for row in rows if row.clip.source and not row.clip.source.startswith(EMBEDDED)),
         long_words=LONG_WORDS,
         settings=flat(record.config).items(),
-        spoken=LANGUAGES[record.config.model.language],
+        spoken=traits(record.config.model.language),
         term_sets=terms.sets_of(record),
         term_lines=terms.lines(record),
         term_events=terms.events(record),
@@ -242,7 +242,7 @@ def _speaker_chart(record: RunRecord, speakers: list[SpeakerRow]) -> charts.Plot
     points = [(row.speaker, f"set-{row.split}", SPLIT_NAMES[row.split], row.before.rate, row.after.rate) for row in speakers]
     if not points:
         return None
-    rate = LANGUAGES[record.config.model.language].metric
+    rate = traits(record.config.model.language).metric
     return charts.before_after(points, x_title=f"baseline {rate}", y_title=f"tuned {rate}", label=_short_percent)
 
 
@@ -279,7 +279,7 @@ def _rates(record: RunRecord) -> charts.Plot | None:
 
 
 def _rate_name(record: RunRecord) -> str:
-    return f"{LANGUAGES[record.config.model.language].unit} error rate"
+    return f"{traits(record.config.model.language).unit} error rate"
 
 
 def _curves(

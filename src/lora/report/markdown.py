@@ -4,7 +4,7 @@ import shlex
 from pathlib import Path
 
 from lora.config import flat
-from lora.language import LANGUAGES
+from lora.language import traits
 from lora.report import terms
 from lora.report.escape import markdown_environment
 from lora.runs.record import RunRecord
@@ -36,7 +36,7 @@ def render(record: RunRecord) -> str:
     rendered: str = template.render(
         run=record,
         settings=flat(record.config).items(),
-        spoken=LANGUAGES[record.config.model.language],
+        spoken=traits(record.config.model.language),
         changed=_changed(before, after),
         looped=looped(after),
         groups=[

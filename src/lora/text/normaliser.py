@@ -5,7 +5,7 @@ import re
 import unicodedata
 from importlib.metadata import version
 
-from lora.language import LANGUAGES, Language
+from lora.language import OTHER, Language, traits
 from lora.text.style import composed, first_alternatives
 
 NORMALISER = "whisper-english, words only"
@@ -22,12 +22,27 @@ CHARACTERS = "whisper-basic, marks taken off, single characters"
 TATWEEL = "\u0640"
 """Stretches an Arabic word and is no letter of it."""
 
+UNICODE = "letters with their marks and digits, words only"
+"""For languages of which nothing is known: case, punctuation and symbols are taken off as Whisper's basic normaliser does, but marks
+stay, since vowels of Indic scripts, Thai and others are written with them. Off go those that only guide a reader, see `_GUIDES`."""
+
+UNICODE_CHARACTERS = "letters with their marks and digits, single characters"
+"""The same with every letter on its own, for languages that put no spaces between words."""
+
+_GUIDES = ("ARABIC", "CYRILLIC", "HEBREW", "SYRIAC")
+"""Scripts whose marks, where they make no letter of their own, are vowel signs and stress that most texts leave out."""
+
+_ASIDES = re.compile(r"[<\[][^>\]]*[>\]]|\([^)]+?\)")
+
 _APOSTROPHES = re.compile(r"(?<=[^\W\d_])['\u2019\u02bc\u0060\u00b4\u2032\uff07](?=[^\W\d_])")
 
 
 def normaliser_version(language: Language = "en") -> str:
     """Name and version to record beside a score: two scores compare only when theirs are the same."""
-    name = NORMALISER if language == "en" else BASIC if LANGUAGES[language].separates_words else CHARACTERS
+    apart = traits(language).separates_words
+    if language.startswith(OTHER):
+        return f"{UNICODE if apart else UNICODE_CHARACTERS} (Unicode {unicodedata.unidata_version})"
+    name = NORMALISER if language == "en" else BASIC if apart else CHARACTERS
     return f"{name} ({version('whisper-normalizer')})"
 
 
@@ -36,15 +51,17 @@ def normalise(text: str, language: Language = "en") -> str:
     text = first_alternatives(text)
     if language == "en":
         plain = _english()(text)
+    elif language.startswith(OTHER):
+        plain = _plain(text, split_letters=not traits(language).separates_words)
     else:
-        plain = _basic(split_letters=not LANGUAGES[language].separates_words)(marks_off(text, language))
+        plain = _basic(split_letters=not traits(language).separates_words)(marks_off(text, language))
     return " ".join(word for word in plain.split() if any(character.isalnum() for character in word))
 
 
 def as_written(text: str, language: Language = "en") -> list[str]:
     """The words of a text, or its characters where a language does not separate words, with case and punctuation."""
     whole = composed(first_alternatives(text))
-    return whole.split() if LANGUAGES[language].separates_words else list("".join(whole.split()))
+    return whole.split() if traits(language).separates_words else list("".join(whole.split()))
 
 
 def contracted(text: str) -> str:
@@ -75,6 +92,21 @@ def marks_off(text: str, language: Language) -> str:
     if language == "uk":
         whole = _APOSTROPHES.sub("\u02bc", whole)
     return "".join(c for c in whole if c != TATWEEL and unicodedata.category(c) not in ("Cf", "Mn", "Me"))
+
+
+def _plain(text: str, *, split_letters: bool) -> str:
+    """Letters with their marks and digits in lower case; all else is a space, what stands in brackets is left out."""
+    pieces: list[str] = []
+    script = ""
+    for character in unicodedata.normalize("NFKC", _ASIDES.sub("", text)).lower():
+        kind = unicodedata.category(character)
+        if kind[0] == "M":
+            if pieces and pieces[-1] != " " and not (kind == "Mn" and script in _GUIDES):
+                pieces[-1] += character
+        elif kind != "Cf" and character != TATWEEL:
+            script = unicodedata.name(character, "").partition(" ")[0]
+            pieces.append(character if kind[0] in "LN" else " ")
+    return (" " if split_letters else "").join(pieces)
 
 
 @functools.cache

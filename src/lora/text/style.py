@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from lora.language import LANGUAGES, Language
+from lora.language import Language, traits
 
 TextStyle = Literal["auto", "none", "lower"]
 """What is asked for: `auto` lower-cases transcripts in capitals, `lower` all, `none` keeps them."""
@@ -66,7 +66,7 @@ def resolve_style(style: TextStyle, texts: Iterable[str], language: Language = "
     loud = [text for text in rows if _in_capitals(text)]
     cased = len(rows) - len(loud)
     chosen: ResolvedStyle = style if style != "auto" else "none"
-    if style == "auto" and LANGUAGES[language].cased and (loud or not rows):
+    if style == "auto" and traits(language).cased and (loud or not rows):
         chosen = "lower" if not cased else "capitals" if len(loud) >= cased else "long capitals"
     return Styled(chosen, len(loud), cased, sum(apply_style(chosen, text) != apply_style("none", text) for text in loud))
 

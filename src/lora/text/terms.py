@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 
 from lora.errors import TermsError
-from lora.language import LANGUAGES, Language, foreign_script
+from lora.language import Language, foreign_script, traits
 from lora.system.files import sha256_bytes
 
 MOST_CHARACTERS = 80
@@ -169,5 +169,5 @@ def _wrong(term: Term, line: str, language: Language) -> str | None:
         return f"{shown} is longer than {MOST_CHARACTERS} characters; a term is a word or a few, sentences go into --sentences"
     for form in (term.written, *term.spoken):
         if script := foreign_script(form, language):
-            return f"{form[:40]!r} is in {script} letters, and the speech is {LANGUAGES[language].name}; spell it as it should be written"
+            return f"{form[:40]!r} is in {script} letters, and the speech is {traits(language).name}; spell it as it should be written"
     return None

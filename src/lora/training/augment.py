@@ -38,7 +38,7 @@ from lora.dataset.checking import validate
 from lora.dataset.manifest import Manifest, Recording, Row, Rules, Utterance, read, to_row, write
 from lora.dataset.splits import sample
 from lora.errors import AudioError, ConfigError, ManifestError, RunFolderError
-from lora.language import LANGUAGES
+from lora.language import traits
 from lora.runs.outcomes import Augmentation
 from lora.system.cache import key
 from lora.system.files import atomic_folder, cache_dir, sha256_bytes, write_json
@@ -201,7 +201,7 @@ class Augmenter:
             scaled_db=None if limited is samples else 10 * float(np.log10(effects.power(limited) / effects.power(samples))),
         )
         language = self.rules.language
-        space = "" if language is not None and not LANGUAGES[language].separates_words else " "
+        space = "" if language is not None and not traits(language).separates_words else " "
         return limited, space.join(one.text for one in chain if one.text), applied
 
     def _chain(self, first: Utterance, speed: float, rng: np.random.Generator) -> tuple[list[Utterance], list[Samples]]:

@@ -9,9 +9,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lora.console import ArgumentParser, one_channel, positive_int, run
+from lora.console import ArgumentParser, language_code, one_channel, positive_int, run
 from lora.errors import ConfigError
-from lora.language import LANGUAGES
 from lora.system.terminal import say
 
 if TYPE_CHECKING:
@@ -68,7 +67,7 @@ def _parser() -> ArgumentParser:
     model = parser.add_argument_group("voice", "the model to talk to (default: the packaged Moonshine tiny)")
     model.add_argument("--run", type=Path, metavar="DIR", help="a run's folder: its adapter, and its base model to compare")
     model.add_argument("--model-id", metavar="TEXT", help="hub id, local folder, packaged:moonshine-tiny or packaged:moonshine-base")
-    model.add_argument("--language", choices=tuple(LANGUAGES), help="language of --model-id (default: en)")
+    model.add_argument("--language", type=language_code, metavar="LANG", help="language of --model-id (default: en)")
     model.add_argument(
         "--adapter-dir", type=Path, action="append", default=[], metavar="DIR", help="a lora_adapter/ folder; repeat for more voices"
     )
