@@ -321,7 +321,9 @@ def test_labels_that_the_model_finds_unlikely_in_its_own_words_are_refused(tiny:
     tokenizer = json.loads((folder / "tokenizer.json").read_text())
     tokenizer["model"]["merges"] = []
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
-    told = refusal("experiment", "--model-id", folder, *sets.flags(), *QUICK, "--output-dir", tmp_path / "run")
+    run = ("experiment", "--model-id", folder, *sets.flags(), *QUICK, "--output-dir", tmp_path / "run")
+    assert "if the tokenizer is the model's own, it spells the language in short pieces" in refusal(*run)
+    told = refusal(*run, "--tokens-per-second", 20)
     found = re.search(
         r"the model's loss on its own transcripts is (\d+\.\d\d) nats per token, above 1: labels and outputs do not line up", told
     )

@@ -27,14 +27,14 @@ def render_card(record: RunRecord) -> str:
     from lora.report.escape import markdown_environment
 
     base = licence(record.checkpoint.model_id)
-    stated = record.config.output.card_license or (base and ("other" if base.link else base.name))
-    own = base is not None and record.config.output.card_license is None
+    own = base if record.config.output.card_license is None else None
+    named = own.name if own is not None and own.link is None else "other" if own is not None else record.config.output.card_license
     full = record.config.adapter.method == "full"
     data = ModelCardData(
         base_model=record.checkpoint.model_id if record.checkpoint.kind == "hub" else None,
-        license=stated,
-        license_name=base.name if base and own and base.link else None,
-        license_link=base.link if base and own else None,
+        license=named,
+        license_name=own.name if own is not None and own.link is not None else None,
+        license_link=own.link if own is not None else None,
         datasets=record.config.output.datasets() or None,
         language=code(record.config.model.language),
         library_name="transformers" if full else "peft",

@@ -27,7 +27,10 @@ def require_room(sets: SpeechSets, speech: LoadedModel, decode: DecodeSettings, 
             f"allows, up to {max(rates):.1f} a second"
         )
         if len(rates) > TOO_MANY * len(part) and not chosen:
-            raise ConfigError(f"{line}; this tokenizer spells the language in short pieces: give --tokens-per-second {max(rates) + 1:.0f}")
+            raise ConfigError(
+                f"{line}; if the tokenizer is the model's own, it spells the language in short pieces: give --tokens-per-second "
+                f"{max(rates) + 1:.0f}"
+            )
         yield line
 
 
