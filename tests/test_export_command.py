@@ -348,7 +348,7 @@ def test_a_runtime_that_is_missing(tmp_path: Path) -> None:
 def test_what_transcribe_is_told_about_runtimes(tmp_path: Path) -> None:
     what = ("--audio", tmp_path / "clip.wav")
     for options, message in (
-        ((), "--model-id is not set; give it, or --runtime with --export-dir"),
+        ((), "--model-id is not set; give it, or --run, or --runtime with --export-dir"),
         (("--export-dir", tmp_path), "--export-dir needs --runtime"),
         (("--runtime", "onnx"), "--runtime onnx needs --export-dir"),
         (("--runtime", "onnx", "--export-dir", tmp_path, "--model-id", "x"), "--model-id is part of the export; leave it out"),

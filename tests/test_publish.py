@@ -176,7 +176,7 @@ def test_a_dry_run_lists_and_asks_nothing(run: Path, hub: ThreadingHTTPServer, p
 
 
 def test_a_run_is_uploaded_in_one_commit(run: Path, hub: ThreadingHTTPServer, push: Callable[..., Result]) -> None:
-    done = push(run, "--repo-id", "owner/name", "--private")
+    done = push(run, "--repo-id", "owner/name")
     assert done.code == 0, done.err
     assert done.out.splitlines()[-1].endswith(f"/owner/name/commit/{COMMIT}")
     seen: Any = hub.RequestHandlerClass
@@ -184,9 +184,11 @@ def test_a_run_is_uploaded_in_one_commit(run: Path, hub: ThreadingHTTPServer, pu
     assert seen.files["adapter_model.safetensors"] == (run / "lora_adapter/adapter_model.safetensors").read_bytes()
     assert seen.files["README.md"].decode() == render_card(completed())
     assert b"<audio" not in seen.files["report.html"]
-    (created,) = seen.created
+    created = seen.created[0]
     assert created.get("visibility") == "private" or created["private"]  # the client's versions differ
     assert sum("/commit/" in path for path in seen.asked) == 1
+    assert push(run, "--repo-id", "owner/other", "--public").code == 0
+    assert seen.created[-1].get("visibility") == "public" or not seen.created[-1].get("private", False)
 
 
 @pytest.mark.parametrize(

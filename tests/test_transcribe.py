@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import soundfile
-from running import ANY_VERDICT, ROOT, Manifests, Result, manifests, moonshine_lora, rows_of, the_error, write_rows
+from running import ANY_VERDICT, ROOT, Manifests, Result, manifests, moonshine_lora, refusal, rows_of, the_error, write_rows
 
 from lora.audio.loading import FileAudio
 from lora.dataset.manifest import Utterance
@@ -146,6 +146,21 @@ def loud(random_v1: LoadedModel, clips: Sequence[Utterance], tmp_path_factory: p
     return sets, folder, read_record(folder)
 
 
+def the_run(run: Path, manifest: Path, output: Path) -> dict[str, Any]:
+    done = moonshine_lora("transcribe", "--run", run, "--manifest", manifest, "--device", "cpu", "--output", output)
+    assert done.code == 0, done.err
+    content: dict[str, Any] = json.loads(output.read_text())
+    return content
+
+
+def test_a_run_is_not_given_with_what_it_names(tmp_path: Path) -> None:
+    what = ("transcribe", "--run", tmp_path, "--audio", tmp_path / "clip.wav")
+    assert f"{tmp_path}: holds no lora_adapter/; give the --output-dir of a finished run" in refusal(*what)
+    for other in (("--model-id", "x"), ("--revision", "main"), ("--adapter-dir", tmp_path), ("--language", "de")):
+        assert f"--run names model, adapter and language; leave out {other[0]}" in refusal(*what, *other)
+    assert "with --runtime give --export-dir, such as RUN/export" in refusal(*what, "--runtime", "onnx")
+
+
 def test_an_adapter_says_what_its_run_reported(random_v1: LoadedModel, loud: tuple[Manifests, Path, RunRecord], tmp_path: Path) -> None:
     sets, run, record = loud
     assert record.domain is not None
@@ -155,6 +170,7 @@ def test_an_adapter_says_what_its_run_reported(random_v1: LoadedModel, loud: tup
     assert [row["text"] for row in content["utterances"]] == [row.hypothesis for row in record.domain.tuned.score.utterances]
     assert content["wer"] == record.domain.tuned.score.wer
     assert (content["audio"]["rms_dbfs"], content["decode"]["tokens_per_second"]) == (-12, 4)
+    assert the_run(run, sets.domain, tmp_path / "run.json")["utterances"] == content["utterances"]
     base = transcribed(tmp_path / "base.json", model, *manifest, "--tokens-per-second", 4)
     assert base["audio"]["rms_dbfs"] is None
     assert [row["text"] for row in base["utterances"]] != [row["text"] for row in content["utterances"]]

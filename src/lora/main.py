@@ -145,7 +145,7 @@ def _compare(options: argparse.Namespace) -> int:
 def _push_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", type=Path, metavar="RUN", help="a run's folder: the --output-dir of an experiment")
     parser.add_argument("--repo-id", required=True, metavar="OWNER/NAME", help="repository on the model hub; created if it does not exist")
-    parser.add_argument("--private", action="store_true", help="make the repository private, when it is made")
+    parser.add_argument("--public", action="store_true", help="make the repository public, when it is made (default: private)")
     parser.add_argument("--dry-run", action="store_true", help="list what would be uploaded, without contacting the hub")
     parser.add_argument("--allow-rejected", action="store_true", help="publish a run that the gate did not accept")
 
@@ -157,7 +157,7 @@ def _push(options: argparse.Namespace) -> int:
         for upload in uploads:
             say(f"{upload.size / 1e6:10.3f} MB  {upload.name}")
         if not options.dry_run:
-            say(push(uploads, options.repo_id, private=options.private))
+            say(push(uploads, options.repo_id, private=not options.public))
     return 0
 
 

@@ -1,5 +1,6 @@
 """What a saved adapter belongs to, and the hashes of its files, read without PyTorch."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -41,6 +42,29 @@ class Origin(msgspec.Struct, frozen=True, kw_only=True):
     language: Language = "en"
     sealed: Sealed | None = None
     """None in adapters that were saved before there were hashes: names, shapes and values of their weights are looked at all the same."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tuned:
+    """The tuned model of a run, as the flags that would name it."""
+
+    model_id: str
+    revision: str | None
+    adapter_folder: Path | None
+    """None where whole weights were trained: `model_id` is their folder."""
+    base: Origin
+
+
+def tuned_by(run: Path) -> Tuned:
+    """The tuned model in a run's folder. Raises `CheckpointError` for a folder that holds none, or a damaged one."""
+    if (checkpoint := run / "checkpoint").is_dir():
+        own = read_json(checkpoint / PASSPORT_FILE, Origin, CheckpointError)
+        return Tuned(str(checkpoint.resolve()), None, None, own)
+    adapter = run / "lora_adapter"
+    if not adapter.is_dir():
+        raise CheckpointError(f"{run}: holds no lora_adapter/; give the --output-dir of a finished run")
+    origin = read(adapter, Origin)
+    return Tuned(origin.base_model_id, origin.base_revision, adapter, origin)
 
 
 OriginT = TypeVar("OriginT", bound=Origin)

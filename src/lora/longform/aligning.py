@@ -10,7 +10,7 @@ from lora.audio.loading import FileAudio, Span
 from lora.console import language_code, one_channel, positive_int, positive_number
 from lora.corpora.build import Bad, Choice, Item, build, describe
 from lora.corpora.recordings.segments import read_text
-from lora.errors import AlignmentError
+from lora.errors import AlignmentError, ConfigError
 from lora.longform.script import Match, matches, shares, tokens
 from lora.passages import Passage
 from lora.system.terminal import say
@@ -31,12 +31,12 @@ BATCH: Final = 32
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of `moonshine-lora align`."""
+    from lora.longform.command import add_model_flags
+
     parser.add_argument("recording", type=Path, metavar="RECORDING", help="a recording of any length")
     parser.add_argument("script", type=Path, metavar="SCRIPT", help="what is said in it, as plain text: a script, a chapter, minutes")
     parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="the manifest to write; its clips go into <stem>_audio/")
-    parser.add_argument("--model-id", required=True, metavar="TEXT", help="packaged:moonshine-tiny, a hub id, or a folder: what hears it")
-    parser.add_argument("--revision", metavar="TEXT", help="commit, tag or branch of a hub checkpoint")
-    parser.add_argument("--adapter-dir", type=Path, metavar="DIR", help="a run's lora_adapter/ folder")
+    add_model_flags(parser)
     parser.add_argument("--language", type=language_code, metavar="LANG", help="language of the speech (default: the adapter's, or en)")
     parser.add_argument("--speaker", metavar="NAME", help="who speaks, for splits by speaker")
     parser.add_argument("--channel", type=one_channel, metavar="1|2|mix", help="one channel, or the mean of all")
@@ -56,10 +56,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(options: argparse.Namespace) -> int:
     """Aligns, cuts, and says what was left out."""
-    from lora.longform.command import require_longest
+    from lora.longform.command import require_longest, take_run
     from lora.system.files import atomic_file, require_writable
 
     require_longest(options.max_seconds)
+    take_run(options)
+    if options.model_id is None:
+        raise ConfigError("--model-id is not set; give it, or --run")
     script = tokens(read_text(options.script))
     if not script:
         raise AlignmentError(f"{options.script}: holds no word")

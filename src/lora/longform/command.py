@@ -21,9 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of `moonshine-lora transcribe`."""
     from lora.runtimes.runtime import RUNTIMES
 
-    parser.add_argument("--model-id", metavar="TEXT", help="hub id, local folder or packaged:moonshine-tiny")
-    parser.add_argument("--revision", metavar="TEXT", help="commit, tag or branch of a hub checkpoint")
-    parser.add_argument("--adapter-dir", type=Path, metavar="DIR", help="a run's lora_adapter/ folder")
+    add_model_flags(parser)
     parser.add_argument("--runtime", choices=RUNTIMES, help="transcribe with an exported model in this runtime, instead of --model-id")
     parser.add_argument("--export-dir", type=Path, metavar="DIR", help="with --runtime: the output folder of `moonshine-lora export`")
     parser.add_argument(
@@ -75,6 +73,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--terms", type=Path, metavar="FILE", help="list of terms, one per line: measure how many are found, and false alarms"
     )
+
+
+def add_model_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags that name a model, for all commands that hear with one."""
+    parser.add_argument("--run", type=Path, metavar="RUN", help="a run's folder: its tuned model")
+    parser.add_argument("--model-id", metavar="TEXT", help="instead of a run: hub id, local folder or packaged:moonshine-tiny")
+    parser.add_argument("--revision", metavar="TEXT", help="commit, tag or branch of a hub checkpoint")
+    parser.add_argument("--adapter-dir", type=Path, metavar="DIR", help="an adapter of --model-id, such as a run's lora_adapter/ folder")
+
+
+def take_run(options: argparse.Namespace) -> None:
+    """Puts the model of `--run` in the place of the flags that would name it.
+
+    Raises `ConfigError` where both are given, `CheckpointError` for a folder without a tuned model.
+    """
+    from lora.checkpoints.provenance import tuned_by
+    from lora.errors import ConfigError
+
+    if options.run is None:
+        return
+    for name in ("model_id", "revision", "adapter_dir", "language"):
+        if getattr(options, name) is not None:
+            raise ConfigError(f"--run names model, adapter and language; leave out --{name.replace('_', '-')}")
+    found = tuned_by(options.run)
+    options.model_id, options.revision, options.adapter_dir = found.model_id, found.revision, found.adapter_folder
 
 
 def execute(options: argparse.Namespace) -> int:
@@ -214,9 +237,12 @@ def _require_one_model(options: argparse.Namespace) -> None:
     if options.runtime is None:
         if options.export_dir is not None:
             raise ConfigError("--export-dir needs --runtime, which says what it is to run in")
+        take_run(options)
         if options.model_id is None:
-            raise ConfigError("--model-id is not set; give it, or --runtime with --export-dir")
+            raise ConfigError("--model-id is not set; give it, or --run, or --runtime with --export-dir")
         return
+    if options.run is not None:
+        raise ConfigError("--run is heard in PyTorch; with --runtime give --export-dir, such as RUN/export")
     if options.export_dir is None:
         raise ConfigError(f"--runtime {options.runtime} needs --export-dir, the folder that `moonshine-lora export` made")
     for name in ("model_id", "revision", "adapter_dir", "processor_dir", "tokens_per_second", "language"):

@@ -10,7 +10,6 @@ from lora.checkpoints import provenance
 from lora.checkpoints.provenance import Origin
 from lora.errors import CheckpointError, ConfigError
 from lora.language import Language
-from lora.system.documents import read_json
 from lora_cli.engine.events import Voice
 
 DEFAULT_MODEL: Final = "packaged:moonshine-tiny"
@@ -43,14 +42,12 @@ def choose(
 
 
 def _of_run(folder: Path) -> tuple[Voice, ...]:
-    if (checkpoint := folder / "checkpoint").is_dir():  # whole weights were trained
-        origin: Origin = read_json(checkpoint / provenance.PASSPORT_FILE, Origin, CheckpointError)
+    found = provenance.tuned_by(folder)
+    if found.adapter_folder is None:
+        origin = found.base
         base = Voice(_short(origin.base_model_id), origin.base_model_id, revision=origin.base_revision, language=origin.language)
-        return _named([Voice(folder.resolve().name, str(checkpoint.resolve())), base])
-    adapter_folder = folder / "lora_adapter"
-    if not adapter_folder.is_dir():
-        raise CheckpointError(f"{folder}: holds no lora_adapter/; give the --output-dir of a finished run")
-    tuned = replace(_tuned(adapter_folder, None), processor_folder=folder / "processor")
+        return _named([Voice(folder.resolve().name, found.model_id), base])
+    tuned = replace(_tuned(found.adapter_folder, None), processor_folder=folder / "processor")
     return _named([tuned, *_bases([tuned])])
 
 
