@@ -187,7 +187,7 @@ def test_a_run_is_uploaded_in_one_commit(run: Path, hub: ThreadingHTTPServer, pu
     created = seen.created[0]
     assert created.get("visibility") == "private" or created["private"]  # the client's versions differ
     assert sum("/commit/" in path for path in seen.asked) == 1
-    assert push(run, "--repo-id", "owner/other", "--public").code == 0
+    assert push(run, "--repo-id", "owner/name", "--public").code == 0
     assert seen.created[-1].get("visibility") == "public" or not seen.created[-1].get("private", False)
 
 
