@@ -1,10 +1,10 @@
 """A long recording beside its clips one by one, and beside moonshine-voice: words, time and memory.
 
-    python benchmarks/long.py --data ../shared/data --minutes 10 --peer-python PYTHON
+    python benchmarks/long.py --data ../shared/data --minutes 60 --peer-python PYTHON
 
-Clips of LibriSpeech are joined to a recording, with pauses of 0.1 to 1 s between. Each contestant is a process of its own, with two cores;
-times hold its start. PYTHON is the interpreter of an environment with `moonshine-voice==0.1.5`, which gets the recording whole
-(`transcribe_without_streaming`); without it, it is left out.
+Clips of LibriSpeech are joined to a recording, with pauses of 0.1 to 1 s between; after 44 minutes they come again. Each contestant is a
+process of its own, with two cores; times hold its start. `--only` runs some of them. PYTHON is the interpreter of an environment with
+`moonshine-voice==0.1.5`, which gets the recording whole (`transcribe_without_streaming`); without it, it is left out.
 """
 
 import argparse
@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +31,13 @@ from lora.units import SAMPLE_RATE_HZ, Seconds
 
 ROOT = Path(__file__).parents[1]
 COMMAND = (sys.executable, "-m", "lora.main", "transcribe", "--model-id", "packaged:moonshine-tiny", "--device", "cpu")
+CONTESTANTS = {
+    "long": "as one recording",
+    "timed": "as one recording, with word times",
+    "single": "clips, one by one",
+    "batched": "clips, 32 at a time",
+    "peer": "moonshine-voice",
+}
 PEER = """
 import pathlib, sys, wave, json
 import numpy as np, moonshine_voice
@@ -58,7 +65,7 @@ def main() -> int:
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared/data", help="folder with librispeech/")
     parser.add_argument("--minutes", type=positive_int, default=10, metavar="N", help="length of the recording (default 10)")
     parser.add_argument("--peer-python", type=Path, help="interpreter that has moonshine-voice==0.1.5")
-    parser.add_argument("--only-long", action="store_true", help="leave out the clips one by one")
+    parser.add_argument("--only", nargs="+", choices=CONTESTANTS, default=list(CONTESTANTS), help="whom to run (default: all)")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         compare(options, Path(folder))
@@ -68,19 +75,7 @@ def main() -> int:
 def compare(options: argparse.Namespace, place: Path) -> None:
     reference, minutes = recorded(options.data, options.minutes, place)
     print(f"{minutes:.1f} minutes\n\n| | WER | s | CPU s | speech s/s | MB |\n|---|---|---|---|---|---|", flush=True)
-    contestants: list[tuple[str, Sequence[object]]] = [
-        ("as one recording", (*COMMAND, "--audio", place / "long.wav", "--output", place / "a.json")),
-        ("as one recording, with word times", (*COMMAND, "--audio", place / "long.wav", "--word-times", "--output", place / "a.json")),
-    ]
-    if not options.only_long:
-        single = (*COMMAND, "--manifest", place / "clips.jsonl", "--max-seconds", 40, "--allow-outside-paths", "--output", place / "a.json")
-        contestants += [("clips, one by one", (*single, "--eval-batch-size", 1)), ("clips, 32 at a time", single)]
-    if options.peer_python is not None:
-        (place / "tiny-en").mkdir()
-        for file in FILES["moonshine-voice"]:  # the wheel of 0.1.5 carries no model
-            (place / "tiny-en" / file).write_bytes(read_member(MOONSHINE_VOICE, f"moonshine_voice/assets/tiny-en/{file}"))
-        contestants.append(("moonshine-voice", (options.peer_python, "-c", PEER, place / "long.wav", place / "a.json", place / "tiny-en")))
-    for name, command in contestants:
+    for name, command in _contestants(options, place):
         taken = timed(command)
         said = json.loads((place / "a.json").read_text())
         text = said if isinstance(said, str) else " ".join(row["text"] for row in said["utterances"])
@@ -88,6 +83,24 @@ def compare(options: argparse.Namespace, place: Path) -> None:
         speed = 60 * minutes / taken.seconds
         numbers = f"{taken.seconds:.0f} | {taken.cpu_s:.0f} | {speed:.0f} | {taken.megabytes:.0f}"
         print(f"| {name} | {100 * score.standard.rate:.2f} % | {numbers} |", flush=True)
+
+
+def _contestants(options: argparse.Namespace, place: Path) -> Iterator[tuple[str, Sequence[object]]]:
+    output = ("--output", place / "a.json")
+    whole = (*COMMAND, "--audio", place / "long.wav", *output)
+    single = (*COMMAND, "--manifest", place / "clips.jsonl", "--max-seconds", 40, "--allow-outside-paths", *output)
+    commands: dict[str, tuple[object, ...]] = {
+        "long": whole,
+        "timed": (*whole, "--word-times"),
+        "single": (*single, "--eval-batch-size", 1),
+        "batched": single,
+    }
+    yield from ((CONTESTANTS[name], commands[name]) for name in options.only if name in commands)
+    if options.peer_python is not None and "peer" in options.only:
+        (place / "tiny-en").mkdir()
+        for file in FILES["moonshine-voice"]:  # the wheel of 0.1.5 carries no model
+            (place / "tiny-en" / file).write_bytes(read_member(MOONSHINE_VOICE, f"moonshine_voice/assets/tiny-en/{file}"))
+        yield CONTESTANTS["peer"], (options.peer_python, "-c", PEER, place / "long.wav", place / "a.json", place / "tiny-en")
 
 
 def recorded(data: Path, minutes: int, place: Path) -> tuple[str, float]:

@@ -14,8 +14,8 @@ from running import Result, moonshine_lora, refusal, write_rows
 from sounds import FORMS, Form
 from test_docs import Command, chosen
 
-from lora.audio.loading import AudioSettings, EncodedAudio, FileAudio, Waveform, load
-from lora.audio.streaming import blocks
+from lora.audio.loading import AudioSettings, EncodedAudio, FileAudio, Span, Waveform, load
+from lora.audio.streaming import blocks, parts
 from lora.corpora import general
 from lora.corpora.recordings.textgrid import read_tiers
 from lora.errors import AudioError, TooLongError
@@ -159,6 +159,17 @@ def test_what_lasts_too_long_is_refused_before_all_of_it_is_decoded(said: Wavefo
     with pytest.raises(TooLongError, match="lasts more than 100 s"):
         list(blocks(EncodedAudio(data, "file"), 100.0))
     assert sum(map(len, blocks(EncodedAudio(data, "file"), 200.0))) == 4 * len(said)
+
+
+def test_parts_of_a_long_recording_are_what_is_cut_from_it_whole(said: Waveform, tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.flac", np.tile(said, 4), SAMPLE_RATE_HZ)
+    source = FileAudio(tmp_path / "a.flac")
+    whole, end = load(source, AudioSettings()), 4 * len(said)
+    spans = [Span(0, 7), Span(5, 40), Span(900_000, 1_800_000), Span(1_200_000, 10), Span(end - 5, 9), Span(end + 5, 3)]
+    found = list(parts(source, spans))
+    assert [len(part) for part in found] == [7, 40, 1_800_000, 10, 5, 0]
+    assert all(np.array_equal(part, whole[span.start : span.start + span.count]) for part, span in zip(found, spans, strict=True))
+    assert not list(parts(source, []))
 
 
 def test_the_sides_of_a_call_are_not_mixed(said: Waveform, tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """A recording of any length, block by block as 16 kHz mono samples: memory does not grow with it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -8,7 +8,7 @@ import numpy as np
 
 from lora.audio.channels import Channel, mixed, require_one_sound
 from lora.audio.decoding import Sound, stream
-from lora.audio.loading import FILE_PEAK, RESAMPLER_QUALITY, EncodedAudio, FileAudio, Waveform, require_scale
+from lora.audio.loading import FILE_PEAK, RESAMPLER_QUALITY, EncodedAudio, FileAudio, Span, Waveform, require_scale
 from lora.errors import AudioError, TooLongError
 from lora.units import SAMPLE_RATE_HZ
 
@@ -42,6 +42,20 @@ def _sounds(source: FileAudio | EncodedAudio, max_s: float | None) -> Iterator[S
         if max_s is not None and heard_s > max_s:
             raise TooLongError(str(source), None, max_s)
         yield sound
+
+
+def parts(source: FileAudio, spans: Sequence[Span]) -> Iterator[Waveform]:
+    """The samples of each of several parts, which begin in their order: of a recording that is decoded once, and never held whole.
+
+    A part that goes on behind the end is as much shorter. Raises what `blocks` raises.
+    """
+    sound = blocks(source) if spans else iter(())
+    kept, kept_from = np.zeros(0, dtype=np.float32), 0
+    for span in spans:
+        while kept_from + len(kept) < span.start + span.count and (block := next(sound, None)) is not None:
+            needed = min(max(0, span.start - kept_from), len(kept))
+            kept, kept_from = np.concatenate([kept[needed:], block]), kept_from + needed
+        yield kept[max(0, span.start - kept_from) : max(0, span.start + span.count - kept_from)].copy()
 
 
 class _Resampler:

@@ -2,21 +2,20 @@
 
 import argparse
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from lora.audio.loading import FileAudio, Span
+from lora.audio.loading import EncodedAudio, FileAudio, encode_flac
 from lora.console import language_code, one_channel, positive_int, positive_number
 from lora.corpora.build import Bad, Choice, Item, build, describe
 from lora.corpora.recordings.segments import read_text
 from lora.errors import AlignmentError, ConfigError
-from lora.longform.script import Match, matches, shares, tokens
-from lora.passages import Passage
+from lora.longform.script import tokens
 from lora.system.terminal import say
 
 if TYPE_CHECKING:
-    from lora.longform.recording import Listener
+    from lora.longform.clips import Clip, Source
 
 MOST_ERRORS: Final = 0.3
 """Share of a clip's words that may differ. Tiny mishears 5 to 20 % of read speech; other speech differs in 80 % and more."""
@@ -69,8 +68,10 @@ def execute(options: argparse.Namespace) -> int:
     for path in (options.output, options.left_out):
         if path is not None:
             require_writable(path)
-    found = _aligned(options, script)
-    summary = build(_items(options, found, script), Choice(max_s=options.max_seconds), options.output, "path", overwrite=options.overwrite)
+    source, found = _aligned(options, script)
+    taken = [clip for clip in found if clip.match.reason is None]
+    items, choice = _items(options, source, taken), Choice(max_s=options.max_seconds)
+    summary = build(items, choice, options.output, "path", overwrite=options.overwrite)
     for line in describe(options.output, replace(summary, bad=[])):
         say(line)
     left = [clip for clip in found if clip.match.reason is not None]
@@ -87,22 +88,11 @@ def execute(options: argparse.Namespace) -> int:
     return 0
 
 
-@dataclass(frozen=True, slots=True)
-class Aligned:
-    """A passage of the recording and what it says of the script."""
-
-    passage: Passage
-    match: Match
-
-    @property
-    def times(self) -> str:
-        return f"{self.passage.start_s:.1f} to {self.passage.end_s:.1f} s"
-
-
-def _aligned(options: argparse.Namespace, script: Sequence[str]) -> list[Aligned]:
+def _aligned(options: argparse.Namespace, script: Sequence[str]) -> tuple["Source", list["Clip"]]:
     from lora.system.process import prepare_process
 
     prepare_process()
+    from lora.longform.clips import Source, aligned
     from lora.longform.pieces import pieces
     from lora.longform.recording import Listener
     from lora.transcribe import Request, open_transcriber
@@ -111,57 +101,22 @@ def _aligned(options: argparse.Namespace, script: Sequence[str]) -> list[Aligned
     transcriber = open_transcriber(
         Request(model, options.revision, adapter, None, options.device, "float32", BATCH, None, options.language)
     )
-    source = FileAudio(options.recording, options.channel, options.track)
-    listener = Listener(transcriber, timed=False)
-    (heard,) = listener(pieces(0, source, options.max_seconds, transcriber.audio))
+    file = FileAudio(options.recording, options.channel, options.track)
+    listener = Listener(transcriber, timed=True)
+    (heard,) = listener(pieces(0, file, options.max_seconds, transcriber.audio))
     if not heard.speech:
         raise AlignmentError(f"{options.recording}: no speech found; check that it is the right recording, channel and track")
-    found = matches([passage.text.split() for passage in heard.passages], script, options.max_errors)
-    taken = sum(match.stop - match.start for match in found if match.reason is None)
+    source = Source(file, listener, script, options.max_errors)
+    found = aligned(source, heard.passages)
+    taken = sum(clip.match.stop - clip.match.start for clip in found if clip.match.reason is None)
     if taken < LEAST_MATCHED * sum(len(passage.text.split()) for passage in heard.passages):
         raise AlignmentError(f"{options.script}: is not what {options.recording} says: {taken} words of it are heard; give the right one")
-    return _settled([Aligned(*pair) for pair in zip(heard.passages, found, strict=True)], script, source, listener)
+    return source, found
 
 
-def _settled(found: list[Aligned], script: Sequence[str], source: FileAudio, listener: "Listener") -> list[Aligned]:
-    """Words between two clips, which the model missed in both, go where it finds them likelier."""
-    places = [place for place in range(1, len(found)) if shares(found[place - 1].match, found[place].match)]
-    asked, texts, owners = list[Passage](), list[str](), list[tuple[int, int]]()
-    for place in places:
-        before, after = found[place - 1], found[place]
-        for share in shares(before.match, after.match):
-            border = before.match.stop + share
-            asked += [before.passage, after.passage]
-            texts += [_text(script[before.match.start : border]), _text(script[border : after.match.stop])]
-            owners.append((place, border))
-    losses = listener.losses([_sound(source, one) for one in asked], texts)
-    best = dict[int, tuple[float, int]]()
-    for number, (place, border) in enumerate(owners):
-        cost = losses[2 * number] + losses[2 * number + 1]
-        if place not in best or cost < best[place][0]:
-            best[place] = (cost, border)
-    settled = list(found)
-    for place, (_, border) in best.items():
-        settled[place - 1] = replace(settled[place - 1], match=replace(settled[place - 1].match, stop=border))
-        settled[place] = replace(settled[place], match=replace(settled[place].match, start=border))
-    return settled
-
-
-def _text(words: Sequence[str]) -> str:
-    """As the model would write it: a script in capitals alone is unlike any text that it knows."""
-    text = " ".join(words)
-    return text.lower() if text.isupper() else text
-
-
-def _sound(source: FileAudio, passage: Passage) -> FileAudio:
-    return FileAudio(source.path, source.channel, source.track, Span.between(passage.start_s, passage.end_s))
-
-
-def _items(options: argparse.Namespace, found: Sequence[Aligned], script: Sequence[str]) -> Iterator[Item | Bad]:
-    for number, clip in enumerate(found, start=1):
-        if clip.match.reason is not None:
-            continue
-        span = Span.between(clip.passage.start_s, clip.passage.end_s)
-        audio = FileAudio(options.recording, options.channel, options.track, span)
+def _items(options: argparse.Namespace, source: "Source", clips: Sequence["Clip"]) -> Iterator[Item | Bad]:
+    """The clips with their sound, as it is needed: never the whole recording."""
+    for number, (clip, samples) in enumerate(zip(clips, source.sounds(clips), strict=True), start=1):
         name = f"{options.recording.stem}-{number:04d}"
-        yield Item(name, audio, " ".join(script[clip.match.start : clip.match.stop]), options.speaker, clip.times)
+        text = " ".join(source.script[clip.match.start : clip.match.stop])
+        yield Item(name, EncodedAudio(encode_flac(samples), f"{name}.flac"), text, options.speaker, clip.times)

@@ -8,7 +8,7 @@ import msgspec
 import torch
 
 from lora.audio.decoding import stored_format
-from lora.audio.loading import FileAudio, Waveform, duration, load, stored_seconds
+from lora.audio.loading import AudioSettings, FileAudio, Waveform, duration
 from lora.dataset.manifest import Utterance
 from lora.errors import AudioError, NotFiniteError
 from lora.evaluation.evaluate import Example
@@ -86,20 +86,19 @@ class Listener:
             mend(passages, len(passages) - 1 - later, transcript.text)
 
     @torch.inference_mode()
-    def losses(self, sources: Sequence[FileAudio], texts: Sequence[str]) -> list[float]:
+    def losses(self, sounds: Sequence[Waveform], texts: Sequence[str]) -> list[float]:
         """How unlikely each text is as that of its clip, in nats."""
         speech = self._transcriber.speech
-        lengths_s = [stored_seconds(source) for source in sources]
 
         def one(indices: list[int]) -> list[tuple[int, float]]:
             targets = pad_labels([speech.labels(texts[index]) for index in indices], speech.device)
-            encoded = self._encoder([load(sources[index], self._transcriber.audio) for index in indices])
+            encoded = self._encoder([sounds[index] for index in indices])
             states = self._decoder(self._decoder.inputs(targets), self._decoder.listen(encoded))
             wanted = targets != IGNORED_LABEL
             parts = self._decoder.head.log_odds(states[wanted], targets[wanted]).split(wanted.sum(dim=1).tolist())
             return [(index, -float(part.sum())) for index, part in zip(indices, parts, strict=True)]
 
-        shares = list(batches(lengths_s, self._transcriber.request.batch_size))
+        shares = list(batches([duration(samples) for samples in sounds], self._transcriber.request.batch_size))
         found = dict(pair for batch in spread(shares, one, speech.device, lambda _: give_back_memory()) for pair in batch)
         return [found[index] for index in range(len(texts))]
 
@@ -125,6 +124,11 @@ class Listener:
         if len(rows) < len(sounds):
             encoded = Encoded(encoded.hidden[rows], None if encoded.mask is None else encoded.mask[rows])
         return words(self._decoder, encoded, [transcripts[row] for row in rows], [sounds[row] for row in rows])
+
+    @property
+    def audio(self) -> AudioSettings:
+        """What is done to every waveform that it hears."""
+        return self._transcriber.audio
 
     def _texts(self, sounds: Sequence[Waveform], *, timed: bool) -> list[tuple[Transcript, list[Word] | None]]:
         """Transcripts of clips, in their order, with their words where they are `timed`."""

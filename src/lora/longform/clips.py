@@ -1,0 +1,169 @@
+"""Clips of a long recording that say words of its script: pieces, parts of pieces, and those that are left out."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice, pairwise
+from typing import Final
+
+from lora.audio.loading import FileAudio, Span, Waveform, prepare
+from lora.audio.streaming import parts
+from lora.longform.pieces import Piece
+from lora.longform.recording import Listener
+from lora.longform.script import Match, Reading, confirmed, shares
+from lora.longform.seams import plain
+from lora.passages import Passage, Word
+from lora.units import Samples, Seconds
+
+PAUSE_S: Final = 0.12
+"""Between words where a passage may be cut: most word times are within 0.1 s."""
+
+EDGE_S: Final = 0.3
+"""Most that a part keeps of the pauses around it."""
+
+SHORTEST_S: Final = 1.0
+AT_ONCE: Final = 8
+"""Places between clips of which the model is asked at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """A passage of the recording and what it says of the script."""
+
+    passage: Passage
+    match: Match
+
+    @property
+    def times(self) -> str:
+        return f"{self.passage.start_s:.1f} to {self.passage.end_s:.1f} s"
+
+    @property
+    def span(self) -> Span:
+        return Span.between(self.passage.start_s, self.passage.end_s)
+
+
+@dataclass(frozen=True)
+class Source:
+    """The recording, the model that hears it, and the script."""
+
+    file: FileAudio
+    listener: Listener
+    script: Sequence[str]
+    """As it is written."""
+    most_errors: float
+
+    def sounds(self, clips: Sequence[Clip]) -> Iterator[Waveform]:
+        """The sound of clips, which begin in their order."""
+        settings = self.listener.audio
+        return (prepare(samples, settings, str(self.file)) for samples in parts(self.file, [clip.span for clip in clips]))
+
+
+def aligned(source: Source, passages: Sequence[Passage]) -> list[Clip]:
+    """All passages, whole or in parts, in order, with what each says of the script or why it is left out."""
+    spoken = [[word for word in passage.words or () if plain(word.text)] for passage in passages]
+    script = [plain(word) for word in source.script]
+    reading = Reading([[plain(word.text) for word in words] for words in spoken], script, source.most_errors)
+    found = _whole(reading, passages)
+    tried = [
+        clip if clip.match.reason is None else _divided(reading, clip, words, said)
+        for clip, words, said in zip(found, reading.passages, spoken, strict=True)
+    ]
+    divided = [part for one in tried if isinstance(one, list) for part in one if part.match.reason is None]
+    heard = iter(source.listener(_pieces(source, divided))[0].passages if divided else ())
+    clips = list[Clip]()
+    for one in tried:
+        if isinstance(one, Clip):
+            clips.append(one)
+            continue
+        clips += [_checked(part, next(heard), script, source.most_errors) if part.match.reason is None else part for part in one]
+    return _settled(source, clips)
+
+
+def _whole(reading: Reading, passages: Sequence[Passage]) -> list[Clip]:
+    """Each passage with its match; beside one that is left out it has to be sure where a text begins and ends."""
+    found = [reading.match(words) for words in reading.passages]
+    out = [True, *(match.reason is not None for match in found), True]
+    for number, (match, words) in enumerate(zip(found, reading.passages, strict=True)):
+        unsure = (out[number] and not reading.begins(words)) or (out[number + 2] and not reading.ends(words))
+        if match.reason is None and unsure:
+            found[number] = replace(match, reason="nobody knows which word of the script it begins or ends with")
+    return [Clip(*pair) for pair in zip(passages, found, strict=True)]
+
+
+def _divided(reading: Reading, clip: Clip, words: range, said: Sequence[Word]) -> list[Clip]:
+    """A passage that is left out as parts that say words of the script, and what is left between them."""
+    gaps = {words.start + place: (float(a.end_s), float(b.start_s)) for place, (a, b) in enumerate(pairwise(said), start=1)}
+    pauses = [place for place, (start_s, end_s) in gaps.items() if end_s - start_s >= PAUSE_S]
+    found, at, since_s = list[Clip](), words.start, float(clip.passage.start_s)
+    for part in reading.parts(words, pauses):
+        start_s = since_s if part.start == words.start else max(sum(gaps[part.start]) / 2, gaps[part.start][1] - EDGE_S)
+        end_s = float(clip.passage.end_s) if part.stop == words.stop else min(sum(gaps[part.stop]) / 2, gaps[part.stop][0] + EDGE_S)
+        if end_s - start_s < SHORTEST_S:
+            continue
+        if part.start > at:
+            found.append(_left(clip, since_s, start_s, said[at - words.start : part.start - words.start]))
+        mine = said[part.start - words.start : part.stop - words.start]
+        found.append(Clip(_part(clip.passage, start_s, end_s, mine), reading.match(part)))
+        at, since_s = part.stop, end_s
+    if at < words.stop or not words:
+        found.append(_left(clip, since_s, float(clip.passage.end_s), said[at - words.start :]))
+    return found
+
+
+def _left(clip: Clip, start_s: float, end_s: float, said: Sequence[Word]) -> Clip:
+    return Clip(_part(clip.passage, start_s, end_s, said), clip.match)
+
+
+def _part(passage: Passage, start_s: float, end_s: float, said: Sequence[Word]) -> Passage:
+    text = " ".join(word.text for word in said)
+    return Passage(start_s=Seconds(start_s), end_s=Seconds(end_s), text=text, capped=passage.capped, words=tuple(said))
+
+
+def _pieces(source: Source, clips: Sequence[Clip]) -> Iterator[Piece]:
+    for clip, samples in zip(clips, source.sounds(clips), strict=True):
+        yield Piece(0, Samples(clip.span.start), samples, None, True, Samples(clip.span.start + len(samples)))
+
+
+def _checked(part: Clip, heard: Passage, script: Sequence[str], most_errors: float) -> Clip:
+    """A part that is heard alone; left out where that is something else."""
+    words = [word for word in map(plain, heard.text.split()) if word]
+    if words and confirmed(words, script, part.match, most_errors):
+        return part
+    return replace(part, match=replace(part.match, reason="says something else when it is heard alone"))
+
+
+def _settled(source: Source, clips: Sequence[Clip]) -> list[Clip]:
+    """Words between two clips, which the model missed in both, go where it finds them likelier."""
+    settled = list(clips)
+    places = [place for place in range(1, len(clips)) if shares(clips[place - 1].match, clips[place].match)]
+    sounds = source.sounds([clips[number] for place in places for number in (place - 1, place)])
+    for first in range(0, len(places), AT_ONCE):
+        some = places[first : first + AT_ONCE]
+        both = list(islice(sounds, 2 * len(some)))
+        for place, border in zip(some, _borders(source, [clips[place - 1 : place + 1] for place in some], both), strict=True):
+            settled[place - 1] = replace(settled[place - 1], match=replace(settled[place - 1].match, stop=border))
+            settled[place] = replace(settled[place], match=replace(settled[place].match, start=border))
+    return settled
+
+
+def _borders(source: Source, neighbours: Sequence[Sequence[Clip]], sounds: Sequence[Waveform]) -> list[int]:
+    """Between which words of the script each two neighbours divide it: where both texts together are likeliest."""
+    ways = [
+        (number, pair[0].match.stop + share) for number, pair in enumerate(neighbours) for share in shares(pair[0].match, pair[1].match)
+    ]
+    texts, asked = list[str](), list[Waveform]()
+    for number, border in ways:
+        before, after = neighbours[number]
+        texts += [_text(source.script[before.match.start : border]), _text(source.script[border : after.match.stop])]
+        asked += sounds[2 * number : 2 * number + 2]
+    losses = source.listener.losses(asked, texts)
+    costs = [losses[2 * place] + losses[2 * place + 1] for place in range(len(ways))]
+    best = [
+        min((cost, border) for cost, (at, border) in zip(costs, ways, strict=True) if at == number) for number in range(len(neighbours))
+    ]
+    return [border for _, border in best]
+
+
+def _text(words: Sequence[str]) -> str:
+    """As the model would write it: a script in capitals alone is unlike any text that it knows."""
+    text = " ".join(words)
+    return text.lower() if text.isupper() else text
