@@ -69,9 +69,10 @@ rig: ## install what tests need on Debian and Ubuntu: a virtual microphone, term
 	$(SUDO) apt-get update --quiet
 	$(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install --yes --quiet --no-install-recommends $(RIG)
 
-lint: sync ## check style
+lint: sync ## check style and spelling
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/codespell
 
 type: sync ## check types
 	$(BIN)/mypy

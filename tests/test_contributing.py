@@ -1,8 +1,11 @@
 """The map in CONTRIBUTING.md leads to what it says: each place exists and holds what the question asks for."""
 
 import re
+import subprocess
+from pathlib import Path
 
 import pytest
+from clones import clone, surroundings, uv
 from running import ROOT
 
 MAP = dict(re.findall(r"^\| ([^|]+\?) \| (.+) \|$", (ROOT / "CONTRIBUTING.md").read_text(), re.MULTILINE))
@@ -42,3 +45,16 @@ def test_the_answer_is_where_the_map_says(question: str) -> None:
     first = ROOT / re.findall(r"`([^`]+)`", MAP[question])[0]
     assert first.exists()
     assert not HOLDS[question] or HOLDS[question] in first.read_text()
+
+
+def test_every_check_before_a_commit_runs_on_this_tree(tmp_path: Path) -> None:
+    """In a clone, so that what is fixed in passing is nobody's work; mypy and tests are what `make type` and `make test` run anyway."""
+    place = clone(tmp_path)
+    environment = surroundings(SKIP="mypy,quick-tests", PRE_COMMIT_HOME=str(tmp_path / "hooks"), UV_PROJECT_ENVIRONMENT=str(ROOT / ".venv"))
+    environment["PATH"] += f":{Path(uv()).parent}"
+    for command in (["git", "init", "-q"], ["git", "add", "-A"]):
+        subprocess.run(command, cwd=place, check=True)
+    program = [str(ROOT / ".venv" / "bin" / "pre-commit"), "run", "--all-files"]
+    done = subprocess.run(program, cwd=place, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("Passed") == 3
