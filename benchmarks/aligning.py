@@ -35,6 +35,10 @@ from lora.system.process import prepare_process
 from lora.transcribe import Request, open_transcriber
 from lora.units import SAMPLE_RATE_HZ
 
+JUDGED_S = 0.1
+"""How far from the end of a clip the judge knows on which side a word is."""
+
+_WAYS = [(low, high) for low in (0.0, JUDGED_S, -JUDGED_S) for high in (0.0, JUDGED_S, -JUDGED_S)]
 DELETED, DOUBLED, INSERTED_S = 0.05, 0.02, 60.0
 
 
@@ -156,12 +160,20 @@ def load_exact(path: Path) -> npt.NDArray[np.float32]:
     return samples
 
 
+def _inside(speech: Speech, start_s: float, end_s: float, has: Sequence[str]) -> list[int]:
+    """The words that are said in a clip: of those nearest to its ends the judge may be wrong, and they are as the clip has them."""
+    surely = [number for number, word in enumerate(speech.said) if start_s + JUDGED_S <= word.middle_s < end_s - JUDGED_S]
+    ways = [[number for number, word in enumerate(speech.said) if start_s - low <= word.middle_s < end_s + high] for low, high in _WAYS]
+    return next((way for way in ways if [speech.said[number].text for number in way] == has), surely)
+
+
 def report(options: argparse.Namespace, speech: Speech, made: Sequence[tuple[str, float, float]], left: str) -> None:
     right, wrong, covered = 0, list[str](), set[int]()
     for text, start_s, end_s in made:
-        inside = [number for number, word in enumerate(speech.said) if start_s <= word.middle_s < end_s]
+        has = [plain(word) for word in text.split()]
+        inside = _inside(speech, start_s, end_s, has)
         true = [speech.said[number].text for number in inside]
-        if [plain(word) for word in text.split()] == true:
+        if has == true:
             right += 1
             covered.update(inside)
         else:

@@ -10,11 +10,13 @@ import soundfile
 from running import moonshine_lora, refusal
 
 from lora.corpora import general
-from lora.longform.script import RUN, Match, Reading, confirmed, shares, tokens
+from lora.longform.script import RUN, Match, Reading, borders, confirmed, tokens
 from lora.longform.seams import plain
+from lora.longform.spelling import as_in_script
 from lora.longform.wording import pairs
 from lora.model.loading import LoadedModel
-from lora.units import SAMPLE_RATE_HZ
+from lora.passages import Word
+from lora.units import SAMPLE_RATE_HZ, Seconds
 
 SENTENCES = [cut.text for cut in general.HELDOUT[0].cuts]
 TEXT = " ".join(SENTENCES)
@@ -120,14 +122,44 @@ def test_a_part_is_confirmed_by_what_is_heard_in_it_alone() -> None:
     assert not confirmed(OTHER, WORDS, match, 0.3)
 
 
+def test_a_sentence_that_the_script_has_twice_and_of_which_a_word_is_misheard_is_said_once() -> None:
+    sentence = ["when", "i", "had", "taken", "two", "or", "three", "pipes", "i", "was", "presently", "ready", "for", "another"]
+    script = [*WORDS[:20], *sentence, *sentence, *WORDS[20:40]]
+    heard = [WORDS[:20], [word if place != 8 else "it" for place, word in enumerate(sentence)], WORDS[20:40]]
+    found = matches(heard, script, 0.3)
+    assert [match.reason for match in found] == [None] * 3
+    assert script[found[1].start : found[1].stop] == sentence
+
+
+def test_numbers_and_titles_are_the_scripts() -> None:
+    def word(place: int, text: str) -> Word:
+        return Word(text=text, start_s=Seconds(place), end_s=Seconds(place + 0.5), confidence=1.0)
+
+    heard = [
+        word(place, text) for place, text in enumerate(["Mrs.", "Arneil", "was", "there", "on", "April", "21,", "1917,", "at", "noon."])
+    ]
+    script = ["MISSUS", "ARNEIL", "WAS", "THERE", "ON", "APRIL", "TWENTY", "FIRST", "NINETEEN", "SEVENTEEN", "AT", "NOON"]
+    ((*found,),) = as_in_script([heard], script, "en")
+    assert [plain(one.text) for one in found] == [plain(one) for one in script]
+    assert [one.start_s for one in found] == sorted(one.start_s for one in found)
+    (twice,) = as_in_script([[word(0, "1917"), word(1, "men")]], ["eighteen", "men"], "en")
+    assert [one.text for one in twice] == ["1917", "men"]
+
+
 def test_few_words_between_two_passages_may_be_of_either() -> None:
     heard = passages(WORDS)
     heard[0] = heard[0][:-2]
     before, after = matches(heard, tokens(TEXT), 0.3)[:2]
-    assert list(shares(before, after)) == [0, 1, 2]
+    assert list(borders(before, after)) == [10, 11, 12]
+    heard = passages(WORDS)
+    heard[0][-1], heard[1][0] = "zzz", "xxxx"
+    before, after = matches(heard, tokens(TEXT), 0.3)[:2]
+    assert list(borders(before, after)) == [11, 12, 13]
+    heard = passages(WORDS)
+    assert not borders(*matches(heard, tokens(TEXT), 0.3)[:2])
     heard[0] = heard[0][: -RUN - 1]
     before, after = matches(heard, tokens(TEXT), 0.3)[:2]
-    assert not shares(before, after)
+    assert not borders(before, after)
 
 
 def test_an_hour_is_matched_in_seconds() -> None:

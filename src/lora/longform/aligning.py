@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from lora.longform.clips import Clip, Source
 
 MOST_ERRORS: Final = 0.3
-"""Share of a clip's words that may differ. Tiny mishears 5 to 20 % of read speech; other speech differs in 80 % and more."""
+"""Share of a clip's letters that may differ. Tiny mishears 5 to 10 % of those of read speech; other speech differs in 70 % and more."""
 
 LEAST_MATCHED: Final = 0.2
 """Of the words that are heard: below, the script is that of another recording."""
@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=positive_number,
         default=MOST_ERRORS,
         metavar="X",
-        help="leave out clips of which a larger share of the words is heard otherwise (default: %(default)s)",
+        help="leave out clips of which a larger share of the letters is heard otherwise (default: %(default)s)",
     )
     parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto")
     parser.add_argument("--left-out", type=Path, metavar="FILE", help="write all clips that are left out, with the reason, as .tsv")

@@ -9,8 +9,9 @@ from lora.audio.loading import FileAudio, Span, Waveform, prepare
 from lora.audio.streaming import parts
 from lora.longform.pieces import Piece
 from lora.longform.recording import Listener
-from lora.longform.script import Match, Reading, confirmed, shares
+from lora.longform.script import RUN, Match, Reading, borders, confirmed
 from lora.longform.seams import plain
+from lora.longform.spelling import as_in_script
 from lora.passages import Passage, Word
 from lora.units import Samples, Seconds
 
@@ -60,8 +61,11 @@ class Source:
 def aligned(source: Source, passages: Sequence[Passage]) -> list[Clip]:
     """All passages, whole or in parts, in order, with what each says of the script or why it is left out."""
     spoken = [[word for word in passage.words or () if plain(word.text)] for passage in passages]
+    spoken = as_in_script(spoken, source.script, source.listener.language)
     script = [plain(word) for word in source.script]
-    reading = Reading([[plain(word.text) for word in words] for words in spoken], script, source.most_errors)
+    times = [(float(word.start_s), float(word.end_s)) for words in spoken for word in words]
+    pauses_s = [after[0] - before[1] for before, after in pairwise([(0.0, 0.0), *times])]
+    reading = Reading([[plain(word.text) for word in words] for words in spoken], script, source.most_errors, pauses_s)
     found = _whole(reading, passages)
     tried = [
         clip if clip.match.reason is None else _divided(reading, clip, words, said)
@@ -74,17 +78,18 @@ def aligned(source: Source, passages: Sequence[Passage]) -> list[Clip]:
         if isinstance(one, Clip):
             clips.append(one)
             continue
-        clips += [_checked(part, next(heard), script, source.most_errors) if part.match.reason is None else part for part in one]
+        clips += [_checked(source, part, next(heard), script) if part.match.reason is None else part for part in one]
     return _settled(source, clips)
 
 
 def _whole(reading: Reading, passages: Sequence[Passage]) -> list[Clip]:
-    """Each passage with its match; beside one that is left out it has to be sure where a text begins and ends."""
+    """Each passage with its match; it has to be sure where a text begins and ends, unless the next one is there at once."""
     found = [reading.match(words) for words in reading.passages]
-    out = [True, *(match.reason is not None for match in found), True]
     for number, (match, words) in enumerate(zip(found, reading.passages, strict=True)):
-        unsure = (out[number] and not reading.begins(words)) or (out[number + 2] and not reading.ends(words))
-        if match.reason is None and unsure:
+        before, after = (found[at] if 0 <= at < len(found) else None for at in (number - 1, number + 1))
+        begins = reading.begins(words) or (before is not None and before.reason is None and 0 <= match.start - before.stop <= RUN)
+        ends = reading.ends(words) or (after is not None and after.reason is None and 0 <= after.start - match.stop <= RUN)
+        if match.reason is None and not (begins and ends):
             found[number] = replace(match, reason="nobody knows which word of the script it begins or ends with")
     return [Clip(*pair) for pair in zip(passages, found, strict=True)]
 
@@ -123,39 +128,39 @@ def _pieces(source: Source, clips: Sequence[Clip]) -> Iterator[Piece]:
         yield Piece(0, Samples(clip.span.start), samples, None, True, Samples(clip.span.start + len(samples)))
 
 
-def _checked(part: Clip, heard: Passage, script: Sequence[str], most_errors: float) -> Clip:
+def _checked(source: Source, part: Clip, heard: Passage, script: Sequence[str]) -> Clip:
     """A part that is heard alone; left out where that is something else."""
-    words = [word for word in map(plain, heard.text.split()) if word]
-    if words and confirmed(words, script, part.match, most_errors):
+    match = part.match
+    written = source.script[match.start : match.stop]
+    (said,) = as_in_script([[word for word in heard.words or () if plain(word.text)]], written, source.listener.language)
+    if said and confirmed([plain(word.text) for word in said], script, match, source.most_errors):
         return part
-    return replace(part, match=replace(part.match, reason="says something else when it is heard alone"))
+    return replace(part, match=replace(match, reason="says something else when it is heard alone"))
 
 
 def _settled(source: Source, clips: Sequence[Clip]) -> list[Clip]:
     """Words between two clips, which the model missed in both, go where it finds them likelier."""
     settled = list(clips)
-    places = [place for place in range(1, len(clips)) if shares(clips[place - 1].match, clips[place].match)]
+    places = [place for place in range(1, len(clips)) if borders(clips[place - 1].match, clips[place].match)]
     sounds = source.sounds([clips[number] for place in places for number in (place - 1, place)])
     for first in range(0, len(places), AT_ONCE):
         some = places[first : first + AT_ONCE]
         both = list(islice(sounds, 2 * len(some)))
-        for place, border in zip(some, _borders(source, [clips[place - 1 : place + 1] for place in some], both), strict=True):
+        for place, border in zip(some, _likeliest(source, [clips[place - 1 : place + 1] for place in some], both), strict=True):
             settled[place - 1] = replace(settled[place - 1], match=replace(settled[place - 1].match, stop=border))
             settled[place] = replace(settled[place], match=replace(settled[place].match, start=border))
     return settled
 
 
-def _borders(source: Source, neighbours: Sequence[Sequence[Clip]], sounds: Sequence[Waveform]) -> list[int]:
+def _likeliest(source: Source, neighbours: Sequence[Sequence[Clip]], sounds: Sequence[Waveform]) -> list[int]:
     """Between which words of the script each two neighbours divide it: where both texts together are likeliest."""
-    ways = [
-        (number, pair[0].match.stop + share) for number, pair in enumerate(neighbours) for share in shares(pair[0].match, pair[1].match)
-    ]
-    texts, asked = list[str](), list[Waveform]()
+    ways = [(number, border) for number, (before, after) in enumerate(neighbours) for border in borders(before.match, after.match)]
+    asked = list[tuple[int, str]]()
     for number, border in ways:
         before, after = neighbours[number]
-        texts += [_text(source.script[before.match.start : border]), _text(source.script[border : after.match.stop])]
-        asked += sounds[2 * number : 2 * number + 2]
-    losses = source.listener.losses(asked, texts)
+        asked.append((2 * number, _text(source.script[before.match.start : border])))
+        asked.append((2 * number + 1, _text(source.script[border : after.match.stop])))
+    losses = source.listener.losses(sounds, asked)
     costs = [losses[2 * place] + losses[2 * place + 1] for place in range(len(ways))]
     best = [
         min((cost, border) for cost, (at, border) in zip(costs, ways, strict=True) if at == number) for number in range(len(neighbours))

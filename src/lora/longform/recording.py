@@ -12,6 +12,7 @@ from lora.audio.loading import AudioSettings, FileAudio, Waveform, duration
 from lora.dataset.manifest import Utterance
 from lora.errors import AudioError, NotFiniteError
 from lora.evaluation.evaluate import Example
+from lora.language import Language
 from lora.longform.pieces import Piece, pieces, whole
 from lora.longform.seams import OPEN, across, mended
 from lora.longform.words import words
@@ -86,21 +87,24 @@ class Listener:
             mend(passages, len(passages) - 1 - later, transcript.text)
 
     @torch.inference_mode()
-    def losses(self, sounds: Sequence[Waveform], texts: Sequence[str]) -> list[float]:
-        """How unlikely each text is as that of its clip, in nats."""
+    def losses(self, sounds: Sequence[Waveform], texts: Sequence[tuple[int, str]]) -> list[float]:
+        """How unlikely each text is as that of its clip, which is given by its place, in nats."""
         speech = self._transcriber.speech
 
-        def one(indices: list[int]) -> list[tuple[int, float]]:
-            targets = pad_labels([speech.labels(texts[index]) for index in indices], speech.device)
-            encoded = self._encoder([sounds[index] for index in indices])
-            states = self._decoder(self._decoder.inputs(targets), self._decoder.listen(encoded))
+        def one(places: list[int]) -> list[tuple[int, float]]:
+            asked = [(number, places.index(place), text) for number, (place, text) in enumerate(texts) if place in places]
+            targets = pad_labels([speech.labels(text) for _, _, text in asked], speech.device)
+            rows = [row for _, row, _ in asked]
+            encoded = self._encoder([sounds[place] for place in places])
+            heard = Encoded(encoded.hidden[rows], None if encoded.mask is None else encoded.mask[rows])
+            states = self._decoder(self._decoder.inputs(targets), self._decoder.listen(heard))
             wanted = targets != IGNORED_LABEL
             parts = self._decoder.head.log_odds(states[wanted], targets[wanted]).split(wanted.sum(dim=1).tolist())
-            return [(index, -float(part.sum())) for index, part in zip(indices, parts, strict=True)]
+            return [(number, -float(part.sum())) for (number, _, _), part in zip(asked, parts, strict=True)]
 
         shares = list(batches([duration(samples) for samples in sounds], self._transcriber.request.batch_size))
         found = dict(pair for batch in spread(shares, one, speech.device, lambda _: give_back_memory()) for pair in batch)
-        return [found[index] for index in range(len(texts))]
+        return [found[number] for number in range(len(texts))]
 
     @torch.inference_mode()
     def batch(self, sounds: Sequence[Waveform], timed: Sequence[bool]) -> list[tuple[Transcript, list[Word] | None]]:
@@ -124,6 +128,10 @@ class Listener:
         if len(rows) < len(sounds):
             encoded = Encoded(encoded.hidden[rows], None if encoded.mask is None else encoded.mask[rows])
         return words(self._decoder, encoded, [transcripts[row] for row in rows], [sounds[row] for row in rows])
+
+    @property
+    def language(self) -> Language:
+        return self._transcriber.language
 
     @property
     def audio(self) -> AudioSettings:

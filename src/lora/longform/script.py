@@ -1,7 +1,7 @@
 """Which words of a script are said in each part of a recording, and where a part has to be cut to say those alone. Pure."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Final
 
@@ -9,7 +9,7 @@ from rapidfuzz import fuzz
 from rapidfuzz.distance import Levenshtein
 
 from lora.longform.seams import plain
-from lora.longform.wording import Pair, pairs
+from lora.longform.wording import ANCHOR, Pair, pairs
 
 ALIKE: Final = 50.0
 """Words in a row that differ are the same, misheard, where their letters are so alike, of 100; unrelated words reach 40."""
@@ -20,8 +20,14 @@ SURE: Final = 75.0
 EDGE: Final = 3
 """Letters by which the first words of a part may differ, or the last ones, where it is not sure what is beside them."""
 
+ALIKE_EDGE: Final = 65.0
+"""Or how alike they are, of 100."""
+
 RUN: Final = 3
 """So many words in a row that only one side has are no mistake of the model: they were added, or left out."""
+
+CLOSE: Final = 2
+"""Words that are so near stand beside each other."""
 
 LEAST: Final = 3
 """Words of a part that is cut out of another: of fewer nobody knows whether they are these ones."""
@@ -34,6 +40,8 @@ class Match:
     start: int
     stop: int
     reason: str | None = None
+    sure: range = field(default=range(0), compare=False)
+    """From the first to the last of these words that is surely heard."""
 
 
 def tokens(text: str) -> list[str]:
@@ -50,8 +58,10 @@ def tokens(text: str) -> list[str]:
 class Reading:
     """Words that are heard in the passages of a recording, beside the words of its script; neither has marks nor capitals."""
 
-    def __init__(self, passages: Sequence[Sequence[str]], script: Sequence[str], most_errors: float) -> None:
-        """`most_errors` is the share of a part's words that may differ."""
+    def __init__(
+        self, passages: Sequence[Sequence[str]], script: Sequence[str], most_errors: float, pauses_s: Sequence[float] | None = None
+    ) -> None:
+        """`most_errors` is the share of a part's letters that may differ; `pauses_s` is how long nobody speaks before each word."""
         self._heard = [word for passage in passages for word in passage]
         self._script = script
         self._most_errors = most_errors
@@ -60,34 +70,33 @@ class Reading:
             ends.append(ends[-1] + len(passage))
         self.passages = [range(*pair) for pair in pairwise(ends)]
         """The places of each passage's words."""
-        found = _slid(pairs(self._heard, script), script, set(ends))
+        if pauses_s is None:
+            pauses_s = [float(word in ends) for word in range(len(self._heard))]
+        found = _slid(_without_islands(pairs(self._heard, script)), self._heard, script, pauses_s)
         self._pairs = {pair.heard: pair for pair in self._without_strays(found)}
 
     def _without_strays(self, found: Sequence[Pair]) -> list[Pair]:
-        """Without words that are unlike those they stand for, where the script goes on elsewhere on one side or both."""
+        """Without words that are unlike those they stand for, and not beside others that stand for something."""
         outside = Pair(-1, -1, False)
         sides = zip([outside, *found[:-1]], found, [*found[1:], outside], strict=True)
-        return [
-            one
-            for before, one, after in sides
-            if self.sure(one) or (one.script - before.script <= RUN and abs(after.script - one.script) <= RUN)
-        ]
+        return [one for before, one, after in sides if self.sure(one) or _close(before, one) or _close(one, after)]
 
     def match(self, words: range) -> Match:
         """What a part says, of which the words are `words`.
 
-        It is left out where more of its words differ than may, or a few in a row that one side does not have.
+        It is left out where more of its letters differ than may, or a few words in a row that one side does not have.
         """
         found = [self._pairs[word] for word in words if word in self._pairs]
         if not found:
             return Match(0, 0, "is not in the script" if words else "nothing is heard in it")
         start, stop = found[0].script, found[-1].script + 1
-        said = self._heard[words.start : words.stop]
-        wrong = Levenshtein.distance(said, self._script[start:stop]) / len(said)
+        said = "".join(self._heard[words.start : words.stop])
+        wrong = Levenshtein.distance(said, "".join(self._script[start:stop])) / len(said)
         reason = self._run(words, range(start, stop))
         if wrong > self._most_errors:
-            reason = f"{100 * wrong:.0f} % of its words are not those of the script, more than {100 * self._most_errors:.0f} %"
-        return Match(start, stop, reason)
+            reason = f"{100 * wrong:.0f} % of its letters are not those of the script, more than {100 * self._most_errors:.0f} %"
+        sure = [pair.script for pair in found if self.sure(pair)]
+        return Match(start, stop, reason, range(sure[0], sure[-1] + 1) if sure else range(start, stop))
 
     def _run(self, words: range, wanted: range) -> str | None:
         """What words in a row are not the script's, or not heard."""
@@ -112,7 +121,7 @@ class Reading:
 
     def begins(self, words: range) -> bool:
         """Whether it is sure which word of the script a part begins with."""
-        return self._follow(words.start - 1, words.start) or self._edge(words, 1)
+        return self._follow(words.start, words.start - 1) or self._edge(words, 1)
 
     def ends(self, words: range) -> bool:
         """Whether it is sure which word of the script a part ends with."""
@@ -127,7 +136,10 @@ class Reading:
         edge, found = words[::step][0], self._pairs[inner]
         heard = self._heard[min(edge, inner) : max(edge, inner) + 1]
         wanted = self._script[min(outer.script, found.script) : max(outer.script, found.script) + 1]
-        return Levenshtein.distance("".join(heard), "".join(wanted), score_cutoff=EDGE) <= EDGE
+        if Levenshtein.distance("".join(heard), "".join(wanted), score_cutoff=EDGE) <= EDGE:
+            return True
+        others, theirs = (side[:-1] if step > 0 else side[1:] for side in (heard, wanted))
+        return fuzz.ratio("".join(others), "".join(theirs)) >= ALIKE_EDGE
 
     def sure(self, pair: Pair) -> bool:
         """Whether a word that is heard is that of the script."""
@@ -138,12 +150,10 @@ class Reading:
         """All pairs, in order."""
         return list(self._pairs.values())
 
-    def _follow(self, word: int, behind: int) -> bool:
-        """Whether two neighbours stand for neighbours in the script."""
-        first, second = self._pairs.get(word), self._pairs.get(behind)
-        if first is None or second is None or not (self.sure(first) and self.sure(second)):
-            return False
-        return second.script == first.script + 1
+    def _follow(self, inner: int, outer: int) -> bool:
+        """Whether the word at an edge stands for the neighbour in the script of a word that is surely heard beside it."""
+        first, second = self._pairs.get(inner), self._pairs.get(outer)
+        return first is not None and second is not None and self.sure(second) and abs(second.script - first.script) == 1
 
 
 def _within(words: range, pauses: Sequence[int]) -> list[int]:
@@ -161,32 +171,79 @@ def confirmed(heard: Sequence[str], script: Sequence[str], match: Match, most_er
     return sum(map(wider.sure, wider.pairs)) <= sum(map(reading.sure, reading.pairs))
 
 
-def _slid(found: list[Pair], script: Sequence[str], ends: set[int]) -> list[Pair]:
-    """Words that are not heard, moved to the end of a passage where that changes nothing: of two same sentences either may be the one."""
+def _close(before: Pair, after: Pair) -> bool:
+    return after.heard - before.heard <= CLOSE and after.script - before.script <= CLOSE
+
+
+def _without_islands(found: Sequence[Pair]) -> list[Pair]:
+    """Without single words between two gaps of the script: they are the same by chance."""
+    islands, since = set[int](), 0
+    for place in range(1, len(found) + 1):
+        if place == len(found) or found[place].script - found[place - 1].script > RUN:
+            if since > 0 and place < len(found) and place - since < ANCHOR:
+                islands.update(range(since, place))
+            since = place
+    return [pair for place, pair in enumerate(found) if place not in islands]
+
+
+def _slid(found: list[Pair], heard: Sequence[str], script: Sequence[str], pauses_s: Sequence[float]) -> list[Pair]:
+    """Words of the script that nobody says, moved to the longest pause where they may as well be: of two same sentences either is said."""
+    found = list(found)
     for place in range(1, len(found)):
-        missing = found[place].script - found[place - 1].script - 1
-        if missing < RUN or found[place].heard in ends:
+        before, after = found[place - 1], found[place]
+        missing = (after.script - before.script) - (after.heard - before.heard)
+        if missing < 1:
             continue
-        for step in (-1, 1):
-            moved = _moved(found, place, missing, step, script, ends)
-            if moved is not None:
-                found = moved
-                break
-    return found
+        shift, reach = max(((one, _reach(found, script, place, one)) for one in _near(missing)), key=lambda pair: len(pair[1]))
+        best = max(reach, key=lambda at: (_pause_s(found, at, pauses_s), -abs(at - place)))
+        for at in range(min(best, place), max(best, place)):
+            by = shift if best < place else -shift
+            found[at] = Pair(found[at].heard, found[at].script + by, found[at].equal)
+    return _filled(found, heard, script)
 
 
-def _moved(found: list[Pair], place: int, missing: int, step: int, script: Sequence[str], ends: set[int]) -> list[Pair] | None:
-    """The pairs with the gap before `place` moved back or on to a passage's end; None where the words between are others."""
-    changed = list(found)
-    while 0 < place < len(found) and found[place].heard not in ends:
-        at = place - 1 if step < 0 else place
-        one = found[at]
-        other = one.script - step * missing
-        if not one.equal or script[other] != script[one.script]:
-            return None
-        changed[at] = Pair(one.heard, other, True)
-        place += step
-    return changed if 0 < place < len(found) else None
+def _near(missing: int) -> list[int]:
+    """How far a sentence and the same one may lie apart: words beside the gap may be misheard as one more or one less."""
+    return [missing, *(missing + by for step in range(1, CLOSE + 1) for by in (-step, step) if missing >= RUN)]
+
+
+def _reach(found: Sequence[Pair], script: Sequence[str], place: int, shift: int) -> range:
+    """The pairs before which the gap may lie, with all words between moved by `shift`."""
+    first, last = place, place
+    while first > 1 and _same_at(script, found[first - 1].script, shift) and _goes_on(found, first - 1, place):
+        first -= 1
+    while last < len(found) - 1 and _same_at(script, found[last].script, -shift) and _goes_on(found, place, last + 1):
+        last += 1
+    room = found[place].script - found[place - 1].script > shift
+    return range(first, last + 1) if room else range(place, place + 1)
+
+
+def _same_at(script: Sequence[str], place: int, shift: int) -> bool:
+    return 0 <= place + shift < len(script) and script[place + shift] == script[place]
+
+
+def _goes_on(found: Sequence[Pair], start: int, stop: int) -> bool:
+    """Whether no other gap lies between the pairs."""
+    inside = [one for one in range(start + 1, stop) if one < len(found)]
+    return all(found[one].script - found[one - 1].script <= RUN for one in inside)
+
+
+def _pause_s(found: Sequence[Pair], place: int, pauses_s: Sequence[float]) -> float:
+    """The longest pause between a pair and the one before."""
+    return max(pauses_s[found[place - 1].heard + 1 : found[place].heard + 1])
+
+
+def _filled(found: Sequence[Pair], heard: Sequence[str], script: Sequence[str]) -> list[Pair]:
+    """With pairs for words between two pairs, where there are as many on both sides."""
+    filled = list(found[:1])
+    for before, after in pairwise(found):
+        count = after.heard - before.heard
+        if 1 < count == after.script - before.script and count <= CLOSE + 1:
+            for step in range(1, count):
+                mine, theirs = before.heard + step, before.script + step
+                filled.append(Pair(mine, theirs, heard[mine] == script[theirs]))
+        filled.append(after)
+    return filled
 
 
 def _quoted(words: Sequence[str]) -> str:
@@ -196,8 +253,11 @@ def _quoted(words: Sequence[str]) -> str:
     return f'"{shown}"'
 
 
-def shares(before: Match, after: Match) -> range:
-    """How many of the words between two parts' texts the first may have: those words are few and nobody knows whose they are."""
-    between = after.start - before.stop
-    settled = before.reason is not None or after.reason is not None or not 0 < between <= RUN
-    return range(0) if settled else range(between + 1)
+def borders(before: Match, after: Match) -> range:
+    """Where in the script one part may end and the next one begin, if nobody knows: of a few words that neither surely has."""
+    if before.reason is not None or after.reason is not None or not 0 <= after.start - before.stop <= RUN:
+        return range(0)
+    first, last = max(before.start + 1, before.sure.stop), min(after.sure.start, after.stop - 1)
+    if last - first > RUN:
+        first, last = before.stop, after.start
+    return range(first, last + 1) if first < last else range(0)
