@@ -19,7 +19,13 @@ from msgspec import Meta
 
 from lora.audio.effects import CODECS, Codec
 from lora.audio.loading import AudioSettings
-from lora.consistency import flag, require_consistent_adapter, require_consistent_augmentation, require_consistent_gate
+from lora.consistency import (
+    flag,
+    require_consistent_adapter,
+    require_consistent_augmentation,
+    require_consistent_gate,
+    require_consistent_start,
+)
 from lora.dataset.manifest import Rules
 from lora.dataset.splits import SplitBy
 from lora.errors import ConfigError
@@ -167,6 +173,9 @@ class AdapterConfig(Section, frozen=True, kw_only=True):
         Literal["lora", "full"],
         Meta(description="lora trains an adapter; full trains the target modules' own weights and saves a checkpoint"),
     ] = "lora"
+    from_adapter: Annotated[
+        str | None, Meta(description="folder of an adapter of the same base model to go on from; its layers, ranks and scale are kept")
+    ] = None
     lora_r: Annotated[int, Meta(ge=1, le=4096, description="rank of the update")] = 8
     lora_ranks: Annotated[
         str | None, Meta(description="ranks of single target modules, such as encoder=4,mlp=16; the last one that matches a layer counts")
@@ -190,7 +199,10 @@ class TrainConfig(Section, frozen=True, kw_only=True):
     """The optimisation."""
 
     epochs: Annotated[float, Meta(gt=0, le=1_000_000, description="passes over the training set")] = 3.0
-    max_steps: Annotated[Count | None, Meta(description="stop after this many optimizer updates; overrides --epochs")] = None
+    max_steps: Annotated[
+        Annotated[int, Meta(ge=0, le=1_000_000_000)] | None,
+        Meta(description="stop after this many optimizer updates; overrides --epochs; 0 judges --from-adapter as it is"),
+    ] = None
     learning_rate: Annotated[float, Meta(gt=0, description="peak learning rate of target modules in the decoder")] = 1e-3
     encoder_learning_rate: Annotated[float, Meta(gt=0, description="peak learning rate of target modules in the encoder")] = 1e-4
     full_learning_rate: Annotated[float, Meta(gt=0, description="peak learning rate with --method full")] = 1e-5
@@ -454,6 +466,7 @@ def _checked(merged: dict[str, dict[str, Any]], origin: str) -> RunConfig:
             raise ConfigError(f"{origin}: {flag(setting.name)} must be a finite number, not {value}")
     require_consistent_gate(config, origin)
     require_consistent_adapter(config.adapter, origin)
+    require_consistent_start(config, origin)
     require_consistent_augmentation(config.augment, config.data.rms_dbfs, origin)
     config.output.tracker_names()
     return config

@@ -1,5 +1,6 @@
 """Settings that contradict each other, or would change nothing: none is ever ignored in silence."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lora.errors import ConfigError
@@ -42,6 +43,25 @@ def require_consistent_adapter(adapter: "AdapterConfig", origin: str) -> None:
     for name in adapter.__struct_fields__:
         if adapter.method == "full" and getattr(adapter, name) != getattr(usual, name):
             raise ConfigError(f"{origin}: {flag(name)} is for --method lora; leave it out with --method full")
+
+
+def require_consistent_start(config: "RunConfig", origin: str) -> None:
+    """Raises `ConfigError` for settings that an adapter to go on from has decided already, and for a training of nothing."""
+    adapter, train = config.adapter, config.train
+    if adapter.from_adapter is None:
+        if train.max_steps == 0:
+            raise ConfigError(f"{origin}: --max-steps 0 judges an adapter as it is; give --from-adapter too, or train at least one update")
+        return
+    usual = type(adapter)(from_adapter=adapter.from_adapter, lora_targets=adapter.lora_targets)
+    for name in adapter.__struct_fields__:
+        if getattr(adapter, name) != getattr(usual, name):
+            raise ConfigError(f"{origin}: {flag(name)} is decided by --from-adapter, whose layers, ranks and scale are kept; leave it out")
+    if Path(adapter.from_adapter).resolve().is_relative_to(Path(config.output.output_dir).resolve()):
+        raise ConfigError(
+            f"{origin}: --from-adapter {adapter.from_adapter} is inside --output-dir, which the run replaces; take another one"
+        )
+    if train.strength_sweep:
+        raise ConfigError(f"{origin}: --strength-sweep scales an update of the base model down; leave it out with --from-adapter")
 
 
 def require_consistent_augmentation(augment: "AugmentConfig", rms_dbfs: float | None, origin: str) -> None:

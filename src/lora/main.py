@@ -263,6 +263,32 @@ def _adapter(options: argparse.Namespace) -> int:
     return 0
 
 
+def _combine_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("adapters", type=Path, nargs="+", metavar="ADAPTER", help="lora_adapter/ folders, or runs, of one base model")
+    parser.add_argument(
+        "--weights",
+        type=positive_number,
+        nargs="+",
+        metavar="X",
+        help="share of each update, in the same order (default: the mean)",
+    )
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder of the new adapter")
+    parser.add_argument("--overwrite", action="store_true", help="replace what is at --output")
+
+
+def _combine(options: argparse.Namespace) -> int:
+    from lora.system.process import prepare_process
+
+    prepare_process()
+    from lora.training.combine import combine
+
+    shares = combine(options.adapters, options.weights, options.output, overwrite=options.overwrite)
+    for adapter, share in zip(options.adapters, shares, strict=True):
+        say(f"{share:6.3f}  {adapter}")
+    say(f"{options.output}: judge it with `moonshine-lora experiment --from-adapter {options.output} --max-steps 0`")
+    return 0
+
+
 def _data_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--output", type=Path, default=Path("data/quickstart"), metavar="DIR", help="output folder (default: data/quickstart)"
@@ -358,6 +384,7 @@ COMMANDS: dict[str, tuple[str, Arguments, Execute]] = {
     "push": ("publish a finished run's adapter, processor, card and reports on the model hub", _push_arguments, _push),
     "export": ("export the tuned model to on-device runtimes, and prove in them that it is the tuned model", _export_arguments, _export),
     "adapter": ("convert adapters to and from the formats of other tools", _adapter_arguments, _adapter),
+    "combine": ("make one adapter of several: the weighted sum of their updates", _combine_arguments, _combine),
     "data": ("download the quickstart's speech", _data_arguments, _data),
     "manifest": ("make and merge manifests (in a clone: scripts/)", _manifest_arguments, _manifest),
     "jargon": ("teach a list of terms: synthesise, train, measure the terms with other voices, judge", _jargon_arguments, _jargon),

@@ -8,6 +8,7 @@ import msgspec
 
 from lora import publish
 from lora.checkpoints.checkpoint import resolve
+from lora.checkpoints.provenance import ADAPTER_WEIGHTS, CHECKPOINT_WEIGHTS
 from lora.config import RunConfig
 from lora.display import Display
 from lora.errors import LoraError, StoppedError
@@ -363,10 +364,12 @@ def _save(prepared: Prepared, adapted: Adapted) -> AdapterInfo:
             adapters.save(adapted, folder, passport)
     with atomic_folder(prepared.folder / PROCESSOR_FOLDER) as folder, system_errors():
         prepared.speech.processor.save_pretrained(folder)
+    start = prepared.config.adapter.from_adapter
     return AdapterInfo(
+        started_from=sha256_file(Path(start) / ADAPTER_WEIGHTS) if start is not None else None,
         sites=adapted.sites,
         parameters=sum(parameter.numel() for parameter in adapted.parameters()),
-        sha256=sha256_file(made / ("model.safetensors" if adapted.full else "adapter_model.safetensors")),
+        sha256=sha256_file(made / (CHECKPOINT_WEIGHTS if adapted.full else ADAPTER_WEIGHTS)),
     )
 
 

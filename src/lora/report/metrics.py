@@ -29,7 +29,7 @@ def metrics(record: RunRecord) -> dict[str, Any]:
         "best_step": record.training.best_step if record.training else None,
         "steps": record.training.steps if record.training else None,
         "train_audio_seconds": record.training.audio_seconds if record.training else None,
-        "train_audio_seconds_per_second": record.training.audio_seconds / record.training.seconds if record.training else None,
+        "train_audio_seconds_per_second": record.training.speed if record.training else None,
         "runtime_seconds": record.stages,
         "device": record.environment.device,
         "model_id": record.checkpoint.model_id,

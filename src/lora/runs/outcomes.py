@@ -62,6 +62,11 @@ class TrainOutcome(msgspec.Struct, frozen=True, kw_only=True):
     seconds: Seconds
     """Time in optimizer updates, evaluations left out."""
 
+    @property
+    def speed(self) -> float | None:
+        """Seconds of audio per second; None where nothing was trained."""
+        return self.audio_seconds / self.seconds if self.steps else None
+
 
 class Strength(msgspec.Struct, frozen=True, kw_only=True):
     """One share of the update on dev and guard, as ratios and nats per token."""

@@ -64,6 +64,8 @@ class AdapterInfo(msgspec.Struct, frozen=True, kw_only=True):
     parameters: int
     sha256: str | None = None
     """Hash of the saved adapter weights."""
+    started_from: str | None = None
+    """Hash of the weights of the adapter that training went on from."""
 
 
 class Environment(msgspec.Struct, frozen=True, kw_only=True):

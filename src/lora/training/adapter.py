@@ -122,10 +122,13 @@ def find_sites(speech: LoadedModel, targets: str) -> tuple[str, ...]:
 
 
 def plan(speech: LoadedModel, config: AdapterConfig) -> tuple[Site, ...]:
-    """The sites of an adapter that can be made, or of weights that can be trained.
+    """The sites of an adapter that can be made or is gone on from, or of weights that can be trained.
 
-    Raises `ConfigError` for sites that `find_sites` refuses, and for a rank that a site or the initialisation does not allow.
+    Raises `ConfigError` for sites that `find_sites` refuses, and for a rank that a site or the initialisation does not allow;
+    `CheckpointError` for an adapter of another model, or a damaged one.
     """
+    if config.from_adapter is not None:
+        return _sites_of(speech, config, Path(config.from_adapter))
     names = find_sites(speech, config.lora_targets)
     if config.method == "full":
         return tuple(Site(name, None, sum(p.numel() for p in speech.model.get_submodule(name).parameters())) for name in names)
@@ -166,13 +169,37 @@ def _compiled(pattern: str, said: str) -> re.Pattern[str]:
         raise ConfigError(f"{said}: neither one of {', '.join(SITES)} nor a regular expression ({error})") from error
 
 
-def attach(speech: LoadedModel, config: AdapterConfig, seed: int = 0) -> Adapted:
-    """Puts a fresh adapter, drawn by `seed`, into the model, or makes the weights trainable. At first the outputs are the base model's.
+def _sites_of(speech: LoadedModel, config: AdapterConfig, folder: Path) -> tuple[Site, ...]:
+    """The sites of a saved adapter, in the order of the model's layers. Targets that are set, in a preset say, must be those."""
+    _require_of_base(speech, folder)
+    settings = adapter_files.check(speech, folder)
+    parameters: dict[str, int] = {}
+    for name, weight in load_file(folder / ADAPTER_WEIGHTS).items():
+        if factor := adapter_files.PARAMETER.fullmatch(name):
+            parameters[factor["site"]] = parameters.get(factor["site"], 0) + weight.numel()
+    if config.lora_targets != AdapterConfig().lora_targets and (other := set(find_sites(speech, config.lora_targets)) ^ parameters.keys()):
+        raise ConfigError(
+            f"--lora-targets {config.lora_targets}: --from-adapter {folder} has other layers ({min(other)} is in one of the two only); "
+            "leave --lora-targets out"
+        )
+    return tuple(Site(name, settings.rank(name), parameters[name]) for name, _ in speech.model.named_modules() if name in parameters)
 
-    Raises `ConfigError` for an adapter that `plan` refuses.
+
+def _require_of_base(speech: LoadedModel, folder: Path) -> None:
+    checkpoint = speech.checkpoint
+    passports.check(folder, read_passport(folder), checkpoint.model_id, checkpoint.revision, checkpoint.sha256)
+
+
+def attach(speech: LoadedModel, config: AdapterConfig, seed: int = 0) -> Adapted:
+    """Puts a fresh adapter, drawn by `seed`, into the model, or one to go on from, or makes the weights trainable.
+
+    A fresh adapter leaves the outputs those of the base model at first. Raises `ConfigError` for an adapter that `plan` refuses.
     """
     import peft
 
+    if config.from_adapter is not None:
+        torch.manual_seed(seed)
+        return load(speech, Path(config.from_adapter), trainable=True)
     sites = plan(speech, config)
     if config.method == "full":
         for site in sites:
@@ -272,11 +299,10 @@ def passport_of(checkpoint: Checkpoint) -> Passport | None:
     return passports.read_sealed(checkpoint.folder, Passport, CHECKPOINT_WEIGHTS, CHECKPOINT_SETTINGS)
 
 
-def load(speech: LoadedModel, folder: Path) -> Adapted:
+def load(speech: LoadedModel, folder: Path, *, trainable: bool = False) -> Adapted:
     """Puts a saved adapter into its base model. Raises `CheckpointError` when it was trained on another one, or is damaged."""
-    checkpoint = speech.checkpoint
-    passports.check(folder, read_passport(folder), checkpoint.model_id, checkpoint.revision, checkpoint.sha256)
-    wrapped = adapter_files.put_in(speech, folder)
+    _require_of_base(speech, folder)
+    wrapped = adapter_files.put_in(speech, folder, trainable=trainable)
     # Not `target_modules`: beyond 20 names PEFT keeps only what their ends have in common.
     return Adapted(speech, wrapped, tuple(name for name, module in speech.model.named_modules() if hasattr(module, "lora_A")))
 

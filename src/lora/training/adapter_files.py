@@ -19,7 +19,10 @@ from lora.system.documents import read_json
 _MOST_RANK: Final = 1024
 """Largest rank that no weight shows. A number that is damaged would otherwise fill the memory."""
 
-_FACTOR = re.compile(r"base_model\.model\.(?P<site>.+)\.lora_(?P<side>[AB])\.weight")
+FACTOR: Final = re.compile(r"base_model\.model\.(?P<site>.+)\.lora_(?P<side>[AB])\.weight")
+PARAMETER: Final = re.compile(r"base_model\.model\.(?P<site>.+)\.(lora_[AB]\.weight|lora_magnitude_vector)(\.weight)?")
+"""What trains at a site: two factors, and with DoRA a magnitude for each output."""
+
 _REMEDY: Final = "copy or save the adapter again"
 
 _Rank = Annotated[int, msgspec.Meta(ge=1, le=65536)]
@@ -46,6 +49,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         """The rank of a site, by PEFT's own rule for patterns."""
         named = (rank for key, rank in (self.rank_pattern or {}).items() if re.fullmatch(rf"(.*\.)?({key})", site))
         return next(named, self.r)
+
+    def scale(self, site: str) -> float:
+        """What the product of a site's factors is multiplied by, by PEFT's own rules."""
+        named = (alpha for key, alpha in (self.alpha_pattern or {}).items() if re.fullmatch(rf"(.*\.)?({key})", site))
+        rank = self.rank(site)
+        return next(named, self.lora_alpha) / (math.sqrt(rank) if self.use_rslora else rank)
 
     def patterns(self) -> Iterator[tuple[str, str]]:
         """All that PEFT takes for patterns of module names, each with the setting that holds it."""
@@ -122,7 +131,7 @@ def _check_factor(
     speech: LoadedModel, folder: Path, settings: Settings, modules: Mapping[str, nn.Module], name: str, weight: Tensor
 ) -> int | None:
     """The rank of a factor; None for what is none. Raises `CheckpointError` when it does not fit its layer or the settings."""
-    factor = _FACTOR.fullmatch(name)
+    factor = FACTOR.fullmatch(name)
     if factor is None:
         return None
     file, model = folder / ADAPTER_WEIGHTS, speech.checkpoint.model_id
@@ -141,13 +150,13 @@ def _check_factor(
     return rank
 
 
-def put_in(speech: LoadedModel, folder: Path) -> Any:
+def put_in(speech: LoadedModel, folder: Path, *, trainable: bool = False) -> Any:
     """The model with the adapter in it, as PEFT wraps it. Raises `CheckpointError` for an adapter that `check` or PEFT refuses."""
     import peft
 
     check(speech, folder)
     try:
-        wrapped = peft.PeftModel.from_pretrained(speech.model, folder)
+        wrapped = peft.PeftModel.from_pretrained(speech.model, folder, is_trainable=trainable)
     except (ValueError, RuntimeError, TypeError, KeyError, AttributeError, torch.OutOfMemoryError) as error:
         reason = " ".join(str(error).split())[:200]
         raise CheckpointError(f"{folder}: does not fit {speech.checkpoint.model_id} ({reason}); give its base model") from error
