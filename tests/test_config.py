@@ -183,7 +183,7 @@ def test_a_mistake_in_the_file_is_refused_and_named(tmp_path: Path, content: str
         (["--batch-size", "2.5"], r"--batch-size 2\.5: must be int"),
         (["--lora-dropout", "1"], r"--lora-dropout 1: must be float < 1\.0"),
         (["--precision", "float16"], r"--precision float16: must be one of float32, bfloat16"),
-        (["--max-steps", "0"], r"--max-steps 0: "),
+        (["--max-steps", "-1"], r"--max-steps -1: "),
         (["--learning-rate", "inf"], r"--learning-rate must be a finite number, not inf"),
         (["--learning-rate", "nan"], r"--learning-rate nan: "),
         (["--trackers", "tensorbord"], r"no tracker is named 'tensorbord'; did you mean 'tensorboard'\?; known are tensorboard, wandb, "),
