@@ -7,13 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 from published import STREAMING
-from running import ANY_VERDICT, QUICK, Manifests, manifests, moonshine_lora, refusal, write_rows
+from running import ANY_VERDICT, QUICK, ROOT, Manifests, manifests, moonshine_lora, refusal, write_rows
 from transformers import AutoTokenizer, MoonshineStreamingForConditionalGeneration, MoonshineStreamingProcessor
 
 from lora.dataset.manifest import Utterance
 from lora.model.loading import LoadedModel
 from lora.runs.record import read
 
+SPEECH = ROOT.parent / "shared" / "data"
 TOKENS = 12_288
 LANGUAGE = ("--language", "other:cy")
 WELSH = ("Arhoswch ar y llinell, os gwelwch yn dda.", "Pwyswch yr allwedd nesaf.", "Mae'r tŷ yn fawr iawn.", "Diolch yn fawr i chi.")
@@ -62,6 +63,21 @@ def test_a_checkpoint_of_the_language_asks_for_it(checkpoint: Path, sets: Manife
     assert "is in 'cy'" in message or "'cy' in a run for English" in message
     said = refusal("transcribe", "--model-id", checkpoint, "--manifest", sets.domain, "--language", "de")
     assert f"{checkpoint} is for the language 'cy'; give --language other:cy, or another --model-id" in said
+
+
+def test_references_in_capitals_are_not_counted_as_too_long(sets: Manifests, tmp_path: Path) -> None:
+    """Tokenizers spell capitals in more tokens than the model's own transcripts of the same words."""
+    rows = [json.loads(line) for line in sets.train.read_text().splitlines()]
+    mixed = sets.train.with_name("mixed.jsonl")
+    write_rows(mixed, [row | {"text": f"Mixed case {place}.", "language": "en"} for place, row in enumerate(rows)])
+    general = SPEECH / "librispeech"
+    found = moonshine_lora(
+        *("experiment", "--model-id", "packaged:moonshine-tiny", "--train-manifest", mixed, "--domain-manifest", general / "replay.jsonl"),
+        *("--heldout-manifest", general / "heldout.jsonl", "--split-by", "utterance", "--allow-outside-paths", "--dry-run"),
+        *("--output-dir", tmp_path / "run"),
+    )
+    assert found.code == 0, found.err
+    assert "need more tokens" not in found.out
 
 
 def test_a_cap_that_cuts_the_references_is_refused_with_the_rate_that_they_need(checkpoint: Path, sets: Manifests, tmp_path: Path) -> None:
