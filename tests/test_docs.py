@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import chdir, redirect_stderr, redirect_stdout
+from contextlib import chdir, contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from io import StringIO
 from itertools import pairwise
@@ -30,7 +30,7 @@ DOCS = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/*.
 CONFIGS = sorted(ROOT.glob("configs/*.toml"))
 NEEDS = {
     *("", "hub", "quickstart", "export", "own-manifests", "recordings", "slow", "peers", "launcher", "unfinished-run"),
-    *("tools", "cpu-builds", "timed", "terms", "voices", "long"),
+    *("tools", "cpu-builds", "timed", "terms", "voices", "long", "server"),
 }
 """What a comment `<!-- needs: X -->` before a block says; the empty one is a block that runs as it stands."""
 
@@ -78,12 +78,14 @@ def chosen(*programs: str, needs: str | None = None) -> list[Command]:
 
 
 MAKE, JUST = chosen("make"), chosen("just")
-LORA = [command for command in chosen("moonshine-lora") if command.needs not in ("unfinished-run", "timed", "voices", "long")]
+LORA = [command for command in chosen("moonshine-lora") if command.needs not in ("unfinished-run", "timed", "voices", "long", "server")]
 VOICES = chosen("moonshine-lora", needs="voices")
 LONG = chosen("moonshine-lora", needs="long")
 """test_longform.py runs them."""
 TIMED = chosen("moonshine-lora", needs="timed")
 """test_recordings.py runs them."""
+SERVERS = chosen("moonshine-lora", needs="server")
+CURLS = chosen("curl", needs="server")
 RESUMED = chosen("moonshine-lora", needs="unfinished-run")
 SCRIPTS = [command for command in chosen("python") if command.words[1].startswith("scripts/")]
 MODULES = [command for command in chosen("python") if command.words[1] == "-m" and command.words[2] != "pytest"]
@@ -174,6 +176,8 @@ def test_every_documented_command_is_looked_at_by_a_test_below() -> None:
             *VOICES,
             *LONG,
             *TIMED,
+            *SERVERS,
+            *CURLS,
             *RESUMED,
             *SCRIPTS,
             *MODULES,
@@ -209,6 +213,40 @@ def test_moonshine_lora_commands(command: Command, finished: Path) -> None:
         result = moonshine_lora(name, *arguments, *check_only)
     assert result.code == 0, result.err
     assert result.out
+
+
+@contextmanager
+def server(command: Command, place: Path) -> Iterator[str]:
+    """A documented server, on a free port; gives its address, and ends it."""
+    words = [sys.executable, "-m", "lora.main", *command.words[1:], "--port", "0"]
+    if "--wyoming" in words:
+        words += ["--wyoming", "0"]
+    with subprocess.Popen(words, cwd=place, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            yield process.stdout.readline().partition(": ")[0].replace("0.0.0.0", "127.0.0.1")
+        finally:
+            process.terminate()
+            assert process.wait(60) == 0
+
+
+@pytest.mark.parametrize("command", SERVERS, ids=lambda command: command.words[-1])
+def test_documented_servers_answer_what_is_documented(command: Command, finished: Path) -> None:
+    sound = next((finished / "data" / "quickstart" / "telephone" / "audio").rglob("*.wav"))
+    shutil.copy(sound, finished / "talk.flac")
+    (finished / "api-key").write_text(f"{'k' * 32}\n")
+    (finished / "api-key").chmod(0o600)
+    with server(command, finished) as address:
+        if len(chosen_models := [word for word in command.words if "=" in word]) < 2:
+            return
+        assert chosen_models[0].startswith("prompts=")
+        for curl in CURLS:
+            words = [word.replace("http://127.0.0.1:8000/v1", address) for word in curl.words]
+            done = subprocess.run([*words, "--fail-with-body", "--silent"], cwd=finished, capture_output=True, text=True, check=False)
+            assert done.returncode == 0, done.stdout
+        (block,) = (text for _, needs, text in blocks("python") if needs == "server")
+        with chdir(finished):
+            exec(compile(block.replace("http://127.0.0.1:8000/v1", address), "serving.md", "exec"), {"__name__": "__main__"})
 
 
 @pytest.mark.parametrize("command", VOICES, ids=str)
@@ -358,7 +396,7 @@ def test_starts_of_the_terminal_app_are_understood() -> None:
         app._parser().parse_args(shlex.split(line)[3:])
 
 
-@pytest.mark.parametrize("block", list(blocks("python")), ids=lambda block: block[0].name)
+@pytest.mark.parametrize("block", [one for one in blocks("python") if one[1] != "server"], ids=lambda block: block[0].name)
 @pytest.mark.usefixtures("moonshine_voice")
 def test_python_blocks(block: tuple[Path, str, str], request: pytest.FixtureRequest) -> None:
     place: Path = request.getfixturevalue("exported" if block[1] == "export" else "finished")

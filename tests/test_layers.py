@@ -21,7 +21,7 @@ TORCH_FREE = (
     *("system.process", "system.terminal", "system.signals", "system.documents", "system.destination", "system.files"),
     *("system.locking", "system.clearing", "system.cache"),
     *("checkpoints.wheels", "checkpoints.provenance", "checkpoints.model_folder"),
-    *("training.augment", "export.agreement"),
+    *("training.augment", "export.agreement", "serving.command", "serving.sockets", "serving.metrics"),
 )
 """Packages and modules that start without torch, transformers or peft, so that `--help`, manifests and settings answer at once."""
 
@@ -85,7 +85,7 @@ def test_the_layout_stays_flat_enough_to_be_learned() -> None:
     levels: dict[str, int] = {}
     for name in ORDER:
         levels[name] = 1 + max((levels[other] for other in above[name] - {name}), default=0)
-    assert max(levels.values()) <= 12
+    assert max(levels.values()) <= 13
     assert len(list(SOURCE.glob("*.py"))) <= 22
 
 

@@ -118,3 +118,18 @@ class WorkerError(LoraError):
 
 class PeerError(LoraError):
     """Another process of the same run has ended or does not answer."""
+
+
+class ServeError(LoraError):
+    """A server cannot start: its port is taken, its key can be read by others, or a package is not installed."""
+
+
+class RequestError(LoraError):
+    """What a client of the server asks for is refused. `status` is HTTP's; `param` names the field, `code` is for programs."""
+
+    def __init__(
+        self, status: int, message: str, *, param: str | None = None, code: str | None = None, retry_after_s: int | None = None
+    ) -> None:
+        """Five parameters besides the text: an answer has so many parts."""
+        super().__init__(message)
+        self.status, self.param, self.code, self.retry_after_s = status, param, code, retry_after_s

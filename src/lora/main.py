@@ -348,6 +348,18 @@ def _synthesise(options: argparse.Namespace) -> int:
     return execute(options)
 
 
+def _serve_arguments(parser: argparse.ArgumentParser) -> None:
+    from lora.serving.command import add_arguments
+
+    add_arguments(parser)
+
+
+def _serve(options: argparse.Namespace) -> int:
+    from lora.serving.command import execute
+
+    return execute(options)
+
+
 def _cache_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "action",
@@ -383,6 +395,7 @@ COMMANDS: dict[str, tuple[str, Arguments, Execute]] = {
     "compare": ("compare finished runs side by side", _compare_arguments, _compare),
     "push": ("publish a finished run's adapter, processor, card and reports on the model hub", _push_arguments, _push),
     "export": ("export the tuned model to on-device runtimes, and prove in them that it is the tuned model", _export_arguments, _export),
+    "serve": ("serve models to dictation apps, OpenAI's clients and Home Assistant", _serve_arguments, _serve),
     "adapter": ("convert adapters to and from the formats of other tools", _adapter_arguments, _adapter),
     "combine": ("make one adapter of several: the weighted sum of their updates", _combine_arguments, _combine),
     "data": ("download the quickstart's speech", _data_arguments, _data),

@@ -1,0 +1,761 @@
+"""`moonshine-lora serve`: the real clients of OpenAI and of Wyoming talk to the real server, and nobody disturbs anybody else."""
+
+import asyncio
+import http.client
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import openai
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from python_multipart.multipart import MultipartParser
+from running import ROOT, refusal
+from sounds import muxed, written
+from wyoming.asr import Transcribe, Transcript
+from wyoming.audio import AudioChunk, AudioStart, AudioStop
+from wyoming.client import AsyncTcpClient
+from wyoming.error import Error
+from wyoming.event import Event
+from wyoming.info import Describe, Info
+from wyoming.ping import Ping, Pong
+
+from lora.audio.loading import AudioSettings, FileAudio, Waveform, encode_flac, encode_wav, load
+from lora.checkpoints.checkpoint import resolve
+from lora.config import AdapterConfig
+from lora.dataset.manifest import Rules, Utterance, read
+from lora.errors import CheckpointError, RequestError, ServeError
+from lora.longform.pieces import pieces
+from lora.longform.recording import Heard, Listener
+from lora.model.greedy import DecodeSettings
+from lora.model.loading import LoadedModel, load_model
+from lora.serving.command import read_key
+from lora.serving.forms import _Parts
+from lora.serving.models import Computing, request_of
+from lora.training.adapter import Passport, attach, save
+from lora.transcribe import Request, Transcriber, open_transcriber
+from lora.units import SAMPLE_RATE_HZ
+
+KEY = "a-key-of-the-tests-0123456789"
+SHARED = ROOT.parent / "shared" / "data"
+CPU = Computing("cpu", "float32", 32, None)
+
+
+@dataclass(frozen=True)
+class Server:
+    """A server that was started, and how to reach it."""
+
+    process: "subprocess.Popen[str]"
+    port: int
+    wyoming: int | None
+    errors: Path
+
+    def client(self, key: str = KEY, timeout_s: float = 120) -> openai.OpenAI:
+        return openai.OpenAI(base_url=f"http://127.0.0.1:{self.port}/v1", api_key=key, max_retries=0, timeout=timeout_s)
+
+    def get(self, path: str, headers: Mapping[str, str] | None = None) -> tuple[int, str]:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        connection.request("GET", path, headers=dict(headers or {}))
+        response = connection.getresponse()
+        return response.status, response.read().decode()
+
+    def metric(self, name: str) -> float:
+        _, text = self.get("/metrics", {"Authorization": f"Bearer {KEY}"})
+        return sum(float(line.split()[-1]) for line in text.splitlines() if re.match(rf"moonshine_lora_{name}[ {{]", line))
+
+    def ended(self) -> int:
+        """The exit code after SIGTERM."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(60)
+
+
+@contextmanager
+def serving(place: Path, *flags: object) -> Iterator[Server]:
+    """A server in a process of its own, whose temporary folder is `place`."""
+    place.mkdir(exist_ok=True)
+    errors = place.parent / f"{place.name}.err"
+    command = [sys.executable, "-m", "lora.main", "serve", "--port", "0", "--device", "cpu", *map(str, flags)]
+    environment = os.environ | {"TMPDIR": str(place)}
+    with (
+        errors.open("w") as stream,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stream, text=True, cwd=place, env=environment) as process,
+    ):
+        assert process.stdout is not None
+        ports = [_port(process.stdout.readline()) for flag in ("--port", "--wyoming") if flag in command]
+        try:
+            yield Server(process, ports[0], ports[1] if len(ports) > 1 else None, errors)
+        finally:
+            process.kill()
+
+
+def _port(line: str) -> int:
+    found = re.match(r"\w+://127\.0\.0\.1:(\d+)", line)
+    assert found, line
+    return int(found[1])
+
+
+def key_file(folder: Path, text: str = KEY, mode: int = 0o600) -> Path:
+    file = folder / "key"
+    file.write_text(f"{text}\n")
+    file.chmod(mode)
+    return file
+
+
+@pytest.fixture(scope="module")
+def tuned(tiny: LoadedModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An adapter of tiny that changes what it says."""
+    speech = load_model(resolve(tiny.checkpoint.model_id), torch.device("cpu"), "float32")
+    adapted = attach(speech, AdapterConfig(lora_targets="self", lora_r=4))
+    torch.manual_seed(0)
+    for name, parameter in adapted.peft.named_parameters():
+        if "lora_B" in name:
+            parameter.data.normal_(std=0.3)
+    folder = tmp_path_factory.mktemp("tuned") / "lora_adapter"
+    folder.mkdir()
+    checkpoint = speech.checkpoint
+    save(
+        adapted,
+        folder,
+        Passport(
+            base_model_id=checkpoint.model_id,
+            base_revision=None,
+            base_sha256=checkpoint.sha256,
+            audio=AudioSettings(),
+            decode=DecodeSettings(tokens_per_second=6.5),
+            text_style="none",
+            normaliser="whisper-english",
+        ),
+    )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def server(tuned: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Two models, a key, and limits that tests reach."""
+    folder = tmp_path_factory.mktemp("server")
+    with serving(
+        folder / "tmp",
+        *("--model", "tiny=packaged:moonshine-tiny", "--model", f"tuned={tuned}", "--wyoming", "127.0.0.1:0"),
+        *("--api-key-file", key_file(folder), "--max-upload-mb", 5, "--max-minutes", 1, "--read-timeout", 4),
+    ) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def hearing(tiny: LoadedModel) -> Transcriber:
+    return open_transcriber(Request(tiny.checkpoint.model_id, None, None, None, "cpu", "float32", 32, None))
+
+
+def path_of(utterance: Utterance) -> Path:
+    assert isinstance(utterance.audio, FileAudio)
+    return utterance.audio.path
+
+
+def heard(transcriber: Transcriber, path: Path, *, timed: bool = False) -> Heard:
+    """What the command would give."""
+    (found,) = Listener(transcriber, timed=timed)(pieces(0, FileAudio(path), 30.0, transcriber.audio))
+    return found
+
+
+# --- OpenAI's client ---------------------------------------------------------------------------------------------------------------------
+
+
+def test_the_models_are_listed_by_name(server: Server) -> None:
+    assert [model.id for model in server.client().models.list()] == ["tiny", "tuned"]
+    assert server.client().models.retrieve("tuned").owned_by == "moonshine-lora"
+    with pytest.raises(openai.NotFoundError, match="known are tiny, tuned"):
+        server.client().models.retrieve("whisper-1")
+
+
+def test_every_format_says_what_the_command_says(server: Server, hearing: Transcriber, clips: Sequence[Utterance]) -> None:
+    path, create = path_of(clips[0]), server.client().audio.transcriptions.create
+    expected = heard(hearing, path, timed=True)
+    assert create(file=path, model="tiny").text == expected.text
+    assert create(file=path, model="tiny", response_format="text") == f"{expected.text}\n"
+    words = [word.text for passage in expected.passages for word in passage.words or ()]
+    for kind, head in (("srt", "1\n00:00:0"), ("vtt", "WEBVTT\n\n00:00:0")):
+        subtitles = create(file=path, model="tiny", response_format=kind)
+        assert subtitles.startswith(head)
+        assert re.sub(r"^(WEBVTT|\d+|.* --> .*)$", "", subtitles, flags=re.M).split() == words
+
+
+def test_verbose_json_has_the_times_that_are_asked_for(server: Server, hearing: Transcriber, clips: Sequence[Utterance]) -> None:
+    path, create = path_of(clips[0]), server.client().audio.transcriptions.create
+    expected = heard(hearing, path, timed=True)
+    both = create(file=path, model="tiny", response_format="verbose_json", timestamp_granularities=["word", "segment"])
+    assert (both.language, both.text) == ("english", expected.text)
+    assert both.duration == pytest.approx(expected.length_s, abs=0.001)
+    spoken = [word for passage in expected.passages for word in passage.words or ()]
+    assert [(word.word, word.start, word.end) for word in both.words] == [
+        (word.text, pytest.approx(word.start_s, abs=0.05), pytest.approx(word.end_s, abs=0.05)) for word in spoken
+    ]
+    assert " ".join(segment.text for segment in both.segments) == expected.text
+    assert all(segment.start < segment.end <= both.duration for segment in both.segments)
+    assert all(segment.avg_logprob < 0 < segment.compression_ratio for segment in both.segments)
+    only = create(file=path, model="tiny", response_format="verbose_json", timestamp_granularities=["word"])
+    assert (only.segments, len(only.words)) == (None, len(spoken))
+    plain = create(file=path, model="tiny", response_format="verbose_json")
+    assert (plain.words, len(plain.segments)) == (None, len(both.segments))
+
+
+@pytest.mark.parametrize(
+    ("name", "make"),
+    [
+        ("wav", encode_wav),
+        ("flac", encode_flac),
+        ("mp3", lambda samples: written(samples, SAMPLE_RATE_HZ, "MP3", "MPEG_LAYER_III")),
+        ("ogg", lambda samples: written(samples, SAMPLE_RATE_HZ, "OGG", "VORBIS")),
+        ("m4a", lambda samples: muxed([samples[:, None]], SAMPLE_RATE_HZ, "ipod", "aac")),
+        ("webm", lambda samples: muxed([samples[:, None]], SAMPLE_RATE_HZ, "webm", "libopus")),
+    ],
+)
+def test_files_of_every_kind_are_heard(server: Server, waveforms: Sequence[Waveform], name: str, make: Callable[[Waveform], bytes]) -> None:
+    text = server.client().audio.transcriptions.create(file=(f"speech.{name}", make(waveforms[0])), model="tiny").text
+    assert "worst of time" in text.lower()
+
+
+def test_fields_that_ask_for_what_is_done_anyway_are_taken(server: Server, clips: Sequence[Utterance]) -> None:
+    text = server.client().audio.transcriptions.create(
+        file=path_of(clips[0]), model="tiny", language="en", temperature=0, prompt="", stream=False, chunking_strategy="auto"
+    )
+    assert "worst of time" in text.text.lower()
+
+
+def test_a_tuned_model_answers_under_its_own_name(server: Server, tuned: Path, clips: Sequence[Utterance]) -> None:
+    own = open_transcriber(request_of(str(tuned), CPU))
+    create = server.client().audio.transcriptions.create
+    texts = [create(file=path_of(clip), model="tuned").text for clip in clips[:4]]
+    assert texts == [heard(own, path_of(clip)).text for clip in clips[:4]]
+    assert texts != [create(file=path_of(clip), model="tiny").text for clip in clips[:4]]
+
+
+def test_many_clients_at_once_each_get_their_own_text(server: Server, hearing: Transcriber, clips: Sequence[Utterance]) -> None:
+    before = server.metric("batch_clips_count")
+    create = server.client().audio.transcriptions.create
+    paths = [path_of(clip) for clip in clips]
+    with ThreadPoolExecutor(len(paths)) as pool:
+        texts = list(pool.map(lambda path: create(file=path, model="tiny").text, paths))
+    assert texts == [heard(hearing, path).text for path in paths]
+    assert server.metric("batch_clips_count") - before < len(paths)  # some were decoded together
+    assert server.metric("requests_in_progress") == 0
+
+
+def test_the_sides_of_a_call_are_chosen_by_a_field(server: Server, waveforms: Sequence[Waveform]) -> None:
+    length = min(len(waveforms[0]), len(waveforms[5]))
+    call = written(np.stack([waveforms[0][:length], waveforms[5][:length]], axis=1), SAMPLE_RATE_HZ, "WAV", "PCM_16")
+    create = server.client().audio.transcriptions.create
+    with pytest.raises(openai.BadRequestError, match="two sides of a call; send the field `channel`"):
+        create(file=("call.wav", call), model="tiny")
+    one, other = (create(file=("call.wav", call), model="tiny", extra_body={"channel": number}).text for number in (1, 2))
+    assert "worst of time" in one.lower()
+    assert other != one
+
+
+def test_where_nobody_speaks_nothing_is_written(server: Server) -> None:
+    hum = 0.1 * np.sin(2 * np.pi * 50 * np.arange(3 * SAMPLE_RATE_HZ) / SAMPLE_RATE_HZ).astype(np.float32)
+    create = server.client().audio.transcriptions.create
+    assert create(file=("hum.wav", encode_wav(hum)), model="tiny").text == ""
+    whole = create(file=("hum.wav", encode_wav(hum)), model="tiny", response_format="verbose_json", timestamp_granularities=["word"])
+    assert (whole.text, whole.words, whole.duration) == ("", [], 3.0)
+
+
+# --- what is refused ---------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("fields", "status", "param", "says"),
+    [
+        ({"model": "whisper-1"}, 404, "model", "no model is named 'whisper-1'; known are tiny, tuned"),
+        ({"language": "de"}, 400, "language", "transcribes English (en), not 'de'"),
+        ({"temperature": 0.4}, 400, "temperature", "`temperature` is 0 here"),
+        ({"prompt": "Kubernetes"}, 400, "prompt", "`prompt` cannot be taken"),
+        ({"stream": True}, 400, "stream", "`stream` is false here"),
+        ({"response_format": "diarized_json"}, 400, "response_format", "json, text, srt, vtt or verbose_json"),
+        ({"timestamp_granularities": ["word"]}, 400, "timestamp_granularities", "needs `response_format` verbose_json"),
+        (
+            {"response_format": "verbose_json", "timestamp_granularities": ["letter"]},
+            400,
+            "timestamp_granularities",
+            "segment or word, not 'letter'",
+        ),
+        ({"chunking_strategy": {"type": "server_vad"}}, 400, None, "chunking_strategy"),
+        ({"include": ["logprobs"]}, 400, "include", "'include' is not known here"),
+        ({"extra_body": {"hotwords": "a"}}, 400, "hotwords", "'hotwords' is not known here"),
+        ({"extra_body": {"channel": "left"}}, 400, "channel", "counted from 1, or mix"),
+        ({"extra_body": {"track": 0}}, 400, "track", "counted from 1"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else None,
+)
+def test_a_field_is_honoured_or_refused(
+    server: Server, clips: Sequence[Utterance], fields: dict[str, Any], status: int, param: str | None, says: str
+) -> None:
+    with pytest.raises(openai.APIStatusError) as error:
+        server.client().audio.transcriptions.create(**{"file": path_of(clips[0]), "model": "tiny", **fields})
+    assert error.value.status_code == status
+    assert says in error.value.message
+    body = error.value.body
+    assert isinstance(body, dict)
+    assert body["type"] == "invalid_request_error"
+    assert param is None or body["param"] == param
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"These are words, and no sound at all. " * 40, "not readable as wav"),
+        (b"", "the file is empty"),
+        (encode_wav(np.zeros(400, dtype=np.float32)), "lasts 0.0"),
+        (encode_wav(np.full(SAMPLE_RATE_HZ, 0.1, dtype=np.float32))[:9000], "broke off|truncated|holds"),
+        (encode_flac(np.zeros(61 * SAMPLE_RATE_HZ, dtype=np.float32)), "lasts more than 60 s"),
+    ],
+    ids=["no sound", "empty", "too short", "broken off", "too long"],
+)
+def test_a_file_that_is_no_speech_is_refused(server: Server, content: bytes, says: str) -> None:
+    with pytest.raises(openai.BadRequestError, match=says) as error:
+        server.client().audio.transcriptions.create(file=("speech.wav", content), model="tiny")
+    assert isinstance(error.value.body, dict)
+    assert error.value.body["param"] == "file"
+
+
+def test_a_key_is_asked_for_before_anything_is_read(server: Server, clips: Sequence[Utterance]) -> None:
+    for key in ("another-key-0123456789", KEY[:-1], f"{KEY}x"):
+        with pytest.raises(openai.AuthenticationError, match="the API key is missing or wrong"):
+            server.client(key).audio.transcriptions.create(file=path_of(clips[0]), model="tiny")
+    assert server.get("/v1/models")[0] == 401
+    assert server.get("/metrics")[0] == 401
+    assert server.get("/v1/models", {"Authorization": f"Basic {KEY}"})[0] == 401
+    assert server.get("/health") == (200, '{"status":"ok"}')
+
+
+def test_what_is_not_there_names_what_is(server: Server) -> None:
+    status, text = server.get("/v1/chat/completions")
+    assert status == 404
+    assert "POST /v1/audio/transcriptions" in json.loads(text)["error"]["message"]
+    assert server.get("/v1/audio/transcriptions")[0] == 405
+
+
+def answered(server: Server, head: str, body: Iterator[bytes]) -> tuple[int, str]:
+    """What a client gets that sends a body piece by piece, whatever is answered meanwhile, until it cannot."""
+    with socket.create_connection(("127.0.0.1", server.port), timeout=60) as connection:
+        connection.sendall(f"POST /v1/audio/transcriptions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {KEY}\r\n{head}\r\n".encode())
+        try:
+            for piece in body:
+                connection.sendall(piece)
+        except ConnectionError:
+            pass
+        content = b""
+        while part := connection.recv(65536):
+            content += part
+            if re.search(rb"\r\n\r\n.*\}\}", content, re.S):
+                break
+    top, _, text = content.decode().partition("\r\n\r\n")
+    return int(top.split()[1]), json.loads(text)["error"]["message"]
+
+
+FORM = "Content-Type: multipart/form-data; boundary=b\r\n"
+FILE = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a.wav"\r\n\r\n'
+
+
+def test_two_gigabytes_are_refused_at_once_by_their_header(server: Server) -> None:
+    status, says = answered(server, f"{FORM}Content-Length: {2 << 30}\r\n", iter([FILE]))
+    assert (status, says) == (413, "the body has more than 5 MB; send a smaller file, as flac or opus, or in parts")
+
+
+def test_a_body_without_a_length_is_refused_as_soon_as_it_is_too_large(server: Server, clips: Sequence[Utterance]) -> None:
+    sent = 0
+
+    def endless() -> Iterator[bytes]:
+        nonlocal sent
+        yield b"%x\r\n%b\r\n" % (len(FILE), FILE)
+        while sent < 2 << 30:
+            sent += 1 << 16
+            yield b"10000\r\n" + b"\0" * (1 << 16) + b"\r\n"
+
+    status, _ = answered(server, f"{FORM}Transfer-Encoding: chunked\r\n", endless())
+    assert status == 413
+    assert sent < 100_000_000
+    assert "worst of time" in server.client().audio.transcriptions.create(file=path_of(clips[0]), model="tiny").text.lower()
+
+
+def test_the_real_client_learns_that_its_file_is_too_large(server: Server) -> None:
+    with pytest.raises(openai.APIStatusError, match="more than 5 MB") as error:
+        server.client().audio.transcriptions.create(file=("a.wav", b"\0" * 40_000_000), model="tiny")
+    assert error.value.status_code == 413
+
+
+@pytest.mark.parametrize(
+    ("head", "body", "says"),
+    [
+        ("Content-Type: application/json\r\nContent-Length: 2\r\n", b"{}", "send a form"),
+        ("Content-Type: multipart/form-data\r\nContent-Length: 2\r\n", b"{}", "send a form"),
+        (f"{FORM}Content-Length: 7\r\n", b"nothing", "the form is broken"),
+        (f"{FORM}Content-Length: {len(FILE)}\r\n", FILE, "it ends before its last boundary"),
+        (f"{FORM}Content-Length: 5\r\n", b"--b--", "the form is broken|`model` is missing"),
+    ],
+)
+def test_a_body_that_is_no_form_is_refused(server: Server, head: str, body: bytes, says: str) -> None:
+    status, told = answered(server, head, iter([body]))
+    assert status == 400
+    assert re.search(says, told), told
+
+
+def test_a_form_needs_a_model_and_a_file_and_each_once(server: Server) -> None:
+    def sent(*names: str) -> str:
+        parts = "".join(f'--b\r\nContent-Disposition: form-data; name="{name}"\r\n\r\ntiny\r\n' for name in names)
+        body = f"{parts}--b--\r\n".encode()
+        status, says = answered(server, f"{FORM}Content-Length: {len(body)}\r\n", iter([body]))
+        assert status == 400
+        return says
+
+    assert sent("file") == "the field `model` is missing; give the name of a model: tiny, tuned"
+    assert sent("model") == "the field `file` is missing: the recording to transcribe"
+    assert sent("file", "model", "model") == "the field `model` is given 2 times; give the name of a model: tiny, tuned"
+    assert sent("file", "file", "model") == "the form has two fields `file`; send one file a request"
+
+
+def test_slow_clients_are_let_go_and_delay_nobody(server: Server, clips: Sequence[Utterance]) -> None:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=60) as silent:
+        silent.sendall(b"POST /v1/audio")  # and no more: there is no request to answer
+        with ThreadPoolExecutor(1) as pool:
+            slow = pool.submit(answered, server, f"{FORM}Content-Length: 100000\r\n", iter([FILE]))
+            assert "worst of time" in server.client().audio.transcriptions.create(file=path_of(clips[0]), model="tiny").text.lower()
+            status, says = slow.result()
+        assert status == 408
+        assert says.startswith("the body comes too slowly")
+        assert silent.recv(100) == b""
+
+
+def test_a_client_that_leaves_gives_its_place_back(server: Server) -> None:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=60) as connection:
+        head = f"POST /v1/audio/transcriptions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {KEY}\r\n{FORM}Content-Length: 9999\r\n\r\n"
+        connection.sendall(head.encode() + FILE)
+        wait_until(lambda: server.metric("requests_in_progress") == 1)
+    wait_until(lambda: server.metric("requests_in_progress") == 0)
+
+
+def wait_until(true: Callable[[], bool], limit_s: float = 30.0) -> None:
+    until = time.monotonic() + limit_s
+    while not true():
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
+# --- Wyoming's client --------------------------------------------------------------------------------------------------------------------
+
+
+def said(server: Server, *events: Event) -> list[Event]:
+    """What Wyoming's own client gets for some events: an answer to each but sound, until the server leaves."""
+
+    async def talk() -> list[Event]:
+        found = list[Event]()
+        async with AsyncTcpClient("127.0.0.1", server.wyoming or 0, read_timeout=60) as client:
+            for event in events:
+                await client.write_event(event)
+            while (answer := await client.read_event()) is not None:
+                found.append(answer)
+                if len(found) == sum(event.type in ("describe", "ping", "audio-stop", "broken") for event in events):
+                    break
+        return found
+
+    return asyncio.run(talk())
+
+
+def sound(samples: Waveform, rate: int = SAMPLE_RATE_HZ) -> list[Event]:
+    pcm = (32767 * samples).astype("<i2").tobytes()
+    form = {"rate": rate, "width": 2, "channels": 1}
+    chunks = [AudioChunk(audio=pcm[start : start + 3200], **form).event() for start in range(0, len(pcm), 3200)]
+    return [AudioStart(**form).event(), *chunks, AudioStop().event()]
+
+
+def test_wyomings_client_learns_what_is_served(server: Server) -> None:
+    described, pong = said(server, Describe().event(), Ping(text="a").event())
+    (program,) = Info.from_event(described).asr
+    assert [(model.name, model.languages) for model in program.models] == [("tiny", ["en"]), ("tuned", ["en"])]
+    assert program.installed
+    assert Pong.from_event(pong).text == "a"
+
+
+def test_wyomings_client_gets_a_transcript(server: Server, hearing: Transcriber, clips: Sequence[Utterance]) -> None:
+    samples = load(clips[0].audio, AudioSettings())
+    (answer,) = said(server, Transcribe(name="tiny", language="en-GB").event(), *sound(samples))
+    assert Transcript.from_event(answer).text == heard(hearing, path_of(clips[0])).text
+    first, second = said(server, *sound(samples), *sound(load(clips[1].audio, AudioSettings())))
+    assert first.data["text"] == answer.data["text"]
+    assert second.data["text"] == heard(hearing, path_of(clips[1])).text
+
+
+def test_wyomings_clients_are_heard_at_once(server: Server, hearing: Transcriber, clips: Sequence[Utterance]) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda clip: said(server, *sound(load(clip.audio, AudioSettings()))), clips[:8]))
+    assert [answer.data["text"] for (answer,) in answers] == [heard(hearing, path_of(clip)).text for clip in clips[:8]]
+
+
+START = AudioStart(rate=16000, width=2, channels=1).event()
+
+
+@pytest.mark.parametrize(
+    ("events", "says"),
+    [
+        ([Transcribe(name="large").event(), Event("broken")], "no model is named 'large'; known are tiny, tuned"),
+        ([Transcribe(language="de").event(), Event("broken")], "transcribes English (en), not 'de'"),
+        (sound(np.zeros(10, dtype=np.float32)), "lasts 0.00 s"),
+        (sound(np.zeros(61 * SAMPLE_RATE_HZ, dtype=np.float32)), "lasts more than 60 s"),
+        ([AudioStart(rate=16000, width=9, channels=1).event(), AudioStop().event()], "9 bytes and 16000 Hz cannot be taken"),
+        (
+            [AudioStart(rate=16000, width=2, channels=1).event(), Event("audio-chunk", payload=b"a"), AudioStop().event()],
+            "no Wyoming event",
+        ),
+        ([Event("broken", payload=bytes(2 << 20)), Describe().event()], "an event has 2097152 bytes"),
+    ],
+    ids=["model", "language", "short", "long", "form", "chunk", "large"],
+)
+def test_wyomings_client_is_told_why(server: Server, events: list[Event], says: str) -> None:
+    error = said(server, *events)[-1]
+    assert Error.is_type(error.type)
+    assert says in Error.from_event(error).text
+
+
+def test_what_is_no_event_ends_its_own_connection_only(server: Server) -> None:
+    for line in (b"GET / HTTP/1.1\r\n\r\n", b"[1, 2]\n", b'{"data": {}}\n', b"\xff\xfe\n"):
+        with socket.create_connection(("127.0.0.1", server.wyoming or 0), timeout=60) as connection:
+            connection.sendall(line)
+            while connection.recv(4096):
+                pass
+    assert said(server, Describe().event())
+
+
+# --- start, stop, and what is left -------------------------------------------------------------------------------------------------------
+
+
+def test_nothing_of_what_clients_send_is_left(server: Server, clips: Sequence[Utterance]) -> None:
+    """Runs behind the tests above: what all of them sent, and errors that they caused."""
+    text = server.client().audio.transcriptions.create(file=("secret-name.wav", path_of(clips[0]).read_bytes()), model="tiny").text
+    assert text
+    assert server.errors.read_text() == ""
+    temporary = server.errors.parent / "tmp"
+    assert {path.name for path in temporary.rglob("*") if path.is_file()} <= {".ses"}  # a number by which onnxruntime counts its sessions
+    links = (link.readlink() for link in Path(f"/proc/{server.process.pid}/fd").iterdir())
+    assert not [link for link in links if temporary in link.parents and link.name != ".ses"]
+
+
+def test_what_has_begun_is_finished_before_the_server_ends(clips: Sequence[Utterance], tmp_path: Path) -> None:
+    with serving(tmp_path / "tmp", "--model", "tiny=packaged:moonshine-tiny", "--queue", 2) as server:
+        boundary, content = b"--b\r\n", path_of(clips[0]).read_bytes()
+        body = FILE + content + b'\r\n--b\r\nContent-Disposition: form-data; name="model"\r\n\r\ntiny\r\n--b--\r\n'
+        assert boundary in body
+        with (
+            socket.create_connection(("127.0.0.1", server.port), timeout=60) as begun,
+            socket.create_connection(("127.0.0.1", server.port), timeout=60) as other,
+        ):
+            for connection in (begun, other):
+                head = f"POST /v1/audio/transcriptions HTTP/1.1\r\nHost: x\r\n{FORM}Content-Length: {len(body)}\r\n\r\n"
+                connection.sendall(head.encode() + body[:1000])
+            wait_until(lambda: server.metric("requests_in_progress") == 2)
+            busy = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
+            busy.request("POST", "/v1/audio/transcriptions", body, {"Content-Type": "multipart/form-data; boundary=b"})
+            refused = busy.getresponse()
+            assert refused.status == 429
+            assert int(refused.headers["Retry-After"]) >= 1
+            assert json.loads(refused.read())["error"]["code"] == "rate_limit_exceeded"
+            other.close()
+            server.process.send_signal(signal.SIGTERM)
+            wait_until(lambda: not connectable(server.port))
+            begun.sendall(body[1000:])
+            answer = begun.recv(65536)
+            while not re.search(rb"\r\n\r\n.*\}\}", answer, re.S):
+                answer += begun.recv(65536)
+        assert answer.startswith(b"HTTP/1.1 200")
+        assert b"worst of time" in answer.lower()
+        assert server.process.wait(60) == 0
+        assert server.errors.read_text() == ""
+        with pytest.raises(openai.APIConnectionError):
+            server.client().models.list()
+
+
+def connectable(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=5).close()
+    except ConnectionRefusedError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_idle_server_ends_at_once_and_well(random_v1: LoadedModel, tmp_path: Path, number: int) -> None:
+    with serving(tmp_path / "tmp", "--model", f"a={random_v1.checkpoint.folder}", "--wyoming", "127.0.0.1:0") as server:
+        with socket.create_connection(("127.0.0.1", server.wyoming or 0)):
+            server.process.send_signal(number)
+            assert server.process.wait(30) == 0
+        assert server.errors.read_text() == ""
+
+
+def test_clients_of_a_server_that_is_killed_see_an_error_and_come_back(random_v1: LoadedModel, tmp_path: Path) -> None:
+    with serving(tmp_path / "tmp", "--model", f"a={random_v1.checkpoint.folder}") as first:
+        client = first.client()
+        assert len(client.models.list().data) == 1
+        first.process.kill()
+        first.process.wait()
+        with pytest.raises(openai.APIConnectionError):
+            client.models.list()
+    with serving(tmp_path / "tmp", "--model", f"a={random_v1.checkpoint.folder}", "--port", first.port) as second:
+        assert second.port == first.port
+        assert len(client.models.list().data) == 1
+
+
+def test_a_port_that_is_taken_is_told_of_at_once(server: Server) -> None:
+    told = refusal("serve", "--model", "a=packaged:moonshine-tiny", "--port", server.port)
+    assert told == f"error: 127.0.0.1:{server.port}: another program listens there; choose another with --port"
+    told = refusal("serve", "--model", "a=packaged:moonshine-tiny", "--port", 0, "--wyoming", server.wyoming)
+    assert told == f"error: 127.0.0.1:{server.wyoming}: another program listens there; choose another with --wyoming"
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (("--model", "packaged:moonshine-tiny"), "--model packaged:moonshine-tiny: write NAME=SOURCE"),
+        (("--model", "a b=packaged:moonshine-tiny"), "write NAME=SOURCE"),
+        (("--model", "a="), "write NAME=SOURCE"),
+        (("--model", "a=packaged:moonshine-tiny", "--model", "a=packaged:moonshine-tiny"), "--model a=...: the name is given twice"),
+        (("--model", "a=/no/such/folder"), "/no/such/folder"),
+        (("--model", "a=packaged:moonshine-tiny", "--wyoming", "here"), "--wyoming here: write PORT or HOST:PORT"),
+        (("--model", "a=packaged:moonshine-tiny", "--host", "256.1.1.1"), "256.1.1.1:0: cannot listen there"),
+        (("--model", "a=packaged:moonshine-tiny", "--api-key-file", "/no/such/file"), "cannot be read"),
+    ],
+)
+def test_a_server_that_cannot_start_says_why(flags: tuple[str, ...], says: str) -> None:
+    assert says in refusal("serve", "--port", 0, *flags)
+
+
+def test_a_key_is_not_gone_around(tmp_path: Path) -> None:
+    key = ("--api-key-file", key_file(tmp_path))
+    told = refusal("serve", "--model", "a=packaged:moonshine-tiny", "--port", 0, "--wyoming", "0.0.0.0:0", *key)
+    assert "Wyoming knows no keys, so --api-key-file would not keep others out" in told
+
+
+@pytest.mark.parametrize(
+    ("text", "mode", "says"),
+    [
+        (KEY, 0o644, "other users can read or change it; chmod 600"),
+        (KEY, 0o602, "other users can read or change it"),
+        ("short", 0o600, "one key of at least 16 characters"),
+        ("", 0o600, "one key of at least 16 characters"),
+        (f"{KEY} {KEY}", 0o600, "put one key"),
+    ],
+)
+def test_a_key_file_that_keeps_nobody_out_is_refused(tmp_path: Path, text: str, mode: int, says: str) -> None:
+    with pytest.raises(ServeError, match=says):
+        read_key(key_file(tmp_path, text, mode))
+
+
+def test_a_key_file_that_the_group_may_read_is_taken(tmp_path: Path) -> None:
+    assert read_key(key_file(tmp_path, KEY, 0o440)) == KEY
+
+
+@pytest.mark.parametrize("package", ["starlette", "wyoming"])
+def test_an_absent_extra_is_named(package: str) -> None:
+    """In a process in which nothing finds the package."""
+    code = f"""
+import sys
+from importlib.machinery import PathFinder
+found = PathFinder.find_spec
+PathFinder.find_spec = lambda name, *others: None if name == {package!r} else found(name, *others)
+from lora.main import main
+sys.argv = ["moonshine-lora", "serve", "--model", "a=packaged:moonshine-tiny"]
+sys.exit(main())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"error: serve needs {package}, which is not installed: pip install 'moonshine-lora[serve]'\n"
+
+
+def test_the_help_answers_without_torch() -> None:
+    code = "import sys\nfrom lora.main import main\nsys.argv[1:] = ['serve', '--help']\ntry: main()\nfinally: print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "--api-key-file FILE" in done.stdout
+    assert done.stdout.endswith("False\n")
+
+
+# --- sources and forms -------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_an_adapter_and_a_checkpoint_are_sources(tuned: Path, random_v1: LoadedModel, tmp_path: Path) -> None:
+    plain = request_of("packaged:moonshine-tiny", CPU)
+    assert (plain.model_id, plain.adapter_folder) == ("packaged:moonshine-tiny", None)
+    assert request_of(str(tuned), CPU) == replace(plain, adapter_folder=tuned)
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "record.json").write_text("{}")
+    with pytest.raises(CheckpointError, match="holds no lora_adapter/"):
+        request_of(str(run), CPU)
+    (run / "lora_adapter").symlink_to(tuned)
+    assert request_of(str(run), CPU) == replace(plain, adapter_folder=run / "lora_adapter", processor_folder=run / "processor")
+    (run / "checkpoint").symlink_to(random_v1.checkpoint.folder)
+    assert request_of(str(run), CPU).model_id == str(run / "checkpoint")
+    export = tmp_path / "export"
+    export.mkdir()
+    (export / "export.json").write_text("{}")
+    with pytest.raises(CheckpointError, match="is an export; serve its merged/ folder"):
+        request_of(str(export), CPU)
+
+
+BODY = (
+    b'--b\r\nContent-Disposition: form-data; name="model"\r\n\r\ntiny\r\n'
+    b'--b\r\nContent-Disposition: form-data; name="timestamp_granularities[]"\r\n\r\nword\r\n'
+    b'--b\r\nContent-Disposition: form-data; name="timestamp_granularities[]"\r\n\r\nsegment\r\n'
+    b'--b\r\nContent-Type: audio/wav\r\ncontent-disposition: form-data; name="file"; filename="\xc3.wav"\r\n\r\n\r\n--c\r\n\0\r\n--b--\r\n'
+)
+
+
+@given(st.lists(st.integers(0, len(BODY)), max_size=12))
+@settings(deadline=None)
+def test_a_form_is_the_same_in_whatever_pieces_it_comes(places: list[int]) -> None:
+    parts, cuts = _Parts(), [0, *sorted(places), len(BODY)]
+    parser = MultipartParser(b"b", parts.callbacks())
+    for start, stop in pairwise(cuts):
+        parser.write(BODY[start:stop])
+    assert parts.ended
+    assert dict(parts.fields) == {"model": ["tiny"], "timestamp_granularities[]": ["word", "segment"]}
+    assert parts.file == b"\r\n--c\r\n\0"
+
+
+def test_a_form_with_too_many_or_too_large_fields_is_refused() -> None:
+    field = b'--b\r\nContent-Disposition: form-data; name="x"\r\n\r\n%b\r\n'
+    for body, says in ((field % b"" * 65, "more than 64 fields"), (field % (b"a" * 70_000), "more than 64 KB"), (field % b"\xff", "UTF-8")):
+        with pytest.raises(RequestError, match=says):
+            MultipartParser(b"b", _Parts().callbacks()).write(body + b"--b--\r\n")
+
+
+# --- long recordings ---------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_half_an_hour_is_subtitled_while_others_are_answered(tmp_path: Path, clips: Sequence[Utterance]) -> None:
+    speech = [load(row.audio, AudioSettings()) for row in list(read(SHARED / "librispeech/heldout.jsonl", Rules(max_s=40)))]
+    reading = np.concatenate(speech)
+    half_an_hour = np.tile(reading, 2)[: 30 * 60 * SAMPLE_RATE_HZ]
+    with serving(tmp_path / "tmp", "--model", "tiny=packaged:moonshine-tiny") as server, ThreadPoolExecutor(1) as pool:
+        create = server.client(timeout_s=580).audio.transcriptions.create
+        long = pool.submit(create, file=("long.flac", encode_flac(half_an_hour)), model="tiny", response_format="verbose_json")
+        wait_until(lambda: server.metric("batch_clips_count") > 0, 60)
+        assert "worst of time" in create(file=path_of(clips[0]), model="tiny").text.lower()
+        assert not long.done()
+        whole = long.result(580)
+        assert whole.duration == 1800
+        assert whole.segments[-1].end > 1780
+        assert all(before.end <= after.start + 0.05 for before, after in pairwise(whole.segments))
+        assert len(whole.text.split()) > 1800 * 2
