@@ -42,11 +42,11 @@ class NoBrowserError(Exception):
 
 
 @contextmanager
-def chromium() -> Iterator[Browser]:
-    """A running browser. Raises `NoBrowserError`."""
+def chromium(*more: str) -> Iterator[Browser]:
+    """A running browser, started with `more` arguments. Raises `NoBrowserError`."""
     program, environment = _program()
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, args=_ARGUMENTS, env=os.environ | environment)
+        browser = playwright.chromium.launch(executable_path=program, args=[*_ARGUMENTS, *more], env=os.environ | environment)
         try:
             yield browser
         finally:

@@ -29,6 +29,7 @@ FILES: dict[Target, list[str]] = {
     "moonshine-voice": ["decoder_model_merged.ort", "encoder_model.ort", "tokenizer.bin"],
     "onnx": ["decoder_model_merged.onnx", "encoder_model.onnx", "tokenizer.json"],
     "sherpa-onnx": ["decoder_model_merged.onnx", "encoder_model.onnx", "tokens.txt"],
+    "gguf": ["model.gguf"],
 }
 
 
@@ -114,7 +115,7 @@ def test_a_merged_checkpoint_merges_to_itself(random_speech: LoadedModel, tmp_pa
     assert first == second
 
 
-@pytest.mark.parametrize("target", ["moonshine-voice", "onnx", "sherpa-onnx"])
+@pytest.mark.parametrize("target", ["moonshine-voice", "onnx", "sherpa-onnx", "gguf"])
 def test_a_folder_holds_what_the_runtime_loads(tiny: LoadedModel, target: Target, tmp_path: Path) -> None:
     written = write_target(tiny, target, "fp32", tmp_path)
     assert [file.name for file in written] == FILES[target]
@@ -160,9 +161,9 @@ def test_sizes_that_a_runtime_does_not_know_are_refused(random_v1: LoadedModel, 
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("target", ["onnx", "sherpa-onnx"])
+@pytest.mark.parametrize("target", ["onnx", "sherpa-onnx", "transformers-js"])
 def test_a_streaming_model_is_refused_where_it_cannot_run(random_v2: LoadedModel, target: Target, tmp_path: Path) -> None:
-    with pytest.raises(ExportError, match="streaming checkpoints can only be exported to `moonshine-voice` and `merged`"):
+    with pytest.raises(ExportError, match="streaming checkpoints can only be exported to `moonshine-voice`, `gguf` and `merged`"):
         write_target(random_v2, target, "u8", tmp_path)
     assert not list(tmp_path.iterdir())
 
@@ -193,11 +194,11 @@ def test_a_tokenizer_that_grew_without_the_model_is_refused_and_one_with_it_expo
 
 
 def test_a_missing_package_is_named_with_its_extra_and_merged_needs_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    require_export(TARGETS)
+    require_export(TARGETS, "u8")
     monkeypatch.setattr(importlib.util, "find_spec", {"onnx": None}.get)
-    require_export(["merged"])
+    require_export(["merged"], "fp16")
     with pytest.raises(ExportError, match=r"--to onnx: .*onnx is not installed; install it \(pip install 'moonshine-lora\[export\]'\)"):
-        require_export(["merged", "onnx"])
+        require_export(["merged", "onnx"], "u8")
 
 
 @pytest.mark.parametrize(
@@ -206,6 +207,8 @@ def test_a_missing_package_is_named_with_its_extra_and_merged_needs_none(monkeyp
         *(("merged", size) for size in (8, 2_000, 4_600)),
         *(("moonshine-voice", size) for size in (8, 20_000, 28_000)),
         *(("sherpa-onnx", size) for size in (8, 20_000, 27_700)),
+        *(("gguf", size) for size in (8, 500, 20_000)),
+        *(("transformers-js", size) for size in (8, 27_700, 30_000)),
     ],
     indirect=["small_disk"],
 )

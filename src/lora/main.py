@@ -174,6 +174,7 @@ def _export_arguments(parser: argparse.ArgumentParser) -> None:
     to = parser.add_argument_group("to what")
     to.add_argument("--to", nargs="+", required=True, choices=TARGETS, metavar="TARGET", help=f"one or more of {', '.join(TARGETS)}")
     to.add_argument("--precision", choices=PRECISIONS, default="u8", help="precision of the weights; merged is always fp32 (default: u8)")
+    to.add_argument("--license", metavar="TEXT", help="licence that gguf files name (default: the run's card_license; a packaged model's)")
     to.add_argument("--output", type=Path, metavar="DIR", help="output folder, with a subfolder per target (default: RUN/export)")
     to.add_argument("--overwrite", action="store_true", help="replace the export in the folder")
     proof = parser.add_argument_group("proof")
@@ -184,7 +185,7 @@ def _export_arguments(parser: argparse.ArgumentParser) -> None:
         "--max-wer-drift-points",
         type=number_from_zero,
         metavar="X",
-        help="largest difference between the WER in the runtime and in PyTorch (default: 0.5 for u8, 0 for fp32)",
+        help="largest difference between the WER in the runtime and in PyTorch (default: 0 for fp32, 0.5 for others)",
     )
     proof.add_argument("--allow-outside-paths", action="store_true", help="allow audio paths outside a given manifest's folder")
     proof.add_argument("--tags", **TAGS_FLAG)
@@ -217,6 +218,7 @@ def _export(options: argparse.Namespace) -> int:
             max_drift_points=options.max_wer_drift_points,
             allow_outside_paths=options.allow_outside_paths,
             tags=options.tags,
+            license=options.license,
         ),
         Display(),
     )

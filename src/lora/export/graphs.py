@@ -121,7 +121,9 @@ def _level_decoders(speech: LoadedModel, first: "_Decoder", following: "_Decoder
 def _require_v1(speech: LoadedModel) -> None:
     require_plain(speech)
     if speech.streaming:
-        raise ExportError(f"{speech.checkpoint.model_id}: streaming checkpoints can only be exported to `moonshine-voice` and `merged`")
+        raise ExportError(
+            f"{speech.checkpoint.model_id}: streaming checkpoints can only be exported to `moonshine-voice`, `gguf` and `merged`"
+        )
 
 
 def require_plain(speech: LoadedModel) -> None:

@@ -17,6 +17,7 @@ from lora.dataset.checking import validate
 from lora.dataset.manifest import Rules, read
 from lora.display import Display, export_table
 from lora.errors import ConfigError, ExportError, ManifestError, ProofError, RunFolderError
+from lora.export.about import About
 from lora.export.agreement import compare_export
 from lora.export.proof import Models, ProofSet, chosen, in_runtime, with_pytorch
 from lora.export.targets import ExportPrecision, Target, architecture, require_export, write_target
@@ -29,7 +30,7 @@ from lora.runs import record as records
 from lora.runs.export_record import EXPORT_FILE, Exported, ExportedFile, ProofSpeech, TargetExport
 from lora.runs.record import RunRecord, SetResult
 from lora.runtimes.runtime import PACKAGES, require_runtimes
-from lora.runtimes.separate import REQUIREMENT
+from lora.runtimes.separate import REQUIREMENT, TRANSFORMERS_JS
 from lora.system.files import atomic_folder, sha256_file, write_json
 from lora.system.locking import held
 from lora.system.process import peak_bytes
@@ -39,8 +40,11 @@ from lora.training import adapter as adapters
 from lora.training.sets import SpeechSet
 from lora.units import Seconds
 
-DRIFT_POINTS: dict[ExportPrecision, float] = {"u8": 0.5, "fp32": 0.0}
+DRIFT_POINTS: dict[ExportPrecision, float] = {"u8": 0.5, "fp16": 0.5, "fp32": 0.0}
 """How far the WER in the runtime may be from PyTorch's: by default not at all in float32."""
+
+PACKAGED_LICENSE = "mit"
+"""Of the checkpoints that the runtimes' wheels carry."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +68,8 @@ class ExportRequest:
     max_drift_points: float | None
     allow_outside_paths: bool
     tags: TagRule
+    license: str | None = None
+    """For files that say it; None for the run's `card_license`, or the packaged checkpoint's own."""
 
     @classmethod
     def of_run(cls, run: Path, targets: tuple[Target, ...], tags: TagRule) -> "ExportRequest":
@@ -107,10 +113,10 @@ def export(request: ExportRequest, display: Display) -> Exported:
     A run is held meanwhile, and its record and reports are brought up to date. Raises `ProofError` when an export is not shown to be the
     tuned model, and then, as after every other refusal, leaves everything as it was.
     """
-    require_export(request.targets)
+    require_export(request.targets, request.precision)
     on_device = [target for target in request.targets if target != "merged"]
-    if not request.skip_proof:
-        require_runtimes(on_device)
+    # The page of transformers-js is made of the runtime's own files, with a proof or without.
+    require_runtimes(target for target in on_device if target == "transformers-js" or not request.skip_proof)
     source = _source(request)
     _require_free(source.folder, request.overwrite)
     with nullcontext() if source.run is None else held(source.run):
@@ -126,7 +132,8 @@ def _export(request: ExportRequest, source: _Source, display: Display) -> Export
         models = _models(source)
     size = _size(models, request.targets)
     with atomic_folder(source.folder) as folder:
-        targets = {target: _written(target, request.precision, models, folder, display) for target in request.targets}
+        about = _about(request, source)
+        targets = {target: _written(target, request.precision, models, folder / target, about, display) for target in request.targets}
         peak = peak_bytes()
         if not request.skip_proof:
             sets = _scored(models, speech, display)
@@ -247,14 +254,22 @@ def _size(models: Models, targets: tuple[Target, ...]) -> str | None:
     return architecture(models.tuned) if asking else None
 
 
-def _written(target: Target, precision: ExportPrecision, models: Models, folder: Path, display: Display) -> TargetExport:
+def _about(request: ExportRequest, source: _Source) -> About:
+    """The adapter by the name of its folder, or of its run's; the licence where somebody has said it."""
+    folder = request.run or source.adapter_folder
+    said = source.record.config.output.card_license if source.record else None
+    own = PACKAGED_LICENSE if source.checkpoint.kind == "packaged" and folder is None else None
+    return About(folder.resolve().name if folder else None, request.license or said or own)
+
+
+def _written(target: Target, precision: ExportPrecision, models: Models, folder: Path, about: About, display: Display) -> TargetExport:
+    """`folder` is the target's own, which is made here."""
     started = time.perf_counter()
     with display.stage(target, f"Exporting to {target}"):
-        (folder / target).mkdir()
-        files = write_target(models.tuned, target, precision, folder / target)
+        folder.mkdir()
+        files = write_target(models.tuned, target, precision, folder, about)
         listed = tuple(
-            ExportedFile(name=file.relative_to(folder / target).as_posix(), bytes=file.stat().st_size, sha256=sha256_file(file))
-            for file in files
+            ExportedFile(name=file.relative_to(folder).as_posix(), bytes=file.stat().st_size, sha256=sha256_file(file)) for file in files
         )
         display.line(f"{sum(file.bytes for file in listed) / 1e6:.1f} MB, peak memory {peak_bytes() / 1e6:.0f} MB")
     kept: ExportPrecision = "fp32" if target == "merged" else precision
@@ -339,9 +354,11 @@ def _account(
 def _versions(request: ExportRequest) -> dict[str, str]:
     """Of the packages that made the files, and of the runtimes that were asked."""
     on_device = [target for target in request.targets if target != "merged"]
-    names = ["moonshine-lora", "torch", "transformers", *(("onnx", "onnxruntime") if on_device else ())]
-    runtimes = () if request.skip_proof else tuple(PACKAGES[target][1] for target in on_device)
-    separate = {"moonshine-voice": REQUIREMENT.partition("==")[2]}
+    graphs = [target for target in on_device if target != "gguf"]
+    makers = (*(("onnx", "onnxruntime") if graphs else ()), *(("gguf",) if "gguf" in on_device else ()))
+    names = ["moonshine-lora", "torch", "transformers", *makers]
+    runtimes = () if request.skip_proof else tuple(PACKAGES[target][1] if target in PACKAGES else target for target in on_device)
+    separate = {"moonshine-voice": REQUIREMENT.partition("==")[2], "transformers-js": TRANSFORMERS_JS}
     return {name: separate[name] if name in separate else version(name) for name in (*names, *runtimes)}
 
 

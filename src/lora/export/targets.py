@@ -5,7 +5,8 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, get_args
 
-from lora.errors import ExportError
+from lora.errors import ConfigError, ExportError
+from lora.export.about import NOTHING, About
 from lora.system.destination import writing_errors
 from lora.system.files import write_json
 
@@ -14,8 +15,8 @@ if TYPE_CHECKING:
 
     from lora.model.loading import LoadedModel
 
-Target = Literal["merged", "moonshine-voice", "onnx", "sherpa-onnx"]
-ExportPrecision = Literal["u8", "fp32"]
+Target = Literal["merged", "moonshine-voice", "onnx", "sherpa-onnx", "gguf", "transformers-js"]
+ExportPrecision = Literal["u8", "fp16", "fp32"]
 Architecture = Literal["tiny", "base", "streaming"]
 
 TARGETS: Final[tuple[Target, ...]] = get_args(Target)
@@ -28,11 +29,16 @@ _SIZES: Final[dict[tuple[int, int, int], Architecture]] = {(6, 8, 36): "tiny", (
 """Decoder layers, heads and their width that moonshine-voice and useful-moonshine-onnx know, by name."""
 
 
-def require_export(targets: Iterable[Target]) -> None:
-    """Raises `ExportError` when a target needs a package that is not installed. Loads nothing."""
-    graphs = [target for target in targets if target != "merged"]
-    if graphs and importlib.util.find_spec("onnx") is None:
-        raise ExportError(f"--to {graphs[0]}: the package onnx is not installed; install it (pip install 'moonshine-lora[export]')")
+def require_export(targets: Iterable[Target], precision: ExportPrecision) -> None:
+    """Raises `ExportError` when a target needs a package that is not installed, `ConfigError` for a precision that it does not have."""
+    for target in targets:
+        if target == "merged":
+            continue
+        package = "gguf" if target == "gguf" else "onnx"
+        if importlib.util.find_spec(package) is None:
+            raise ExportError(f"--to {target}: the package {package} is not installed; install it (pip install 'moonshine-lora[export]')")
+        if precision == "fp16" and target != "gguf":
+            raise ConfigError(f"--precision fp16: only gguf files have it; choose u8 or fp32 for {target}")
 
 
 def architecture(speech: "LoadedModel") -> Architecture:
@@ -53,11 +59,13 @@ def architecture(speech: "LoadedModel") -> Architecture:
     return _SIZES[size]
 
 
-def write_target(speech: "LoadedModel", target: Target, precision: ExportPrecision, folder: Path) -> tuple[Path, ...]:
+def write_target(
+    speech: "LoadedModel", target: Target, precision: ExportPrecision, folder: Path, about: About = NOTHING
+) -> tuple[Path, ...]:
     """Writes what the runtime loads into the existing, empty `folder` and returns the files in the order of their names.
 
     `speech` is a plain model on the CPU, its adapter folded in. The same input gives the same bytes. `merged` is float32 whatever
-    `precision` says: checkpoints that training or another export can start from are.
+    `precision` says: checkpoints that training or another export can start from are. `about` goes into files that have a place for it.
 
     Raises:
         ExportError: the target cannot run this model.
@@ -68,22 +76,38 @@ def write_target(speech: "LoadedModel", target: Target, precision: ExportPrecisi
             from lora.export.merged import write_merged
 
             write_merged(speech, folder)
+        elif target == "gguf":
+            _write_gguf(speech, precision, folder, about)
         else:
-            _write_graphs(speech, target, precision, folder)
+            _write_graphs(speech, target, precision, folder, about)
     return tuple(sorted(file for file in folder.rglob("*") if file.is_file()))
 
 
-def _write_graphs(speech: "LoadedModel", target: Target, precision: ExportPrecision, folder: Path) -> None:
+def _write_gguf(speech: "LoadedModel", precision: ExportPrecision, folder: Path, about: About) -> None:
+    from lora.export.gguf_file import write_gguf
+    from lora.export.graphs import require_plain
+
+    require_plain(speech)
+    _require_raw(speech)
+    write_gguf(speech, "Q8_0" if precision == "u8" else "F16" if precision == "fp16" else "F32", about, folder)
+
+
+def _write_graphs(speech: "LoadedModel", target: Target, precision: ExportPrecision, folder: Path, about: About) -> None:
     from lora.export.formats import write_onnx, write_ort
     from lora.export.graphs import decoder_graph, encoder_graph, require_plain
     from lora.export.quantise import quantised
     from lora.export.streaming import QUANTISED, streaming_config, streaming_graphs
     from lora.export.tokens import tokenizer_bin, tokens_txt, vocabulary
+    from lora.export.transformers_js import DTYPES, write_page, write_settings
 
     require_plain(speech)
     _require_runnable(speech, target)
     tokens = vocabulary(speech.processor.tokenizer, speech.head.weight.shape[0])
     ending, write = (".ort", write_ort) if target == "moonshine-voice" else (".onnx", write_onnx)
+    place = folder
+    if target == "transformers-js":
+        ending, place = f"{DTYPES[precision][1]}.onnx", folder / "onnx"
+        place.mkdir()
     graphs: Mapping[str, Callable[[], onnx.ModelProto]]
     smaller: tuple[str, ...]
     if speech.streaming:
@@ -97,13 +121,16 @@ def _write_graphs(speech: "LoadedModel", target: Target, precision: ExportPrecis
         smaller = tuple(graphs)
     for name, graph in graphs.items():
         model = graph()
-        write(quantised(model) if precision == "u8" and name in smaller else model, folder / f"{name}{ending}")
+        write(quantised(model) if precision == "u8" and name in smaller else model, place / f"{name}{ending}")
     if speech.streaming:
         write_json(folder / "streaming_config.json", streaming_config(speech))
     if target == "moonshine-voice":
         (folder / "tokenizer.bin").write_bytes(tokenizer_bin(tokens))
     elif target == "sherpa-onnx":
         (folder / "tokens.txt").write_bytes(tokens_txt(tokens))
+    elif target == "transformers-js":
+        write_settings(speech, precision, folder)
+        write_page(speech, about, folder)
     else:
         (folder / "tokenizer.json").write_text(speech.processor.tokenizer.backend_tokenizer.to_str(pretty=True), encoding="utf-8")
 
@@ -112,13 +139,19 @@ def _require_runnable(speech: "LoadedModel", target: Target) -> None:
     """Refuses what a runtime would run with wrong results, for it cannot be told."""
     model_id = speech.checkpoint.model_id
     if speech.streaming and target != "moonshine-voice":
-        raise ExportError(f"{model_id}: streaming checkpoints can only be exported to `moonshine-voice` and `merged`")
-    if target != "sherpa-onnx":
+        raise ExportError(f"{model_id}: streaming checkpoints can only be exported to `moonshine-voice`, `gguf` and `merged`")
+    if target in ("moonshine-voice", "onnx"):
         architecture(speech)
     if not speech.streaming and (speech.start_id, speech.end_id) != (START_ID, END_ID):
         raise ExportError(
             f"{model_id}: starts with token {speech.start_id} and ends with {speech.end_id}; "
             f"runtimes take {START_ID} and {END_ID}; export it to `merged`"
         )
+    _require_raw(speech)
+
+
+def _require_raw(speech: "LoadedModel") -> None:
     if speech.processor.feature_extractor.do_normalize:
-        raise ExportError(f"{model_id}: its processor normalises the loudness of each clip and runtimes do not; export it to `merged`")
+        raise ExportError(
+            f"{speech.checkpoint.model_id}: its processor normalises the loudness of each clip and runtimes do not; export it to `merged`"
+        )

@@ -108,7 +108,7 @@ def _checked(options: argparse.Namespace, config: RunConfig) -> Making:
     from lora.text.terms import read_terms
 
     prepare_process()
-    require_export(options.to)
+    require_export(options.to, "u8")
     terms = read_terms(options.terms, "en")
     if config.model.language != "en":
         raise ConfigError(f"--language {config.model.language}: sentences and numbers are spoken in English only; use experiment")

@@ -108,7 +108,7 @@ class ExportedFile(msgspec.Struct, frozen=True, kw_only=True):
 class TargetExport(msgspec.Struct, frozen=True, kw_only=True):
     """What one runtime loads."""
 
-    precision: Literal["u8", "fp32"]
+    precision: Literal["u8", "fp16", "fp32"]
     files: tuple[ExportedFile, ...]
     seconds: Seconds
     """Time to make it."""

@@ -4,10 +4,16 @@ Runtimes are C++ libraries: some end the process at a file that they do not like
 this process ends, and their peak memory can be told.
 """
 
+import base64
 import os
+import shutil
+import struct
+import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
+from importlib.resources import files
 from pathlib import Path
 from typing import Any, BinaryIO, Final, Protocol
 
@@ -15,7 +21,7 @@ import msgspec
 import numpy as np
 
 from lora.audio.loading import Waveform
-from lora.runtimes.separate import voice_packages
+from lora.runtimes.separate import javascript_packages, voice_packages
 from lora.system.process import peak_bytes
 from lora.text.byte_tokens import joined, whole
 from lora.units import SAMPLE_RATE_HZ, Seconds
@@ -177,10 +183,126 @@ class SherpaEngine:
         return joined(pieces[:cap]).strip(), len(pieces) >= min(cap, sherpa_cap(len(samples)))
 
 
+class _Cpp:
+    """transcribe.cpp, on one core. Where it stops before a clip's end, it leaves out what it has said several times in a row."""
+
+    def __init__(self, file: Path, *, mapped: bool) -> None:
+        from transcribe_cpp import Model
+
+        self._model = Model(file, backend="cpu", no_mmap=not mapped)
+        self._session: Any = self._model.session(n_threads=1)
+
+    def hear(self, samples: Waveform) -> tuple[Any, bool]:
+        """What it says of a clip, and whether it stopped before the end."""
+        from transcribe_cpp import OutputTruncated
+
+        try:
+            return self._session.run(samples), False
+        except OutputTruncated as stopped:
+            return stopped.partial_result, True
+
+    def close(self) -> None:
+        self._session.close()
+        self._model.close()
+
+
+class GgufEngine:
+    """v1 in transcribe.cpp. It allows `max_position_embeddings` tokens, which it reads from the file's header when it loads.
+
+    So it is given a copy whose header says the cap.
+    """
+
+    _KEY = b"decoder.max_position_embeddings"
+
+    def __init__(self, folder: Path) -> None:
+        self._place = tempfile.TemporaryDirectory(prefix="moonshine-lora-gguf-")
+        self._file = Path(self._place.name, "model.gguf")
+        shutil.copyfile(folder / "model.gguf", self._file)
+        content = self._file.read_bytes()
+        self._at = content.find(self._KEY) + len(self._KEY) + 4  # behind the kind of the value
+        (self._cap,) = struct.unpack_from("<I", content, self._at)
+        self._cpp = _Cpp(self._file, mapped=False)
+
+    def prepare(self, samples: Waveform, cap: int) -> Listen:
+        if cap != self._cap:
+            self._cpp.close()
+            with self._file.open("r+b") as stream:
+                stream.seek(self._at)
+                stream.write(struct.pack("<I", cap))
+            self._cpp, self._cap = _Cpp(self._file, mapped=False), cap
+        return lambda: self._hear(samples)
+
+    def _hear(self, samples: Waveform) -> tuple[str, bool | None]:
+        found, stopped = self._cpp.hear(samples)
+        return found.text.removesuffix("\ufffd").strip(), stopped  # a character that the last tokens begin and do not finish
+
+
+class GgufStreamingEngine:
+    """Streaming models in transcribe.cpp. It allows a number of tokens of its own, and tells them: what is beyond the cap is cut off."""
+
+    def __init__(self, folder: Path) -> None:
+        from gguf import GGUFReader
+
+        self._tokens = GGUFReader(folder / "model.gguf").fields["tokenizer.ggml.tokens"].contents()
+        self._cpp = _Cpp(folder / "model.gguf", mapped=True)
+
+    def prepare(self, samples: Waveform, cap: int) -> Listen:
+        return lambda: self._hear(samples, cap)
+
+    def _hear(self, samples: Waveform, cap: int) -> tuple[str, bool | None]:
+        found, stopped = self._cpp.hear(samples)
+        pieces = [self._tokens[token.id].replace("\u2581", " ") for token in found.tokens]
+        return joined(pieces[:cap]).strip(), stopped or len(pieces) >= cap
+
+
+def gguf_engine(folder: Path, _architecture: str) -> Engine:
+    """The engine for what the file's header says it holds."""
+    with (folder / "model.gguf").open("rb") as stream:
+        return GgufStreamingEngine(folder) if b"moonshine_streaming" in stream.read(256) else GgufEngine(folder)
+
+
+class JavaScriptEngine:
+    """transformers.js in Node, a process of its own below this one."""
+
+    def __init__(self, folder: Path) -> None:
+        program = files("lora.runtimes") / "javascript" / "transcribe.mjs"
+        command = ["node", str(program), str(javascript_packages()), str(folder)]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self.peak_bytes = 0
+        self._answer()
+
+    def prepare(self, samples: Waveform, cap: int) -> Listen:
+        self._ask({"samples": base64.b64encode(samples.tobytes()).decode()})
+        self._answer()
+        return lambda: self._hear(cap)
+
+    def _hear(self, cap: int) -> tuple[str, bool | None]:
+        self._ask({"cap": cap})
+        answer = self._answer()
+        self.peak_bytes = answer["peak_bytes"]
+        return answer["text"].removesuffix("\ufffd").strip(), None
+
+    def _ask(self, content: dict[str, Any]) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(msgspec.json.encode(content) + b"\n")
+        self._process.stdin.flush()
+
+    def _answer(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:  # it has said why on standard error, where this process's words go too
+            self._process.wait()
+            sys.exit(1)
+        answer: dict[str, Any] = msgspec.json.decode(line)
+        return answer
+
+
 ENGINES: Final[dict[str, Callable[[Path, str], Engine]]] = {
     "moonshine-voice": VoiceEngine,
     "onnx": OnnxEngine,
     "sherpa-onnx": lambda folder, _architecture: SherpaEngine(folder),
+    "gguf": gguf_engine,
+    "transformers-js": lambda folder, _architecture: JavaScriptEngine(folder),
 }
 
 
@@ -213,7 +335,7 @@ def main(runtime: str, folder: str, architecture: str) -> None:
         started = time.perf_counter()
         text, capped = listen()
         write_message(answers, Heard(text, Seconds(time.perf_counter() - started), capped))
-    write_message(answers, Done(peak_bytes()))
+    write_message(answers, Done(engine.peak_bytes if isinstance(engine, JavaScriptEngine) else peak_bytes()))
 
 
 if __name__ == "__main__":

@@ -17,16 +17,18 @@ from lora.audio.loading import Waveform, duration
 from lora.dataset.manifest import MIN_S
 from lora.errors import OnDeviceError
 from lora.runtimes.engines import Ask, Done, Heard, Ready, read_message, write_message
-from lora.runtimes.separate import voice_packages
+from lora.runtimes.separate import javascript_packages, voice_packages
 from lora.units import Seconds
 
-RuntimeName = Literal["moonshine-voice", "onnx", "sherpa-onnx"]
+RuntimeName = Literal["moonshine-voice", "onnx", "sherpa-onnx", "gguf", "transformers-js"]
 RUNTIMES: Final[tuple[RuntimeName, ...]] = get_args(RuntimeName)
 
 FILES: Final[dict[RuntimeName, tuple[str, ...]]] = {
     "moonshine-voice": ("encoder_model.ort", "decoder_model_merged.ort", "tokenizer.bin"),
     "onnx": ("encoder_model.onnx", "decoder_model_merged.onnx", "tokenizer.json"),
     "sherpa-onnx": ("encoder_model.onnx", "decoder_model_merged.onnx", "tokens.txt"),
+    "gguf": ("model.gguf",),
+    "transformers-js": ("config.json", "generation_config.json", "preprocessor_config.json", "tokenizer.json", "tokenizer_config.json"),
 }
 """What a runtime's folder holds at least."""
 
@@ -34,14 +36,15 @@ STREAMING_FILES: Final = (
     *("frontend.ort", "encoder.ort", "adapter.ort", "cross_kv.ort", "decoder_kv.ort"),
     *("streaming_config.json", "tokenizer.bin"),
 )
-"""The same of a streaming model, which only moonshine-voice runs."""
+"""The same of a streaming model for moonshine-voice."""
 
 PACKAGES: Final[dict[RuntimeName, tuple[str, str]]] = {
     "moonshine-voice": ("moonshine_voice", "moonshine-voice"),
     "onnx": ("moonshine_onnx", "useful-moonshine-onnx"),
     "sherpa-onnx": ("sherpa_onnx", "sherpa-onnx"),
+    "gguf": ("transcribe_cpp", "transcribe-cpp"),
 }
-"""The module and the distribution of a runtime."""
+"""The module and the distribution of a runtime that is a Python package."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +66,11 @@ class Transcribed:
 
 
 def require_runtimes(names: Iterable[RuntimeName]) -> None:
-    """Raises `OnDeviceError` when a runtime is not installed, `FetchError` when moonshine-voice cannot be. Loads nothing."""
+    """Raises `OnDeviceError` when a runtime is not installed, `FetchError` when one with a folder of its own cannot be. Loads nothing."""
     for name in names:
+        if name == "transformers-js":
+            javascript_packages()
+            continue
         module, distribution = PACKAGES[name]
         if name == "moonshine-voice":
             voice_packages()
@@ -82,7 +88,7 @@ def transcribe(
     clips: Sequence[Clip],
     advance: Callable[[int], None] = lambda _count: None,
 ) -> Transcribed:
-    """Transcribes the clips one by one. `architecture` is `tiny`, `base` or `streaming`; sherpa-onnx does not look at it.
+    """Transcribes the clips one by one. `architecture` is `tiny`, `base` or `streaming`; only moonshine-voice and onnx look at it.
 
     Times are those of a runtime that has been warmed up by one clip, and do not hold its loading.
 
@@ -90,7 +96,7 @@ def transcribe(
         OnDeviceError: the runtime is not installed, does not load the folder, or fails on a clip, which the message names.
     """
     require_runtimes([name])
-    needed = STREAMING_FILES if architecture == "streaming" else FILES[name]
+    needed = STREAMING_FILES if (name, architecture) == ("moonshine-voice", "streaming") else FILES[name]
     if missing := [file for file in needed if not (folder / file).is_file()]:
         raise OnDeviceError(f"{folder}: holds no {missing[0]}, which {name} needs; export it again with --to {name}")
     for clip in clips:

@@ -1,15 +1,21 @@
-"""moonshine-voice in a folder of its own: it brings a command `moonshine`, which is the voice app's name here, and the later one wins."""
+"""Runtimes in folders of their own, filled on first use with what is pinned by hash here.
 
+moonshine-voice brings a command `moonshine`, which is the voice app's name here, and the later one wins. transformers.js comes from npm.
+"""
+
+import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
+from importlib.resources import files
 from pathlib import Path
 from typing import Final
 
 from filelock import FileLock
 
 from lora.checkpoints.wheels import last_meaningful_line
-from lora.errors import FetchError
+from lora.errors import FetchError, OnDeviceError
 from lora.system.destination import writing_errors
 from lora.system.files import atomic_folder, cache_dir
 
@@ -37,13 +43,46 @@ def voice_packages() -> Path:
 
     Raises `FetchError` when pip cannot.
     """
-    folder = cache_dir() / "runtimes" / REQUIREMENT.replace("==", "-")
+    return _filled(REQUIREMENT.replace("==", "-"), _install)
+
+
+TRANSFORMERS_JS: Final = "4.3.2"
+LOCKED: Final = ("package.json", "package-lock.json")
+"""What npm installs: transformers.js and all that it needs, each by version and hash."""
+
+
+def javascript_packages() -> Path:
+    """The folder that holds `node_modules` with transformers.js. npm fills it on first use, with the user's own settings.
+
+    Raises `OnDeviceError` where Node.js is missing, `FetchError` when npm cannot.
+    """
+    for program in ("node", "npm"):
+        if shutil.which(program) is None:
+            raise OnDeviceError(f"transformers-js: there is no {program} here; install Node.js 20 or later, which brings it")
+    return _filled(f"transformers-js-{TRANSFORMERS_JS}", _install_javascript)
+
+
+def _install_javascript(folder: Path) -> None:
+    for name in LOCKED:
+        (folder / name).write_text((files("lora.runtimes") / "javascript" / name).read_text(encoding="utf-8"), encoding="utf-8")
+    command = [shutil.which("npm") or "npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
+    result = subprocess.run(command, cwd=folder, capture_output=True, text=True, errors="replace", check=False)
+    if result.returncode != 0:
+        said = [line.strip() for line in (result.stderr or result.stdout).splitlines() if line.strip()]
+        raise FetchError(
+            f"transformers.js {TRANSFORMERS_JS}: could not be installed into {folder.parent} ({said[0] if said else 'no message'}); "
+            "check the network, and npm's registry and proxy settings with `npm config list`, or leave out --to transformers-js"
+        )
+
+
+def _filled(name: str, install: Callable[[Path], None]) -> Path:
+    folder = cache_dir() / "runtimes" / name
     with writing_errors(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(folder.with_name(f".{folder.name}.lock")):  # a second process waits instead of installing it too
             if not folder.is_dir():
                 with atomic_folder(folder) as made:
-                    _install(made)
+                    install(made)
     return folder
 
 

@@ -14,7 +14,7 @@ OWN: Final = {
     "checkpoints": r"moonshine-[a-z0-9-]+",
     "corpora": r"asterisk-core-sounds-en-.+",
     "kept": rf"[0-9a-f]{{2}}/{_HASH}\..+",
-    "runtimes": r"moonshine-voice-[0-9.]+",
+    "runtimes": r"(moonshine-voice|transformers-js)-[0-9.]+",
     "wheels": r"(moonshine_voice|moonshine_cpp|useful_moonshine_onnx)-.+\.whl",
 }
 """Folders of the cache, and the names of what is in them. Half-written or locked, a name has a dot before it."""

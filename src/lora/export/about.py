@@ -1,0 +1,14 @@
+"""Where a model comes from, for files that have a place for it."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class About:
+    """`adapter` is its name, None for a base model. `license` is None where nobody has said it, and is then left out."""
+
+    adapter: str | None = None
+    license: str | None = None
+
+
+NOTHING = About()
