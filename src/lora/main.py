@@ -174,7 +174,7 @@ def _export_arguments(parser: argparse.ArgumentParser) -> None:
     to = parser.add_argument_group("to what")
     to.add_argument("--to", nargs="+", required=True, choices=TARGETS, metavar="TARGET", help=f"one or more of {', '.join(TARGETS)}")
     to.add_argument("--precision", choices=PRECISIONS, default="u8", help="precision of the weights; merged is always fp32 (default: u8)")
-    to.add_argument("--license", metavar="TEXT", help="licence that gguf files name (default: the run's card_license; a packaged model's)")
+    to.add_argument("--license", metavar="TEXT", help="licence that gguf files name (default: as in the model card)")
     to.add_argument("--output", type=Path, metavar="DIR", help="output folder, with a subfolder per target (default: RUN/export)")
     to.add_argument("--overwrite", action="store_true", help="replace the export in the folder")
     proof = parser.add_argument_group("proof")

@@ -4,9 +4,12 @@ Names of keys and tensors are those that its loader asks for (`arch/moonshine` a
 checks that none is missing and that shapes fit; that rotary positions and norms are the checkpoint's it cannot check, and the proof does.
 """
 
+import errno
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -16,6 +19,7 @@ from torch import Tensor
 from lora.errors import ExportError
 from lora.export.about import About
 from lora.export.tokens import vocabulary
+from lora.language import code
 from lora.units import SAMPLE_RATE_HZ
 
 if TYPE_CHECKING:
@@ -95,10 +99,21 @@ def write_gguf(speech: "LoadedModel", kind: GgufType, about: About, folder: Path
     _add_sizes(writer, f"stt.{family}", _sizes(speech) | (_streaming_sizes(speech) if speech.streaming else _v1_sizes(speech)))
     for name, weight in gguf_weights(speech):
         _add_weight(writer, name, weight, kind)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    with closing(writer), _short_writes(folder / GGUF_FILE):
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+
+
+@contextmanager
+def _short_writes(file: Path) -> Iterator[None]:
+    """numpy reports a disk that takes a part of an array without an error number."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None:
+            raise
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(file)) from error
 
 
 def gguf_weights(speech: "LoadedModel") -> Iterator[tuple[str, np.ndarray]]:
@@ -152,7 +167,7 @@ def _add_origin(writer: "GGUFWriter", speech: "LoadedModel", kind: GgufType, abo
     writer.add_basename(speech.model.config.model_type)
     writer.add_size_label(f"{parameters / 1e6:.0f}M")
     writer.add_file_type({"F32": LlamaFileType.ALL_F32, "F16": LlamaFileType.MOSTLY_F16, "Q8_0": LlamaFileType.MOSTLY_Q8_0}[kind])
-    writer.add_languages([speech.language])
+    writer.add_languages([code(speech.language)])
     if about.license is not None:
         writer.add_license(about.license)
     if about.adapter is not None:

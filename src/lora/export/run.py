@@ -12,6 +12,7 @@ import torch
 
 from lora.audio.loading import AudioSettings
 from lora.checkpoints.checkpoint import Checkpoint, resolve
+from lora.checkpoints.licences import licence
 from lora.checkpoints.provenance import ADAPTER_WEIGHTS, CHECKPOINT_WEIGHTS, PASSPORT_FILE
 from lora.dataset.checking import validate
 from lora.dataset.manifest import Rules, read
@@ -43,9 +44,6 @@ from lora.units import Seconds
 DRIFT_POINTS: dict[ExportPrecision, float] = {"u8": 0.5, "fp16": 0.5, "fp32": 0.0}
 """How far the WER in the runtime may be from PyTorch's: by default not at all in float32."""
 
-PACKAGED_LICENSE = "mit"
-"""Of the checkpoints that the runtimes' wheels carry."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExportRequest:
@@ -69,7 +67,7 @@ class ExportRequest:
     allow_outside_paths: bool
     tags: TagRule
     license: str | None = None
-    """For files that say it; None for the run's `card_license`, or the packaged checkpoint's own."""
+    """For files that say it; None for the run's `card_license`, or that of a published base model."""
 
     @classmethod
     def of_run(cls, run: Path, targets: tuple[Target, ...], tags: TagRule) -> "ExportRequest":
@@ -255,11 +253,11 @@ def _size(models: Models, targets: tuple[Target, ...]) -> str | None:
 
 
 def _about(request: ExportRequest, source: _Source) -> About:
-    """The adapter by the name of its folder, or of its run's; the licence where somebody has said it."""
+    """The adapter by the name of its folder, or of its run's; the licence as the model card has it."""
     folder = request.run or source.adapter_folder
     said = source.record.config.output.card_license if source.record else None
-    own = PACKAGED_LICENSE if source.checkpoint.kind == "packaged" and folder is None else None
-    return About(folder.resolve().name if folder else None, request.license or said or own)
+    base = licence(source.checkpoint.model_id)
+    return About(folder.resolve().name if folder else None, request.license or said or (base.name if base else None))
 
 
 def _written(target: Target, precision: ExportPrecision, models: Models, folder: Path, about: About, display: Display) -> TargetExport:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from lora.errors import ExportError
 from lora.export.about import About
 from lora.export.merged import write_older_names
-from lora.language import LANGUAGES
+from lora.language import traits
 from lora.model.greedy import EXTRA_TOKENS
 from lora.runtimes.separate import javascript_packages
 from lora.system.documents import read_json
@@ -60,6 +60,6 @@ def write_page(speech: "LoadedModel", about: About, folder: Path) -> None:
 def _marks(speech: "LoadedModel", about: About) -> dict[str, str]:
     return {
         "name": html.escape(about.adapter or speech.checkpoint.model_id),
-        "tokens_per_second": json.dumps(LANGUAGES[speech.language].tokens_per_second),
+        "tokens_per_second": json.dumps(traits(speech.language).tokens_per_second),
         "extra_tokens": str(EXTRA_TOKENS),
     }
