@@ -6,7 +6,9 @@ import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 from running import moonshine_lora
 
 from lora.corpora.build import Bad
@@ -15,8 +17,11 @@ from lora.corpora.recordings.beside import Timed
 from lora.corpora.recordings.chat import chat_reader
 from lora.corpora.recordings.commonvoice import common_voice_segments
 from lora.corpora.recordings.elan import elan_reader
+from lora.corpora.recordings.kaldi import kaldi_segments
 from lora.corpora.recordings.labelstudio import label_studio_segments
+from lora.corpora.recordings.ljspeech import ljspeech_segments
 from lora.corpora.recordings.marks import without_marks
+from lora.corpora.recordings.nemo import nemo_segments
 from lora.corpora.recordings.nist import ctm_segments, stm_segments
 from lora.corpora.recordings.segments import Segment
 from lora.corpora.recordings.subtitles import subtitle_segments
@@ -107,6 +112,14 @@ def test_elan_files_of_pympi() -> None:
         list(elan_reader(["C"])(timed("pympi.eaf")))
 
 
+def test_elan_files_of_speach() -> None:
+    assert found(elan_reader(["*_utterance"])(timed("speach.eaf"))) == [
+        ("Anna", 1.0, 2.5, "He said hi"),
+        ("Ben", 2.75, 3.5, "five equals three"),
+        ("Anna", 4.0, 5.25, "Café naïve"),
+    ]
+
+
 def annotations(slots: str, tiers: str, head: str = "") -> str:
     return f"<ANNOTATION_DOCUMENT>{head}<TIME_ORDER>{slots}</TIME_ORDER>{tiers}</ANNOTATION_DOCUMENT>"
 
@@ -177,6 +190,18 @@ def test_stm_and_ctm_of_meeteval(tmp_path: Path) -> None:
     assert found(words) == [(None, 1.0, 3.5, "He said hi five equals three"), (None, 4.0, 5.24, "Café naïve")]
 
 
+def test_stm_and_ctm_of_sctk_and_the_ctm_of_lhotse_which_counts_channels_from_0(tmp_path: Path) -> None:
+    (tmp_path / "talk.wav").touch()
+    assert found(stm_segments(FOREIGN / "sctk.stm", tmp_path)) == SPOKEN
+    rover = joined(ctm_segments(FOREIGN / "sctk-rover.ctm", tmp_path), 0.3, 30)
+    assert found(rover) == [(None, 1.0, 3.5, "he said hi five equals three"), (None, 4.0, 5.24, "café naïve")]
+    words = list(ctm_segments(FOREIGN / "lhotse.ctm", tmp_path))
+    assert [one.channel for one in words if isinstance(one, Segment)] == [1] * 8
+    assert [text for *_, text in found(joined(words, 0.3, 30))] == ["He said hi five equals three", "Café naïve"]
+    (tmp_path / "a.ctm").write_text("talk 0 1 0.5 one\ntalk 1 1.5 0.5 two\n")
+    assert [one.channel for one in ctm_segments(tmp_path / "a.ctm") if isinstance(one, Segment)] == [1, 2]
+
+
 def test_marks_of_an_stm(tmp_path: Path) -> None:
     (tmp_path / "talk.wav").touch()
     (tmp_path / "a.stm").write_text(
@@ -236,6 +261,59 @@ def test_chat_files_of_pylangacq() -> None:
     assert found(chat_reader(["BEN"])(timed("pylangacq.cha"))) == said[1:2]
     with pytest.raises(ManifestError, match="has no speaker 'MOT'; it has ANN, BEN"):
         list(chat_reader(["MOT"])(timed("pylangacq.cha")))
+
+
+def test_chat_files_of_batchalign() -> None:
+    assert found(chat_reader([])(timed("batchalign.cha"))) == [
+        ("Anna", 1.0, 2.5, "He said hi ."),
+        ("BEN", 2.75, 3.5, "five equals three ."),
+        ("Anna", 4.0, 5.25, "Café naïve ."),
+    ]
+
+
+def test_labels_and_subtitles_of_whisperx_name_their_speakers() -> None:
+    assert found(label_segments(timed("whisperx-audacity.txt"))) == SPOKEN
+    assert found(subtitle_segments(timed("whisperx.srt"))) == SPOKEN
+    assert found(subtitle_segments(timed("whisperx.vtt"))) == SPOKEN
+
+
+def test_the_kaldi_directory_of_lhotse(tmp_path: Path) -> None:
+    (tmp_path / "talk.wav").touch()
+    assert sorted(found(kaldi_segments(FOREIGN / "lhotse-kaldi", tmp_path)), key=lambda one: one[1]) == SPOKEN
+
+
+def test_kaldi_says_which_channel_of_a_file_is_a_recording(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "call.wav", np.zeros((16_000, 2)), 16_000)
+    soundfile.write(tmp_path / "one.wav", np.zeros(16_000), 16_000)
+    tables = {
+        "wav.scp": "call-A call.wav\ncall-B call.wav\none-B one.wav\n",
+        "segments": "a call-A 0 0.5\nb call-B 0 -1\nc one-B 0 1\n",
+        "text": "a hello\nb yes\nc no\n",
+        "reco2file_and_channel": "call-A call A\ncall-B call B\none-B one B\n",
+    }
+    for name, content in tables.items():
+        (tmp_path / name).write_text(content)
+    sides = [one.channel for one in kaldi_segments(tmp_path) if isinstance(one, Segment)]
+    assert sides == [1, 2, None], "a file of one channel is that channel already"
+    (tmp_path / "reco2file_and_channel").write_text("call-A call C\n")
+    assert "call-A: its channel is 'C'; channels are A and B" in refused("kaldi", tmp_path, tmp_path / "out")
+
+
+def test_tables_of_pandas(tmp_path: Path) -> None:
+    (tmp_path / "talk.wav").touch()
+    texts = ['He said "hi"', "five equals three", "Café naïve"]
+    (tmp_path / "nemo.jsonl").write_bytes((FOREIGN / "pandas-nemo.jsonl").read_bytes())
+    assert found(nemo_segments(tmp_path / "nemo.jsonl")) == SPOKEN
+    (tmp_path / "train.tsv").write_bytes((FOREIGN / "pandas-common-voice.tsv").read_bytes())
+    (tmp_path / "clips").mkdir()
+    for number in range(3):
+        (tmp_path / "clips" / f"cv_{number}.mp3").write_bytes(b"x")
+    assert [text for *_, text in found(common_voice_segments(tmp_path, "train"))] == texts
+    (tmp_path / "wavs").mkdir()
+    for number in range(3):
+        (tmp_path / "wavs" / f"LJ{number}.wav").touch()
+    (tmp_path / "metadata.csv").write_bytes((FOREIGN / "pandas-ljspeech.csv").read_bytes())
+    assert [text for *_, text in found(ljspeech_segments(tmp_path))] == texts
 
 
 def test_bullets_of_chat(tmp_path: Path) -> None:
@@ -338,7 +416,9 @@ def test_common_voice_keeps_its_splits_and_its_quotes(tmp_path: Path) -> None:
     assert "--split: is for a language's folder" in refused("common-voice", tmp_path / "test.tsv", tmp_path, "--split", "dev")
 
 
-@pytest.mark.parametrize("name", sorted(file.name for file in FOREIGN.iterdir() if file.suffix in (".srt", ".vtt")))
+@pytest.mark.parametrize(
+    "name", sorted(file.name for file in FOREIGN.iterdir() if file.suffix in (".srt", ".vtt") and file.stem != "whisperx")
+)
 def test_subtitles_of_other_writers(name: str) -> None:
     texts = ['He said "hi" & left', "5 xmin = 3", "Café, naïve second line"]
     assert found(subtitle_segments(timed(name))) == [

@@ -1,5 +1,6 @@
 """Audacity's label track beside a recording: start, end and label between tabs, and perhaps a line with frequencies below."""
 
+import re
 from collections.abc import Iterator
 from typing import Final
 
@@ -10,6 +11,9 @@ from lora.errors import ManifestError
 
 SUFFIXES: Final = frozenset({".txt"})
 WHAT: Final = "label tracks (.txt)"
+
+_SPEAKER = re.compile(r"\[\[([^\]]+)\]\] *(\S.*)")
+"""As whisperx names the speaker of a label."""
 
 
 def label_segments(file: Timed) -> Iterator[Segment | Bad]:
@@ -28,7 +32,9 @@ def label_segments(file: Timed) -> Iterator[Segment | Bad]:
             yield Bad(place, f"is no start, end and label with tabs between ({line.strip()[:40]!r})")
         elif found[2]:
             start_s, end_s, text = found
-            segment = Segment(name, file.recording, text, place, file.speaker, start_s, end_s, channel=file.channel)
+            named = _SPEAKER.fullmatch(text)
+            speaker, text = named.groups() if named else (file.speaker, text)
+            segment = Segment(name, file.recording, text, place, speaker, start_s, end_s, channel=file.channel)
             yield segment if start_s != end_s else segment.bad("marks a point, which lasts no time; left out", expected=True)
 
 

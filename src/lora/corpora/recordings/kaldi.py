@@ -1,10 +1,12 @@
 """A Kaldi data directory: wav.scp, text, and where there are some segments and utt2spk. Nothing that it names is executed."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from lora.audio.decoding import stored_format
 from lora.corpora.build import Bad
+from lora.corpora.recordings.nist import SIDES
 from lora.corpora.recordings.segments import Segment, read_text
 from lora.errors import ManifestError
 from lora.system.files import is_regular
@@ -35,10 +37,11 @@ def kaldi_segments(folder: Path, audio_dir: Path | None = None) -> Iterator[Segm
         if not (folder / name).is_file():
             raise ManifestError(f"{folder}: has no {name}; a Kaldi data directory has wav.scp and text")
     bad = list[Bad]()
-    tables = {name: _table(folder / name, bad) for name in ("wav.scp", "text", "segments", "utt2spk")}
+    tables = {name: _table(folder / name, bad) for name in ("wav.scp", "text", "segments", "utt2spk", "reco2file_and_channel")}
     recordings = _recordings(folder, audio_dir, tables["wav.scp"], bad)
+    sides = _sides(recordings, tables["reco2file_and_channel"], bad)
     yield from bad
-    yield from _Utterances(recordings, tables["wav.scp"], tables["text"], _speakers(tables["utt2spk"]))(tables["segments"])
+    yield from _Utterances(recordings, tables["wav.scp"], tables["text"], _speakers(tables["utt2spk"]), sides)(tables["segments"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +51,8 @@ class _Utterances:
     """All of wav.scp: a recording that cannot be taken was named already."""
     texts: dict[str, _Entry]
     speakers: dict[str, str] | None
+    sides: dict[str, int]
+    """The channel of recordings that have several."""
 
     def __call__(self, segments: dict[str, _Entry]) -> Iterator[Segment | Bad]:
         named = segments or {name: _Entry(entry.place, name) for name, entry in self.listed.items()}
@@ -67,9 +72,13 @@ class _Utterances:
             return Bad(entry.place, f"{name}: has no line in utt2spk")
         if recording not in self.recordings:
             return None
-        segment = Segment(
-            name, self.recordings[recording], self.texts[name].rest, entry.place, (self.speakers or {}).get(name), whole=whole
+        file, text, speaker, side = (
+            self.recordings[recording],
+            self.texts[name].rest,
+            (self.speakers or {}).get(name),
+            self.sides.get(recording),
         )
+        segment = Segment(name, file, text, entry.place, speaker, whole=whole and side is None, channel=side)
         return segment if whole else _at(segment, times)
 
 
@@ -83,7 +92,7 @@ def _at(segment: Segment, times: list[str]) -> Segment | Bad:
     except ValueError:
         return segment.bad(f"its times are no numbers ({' '.join(times)[:60]})")
     end = None if end_s == -1 else end_s
-    return Segment(segment.id, segment.recording, segment.text, segment.place, segment.speaker, start_s, end)
+    return replace(segment, start_s=start_s, end_s=end)
 
 
 def _table(path: Path, bad: list[Bad]) -> dict[str, _Entry]:
@@ -120,6 +129,18 @@ def _recordings(folder: Path, audio_dir: Path | None, table: dict[str, _Entry], 
             reason = "no such file; --audio-dir says where they lie" if not found else "two files have this name; choose with --audio-dir"
             bad.append(Bad(entry.place, f"{name}: {entry.rest}: {reason}"))
     return files
+
+
+def _sides(recordings: dict[str, Path], table: dict[str, _Entry], bad: list[Bad]) -> dict[str, int]:
+    """The channel of each recording whose file has several, by reco2file_and_channel; a side that is none is told to `bad`."""
+    found = dict[str, int]()
+    for name, entry in table.items():
+        side = SIDES.get(entry.rest.split()[-1].lower())
+        if side is None:
+            bad.append(Bad(entry.place, f"{name}: its channel is {entry.rest.split()[-1]!r}; channels are A and B"))
+        elif name in recordings and stored_format(recordings[name]).channels > 1:
+            found[name] = side
+    return found
 
 
 def _speakers(table: dict[str, _Entry]) -> dict[str, str] | None:

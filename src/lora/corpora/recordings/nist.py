@@ -30,6 +30,8 @@ class _Recordings:
     """Recordings by their name in a list, and where they lie."""
 
     folder: Path
+    first: int = 1
+    """The number of the left channel: lhotse counts from 0."""
     known: dict[str, Path | str] = field(default_factory=dict)
 
     def __call__(self, name: str) -> Path | str:
@@ -44,7 +46,7 @@ class _Recordings:
 
 def stm_segments(path: Path, audio_dir: Path | None = None) -> Iterator[Segment | Bad]:
     """The segments of an STM, in its order. Raises `ManifestError` where the file cannot be read or holds none."""
-    recordings = _Recordings(audio_dir or path.parent)
+    recordings = _Recordings(audio_dir or path.parent, _first_channel(path))
     for number, line in _lines(path):
         place, cells = f"{path.name} line {number}", line.split(maxsplit=5)
         if len(cells) < 5:
@@ -64,7 +66,7 @@ def stm_segments(path: Path, audio_dir: Path | None = None) -> Iterator[Segment 
 
 def ctm_segments(path: Path, audio_dir: Path | None = None) -> Iterator[Segment | Bad]:
     """The words of a CTM, in its order, of which alternatives are one. Raises `ManifestError` as `stm_segments` does."""
-    recordings = _Recordings(audio_dir or path.parent)
+    recordings = _Recordings(audio_dir or path.parent, _first_channel(path))
     alternatives: _Alternatives | None = None
     for number, line in _lines(path):
         place, cells = f"{path.name} line {number}", line.split()
@@ -118,6 +120,10 @@ class _Alternatives:
         yield Segment(first.id, first.recording, text, self.place, first.speaker, start_s, end_s, channel=first.channel)
 
 
+def _first_channel(path: Path) -> int:
+    return 0 if any(line.split()[1:2] == ["0"] for _, line in _lines(path)) else 1
+
+
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
     """Lines with their numbers, without comments. Raises `ManifestError` where there is none."""
     lines = [(number, line.strip()) for number, line in enumerate(read_text(path).splitlines(), start=1)]
@@ -133,7 +139,7 @@ def _segment(
     """A segment without its text, or what is wrong with its recording, channel or times; `lasting` where the second time is a length."""
     recordings, file, side = source
     recording = recordings(file)
-    channel = SIDES.get(side.lower(), int(side) if side.isdecimal() else 0)
+    channel = SIDES.get(side.lower(), int(side) + 1 - recordings.first if side.isdecimal() else 0)
     if isinstance(recording, str):
         return Bad(place, f"{name}: {recording}")
     if not channel:

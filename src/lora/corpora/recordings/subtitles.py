@@ -24,6 +24,9 @@ WHAT: Final = "subtitles (.srt, .vtt)"
 _TIME: Final = r"(?:\d+:)?[0-5]?\d:[0-5]\d(?:[.,]\d{3})?"
 _CUE = re.compile(rf"^\s*({_TIME})\s*-->\s*({_TIME})(?:\s.*)?$")
 _VOICE = re.compile(r"<v(?:\.[^\s>]*)?[ \t]+([^>]*)>")
+_NAMED = re.compile(r"^\[([^\]:]+)\]: ")
+"""As whisperx names the speaker, in SubRip too."""
+
 _READING = re.compile(r"<rt>.*?</rt>|<rt>.*$")
 _TAG = re.compile(r"</?(?:i|b|u|s|c|v|font|ruby|rt|lang)(?:[.\s][^>]*)?>|<\d[\d:.]*>|\{\\[^}]*\}", re.IGNORECASE)
 _ENTITY = re.compile(r"&(?:#\d+|#[xX][0-9a-fA-F]+|[A-Za-z][A-Za-z0-9]*);")
@@ -81,7 +84,7 @@ def _cues(path: Path) -> Iterator[_Cue | Bad]:
             continue
         start_s, end_s = (_seconds(time) for time in times.groups())
         shown = _shown(lines[number + 1 : following], vtt=vtt)
-        voices = tuple(html.unescape(voice).strip() for line in shown for voice in _VOICE.findall(line))
+        voices = tuple(html.unescape(voice).strip() for line in shown for voice in (*_VOICE.findall(line), *_NAMED.findall(line)))
         yield _Cue(number + 1, start_s, end_s, tuple(filter(None, map(_plain, shown))), voices)
 
 
@@ -97,7 +100,7 @@ def _shown(lines: Sequence[str], *, vtt: bool) -> list[str]:
 
 def _plain(line: str) -> str:
     """What is said: without tags and inline times, entities as characters, without the dash before a change of speaker."""
-    bare = _TAG.sub("", _READING.sub("", line))
+    bare = _TAG.sub("", _READING.sub("", _NAMED.sub("", line)))
     text = _INVISIBLE.sub("", _ENTITY.sub(_character, bare))
     return re.sub(r"^[-\u2013\u2014]\s+", "", " ".join(text.split()))
 
