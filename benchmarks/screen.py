@@ -26,7 +26,7 @@ import pexpect
 import soundfile
 from lora_cli import main as command
 from lora_cli.engine.events import Event, Final, Partial, Ready
-from lora_cli.results import Results
+from lora_cli.history import History
 from lora_cli.screen.app import MoonshineApp, run_app
 from lora_cli.screen.driver import PROBE
 from lora_cli.screen.widgets import MOST_ROWS
@@ -200,7 +200,7 @@ def _row(number: int) -> Final:
 
 def _watched(speech: Path, output: Path, seconds: int) -> int:
     options = command._parser().parse_args(["--file", str(speech)])
-    results = Results()
+    results = History()
     apps: list[Watched] = []
 
     def made(*arguments: object, **settings: object) -> Watched:

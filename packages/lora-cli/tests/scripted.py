@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 from lora_cli.engine.events import Event, Final, Voice
-from lora_cli.session import InputDevice, OnLevel, OnProblem, OnSamples, Results, SaveFormat, Session
+from lora_cli.session import History, InputDevice, OnLevel, OnProblem, OnSamples, SaveFormat, Session
 from lora_cli.sound.microphone import Device
 
 from lora.audio.loading import Waveform
@@ -32,7 +32,7 @@ class Script:
     folder: Path = Path()
     refusal: str | None = None
     """What every result is refused with, when set."""
-    results: Results | None = None
+    results: History | None = None
     """What takes the results in place of the script."""
 
     devices: tuple[str, ...] | None = ("built-in", "headset")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from lora_cli.results import Results
+from lora_cli.history import History
 from lora_cli.screen.correct import CorrectScreen
 from lora_cli.screen.widgets import MOST_ROWS, Utterances
 from lora_cli.session import SaveFormat
@@ -132,7 +132,7 @@ def test_an_utterance_that_cannot_be_stored_is_shown_all_the_same() -> None:
 
 def test_with_real_results_commands_leave_what_they_say_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-    results = Results(tmp_path / "corrections.jsonl", tmp_path)
+    results = History(tmp_path / "corrections.jsonl", tmp_path)
     spoken = [replace(final(text, minute=minute), samples=np.tile(CHUNK, 100)) for minute, text in enumerate(["one", "to"])]
 
     async def scene(play: Play) -> None:

@@ -13,7 +13,7 @@ import pytest
 import soundfile
 from lora_cli.engine.events import Ended, Event, Final, Partial, Voice
 from lora_cli.engine.process import Engine
-from lora_cli.results import Results
+from lora_cli.history import History
 from lora_cli.screen.app import MoonshineApp
 from lora_cli.session import PREROLL_SAMPLES, OnLevel, OnProblem, OnSamples, Session
 
@@ -95,7 +95,7 @@ def test_an_hour_grows_neither_process_and_loses_no_sound(tmp_path: Path, monkey
         speakers.append(Speaker(sentence, lambda: len(finals), on_samples, on_level))
         return speakers[0]
 
-    results = Results(tmp_path / "corrections.jsonl", tmp_path)
+    results = History(tmp_path / "corrections.jsonl", tmp_path)
     app = MoonshineApp(Session(voices, open_engine, open_source, "speaker", results), mode="vad", environment={})
     screen: list[int] = []
     engine: list[int] = []

@@ -14,7 +14,7 @@ from typing import get_args
 
 import pytest
 from lora_cli.engine.events import Event, Final, Problem, Segment, Voice
-from lora_cli.results import Entry
+from lora_cli.history import Entry
 
 from lora.audio.loading import FileAudio
 from lora.dataset.manifest import Utterance

@@ -12,7 +12,7 @@ from lora.errors import AudioError, LoraError
 from lora.system.signals import TerminatedError
 from lora.system.terminal import say, shown_json
 from lora_cli.engine.events import Ended, Event, Failed, Final, Loading, Problem, Ready
-from lora_cli.results import entry
+from lora_cli.history import entry
 from lora_cli.session import Recorder, Session
 
 FINISHING_S = 60.0

@@ -15,7 +15,7 @@ from lora.system.terminal import say
 
 if TYPE_CHECKING:
     from lora_cli.engine.events import Event
-    from lora_cli.results import Results
+    from lora_cli.history import History
     from lora_cli.session import Engine, OnLevel, OnProblem, OnSamples, Session, Source
 
 # Everything that takes time to import is imported by what needs it, so that --help answers at once.
@@ -35,12 +35,12 @@ def _main(arguments: list[str] | None = None) -> int:
         raise ConfigError(f"--mode {options.mode}: takes keys, and none are read without a screen; leave it out")
     if options.compare and options.run is None and not options.adapter_dir:
         raise ConfigError("--compare: takes two voices; give --run or --adapter-dir too")
-    from lora_cli.results import Results
+    from lora_cli.history import History
 
     if options.file is None and (options.channel or options.track) is not None:
         raise ConfigError("--channel and --track are for --file; leave them out")
     through = threading.Event()
-    results = Results(options.corrections, options.save_dir, keep=options.keep)
+    results = History(options.corrections, options.save_dir, keep=options.keep)
     try:
         session = _session(options, results, through)
         from lora_cli.lines import JsonWriter, PlainWriter, run_lines
@@ -124,7 +124,7 @@ def _list_devices() -> int:
     return 0
 
 
-def _session(options: argparse.Namespace, results: "Results", through: threading.Event) -> "Session":
+def _session(options: argparse.Namespace, results: "History", through: threading.Event) -> "Session":
     from lora_cli.session import InputDevice, Session
     from lora_cli.voices import choose
 

@@ -45,7 +45,7 @@ class SaveFormat(StrEnum):
     SRT = "srt"
 
 
-class Results(Protocol):
+class History(Protocol):
     """What becomes of finished utterances. Every method may take its time and raises `lora.errors.LoraError` when it cannot do it."""
 
     def add(self, final: Final) -> None:
@@ -92,7 +92,7 @@ class Session:
     open_engine: Callable[[Callable[[Event], None]], Engine]
     open_source: Callable[[OnSamples, OnLevel, OnProblem], Source]
     source_name: str
-    results: Results
+    results: History
     devices: Callable[[], tuple[InputDevice, ...]] | None = None
     """The microphones there are; None where a recording is heard in place of one. Raises `LoraError` without a sound library."""
 

@@ -62,7 +62,7 @@ def entry(final: Final) -> Entry:
     )
 
 
-class Results:
+class History:
     """The utterances of one session, in a folder of its own, and the manifest that corrections go to: for their owner's eyes only.
 
     Every utterance is on disk, with its sound, before the next one is; memory holds only text. Without `keep` the folder is a temporary

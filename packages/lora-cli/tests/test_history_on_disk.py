@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from lora_cli.engine.events import Final, Segment
-from lora_cli.results import Results, subtitles
+from lora_cli.history import History, subtitles
 from lora_cli.session import SaveFormat
 
 from lora.audio.loading import AudioSettings, FileAudio, duration, read_file, waveform_hash
@@ -33,15 +33,15 @@ def final(utterance: Utterance, text: str = "ever tried", after_s: float = 0.0, 
 
 
 @pytest.fixture
-def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Results]:
+def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[History]:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     (tmp_path / "saved").mkdir()
-    found = Results(saved_to=tmp_path / "saved")
+    found = History(saved_to=tmp_path / "saved")
     yield found
     found.close()
 
 
-def test_an_utterance_is_on_disk_when_it_is_added(results: Results, speech: Sequence[Utterance]) -> None:
+def test_an_utterance_is_on_disk_when_it_is_added(results: History, speech: Sequence[Utterance]) -> None:
     said = final(speech[0], other_voice="base", other_text="ever died again")
     results.add(said)
     (line,) = (results.folder / "history.jsonl").read_text().splitlines()
@@ -61,7 +61,7 @@ def test_what_was_said_is_for_its_owner_only(
     before = os.umask(umask)
     try:
         for corrections in (None, tmp_path / "elsewhere" / "mine.jsonl"):
-            results = Results(corrections, tmp_path / "saved")
+            results = History(corrections, tmp_path / "saved")
             said = final(speech[0])
             results.add(said)
             results.correct(said, "ever tried")
@@ -77,7 +77,7 @@ def test_what_was_said_is_for_its_owner_only(
     assert not (tmp_path / "state").stat().st_mode & 0o077
 
 
-def test_what_is_removed_is_gone_from_the_disk(results: Results, speech: Sequence[Utterance]) -> None:
+def test_what_is_removed_is_gone_from_the_disk(results: History, speech: Sequence[Utterance]) -> None:
     first, second = final(speech[0], "one"), final(speech[1], "two", 60)
     results.add(first)
     results.add(second)
@@ -90,7 +90,7 @@ def test_what_is_removed_is_gone_from_the_disk(results: Results, speech: Sequenc
 
 
 def test_corrections_are_a_manifest_that_an_experiment_takes(
-    results: Results, speech: Sequence[Utterance], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    results: History, speech: Sequence[Utterance], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     said = [final(utterance, after_s=60.0 * number) for number, utterance in enumerate(speech[:4])]
     for one in said:
@@ -109,7 +109,7 @@ def test_corrections_are_a_manifest_that_an_experiment_takes(
     assert "ready: 60 layers to adapt" in capsys.readouterr().out
 
 
-def test_correcting_again_replaces_the_line(results: Results, speech: Sequence[Utterance]) -> None:
+def test_correcting_again_replaces_the_line(results: History, speech: Sequence[Utterance]) -> None:
     said = final(speech[0])
     results.add(said)
     results.correct(said, "first try")
@@ -125,8 +125,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 import numpy as np
 from lora_cli.engine.events import Final
-from lora_cli.results import Results
-results = Results(Path(sys.argv[1]), keep=False)
+from lora_cli.history import History
+results = History(Path(sys.argv[1]), keep=False)
 for number in range(20):
     at = datetime(2026, 3, 1, tzinfo=UTC) + timedelta(minutes=number, milliseconds=int(sys.argv[2]))
     said = Final(1, at, "v", "text", (), np.full(1600, 0.1, dtype=np.float32), 0.1, 0.1)
@@ -142,7 +142,7 @@ results.close()
 
 def test_a_file_that_is_no_manifest_is_not_overwritten(speech: Sequence[Utterance], tmp_path: Path) -> None:
     (tmp_path / "notes.jsonl").write_text("dear diary\n")
-    results = Results(tmp_path / "notes.jsonl", keep=False)
+    results = History(tmp_path / "notes.jsonl", keep=False)
     said = final(speech[0])
     results.add(said)
     with pytest.raises(ManifestError, match="is no manifest"):
@@ -155,24 +155,24 @@ def test_a_place_that_cannot_be_written_is_told(tmp_path: Path, monkeypatch: pyt
     (tmp_path / "state").write_text("a file")
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     with pytest.raises(RunFolderError, match="cannot be written"):
-        Results()
+        History()
 
 
 def test_what_is_not_to_be_kept_is_gone_in_the_end(speech: Sequence[Utterance], tmp_path: Path) -> None:
-    results = Results(tmp_path / "corrections.jsonl", keep=False)
+    results = History(tmp_path / "corrections.jsonl", keep=False)
     results.add(final(speech[0]))
     assert list(results.folder.rglob("*.flac"))
     results.close()
     assert not results.folder.exists()
 
 
-def test_a_session_in_which_nothing_was_said_leaves_nothing(results: Results) -> None:
+def test_a_session_in_which_nothing_was_said_leaves_nothing(results: History) -> None:
     results.close()
     assert not results.folder.exists()
     results.folder.mkdir()  # for the fixture to close
 
 
-def test_histories_are_saved_as_text_lines_and_subtitles(results: Results, speech: Sequence[Utterance]) -> None:
+def test_histories_are_saved_as_text_lines_and_subtitles(results: History, speech: Sequence[Utterance]) -> None:
     first, second = final(speech[0], "one"), final(speech[1], "two", 3725.0)
     results.add(first)
     results.add(second)
@@ -192,7 +192,7 @@ def test_no_utterances_are_no_subtitles() -> None:
     assert subtitles(()) == ""
 
 
-def test_memory_holds_no_sound(results: Results) -> None:
+def test_memory_holds_no_sound(results: History) -> None:
     """An hour of speech is 230 MB as samples."""
     noise = np.random.default_rng(0).normal(0, 0.1, 16_000).astype(np.float32)
     results.add(Final(1, START, "v", "text", (), noise, Seconds(1.0), Seconds(0.1)))
