@@ -595,6 +595,26 @@ def connectable(port: int) -> bool:
     return True
 
 
+def test_what_has_begun_by_wyoming_is_finished_too(tiny: LoadedModel, waveforms: Sequence[Waveform], tmp_path: Path) -> None:
+    with serving(tmp_path / "tmp", "--model", f"a={tiny.checkpoint.model_id}", "--wyoming", "127.0.0.1:0") as server:
+
+        async def talk() -> Event | None:
+            start, *chunks, stop = sound(waveforms[0])
+            async with AsyncTcpClient("127.0.0.1", server.wyoming or 0, read_timeout=60) as client:
+                for event in (start, *chunks):
+                    await client.write_event(event)
+                await asyncio.to_thread(wait_until, lambda: server.metric("requests_in_progress") == 1)
+                server.process.send_signal(signal.SIGTERM)
+                await asyncio.to_thread(wait_until, lambda: not connectable(server.port))
+                await client.write_event(stop)
+                return await client.read_event()
+
+        answer = asyncio.run(talk())
+        assert answer is not None
+        assert "worst of time" in answer.data["text"].lower()
+        assert server.process.wait(20) == 0  # though the client has not left
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_idle_server_ends_at_once_and_well(random_v1: LoadedModel, tmp_path: Path, number: int) -> None:
     with serving(tmp_path / "tmp", "--model", f"a={random_v1.checkpoint.folder}", "--wyoming", "127.0.0.1:0") as server:

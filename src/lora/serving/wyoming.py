@@ -38,7 +38,6 @@ class WyomingServer:
 
     def __init__(self, engine: Engine, models: Mapping[str, Served], limits: Limits, metrics: Metrics) -> None:
         self._engine, self._models, self._limits, self._metrics = engine, models, limits, metrics
-        self._stopping = False
         self._listening: asyncio.Server | None = None
         self._connections: dict[asyncio.Task[None], _Connection] = {}
 
@@ -52,6 +51,7 @@ class WyomingServer:
             return
         self._listening.close()
         for task, connection in list(self._connections.items()):
+            connection.last = True
             if not connection.busy:
                 task.cancel()
         await asyncio.gather(*self._connections, return_exceptions=True)
@@ -103,11 +103,13 @@ class _Connection:
         self._rest, self._writer = reader, writer
         self._served = next(iter(models.values()))
         self.busy = False
+        self.last = False
+        """Whether what is being transcribed is the last of this connection."""
 
     async def run(self) -> None:
         """Answers until the client leaves, says nothing for too long, or sends what is no event."""
         try:
-            while (event := await async_read_event(self._reader)) is not None:
+            while not self.last and (event := await async_read_event(self._reader)) is not None:
                 if AudioStart.is_type(event.type):
                     await self._transcribe(AudioStart.from_event(event))
                 else:
