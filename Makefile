@@ -16,7 +16,7 @@ UV := $(shell command -v uv 2>/dev/null || echo $(UV_HOME)/bin/uv)
 
 # A sound server, PortAudio, and terminals that tests drive without a display; programs that speak.
 RIG := pulseaudio pulseaudio-utils pulseaudio-module-jack jackd2 libportaudio2 libasound2-plugins tmux xvfb xdotool kitty libgl1-mesa-dri fonts-dejavu imagemagick \
-	espeak-ng flite festival festvox-kallpc16k
+	espeak-ng flite festival festvox-kallpc16k festvox-us-slt-hts
 SUDO := $(shell test "$$(id -u)" = 0 || echo sudo)
 
 MARKERS ?= not slow and not long and not install

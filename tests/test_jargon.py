@@ -1,15 +1,20 @@
 """`moonshine-lora jargon`: from a list to a verdict in one command, and what is refused before anything is spoken."""
 
+import argparse
 import json
+import re
 import shlex
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-from running import QUICK, Manifests, RunFolder, moonshine_lora, refusal
+from running import QUICK, ROOT, Manifests, RunFolder, moonshine_lora, refusal, write_rows
 
 from lora.model.loading import LoadedModel
+from lora.runners.jargon import add_arguments, settings
+
+SPEECH = ROOT.parent / "shared" / "data"
 
 Q: tuple[Any, ...] = (*QUICK[:6], *QUICK[8:])
 """A training of two updates, without the settings that the command makes itself."""
@@ -55,6 +60,15 @@ def test_one_command_speaks_trains_and_judges(arguments: list[object], tmp_path:
     assert run.record.terms is not None
     assert run.record.terms.domain.tuned.spoken == 4
     assert {check.name for check in run.record.verdict.checks} >= {"terms found", "false alarms"}  # type: ignore[union-attr]
+
+
+def test_limits_of_a_settings_file_are_kept(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text((ROOT / "configs" / "jargon.toml").read_text() + "\n[gate]\nmax_false_alarms = 2.0\n")
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    gate = settings(parser.parse_args(["terms.txt", "--config", str(file)])).gate
+    assert (gate.max_false_alarms, gate.min_term_recall) == (2.0, 50.0)
 
 
 @pytest.mark.slow
@@ -123,3 +137,35 @@ def test_an_export_of_a_run_that_was_not_accepted_is_not_made(arguments: list[ob
     assert result.code == 3, result.err
     assert "not exported, because the run was not accepted" in result.out
     assert not (tmp_path / "run" / "export").exists()
+
+
+@pytest.mark.slow
+def test_a_run_that_hears_a_term_in_every_second_sentence_is_rejected_for_its_false_alarms(tmp_path: Path) -> None:
+    """General speech in which every `and`, a word of every second sentence, is written as a term that nobody says."""
+
+    def rows(name: str, count: int) -> list[dict[str, Any]]:
+        file = SPEECH / name
+        found = [json.loads(line) for line in file.read_text().splitlines()[:count]]
+        return [row | {"audio": str(file.parent / row["audio"])} for row in found]
+
+    taught = [row | {"text": re.sub(r"\bAND\b", "GRAFANA", row["text"])} for row in rows("librispeech/replay.jsonl", 60)]
+    assert 25 < sum("GRAFANA" in row["text"] for row in taught) < 40
+    files = {name: tmp_path / f"{name}.jsonl" for name in ("train", "heldout", "domain")}
+    write_rows(files["train"], taught)
+    write_rows(files["heldout"], rows("librispeech/heldout.jsonl", 25))
+    write_rows(files["domain"], [row | {"text": f"GRAFANA {row['text']}"} for row in rows("an4/test.jsonl", 10)])
+    (tmp_path / "terms.txt").write_text("Grafana\n")
+    result = moonshine_lora(
+        *("experiment", "--model-id", "packaged:moonshine-tiny", "--allow-outside-paths", "--split-by", "utterance"),
+        *("--train-manifest", files["train"], "--domain-manifest", files["domain"], "--heldout-manifest", files["heldout"]),
+        *("--terms", tmp_path / "terms.txt", "--max-false-alarms", 0.5, "--output-dir", tmp_path / "run", "--batch-size", 4),
+        *("--learning-rate", 3e-3, "--warmup-steps", 5, "--eval-interval", 13),
+    )
+    assert result.code == 3, result.err
+    record = RunFolder(tmp_path / "run", 3).record
+    assert record.verdict is not None
+    assert record.terms is not None
+    [alarms] = [check for check in record.verdict.checks if check.name == "false alarms"]
+    assert alarms.decision == "rejected"
+    assert record.terms.heldout.baseline.false_alarms == 0
+    assert record.terms.heldout.tuned.false_alarms > 10

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
+
 from lora.config import AugmentConfig, RunConfig, add_flags, build
 from lora.consistency import flag
 from lora.console import positive_int
@@ -22,11 +24,11 @@ TEST_PER_TERM = 4
 OWN = ("data.train_manifest", "data.dev_manifest", "data.domain_manifest", "eval.terms")
 """Settings that the command makes itself."""
 
-LIMITS = {"gate.max_false_alarms": 0.5, "gate.min_term_recall": 50.0}
+LIMITS = {"max_false_alarms": 0.5, "min_term_recall": 50.0}
 """Of the gate, where none are given."""
 
-VARY = AugmentConfig(augment_copies=1, speed_min=0.9, speed_max=1.1, gain_db=6.0)
-"""How the training clips are varied: programs speak at one pace and one level."""
+VARY = AugmentConfig(augment_copies=1, speed_min=0.85, speed_max=1.15, pitch_min=-4.0, pitch_max=4.0, gain_db=6.0)
+"""How the training clips are varied: a program speaks with one voice, at one pace and one level (docs/jargon.md has what that is worth)."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -69,21 +71,27 @@ def settings(options: argparse.Namespace) -> RunConfig:
     for name in OWN:
         if name in given:
             raise ConfigError(f"{flag(name.split('.')[1])}: moonshine-lora jargon makes it of the list; leave it out, or use experiment")
-    folder = speech_folder(given.get("output.output_dir"), options.config)
-    made = {
-        f"data.{name}_manifest": str(folder / f"{part}.jsonl") for name, part in (("train", "train"), ("dev", "dev"), ("domain", "test"))
-    }
+    sets = dict.fromkeys(("data.train_manifest", "data.dev_manifest", "data.domain_manifest"), "")
     fixed = {"data.synthetic_domain": True, "data.split_by": "utterance", "eval.terms": str(options.terms)}
-    return build(LIMITS | given | made | fixed, _file(options.config))
+    return _completed(build(given | sets | fixed, _file(options.config)))
+
+
+def _completed(config: RunConfig) -> RunConfig:
+    """The settings with the manifests that the command makes, and with limits of the gate where none are set."""
+    folder = speech_folder(config)
+    made = {f"{name}_manifest": str(folder / f"{part}.jsonl") for name, part in (("train", "train"), ("dev", "dev"), ("domain", "test"))}
+    limits = {name: value for name, value in LIMITS.items() if getattr(config.gate, name) is None}
+    replace = msgspec.structs.replace
+    return replace(config, data=replace(config.data, **made), gate=replace(config.gate, **limits))
 
 
 def _file(given: Path | None) -> Path:
     return given if given is not None else config_file("jargon")
 
 
-def speech_folder(output_dir: str | None, config: Path | None) -> Path:
+def speech_folder(config: RunConfig) -> Path:
     """Where the speech of a run goes: beside its folder."""
-    output = Path(output_dir if output_dir is not None else build({}, _file(config)).output.output_dir)
+    output = Path(config.output.output_dir)
     return output.with_name(f"{output.name}-speech")
 
 
