@@ -93,6 +93,8 @@ def measure(options: argparse.Namespace, place: Path) -> None:
 def made(options: argparse.Namespace) -> Speech:
     clips = [one for name in ("heldout", "replay") for one in read(options.data / f"librispeech/{name}.jsonl", Rules(max_s=40))]
     draw = np.random.default_rng(options.seed)
+    lasts_s = np.cumsum([duration(load(one.audio, AudioSettings())) for one in clips])
+    clips = clips[: int(np.searchsorted(lasts_s, 60 * options.minutes)) + 1]
     middles = _middles(clips, options.judge)
     parts, said, texts, count = list[Waveform](), list[Said](), list[str](), 0
     while count < 60 * options.minutes * SAMPLE_RATE_HZ:

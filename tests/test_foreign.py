@@ -426,6 +426,26 @@ def test_subtitles_of_other_writers(name: str) -> None:
     ]
 
 
+def test_a_long_cue_is_cut_at_its_inline_times(tmp_path: Path) -> None:
+    (tmp_path / "a.vtt").write_text(
+        "WEBVTT\n\n00:01.000 --> 00:11.000\n<v Anna>one <00:03.000>two &amp; <00:05.500><c>three</c>\n<00:09.000>four\n\n"
+        "00:12.000 --> 00:22.000\nno inline times\n\n00:23.000 --> 00:33.000\nfive <00:22.000>six\n"
+    )
+    file = Timed(tmp_path / "a.vtt", Path("a.wav"), "a", None)
+    texts = ["one two & three four", "no inline times", "five six"]
+    assert [text for *_, text in found(subtitle_segments(file))] == texts
+    assert [text for *_, text in found(subtitle_segments(file, 10.0))] == texts
+    parts = list(subtitle_segments(file, 5.0))
+    assert found(parts) == [
+        ("Anna", 1.0, 5.5, "one two &"),
+        ("Anna", 5.5, 9.0, "three"),
+        ("Anna", 9.0, 11.0, "four"),
+        (None, 12.0, 22.0, "no inline times"),
+        (None, 23.0, 33.0, "five six"),
+    ]
+    assert len({one.id for one in parts if isinstance(one, Segment)}) == 5
+
+
 READERS: dict[str, Callable[[Path], Iterable[Segment | Bad]]] = {
     ".TextGrid": lambda path: textgrid_reader(["*"], tier_is_speaker=True)(Timed(path, Path("talk.wav"), "talk", None)),
     ".eaf": lambda path: elan_reader(["*"])(Timed(path, Path("talk.wav"), "talk", None)),

@@ -65,7 +65,7 @@ def transcribe(tiny: LoadedModel, *arguments: object) -> Result:
 
 
 def test_a_long_recording_says_what_is_said_in_it(tiny: LoadedModel, file: Path, tmp_path: Path) -> None:
-    result = transcribe(tiny, "--audio", file, "--output", tmp_path / "o.json")
+    result = transcribe(tiny, "--audio", file, "--word-times", "--output", tmp_path / "o.json")
     (row,) = json.loads((tmp_path / "o.json").read_text())["utterances"]
     assert errors(f"{TEXT} {TEXT} {TEXT}", row["text"]) < 0.08
     assert result.out == f"{file}\t{row['text']}\n"
@@ -73,6 +73,10 @@ def test_a_long_recording_says_what_is_said_in_it(tiny: LoadedModel, file: Path,
     assert " ".join(passage["text"] for passage in row["passages"]) == row["text"]
     assert len(row["passages"]) > 5
     assert row["marks"] == []
+    (before, *listed) = result.err.splitlines()
+    assert before == "least certain:"
+    passages = sorted(row["passages"], key=lambda one: sum(word["confidence"] for word in one["words"]) / len(one["words"]))
+    assert [line.split(": ", 1)[1] for line in listed] == [one["text"] for one in passages[:5]]
 
 
 @pytest.mark.parametrize("longest_s", [5.0, 12.0, 30.0])

@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final, get_args
 
@@ -102,7 +103,7 @@ def _add_subtitles(parser: argparse.ArgumentParser) -> None:
 
 
 def _subtitles(options: argparse.Namespace) -> Segments:
-    return _timed(options, subtitles.SUFFIXES, subtitles.WHAT, subtitles.subtitle_segments)
+    return _timed(options, subtitles.SUFFIXES, subtitles.WHAT, partial(subtitles.subtitle_segments, longest_s=options.max_seconds))
 
 
 def _add_tiers(parser: argparse.ArgumentParser, what: str, default: str = "the only one that holds text") -> None:

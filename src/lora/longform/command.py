@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -11,6 +12,9 @@ from lora.system.terminal import say, shown
 
 if TYPE_CHECKING:
     from lora.transcribe import Result, RuntimeTranscriber, Transcriber
+
+LEAST_CERTAIN: Final = 5
+"""Passages that are listed."""
 
 SHORTEST_S: Final = 5.0
 LONGEST_S: Final = 30.0
@@ -174,6 +178,9 @@ def _shared(options: argparse.Namespace) -> None:
     if options.output is not None:
         write_result(result, options.output, language, word_times=options.word_times)
     _tell(result, language)
+    if options.word_times:
+        for line in _least_certain(result):
+            say(line, sys.stderr)
 
 
 def _result(options: argparse.Namespace, transcriber: "Transcriber | RuntimeTranscriber") -> "Result":
@@ -209,6 +216,18 @@ def _tell(result: "Result", language: Language) -> None:
         print("\t".join([shown(row.id), shown(row.text), *rate, *(f"[{mark}]" for mark in row.marks)]))
     for line in summary_lines(result, language):
         say(line, sys.stderr)
+
+
+def _least_certain(result: "Result") -> Iterator[str]:
+    """The passages of whose words the model is least sure, where there are more than are told."""
+    passages = [(row, passage, passage.words) for row in result.utterances for passage in row.passages if passage.words]
+    if len(passages) <= LEAST_CERTAIN:
+        return
+    yield "least certain:"
+    mean = {id(passage): sum(word.confidence for word in said) / len(said) for _, passage, said in passages}
+    for row, passage, _ in sorted(passages, key=lambda one: mean[id(one[1])])[:LEAST_CERTAIN]:
+        times = f"{passage.start_s:.1f} to {passage.end_s:.1f} s"
+        yield f"  {100 * mean[id(passage)]:.0f} %  {shown(row.id)}, {times}: {shown(passage.text)}"
 
 
 def _with_pytorch(options: argparse.Namespace) -> "Transcriber":

@@ -6,6 +6,7 @@ identifier for words of the cue before, and drops voices.
 
 import html
 import itertools
+import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -24,6 +25,7 @@ WHAT: Final = "subtitles (.srt, .vtt)"
 _TIME: Final = r"(?:\d+:)?[0-5]?\d:[0-5]\d(?:[.,]\d{3})?"
 _CUE = re.compile(rf"^\s*({_TIME})\s*-->\s*({_TIME})(?:\s.*)?$")
 _VOICE = re.compile(r"<v(?:\.[^\s>]*)?[ \t]+([^>]*)>")
+_INLINE = re.compile(r"<((?:\d+:)?[0-5]?\d:[0-5]\d[.]\d{3})>")
 _NAMED = re.compile(r"^\[([^\]:]+)\]: ")
 """As whisperx names the speaker, in SubRip too."""
 
@@ -43,10 +45,12 @@ class _Cue:
     end_s: float
     lines: tuple[str, ...]
     voices: tuple[str, ...]
+    timed: tuple[tuple[float, str], ...] = ()
+    """Its text in parts, and when each is said, as WebVTT's inline times tell."""
 
 
-def subtitle_segments(file: Timed) -> Iterator[Segment | Bad]:
-    """The cues of one file, in its order; a voice that a cue names is its speaker.
+def subtitle_segments(file: Timed, longest_s: float = math.inf) -> Iterator[Segment | Bad]:
+    """The cues of one file, in its order; a voice that a cue names is its speaker. A longer one is cut at its inline times.
 
     Raises `ManifestError` where the file cannot be read or holds no cue.
     """
@@ -61,7 +65,8 @@ def subtitle_segments(file: Timed) -> Iterator[Segment | Bad]:
             yield Bad(place, f"{name}: {' and '.join(dict.fromkeys(cue.voices))} speak in one cue, with no time between; left out", True)
         elif text:
             speaker = (*cue.voices, file.speaker)[0]
-            yield Segment(name, file.recording, text, place, speaker, cue.start_s, cue.end_s, channel=file.channel)
+            whole = Segment(name, file.recording, text, place, speaker, cue.start_s, cue.end_s, channel=file.channel)
+            yield from _parts(whole, cue, longest_s)
     yield from (cue for cue in cues if isinstance(cue, Bad))
 
 
@@ -85,7 +90,32 @@ def _cues(path: Path) -> Iterator[_Cue | Bad]:
         start_s, end_s = (_seconds(time) for time in times.groups())
         shown = _shown(lines[number + 1 : following], vtt=vtt)
         voices = tuple(html.unescape(voice).strip() for line in shown for voice in (*_VOICE.findall(line), *_NAMED.findall(line)))
-        yield _Cue(number + 1, start_s, end_s, tuple(filter(None, map(_plain, shown))), voices)
+        yield _Cue(number + 1, start_s, end_s, tuple(filter(None, map(_plain, shown))), voices, _timed(start_s, end_s, shown))
+
+
+def _timed(start_s: float, end_s: float, lines: Sequence[str]) -> tuple[tuple[float, str], ...]:
+    """The parts of a cue between its inline times; none where these are not in order within it."""
+    first, *others = _INLINE.split(" ".join(lines))
+    starts_s = [start_s, *(_seconds(time) for time in others[::2])]
+    if any(after <= before for before, after in itertools.pairwise([*starts_s, end_s])):
+        return ()
+    return tuple((at_s, text) for at_s, text in zip(starts_s, map(_plain, [first, *others[1::2]]), strict=True) if text)
+
+
+def _parts(whole: Segment, cue: _Cue, longest_s: float) -> Iterator[Segment]:
+    """A cue as it is, or in parts of up to `longest_s` where its inline times allow; captions that roll are as they are."""
+    if cue.end_s - cue.start_s <= longest_s or " ".join(text for _, text in cue.timed) != whole.text:
+        yield whole
+        return
+    ends_s = [*(start_s for start_s, _ in cue.timed[1:]), cue.end_s]
+    parts = list[list[tuple[float, float, str]]]()
+    for (start_s, text), end_s in zip(cue.timed, ends_s, strict=True):
+        if not parts or end_s - parts[-1][0][0] > longest_s:
+            parts.append([])
+        parts[-1].append((start_s, end_s, text))
+    for number, part in enumerate(parts, start=1):
+        name = whole.id if len(parts) == 1 else f"{whole.id}-{number}"
+        yield replace(whole, id=name, text=" ".join(text for *_, text in part), start_s=part[0][0], end_s=part[-1][1])
 
 
 def _shown(lines: Sequence[str], *, vtt: bool) -> list[str]:
