@@ -22,8 +22,8 @@ EDGE_S: Final = 0.3
 """Most that a part keeps of the pauses around it."""
 
 SHORTEST_S: Final = 1.0
-AT_ONCE: Final = 8
-"""Places between clips of which the model is asked at once."""
+AT_ONCE: Final = 3
+"""Places between clips of which the model is asked at once: each has two clips, and up to five texts of each."""
 
 
 @dataclass(frozen=True, slots=True)
