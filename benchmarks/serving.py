@@ -11,6 +11,7 @@ the bare file. Memory is the server's resident set after a tenth of the requests
 import argparse
 import http.client
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -58,6 +59,7 @@ class Answers(BaseHTTPRequestHandler):
     def log_message(self, *_):
         pass
 
+HTTPServer.request_queue_size = 64
 server = HTTPServer(("127.0.0.1", 0), Answers)
 print(f"http://127.0.0.1:{server.server_port}/", flush=True)
 server.serve_forever()
@@ -78,6 +80,8 @@ class Load:
 
     wall_s: float
     sound_s: float
+    cpu_s: float
+    """Of the server."""
     latencies_s: list[float]
     texts: list[str]
 
@@ -98,13 +102,16 @@ def main() -> int:
     parser.add_argument("--skip-peer", action="store_true", help="leave moonshine-voice out")
     options = parser.parse_args()
     clips = mixed(options.data, max(options.requests, options.alone))
-    print("| | requests | sound s | wall s | sound s/s | median s | 95 % s |\n|---|---|---|---|---|---|---|", flush=True)
+    print(
+        "| | requests | sound s | wall s | sound s/s | CPU s | sound s/CPU s | median s | 95 % s |\n|---|---|---|---|---|---|---|---|---|",
+        flush=True,
+    )
     with ours() as (process, port):
-        send(port, clips[:20], 4, form)
-        alone = told("one request after another", send(port, clips[: options.alone], 1, form))
-        tenth = send(port, clips[: options.requests // 10], options.clients, form)
+        send(process.pid, port, clips[:20], 4, form)
+        alone = told("one request after another", send(process.pid, port, clips[: options.alone], 1, form))
+        tenth = send(process.pid, port, clips[: options.requests // 10], options.clients, form)
         before = resident_mb(process.pid)
-        many = told(f"{options.clients} clients", send(port, clips[: options.requests], options.clients, form))
+        many = told(f"{options.clients} clients", send(process.pid, port, clips[: options.requests], options.clients, form))
         after = resident_mb(process.pid)
     if many.texts[: len(tenth.texts)] != tenth.texts:
         print("texts differ between two passes")
@@ -138,9 +145,9 @@ def voice(clips: Sequence[Clip], clients: int) -> Load:
     with tempfile.TemporaryDirectory() as folder:
         for file in FILES["moonshine-voice"]:  # the wheel of 0.1.5 carries no model
             (Path(folder) / file).write_bytes(read_member(MOONSHINE_VOICE, f"moonshine_voice/assets/tiny-en/{file}"))
-        with started([sys.executable, "-c", SIMPLEST, str(voice_packages()), folder]) as (_, port):
-            send(port, clips[:5], 1, bare)
-            return told("moonshine-voice, the simplest server", send(port, clips, clients, bare))
+        with started([sys.executable, "-c", SIMPLEST, str(voice_packages()), folder]) as (process, port):
+            send(process.pid, port, clips[:5], 1, bare)
+            return told("moonshine-voice, the simplest server", send(process.pid, port, clips, clients, bare))
 
 
 @contextmanager
@@ -163,8 +170,9 @@ def bare(clip: Clip) -> tuple[str, bytes, dict[str, str]]:
     return "/", clip.data, {"Content-Type": "audio/wav"}
 
 
-def send(port: int, clips: Sequence[Clip], clients: int, spelled: Callable[[Clip], tuple[str, bytes, dict[str, str]]]) -> Load:
+def send(pid: int, port: int, clips: Sequence[Clip], clients: int, spelled: Callable[[Clip], tuple[str, bytes, dict[str, str]]]) -> Load:
     """Each client sends its next request when it has the answer to the last. Raises for anything but an answer."""
+    before_s = cpu_s(pid)
     texts, latencies, faults = [""] * len(clips), [0.0] * len(clips), list[str]()
     numbers, lock = iter(range(len(clips))), threading.Lock()
 
@@ -185,7 +193,13 @@ def send(port: int, clips: Sequence[Clip], clients: int, spelled: Callable[[Clip
                 return None
             texts[number] = json.loads(content)["text"]
 
-    threads = [threading.Thread(target=client) for _ in range(clients)]
+    def watched() -> None:
+        try:
+            client()
+        except OSError as error:
+            faults.append(str(error))
+
+    threads = [threading.Thread(target=watched) for _ in range(clients)]
     begun = time.monotonic()
     for thread in threads:
         thread.start()
@@ -193,15 +207,22 @@ def send(port: int, clips: Sequence[Clip], clients: int, spelled: Callable[[Clip
         thread.join()
     if faults:
         raise SystemExit(f"refused: {faults[0]}")
-    return Load(time.monotonic() - begun, sum(clip.seconds for clip in clips), latencies, texts)
+    return Load(time.monotonic() - begun, sum(clip.seconds for clip in clips), cpu_s(pid) - before_s, latencies, texts)
 
 
 def told(name: str, load: Load) -> Load:
     ordered = sorted(load.latencies_s)
     middle, late = ordered[len(ordered) // 2], ordered[len(ordered) * 95 // 100]
-    numbers = f"{len(ordered)} | {load.sound_s:.0f} | {load.wall_s:.1f} | {load.rate:.1f} | {middle:.2f} | {late:.2f}"
+    numbers = f"{len(ordered)} | {load.sound_s:.0f} | {load.wall_s:.1f} | {load.rate:.1f}"
+    numbers += f" | {load.cpu_s:.1f} | {load.sound_s / load.cpu_s:.1f} | {middle:.2f} | {late:.2f}"
     print(f"| {name} | {numbers} |", flush=True)
     return load
+
+
+def cpu_s(pid: int) -> float:
+    """Processor time of a process so far."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def resident_mb(pid: int) -> float:

@@ -30,6 +30,9 @@ BATCH_S: Final = 60.0
 AHEAD_S: Final = 120.0
 """Of one recording, sound that is cut before it is heard."""
 
+GATHER_S: Final = 0.05
+"""How long a worker waits for more where others are at work."""
+
 TURN_S: Final = 0.1
 """How long one recording is cut before another has its turn."""
 
@@ -55,8 +58,8 @@ class Engine:
         self._parked: set[Recording] = set()
         """Recordings that are not cut further until some of their clips are heard."""
         self._closed = False
-        self._idle = 0
-        """Workers that have nothing to do."""
+        self._held_s = 0.0
+        """Sound that is being decoded."""
         self._speed = SLOWEST
         workers = min(AT_A_TIME, torch.get_num_threads()) if device.type == "cpu" else 1
         torch.set_num_threads(max(1, torch.get_num_threads() // workers))
@@ -131,7 +134,7 @@ class Engine:
             recording.take(piece)
             if recording.waiting and recording not in self._ready:
                 self._ready.append(recording)
-            self._changed.notify()
+            self._changed.notify_all()
         return piece is not None
 
     def _work(self) -> None:
@@ -139,35 +142,46 @@ class Engine:
             started = time.monotonic()
             self._hear(batch)
             give_back_memory()
+            with self._changed:
+                self._held_s -= _length_s(batch)
             self._measure(batch, time.monotonic() - started)
 
     def _batch(self) -> list[Clip]:
         """What is decoded next; nothing at the end."""
+        until = math.inf
         with self._changed:
-            self._idle += 1
-            while True:
-                self._ready = deque(one for one in self._ready if one.waiting and not one.future.done())
-                self._parked = {one for one in self._parked if not one.future.done()}
-                if self._ready:
-                    break
-                if self._closed:
+            while not self._gathered(until):
+                if self._closed and not self._ready:
                     return []
-                self._changed.wait()
+                until = min(until, time.monotonic() + GATHER_S) if self._ready else math.inf
+                self._changed.wait(until - time.monotonic() if self._ready else None)
             batch = self._chosen()
             for clip in batch:
                 clip.recording.give(clip)
+            self._held_s += _length_s(batch)
             self._ready.rotate(-1)
-            self._idle -= 1
             self._go_on(batch)
         return batch
 
+    def _gathered(self, until: float) -> bool:
+        """Whether a batch can be made: at once where nobody is at work, else of as much as the others have, or at that time.
+
+        Clients that have just been answered come again in a moment; a worker that did not wait for them would have small batches for ever.
+        """
+        self._ready = deque(one for one in self._ready if one.waiting and not one.future.done())
+        self._parked = {one for one in self._parked if not one.future.done()}
+        if not self._ready:
+            return False
+        waiting_s = sum(one.waiting_s for one in self._ready)
+        return waiting_s >= min(BATCH_S, self._held_s / max(1, len(self._workers) - 1)) or time.monotonic() >= until
+
     def _chosen(self) -> list[Clip]:
-        """The clip whose turn it is, and those of the same model that are most like it in length: idle workers share what waits."""
+        """The clip whose turn it is, and those of the same model that are most like it in length: a worker's share of all."""
         first = self._ready[0].waiting[0]
         size = first.recording.served.transcriber.request.batch_size
         turns = zip_longest(*(one.waiting for one in self._ready if one.served is first.recording.served))
         waiting = [clip for clip in islice(chain.from_iterable(turns), LOOKED_AT * size) if clip is not None]
-        share_s = min(BATCH_S, sum(clip.length_s for clip in waiting) / self._idle)
+        share_s = min(BATCH_S, (_length_s(waiting) + self._held_s) / len(self._workers))
         chosen, total_s = [first], float(first.length_s)
         for clip in sorted((one for one in waiting if one is not first), key=lambda one: abs(one.length_s - first.length_s)):
             if len(chosen) == size or total_s + clip.length_s / 2 > share_s:
@@ -208,9 +222,8 @@ class Engine:
                 _give(recording.future, heard)
 
     def _measure(self, batch: Sequence[Clip], took_s: float) -> None:
-        length_s = sum(clip.length_s for clip in batch)
         self._metrics.batch.observe(len(batch))
-        self._speed += 0.1 * (len(self._workers) * length_s / max(took_s, 1e-3) - self._speed)
+        self._speed += 0.1 * (len(self._workers) * _length_s(batch) / max(took_s, 1e-3) - self._speed)
 
 
 class Place:
@@ -224,6 +237,10 @@ class Place:
         """Takes more memory. Raises `RequestError` where others hold too much."""
         self._engine.hold(count)
         self.bytes += count
+
+
+def _length_s(clips: Iterable[Clip]) -> float:
+    return sum(clip.length_s for clip in clips)
 
 
 def _give(future: Future[Heard], heard: Heard) -> None:
