@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from running import ROOT
 
 from lora.audio.loading import Waveform, duration
 from lora.errors import FetchError, OnDeviceError
@@ -63,6 +64,20 @@ def test_8_bits_load_without_options_and_stay_close(tiny: LoadedModel, waveforms
     with torch.inference_mode():
         said = [transcribe(decoder, encoder([clip]), [duration(clip)], settings)[0].text for clip in some]
     assert sum(a == b for a, b in zip(heard, said, strict=True)) >= 3
+
+
+def test_the_documented_program_runs(tiny: LoadedModel, waveforms: Sequence[Waveform], tmp_path: Path) -> None:
+    folder = tmp_path / "outputs" / "quickstart" / "export" / "transformers-js"
+    folder.mkdir(parents=True)
+    write_target(tiny, "transformers-js", "fp32", folder)
+    waveforms[0].astype("<f4").tofile(tmp_path / "clip.f32")
+    (tmp_path / "node_modules").symlink_to(javascript_packages() / "node_modules")
+    program = (ROOT / "docs" / "export.md").read_text().split("```js\n")[1].split("```")[0]
+    sound = 'import fs from "node:fs"; const samples = new Float32Array(new Uint8Array(fs.readFileSync("clip.f32")).buffer);\n'
+    (tmp_path / "program.mjs").write_text(sound + program)
+    done = subprocess.run(["node", "program.mjs"], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.split()) > 5
 
 
 def test_what_the_library_says_of_a_folder_is_told_in_one_line(random_v1: LoadedModel, tmp_path: Path) -> None:
