@@ -102,7 +102,7 @@ def _aligned(options: argparse.Namespace, script: Sequence[str]) -> tuple["Sourc
         Request(model, options.revision, adapter, None, options.device, "float32", BATCH, None, options.language)
     )
     file = FileAudio(options.recording, options.channel, options.track)
-    listener = Listener(transcriber, timed=True)
+    listener = Listener(transcriber, timed=True, mended=False)
     (heard,) = listener(pieces(0, file, options.max_seconds, transcriber.audio))
     if not heard.speech:
         raise AlignmentError(f"{options.recording}: no speech found; check that it is the right recording, channel and track")

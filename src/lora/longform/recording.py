@@ -51,13 +51,17 @@ class Heard:
 
 
 class Listener:
-    """A loaded model that hears pieces; `timed` says when each word is said."""
+    """A loaded model that hears pieces.
 
-    def __init__(self, transcriber: Transcriber, *, timed: bool) -> None:
+    `timed` says when each word is said; without `mended` each piece has the marks and capitals at its ends that it has alone.
+    """
+
+    def __init__(self, transcriber: Transcriber, *, timed: bool, mended: bool = True) -> None:
         self._transcriber = transcriber
         self._encoder = Encoder(transcriber.speech)
         self._decoder = Decoder(transcriber.speech)
         self._timed = timed
+        self._mended = mended
 
     def __call__(self, cut: Iterable[Piece]) -> list[Heard]:
         """What each recording gives, of pieces in order. Of several processes each decodes a part, and all get the whole."""
@@ -70,7 +74,8 @@ class Listener:
                 found[piece.recording].passages.append(passage)
                 found[piece.recording].speech |= piece.speech
                 found[piece.recording].length_s = seconds(piece.total)
-            self._mend(found, [before, *chunk] if before is not None else chunk)
+            if self._mended:
+                self._mend(found, [before, *chunk] if before is not None else chunk)
             before = chunk[-1]
         return found
 
