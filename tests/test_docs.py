@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from io import StringIO
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 from running import ANY_VERDICT, ROOT, Result, moonshine_lora
@@ -204,7 +205,13 @@ def test_make_targets(command: Command) -> None:
     assert planned.strip()
 
 
-@pytest.mark.parametrize("command", LORA, ids=str)
+def with_exports_apart(commands: list[Command]) -> list[Any]:
+    """The commands; those that export in every form, or use what such an export made, are slow."""
+    slow = [command for command in commands if command.needs == "export" or "transformers-js" in command.words]
+    return [pytest.param(command, marks=pytest.mark.slow) if command in slow else command for command in commands]
+
+
+@pytest.mark.parametrize("command", with_exports_apart(LORA), ids=str)
 def test_moonshine_lora_commands(command: Command, finished: Path) -> None:
     name, *arguments = command.words[1:]
     check_only = ["--dry-run"] if name == "experiment" and not {"--help", "--dry-run"} & set(arguments) else []
@@ -304,7 +311,7 @@ def test_tests_that_are_named_are_found(command: Command) -> None:
     assert int(re.findall(r"(\d+) tests collected", found)[0]) > 100
 
 
-@pytest.mark.parametrize("command", [command for command in JUST if command.words[1] == "transcribe"], ids=str)
+@pytest.mark.parametrize("command", with_exports_apart([command for command in JUST if command.words[1] == "transcribe"]), ids=str)
 def test_the_transcribe_recipe(command: Command, request: pytest.FixtureRequest) -> None:
     place: Path = request.getfixturevalue("exported" if command.needs == "export" else "finished")
     result = just(place, *command.words[1:])

@@ -178,7 +178,7 @@ def test_a_run_that_is_not_complete_and_speech_that_has_changed(run: Path, train
 # --- the wrong weights -----------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("strength", [1.0, 0.3])
+@pytest.mark.parametrize("strength", [pytest.param(1.0, marks=pytest.mark.slow), 0.3])
 def test_weights_of_the_base_model_are_caught(trained: Trained, strength: float, tmp_path: Path) -> None:
     """The graphs of the untuned model in the place of the tuned one's: what the runtime says gives it away."""
     folder = scaled(trained.folder / "lora_adapter", strength, tmp_path / "adapter")

@@ -132,6 +132,7 @@ def test_float_graphs_of_a_random_model_say_what_it_says_up_to_the_cap(
     assert max(len(row) for row in said) > 10
 
 
+@pytest.mark.slow
 def test_base_exports_as_tiny_does(waveforms: Sequence[Waveform]) -> None:
     base = load_model(resolve("packaged:moonshine-base"), torch.device("cpu"), "float32")
     assert pair(base).tokens(waveforms[0]) == expected(base, waveforms[0])
@@ -280,6 +281,7 @@ def interface(graph: Session) -> dict[str, tuple[str, list[Any]]]:
     return {entry.name: (entry.type, [size if isinstance(size, int) else None for size in entry.shape]) for entry in entries}
 
 
+@pytest.mark.slow
 def test_base_in_eight_bits_is_not_above_the_published_size(tmp_path: Path) -> None:
     base = load_model(resolve("packaged:moonshine-base"), torch.device("cpu"), "float32")
     for stem, graph in (("encoder_model", encoder_graph), ("decoder_model_merged", decoder_graph)):
@@ -348,7 +350,7 @@ def test_no_path_of_the_machine_is_in_a_file(written: Callable[[str], dict[str, 
 
 @pytest.mark.parametrize("graph", [encoder_graph, decoder_graph])
 def test_a_streaming_model_is_refused(random_v2: LoadedModel, graph: Callable[[LoadedModel], onnx.ModelProto]) -> None:
-    with pytest.raises(ExportError, match="streaming checkpoints can only be exported to `moonshine-voice` and `merged`"):
+    with pytest.raises(ExportError, match="streaming checkpoints can only be exported to `moonshine-voice`, `gguf` and `merged`"):
         graph(random_v2)
 
 

@@ -205,10 +205,12 @@ def test_a_missing_package_is_named_with_its_extra_and_merged_needs_none(monkeyp
     ("target", "small_disk"),
     [
         *(("merged", size) for size in (8, 2_000, 4_600)),
-        *(("moonshine-voice", size) for size in (8, 20_000, 28_000)),
-        *(("sherpa-onnx", size) for size in (8, 20_000, 27_700)),
         *(("gguf", size) for size in (8, 500, 20_000)),
-        *(("transformers-js", size) for size in (8, 27_700, 30_000)),
+        *((target, 8) for target in ("moonshine-voice", "sherpa-onnx", "transformers-js")),
+        ("sherpa-onnx", 20_000),
+        *(pytest.param("moonshine-voice", size, marks=pytest.mark.slow) for size in (20_000, 28_000)),
+        pytest.param("sherpa-onnx", 27_700, marks=pytest.mark.slow),
+        *(pytest.param("transformers-js", size, marks=pytest.mark.slow) for size in (27_700, 30_000)),
     ],
     indirect=["small_disk"],
 )

@@ -54,6 +54,7 @@ def test_the_same_model_gives_the_same_folder(random_v1: LoadedModel, tmp_path: 
     assert hashes[0] == hashes[1]
 
 
+@pytest.mark.slow
 def test_8_bits_load_without_options_and_stay_close(tiny: LoadedModel, waveforms: Sequence[Waveform], tmp_path: Path) -> None:
     write_target(tiny, "transformers-js", "u8", tmp_path)
     settings = DecodeSettings(tokens_per_second=6.5)

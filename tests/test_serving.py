@@ -244,6 +244,7 @@ def test_a_tuned_model_answers_under_its_own_name(server: Server, tuned: Path, c
     assert texts != [create(file=path_of(clip), model="tiny").text for clip in clips[:4]]
 
 
+@pytest.mark.slow
 def test_many_clients_at_once_each_get_their_own_text(server: Server, hearing: Transcriber, clips: Sequence[Utterance]) -> None:
     before = server.metric("batch_clips_count")
     create = server.client().audio.transcriptions.create

@@ -176,6 +176,7 @@ with distributed.joined(speech.device):
 """
 
 
+@pytest.mark.slow
 def test_each_process_encodes_its_own_part_and_a_shared_cache_holds_the_whole(
     random_v1: LoadedModel, sets: Manifests, tmp_path: Path
 ) -> None:

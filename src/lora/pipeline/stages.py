@@ -306,7 +306,11 @@ def _train(
         def save(reached: TrainState) -> None:
             numbers = msgspec.structs.replace(reached.numbers, stages=display.seconds_so_far())
             prepared.hold.require()
-            checkpointing.write(replace(reached, numbers=numbers), prepared.checkpoints)
+            try:
+                checkpointing.write(replace(reached, numbers=numbers), prepared.checkpoints)
+            except FileNotFoundError:
+                prepared.hold.require()  # the folder was taken away in the same moment
+                raise
 
         progress = Progress(update, evaluated, save, lambda: signals.received)
         try:
