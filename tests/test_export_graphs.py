@@ -292,7 +292,7 @@ def test_base_in_eight_bits_is_not_above_the_published_size(tmp_path: Path) -> N
         assert own < 1.02 * published
 
 
-@pytest.mark.parametrize("packaged", [TINY, BASE], ids=lambda packaged: packaged.name)
+@pytest.mark.parametrize("packaged", [TINY, pytest.param(BASE, marks=pytest.mark.slow)], ids=lambda packaged: packaged.name)
 def test_inputs_and_outputs_are_the_published_ones_without_attention_masks(packaged: PackagedModel) -> None:
     speech = load_model(resolve(f"packaged:{packaged.name}"), torch.device("cpu"), "float32")
     own = pair(speech)

@@ -279,6 +279,7 @@ def test_every_message_is_documented() -> None:
         assert fragment in text, fragment
 
 
+@pytest.mark.slow
 def test_a_hundred_thousand_rows_are_read_in_little_memory(folder: Path) -> None:
     path = folder / "big.jsonl"
     write(path, (Row(audio="a.wav", text=f"utterance {n}", speaker_id=f"s{n % 100}", id=str(n)) for n in range(100_000)))

@@ -625,6 +625,7 @@ def test_an_idle_server_ends_at_once_and_well(random_v1: LoadedModel, tmp_path: 
         assert server.errors.read_text() == ""
 
 
+@pytest.mark.slow
 def test_clients_of_a_server_that_is_killed_see_an_error_and_come_back(random_v1: LoadedModel, tmp_path: Path) -> None:
     with serving(tmp_path / "tmp", "--model", f"a={random_v1.checkpoint.folder}") as first:
         client = first.client()
