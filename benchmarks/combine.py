@@ -70,7 +70,8 @@ class Work:
 
     def _experiment(self, name: str, domain: str, *options: str) -> None:
         folder = self._folder / name
-        if (folder / "experiment_metrics.json").is_file():
+        metrics = folder / "experiment_metrics.json"
+        if metrics.is_file() and json.loads(metrics.read_text())["status"] == "completed":
             return
         train, test = self._domains[domain]
         speech = ("--train-manifest", str(train), "--domain-manifest", str(test), *self._general)

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from test_adapter import fresh, passport, trained
 from torch import Tensor
 
-from lora.audio.loading import Waveform
+from lora.audio.loading import AudioSettings, Waveform
 from lora.checkpoints.provenance import ADAPTER_SETTINGS, ADAPTER_WEIGHTS, PASSPORT_FILE
 from lora.config import AdapterConfig
 from lora.dataset.manifest import Utterance
@@ -103,10 +103,18 @@ def test_what_cannot_be_added_up_is_refused(
     other = saved(trained(random_v2, PLAIN, waveforms[0]), tmp_path / "other", random_v2)
     with pytest.raises(CheckpointError, match=r"other: has base_sha256 .* only adapters of one base model"):
         combine([first, other], None, tmp_path / "mix")
-    loud = saved(trained(random_v1, PLAIN, waveforms[0]), tmp_path / "style", random_v1, text_style="none")
-    with pytest.raises(CheckpointError, match=r"style: has text_style none, and .* has lower"):
+    loud = saved(trained(random_v1, PLAIN, waveforms[0]), tmp_path / "loud", random_v1, audio=AudioSettings(rms_dbfs=-12.0))
+    with pytest.raises(CheckpointError, match=r"loud: has audio .*-12.*, and .* has .*-26"):
         combine([first, loud], None, tmp_path / "mix")
     assert not (tmp_path / "mix").exists()
+
+
+def test_adapters_that_were_taught_other_styles_are_added_up(
+    random_v1: LoadedModel, waveforms: Sequence[Waveform], folders: list[Path], tmp_path: Path
+) -> None:
+    other = saved(trained(random_v1, PLAIN, waveforms[0]), tmp_path / "style", random_v1, text_style="long capitals")
+    combine([folders[0], other], None, tmp_path / "mix")
+    assert read_passport(tmp_path / "mix").text_style == "none"
 
 
 def test_the_command_says_what_is_wrong_in_one_line_and_writes_nothing(folders: list[Path], tmp_path: Path) -> None:

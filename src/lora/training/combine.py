@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -18,7 +19,7 @@ from lora.system.files import atomic_folder, write_json
 from lora.training import adapter_files
 from lora.training.adapter import Passport, read_passport
 
-_SAME: Final = ("base_sha256", "language", "audio", "decode", "text_style", "normaliser")
+_SAME: Final = ("base_sha256", "language", "audio", "decode", "normaliser")
 """What adapters must have in common, for a model hears, decodes and is scored in one way."""
 
 
@@ -63,7 +64,10 @@ def _adapter(folder: Path) -> Path:
 
 
 def _common(adapters: Sequence[Path]) -> Passport:
-    """The passport of all. Raises `CheckpointError` where they differ in what decides a transcript or a score."""
+    """The passport of all; the style of the transcripts that they were trained on may differ.
+
+    Raises `CheckpointError` where they differ in what decides a transcript or a score.
+    """
     passports = [read_passport(adapter) for adapter in adapters]
     for adapter, passport in zip(adapters, passports, strict=True):
         for name in _SAME:
@@ -73,7 +77,8 @@ def _common(adapters: Sequence[Path]) -> Passport:
                     f"{adapter}: has {name} {_short(other)}, and {adapters[0]} has {_short(first)}; only adapters of one base model that "
                     "hear and write alike can be combined"
                 )
-    return passports[0]
+    styles = {passport.text_style for passport in passports}
+    return msgspec.structs.replace(passports[0], text_style=styles.pop() if len(styles) == 1 else "none", sealed=None)
 
 
 def _short(value: object) -> str:
