@@ -10,12 +10,14 @@ from pathlib import Path
 import pytest
 from running import ANY_VERDICT, QUICK, manifests, moonshine_lora, refusal, write_rows
 
+from lora.audio.loading import AudioSettings
 from lora.checkpoints.checkpoint import resolve
+from lora.config import AdapterConfig, ModelConfig, OutputConfig, RunConfig, build
 from lora.config import DataConfig as Data
-from lora.config import ModelConfig, OutputConfig, RunConfig, build
 from lora.dataset.manifest import Rules, Utterance, read
 from lora.errors import ConfigError, ManifestError
 from lora.language import LANGUAGES, Language, foreign_script, lacks_own_script, metric
+from lora.model.greedy import DecodeSettings
 from lora.model.loading import LoadedModel, load_model
 from lora.runs.record import read as read_record
 from lora.scoring.counts import Score, score_utterance, total
@@ -23,6 +25,7 @@ from lora.scoring.gate import judge
 from lora.scoring.significance import compare, drift
 from lora.text.normaliser import normalise, normaliser_version
 from lora.text.style import resolve_style
+from lora.training.adapter import Passport, attach, save_checkpoint
 from lora.units import Seconds
 
 SPOKEN: dict[Language, str] = {
@@ -285,6 +288,23 @@ def test_a_language_in_the_configuration_counts(random_v1: LoadedModel, tmp_path
     (folder / "config.json").write_text(json.dumps(config | {"language": "fr"}))
     with pytest.raises(ConfigError, match=r"is for the language 'fr'; give --language other:fr, or another --model-id"):
         load_model(resolve(str(folder)), random_v1.device, "float32", "es")
+
+
+def test_a_checkpoint_that_a_run_has_made_is_of_the_run_s_language(random_v1: LoadedModel, tmp_path: Path) -> None:
+    speech = load_model(random_v1.checkpoint, random_v1.device, "float32", "other:cy")
+    passport = Passport(
+        base_model_id="x",
+        base_revision=None,
+        base_sha256=speech.checkpoint.sha256,
+        audio=AudioSettings(),
+        decode=DecodeSettings(tokens_per_second=13),
+        text_style="none",
+        normaliser=normaliser_version("other:cy"),
+        language="other:cy",
+    )
+    save_checkpoint(attach(speech, AdapterConfig(method="full")), tmp_path, passport)
+    assert json.loads((tmp_path / "config.json").read_text())["language"] == "cy"
+    assert load_model(resolve(str(tmp_path)), random_v1.device, "float32", "other:cy").language == "other:cy"
 
 
 def test_packaged_weights_are_english(tiny: LoadedModel) -> None:

@@ -267,6 +267,18 @@ def test_the_sides_of_a_call_are_chosen_by_a_field(server: Server, waveforms: Se
     assert other != one
 
 
+def test_a_language_without_an_entry_is_told_by_its_code(random_v1: LoadedModel, clips: Sequence[Utterance], tmp_path: Path) -> None:
+    model = ("--model", f"welsh={random_v1.checkpoint.folder}", "--language", "other:cy", "--wyoming", "127.0.0.1:0")
+    with serving(tmp_path / "tmp", *model) as server:
+        create = server.client().audio.transcriptions.create
+        found = create(file=path_of(clips[0]), model="welsh", response_format="verbose_json", language="cy")
+        assert found.language == "cy"
+        with pytest.raises(openai.BadRequestError, match=r"transcribes the language 'cy' \(cy\), not 'de'"):
+            create(file=path_of(clips[0]), model="welsh", language="de")
+        (described,) = said(server, Describe().event())
+        assert Info.from_event(described).asr[0].models[0].languages == ["cy"]
+
+
 def test_where_nobody_speaks_nothing_is_written(server: Server) -> None:
     hum = 0.1 * np.sin(2 * np.pi * 50 * np.arange(3 * SAMPLE_RATE_HZ) / SAMPLE_RATE_HZ).astype(np.float32)
     create = server.client().audio.transcriptions.create

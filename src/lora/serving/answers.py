@@ -7,7 +7,7 @@ from typing import Any
 
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
-from lora.language import LANGUAGES
+from lora.language import LANGUAGES, code, traits
 from lora.longform.captions import SENTENCE
 from lora.longform.output import subtitles
 from lora.longform.recording import Heard
@@ -27,15 +27,16 @@ def answer(asked: Asked, heard: Heard) -> Response:
 
 
 def _verbose(asked: Asked, heard: Heard) -> dict[str, Any]:
+    language = asked.served.language
     found: dict[str, Any] = {
         "task": "transcribe",
-        "language": LANGUAGES[asked.served.language].name.casefold(),
+        "language": traits(language).name.casefold() if language in LANGUAGES else code(language),
         "duration": round(heard.length_s, 3),
         "text": heard.text,
         "usage": _usage(heard),
     }
     if "segment" in asked.granularities:
-        found["segments"] = _segments(heard, " " if LANGUAGES[asked.served.language].separates_words else "")
+        found["segments"] = _segments(heard, " " if traits(language).separates_words else "")
     if "word" in asked.granularities:
         found["words"] = [{"word": one.text, "start": round(one.start_s, 3), "end": round(one.end_s, 3)} for one in _words(heard)]
     return found

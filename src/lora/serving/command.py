@@ -9,9 +9,8 @@ from pathlib import Path
 from socket import socket
 from typing import Final
 
-from lora.console import positive_int, positive_number
+from lora.console import language_code, positive_int, positive_number
 from lora.errors import ConfigError, ServeError
-from lora.language import LANGUAGES
 from lora.serving.sockets import Address, bound, is_local, where
 
 NEEDED: Final = ("starlette", "uvicorn", "python_multipart", "prometheus_client", "wyoming")
@@ -31,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a run's folder, an adapter's folder, or a checkpoint (hub id, folder, packaged:moonshine-tiny), under the name that clients "
         "send; may be given several times. Wyoming's clients that name none get the first",
     )
-    what.add_argument("--language", choices=tuple(LANGUAGES), help="language of checkpoints that no run has made (default: en)")
+    what.add_argument("--language", type=language_code, metavar="LANG", help="language of checkpoints that no run has made (default: en)")
     what.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto")
     what.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
     what.add_argument("--eval-batch-size", type=positive_int, default=32, metavar="N", help="largest batch in decoding (default: 32)")

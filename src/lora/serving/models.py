@@ -9,7 +9,7 @@ from lora.checkpoints import provenance
 from lora.checkpoints.provenance import ADAPTER_SETTINGS, Origin
 from lora.config import Device, Precision
 from lora.errors import CheckpointError, ConfigError, RequestError
-from lora.language import LANGUAGES, Language
+from lora.language import Language, code, traits
 from lora.longform.recording import Listener
 from lora.runs.export_record import EXPORT_FILE
 from lora.runs.record import RECORD_FILE
@@ -75,8 +75,8 @@ def found(models: Mapping[str, Served], name: str) -> Served:
 
 def require_language(served: Served, language: str) -> None:
     """Raises `RequestError` where a client says that the speech is of another language than the model's; `en-GB` is `en`."""
-    if language.replace("_", "-").split("-")[0].casefold() != served.language:
-        own = f"{LANGUAGES[served.language].name} ({served.language})"
+    if language.replace("_", "-").split("-")[0].casefold() != code(served.language):
+        own = f"{traits(served.language).name} ({code(served.language)})"
         raise RequestError(400, f"the model {served.name} transcribes {own}, not {language!r}; leave `language` out", param="language")
 
 

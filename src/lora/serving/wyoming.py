@@ -20,6 +20,7 @@ from wyoming.ping import Ping, Pong
 from lora import __version__
 from lora.audio.loading import EncodedAudio
 from lora.errors import AudioError, RequestError
+from lora.language import code
 from lora.serving.api import LINGER_S, not_heard, tell_fault
 from lora.serving.engine import Engine, Place
 from lora.serving.forms import Limits
@@ -140,7 +141,7 @@ class _Connection:
             with self._engine.place() as place:
                 data = await self._recorded(start, place)
                 heard = await self._heard(EncodedAudio(data, "sound"))
-            await self._send(Transcript(text=heard, language=self._served.language).event())
+            await self._send(Transcript(text=heard, language=code(self._served.language)).event())
         except RequestError as error:
             status = error.status
             raise
@@ -190,7 +191,9 @@ def info(models: Mapping[str, Served]) -> Info:
     """What Home Assistant shows of the server."""
     by = Attribution(name="moonshine-lora", url="https://github.com/moonshine-ai/moonshine")
     known: dict[str, Any] = {"attribution": by, "installed": True, "version": __version__}
-    served = [AsrModel(name=one.name, description=f"Moonshine: {one.name}", languages=[one.language], **known) for one in models.values()]
+    served = [
+        AsrModel(name=one.name, description=f"Moonshine: {one.name}", languages=[code(one.language)], **known) for one in models.values()
+    ]
     program = AsrProgram(name="moonshine-lora", description="Tuned Moonshine models", models=served, **known)
     return Info(asr=[program])
 

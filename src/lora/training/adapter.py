@@ -22,6 +22,7 @@ from lora.checkpoints.checkpoint import Checkpoint
 from lora.checkpoints.provenance import ADAPTER_SETTINGS, ADAPTER_WEIGHTS, CHECKPOINT_SETTINGS, CHECKPOINT_WEIGHTS, PASSPORT_FILE
 from lora.config import AdapterConfig
 from lora.errors import CheckpointError, ConfigError
+from lora.language import code
 from lora.model.greedy import DecodeSettings
 from lora.model.loading import LoadedModel
 from lora.system.documents import read_json
@@ -258,7 +259,7 @@ def save_checkpoint(adapted: Adapted, folder: Path, passport: Passport) -> None:
     `folder` must exist; making it appear whole is the caller's part.
     """
     if passport.language != "en":
-        adapted.speech.model.config.language = passport.language
+        adapted.speech.model.config.language = code(passport.language)
     adapted.speech.model.save_pretrained(folder)
     adapted.speech.processor.save_pretrained(folder)
     passports.write_sealed(folder, passport, CHECKPOINT_WEIGHTS, CHECKPOINT_SETTINGS)
