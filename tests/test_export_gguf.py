@@ -224,13 +224,6 @@ def test_what_transcribe_cpp_does_not_know_is_refused(
     assert not list(tmp_path.iterdir())
 
 
-def test_a_processor_that_normalises_is_refused(random_v1: LoadedModel, tmp_path: Path) -> None:
-    speech = fresh(random_v1)
-    speech.processor.feature_extractor.do_normalize = True
-    with pytest.raises(ExportError, match="normalises the loudness of each clip and runtimes do not"):
-        write_target(speech, "gguf", "u8", tmp_path)
-
-
 def test_a_weight_that_has_no_place_is_named(random_v1: LoadedModel, tmp_path: Path) -> None:
     speech = fresh(random_v1)
     speech.encoder.layers[0].extra = torch.nn.Linear(2, 2)

@@ -175,11 +175,12 @@ def test_other_start_and_end_tokens_than_the_runtimes_are_refused(random_v1: Loa
         write_target(speech, "sherpa-onnx", "u8", tmp_path)
 
 
-def test_a_processor_that_normalises_is_refused(random_v1: LoadedModel, tmp_path: Path) -> None:
+@pytest.mark.parametrize("target", ["sherpa-onnx", "gguf", "transformers-js"])
+def test_a_processor_that_normalises_is_refused(random_v1: LoadedModel, target: Target, tmp_path: Path) -> None:
     speech = fresh(random_v1)
     speech.processor.feature_extractor.do_normalize = True
     with pytest.raises(ExportError, match="normalises the loudness of each clip and runtimes do not"):
-        write_target(speech, "sherpa-onnx", "u8", tmp_path)
+        write_target(speech, target, "u8", tmp_path)
 
 
 def test_a_tokenizer_that_grew_without_the_model_is_refused_and_one_with_it_exports(random_v1: LoadedModel, tmp_path: Path) -> None:
