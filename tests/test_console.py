@@ -4,12 +4,14 @@ import os
 import signal
 import subprocess
 import sys
+from typing import get_args
 
 import pytest
 
-from lora.console import EXIT_BROKEN_PIPE, ArgumentParser, number_from_zero, positive_int, positive_number, run
+from lora.console import EXIT_BROKEN_PIPE, TAGS_FLAG, ArgumentParser, number_from_zero, positive_int, positive_number, run
 from lora.errors import ConfigError, ManifestError
 from lora.system.signals import EXIT_INTERRUPTED, EXIT_TERMINATED
+from lora.text.tags import TagRule
 
 HEADER = "import sys, time\nfrom lora.console import run\nfrom lora.errors import ConfigError\n"
 
@@ -106,6 +108,10 @@ def test_parser_errors_are_one_line_with_a_suggestion(arguments: list[str], mess
         parser().parse_args(arguments)
     assert stop.value.code == 2
     assert capsys.readouterr().err == f"{message}\n"
+
+
+def test_every_rule_for_tags_is_a_choice() -> None:
+    assert TAGS_FLAG["choices"] == get_args(TagRule)
 
 
 def test_flags_are_not_abbreviated() -> None:

@@ -6,15 +6,17 @@ import math
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Final, Literal, NoReturn, get_args
+from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn
 
-from lora.audio.channels import Channel
 from lora.errors import LoraError
-from lora.language import is_language, known_languages
 from lora.system.destination import MACHINE, refusal
 from lora.system.signals import EXIT_INTERRUPTED, EXIT_TERMINATED, Ending, TerminatedError
 from lora.system.terminal import say
-from lora.text.tags import TagRule
+
+if TYPE_CHECKING:
+    from lora.audio.channels import Channel
+
+# Commands that a hotkey starts import this module: it loads in tens of milliseconds, without numpy.
 
 # 128 + the signal's number, as shells report it.
 EXIT_BROKEN_PIPE: Final = 141
@@ -106,7 +108,7 @@ def _one_line(message: str) -> str:
 
 
 TAGS_FLAG: dict[str, Any] = {
-    "choices": get_args(TagRule),
+    "choices": ("drop", "keep", "refuse"),  # lora.text.tags.TagRule
     "default": "refuse",
     "help": "tags in a manifest's texts, such as <COMMA> or [noise]: drop removes, keep scores, refuse is an error (default: refuse)",
 }
@@ -148,7 +150,7 @@ def positive_int(text: str) -> int:
     return _whole_number(text, least=1)
 
 
-def one_channel(text: str) -> Channel:
+def one_channel(text: str) -> "Channel":
     """An `argparse` type: a channel, counted from 1, or `mix`."""
     if text == "mix":
         return "mix"
@@ -157,7 +159,7 @@ def one_channel(text: str) -> Channel:
     raise argparse.ArgumentTypeError(f"must be a channel, counted from 1 (the left one), or mix, not {text}")
 
 
-def channel_or_split(text: str) -> Channel | Literal["split"]:
+def channel_or_split(text: str) -> "Channel | Literal['split']":
     """An `argparse` type: a channel, `mix`, or `split` for every channel by itself."""
     return "split" if text == "split" else one_channel(text)
 
@@ -202,6 +204,8 @@ def number_from_zero(text: str) -> float:
 
 def language_code(text: str) -> str:
     """An `argparse` type: a language, as the settings of a run have it."""
+    from lora.language import is_language, known_languages
+
     if not is_language(text):
         raise argparse.ArgumentTypeError(f"must be {known_languages()}, not {text[:40]!r}")
     return text

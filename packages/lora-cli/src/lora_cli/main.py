@@ -1,13 +1,14 @@
-"""`moonshine`: talk to a Moonshine model, with or without an adapter, in the terminal."""
+"""`moonshine`: talk to a Moonshine model, with or without an adapter, in the terminal; and the commands around it."""
 
 import argparse
+import difflib
+import importlib
 import sys
 import threading
 from collections.abc import Callable
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from lora.console import ArgumentParser, language_code, one_channel, positive_int, run
 from lora.errors import ConfigError
@@ -21,12 +22,44 @@ if TYPE_CHECKING:
 # Everything that takes time to import is imported by what needs it, so that --help answers at once.
 
 
+class Command(NamedTuple):
+    """What stands first on the command line. Its module has `main(arguments) -> int`, and is imported only when it is asked for."""
+
+    module: str
+    help: str
+    asyncio: bool = False
+    """Whether it runs asyncio, which handles Ctrl-C itself."""
+
+
+COMMANDS: Final[dict[str, Command]] = {}
+
+
 def main() -> int:
     """Entry point of the console script."""
-    return run(_main, leave_interrupt=True)
+    command = COMMANDS.get(sys.argv[1]) if len(sys.argv) > 1 else None
+    return run(_main, leave_interrupt=command is None or command.asyncio)
 
 
 def _main(arguments: list[str] | None = None) -> int:
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if not arguments or arguments[0].startswith("-"):
+        return _app(arguments)
+    module = importlib.import_module(_command(arguments[0]).module)
+    code: int = module.main(arguments[1:])
+    return code
+
+
+def _command(name: str) -> Command:
+    """Raises `ConfigError` with the nearest name when there is no such command."""
+    if name in COMMANDS:
+        return COMMANDS[name]
+    near = difflib.get_close_matches(name, COMMANDS, n=1)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    raise ConfigError(f"{name}: moonshine has no such command{hint} (moonshine --help lists them; without one it opens the app)")
+
+
+def _app(arguments: list[str]) -> int:
+    """The app, with a screen or without."""
     options = _parser().parse_args(arguments)
     if options.list_devices:
         return _list_devices()
@@ -61,9 +94,13 @@ def _main(arguments: list[str] | None = None) -> int:
 
 def _parser() -> ArgumentParser:
     parser = ArgumentParser(
-        prog="moonshine", description="Talk to a Moonshine speech model in the terminal, with or without a LoRA adapter."
+        prog="moonshine",
+        usage="moonshine [COMMAND] [flags]",
+        description="Talk to a Moonshine speech model in the terminal, with or without a LoRA adapter.",
+        epilog=_list_of_commands(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--version", action="version", version=f"moonshine {version('lora-cli')}")
+    parser.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
     model = parser.add_argument_group("voice", "the model to talk to (default: the packaged Moonshine tiny)")
     model.add_argument("--run", type=Path, metavar="DIR", help="a run's folder: its adapter, and its base model to compare")
     model.add_argument("--model-id", metavar="TEXT", help="hub id, local folder, packaged:moonshine-tiny or packaged:moonshine-base")
@@ -111,6 +148,22 @@ def _parser() -> ArgumentParser:
         help="keep audio and text of each session on this machine (default: keep)",
     )
     return parser
+
+
+class _Version(argparse.Action):
+    """Looks the version up only when it is asked for, because that takes longer than many commands do."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from importlib.metadata import version
+
+        print(f"moonshine {version('lora-cli')}")
+        parser.exit()
+
+
+def _list_of_commands() -> str:
+    width = max(map(len, COMMANDS), default=0)
+    lines = [f"  {name:{width}}  {command.help}" for name, command in COMMANDS.items()]
+    return "\n".join(["commands (moonshine COMMAND --help says more):", *lines])
 
 
 def _list_devices() -> int:
