@@ -8,7 +8,7 @@ import pytest
 from msgspec import structs
 from running import rows_of, write_rows
 
-from lora.config import DataConfig
+from lora.config import DataConfig, ModelConfig, OutputConfig, RunConfig
 from lora.dataset.manifest import Rules, Utterance
 from lora.errors import ManifestError
 from lora.model.loading import LoadedModel
@@ -91,13 +91,17 @@ def by_speakers(clips: Sequence[Utterance], folder: Path, **speakers: Sequence[s
     return DataConfig(**{f"{name}_manifest": path for name, path in paths.items()})
 
 
+def run_of(data: DataConfig) -> RunConfig:
+    return RunConfig(model=ModelConfig(model_id="m"), data=data, output=OutputConfig(output_dir="o"))
+
+
 APART = {"train": "aab", "dev": "cc", "domain": "dee", "heldout": "ff"}
 
 
 def test_a_speaker_may_be_in_one_of_training_dev_and_domain_only(clips: Sequence[Utterance], tmp_path: Path) -> None:
     def sets(split_by: str = "speaker", **changed: str) -> dict[str, SpeechSet]:
         config = by_speakers(clips, tmp_path, **(APART | changed))
-        return read_sets(structs.replace(config, split_by=split_by), "base-model", "wer", seed=0).named()
+        return read_sets(run_of(structs.replace(config, split_by=split_by))).named()
 
     assert {name: len(part) for name, part in sets().items()} == {"train": 3, "dev": 2, "domain": 3, "heldout": 2}
     for changed, pair in (({"dev": "ca"}, "train and dev"), ({"domain": "dea"}, "train and domain"), ({"domain": "dec"}, "dev and domain")):
@@ -111,7 +115,7 @@ def test_dev_and_guard_are_split_off_and_nothing_is_lost(clips: Sequence[Utteran
     """A fifth of the replay speech guards; whole speakers make the dev set where the split is by speaker."""
     spoken = {"train": "aabbcc", "domain": "de", "heldout": "ff", "replay": "gggggggggg"}
     config = structs.replace(by_speakers(clips, tmp_path, **spoken), dev_fraction=1 / 3)
-    named = read_sets(config, "base-model", "wer", seed=0).named()
+    named = read_sets(run_of(config)).named()
     assert {name: len(part) for name, part in named.items()} == {"train": 4, "dev": 2, "domain": 2, "heldout": 2, "replay": 8, "guard": 2}
     assert not named["train"].manifest.speakers() & named["dev"].manifest.speakers()
     for whole, parts in (("train", ("train", "dev")), ("replay", ("replay", "guard"))):
@@ -131,7 +135,7 @@ def test_sentences_that_stand_in_training_are_counted(clips: Sequence[Utterance]
         heldout_manifest=texts("heldout", 9, "Quite other.", "And another."),
         split_by="utterance",
     )
-    sets = read_sets(config, "transcript", "wer", 0)
+    sets = read_sets(run_of(config))
     assert trained_sentences(sets) == {"dev": 1, "domain": 2, "heldout": 0}
 
 

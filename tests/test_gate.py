@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lora.config import GateConfig
 from lora.errors import ScoringError
 from lora.scoring.gate import Check, Verdict, judge
+from lora.scoring.rules import GateConfig
 from lora.scoring.significance import Comparison, Drift, Interval, Unit, student
 
 WIDE = (-5.0, 5.0)

@@ -235,7 +235,7 @@ def test_the_saved_adapter_is_the_chosen_share_of_the_trained_one(random_speech:
     assert record.training is not None
     base, best = record.training.history[0], record.training.history[record.training.best_step]
     assert base.guard_wer is not None
-    guard = read_sets(record.config.data, "transcript", "wer", record.config.train.seed).guard
+    guard = read_sets(record.config).guard
     assert guard is not None
     words = sum(len(normalise(utterance.text or "").split()) for utterance in guard.manifest)
     assert record.strength == strongest(record.strengths, base.guard_wer + allowed_rise(words))

@@ -12,7 +12,6 @@ from records import completed
 from running import QUICK, Manifests, RunFolder, moonshine_lora, refusal
 from test_gate import GAIN, STILL
 
-from lora.config import GateConfig
 from lora.dataset.manifest import Utterance
 from lora.errors import ScoringError
 from lora.model.loading import LoadedModel
@@ -21,6 +20,7 @@ from lora.report.terms import events, lines
 from lora.runs.record import RunRecord, write
 from lora.scoring.counts import Score, score_utterance, total
 from lora.scoring.gate import Verdict, judge
+from lora.scoring.rules import GateConfig
 from lora.scoring.terms import TermEvent, TermsFound, compare_terms, score_terms, wilson
 from lora.text.terms import Term, Terms
 from lora.units import Seconds

@@ -31,6 +31,7 @@ from lora.dataset.splits import SplitBy
 from lora.errors import ConfigError
 from lora.language import LANGUAGE_PATTERN, Language, known_languages, traits
 from lora.presets import presets
+from lora.scoring.rules import GateConfig
 from lora.system.documents import read_toml
 from lora.text.style import TextStyle
 from lora.text.tags import TagRule
@@ -40,8 +41,6 @@ Count = Annotated[int, Meta(ge=1, le=1_000_000_000)]
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Precision = Literal["float32", "bfloat16"]
 ReplayTargets = Literal["base-model", "transcript"]
-GateRule = Literal["interval", "point"]
-Guardrail = Literal["wer", "drift"]
 Tracker = Literal["tensorboard", "wandb", "mlflow", "trackio"]
 
 TRACKERS: tuple[Tracker, ...] = typing.get_args(Tracker)
@@ -106,26 +105,6 @@ class DataConfig(Section, frozen=True, kw_only=True):
 
     def audio(self) -> AudioSettings:
         return AudioSettings(rms_dbfs=self.rms_dbfs)
-
-    def rules(self, language: Language) -> Rules:
-        """Of speech that trains, chooses or is scored by its transcripts."""
-        return Rules(
-            max_s=self.max_seconds,
-            allow_outside=self.allow_outside_paths,
-            language=language,
-            allow_empty_text=self.allow_empty_text,
-            tags=self.tags,
-        )
-
-    def heldout_rules(self, language: Language, guardrail: Guardrail) -> Rules:
-        rules = self.rules(language)
-        if guardrail == "drift":
-            return replace(rules, require_text=False, tags="keep")  # nobody looks at its texts
-        return replace(rules, missing_text="is missing; every utterance needs its transcript, unless --guardrail drift is set")
-
-    def replay_rules(self, language: Language, targets: ReplayTargets) -> Rules:
-        rules = self.rules(language)
-        return rules if targets == "transcript" else replace(rules, require_text=False, tags="keep")  # as above
 
 
 class AugmentConfig(Section, frozen=True, kw_only=True):
@@ -248,38 +227,6 @@ class EvalConfig(Section, frozen=True, kw_only=True):
     ] = None
 
 
-class GateConfig(Section, frozen=True, kw_only=True):
-    """The rule that accepts or rejects an adapter. Points are percentage points of WER."""
-
-    rule: Annotated[
-        GateRule,
-        Meta(description="interval: the 95 % intervals decide, or the verdict is inconclusive; point: the measured changes alone decide"),
-    ] = "interval"
-    guardrail: Annotated[
-        Guardrail, Meta(description="references of held-out speech: its transcripts (wer) or the base model's (drift)")
-    ] = "wer"
-    min_domain_gain_points: Annotated[
-        float,
-        Meta(description="with --rule point, the domain WER must fall by this; with interval, reject if such a gain is ruled out"),
-    ] = 1.0
-    max_heldout_rise_points: Annotated[float, Meta(description="with --guardrail wer, the held-out WER may rise by at most this")] = 0.2
-    heldout_margin_points: Annotated[
-        float, Meta(description="with --rule interval and --guardrail wer, the upper end of the held-out change may be at most this")
-    ] = 0.5
-    max_drift_points: Annotated[
-        Annotated[float, Meta(ge=0)] | None,
-        Meta(description="with --guardrail drift, the largest WER of the tuned model against the base model's transcripts"),
-    ] = None
-    max_false_alarms: Annotated[
-        Annotated[float, Meta(ge=0)] | None,
-        Meta(description="with --terms, the most false alarms of the tuned model in 1,000 words of held-out speech"),
-    ] = None
-    min_term_recall: Annotated[
-        Annotated[float, Meta(ge=0, le=100)] | None,
-        Meta(description="with --terms, the share of the terms spoken in the domain that the tuned model must find, in percent"),
-    ] = None
-
-
 class OutputConfig(Section, frozen=True, kw_only=True):
     """Where to write the run."""
 
@@ -332,6 +279,27 @@ class RunConfig(Section, frozen=True, kw_only=True):
         """The cap that is set, or the language's."""
         given = self.eval.tokens_per_second
         return given if given is not None else traits(self.model.language).tokens_per_second
+
+    def rules(self) -> Rules:
+        """What a manifest of speech may hold that trains, chooses or is scored by its transcripts."""
+        data = self.data
+        return Rules(
+            max_s=data.max_seconds,
+            allow_outside=data.allow_outside_paths,
+            language=self.model.language,
+            allow_empty_text=data.allow_empty_text,
+            tags=data.tags,
+        )
+
+    def heldout_rules(self) -> Rules:
+        """Of the held-out manifest, whose texts nobody looks at under the guardrail `drift`."""
+        if self.gate.guardrail == "drift":
+            return replace(self.rules(), require_text=False, tags="keep")
+        return replace(self.rules(), missing_text="is missing; every utterance needs its transcript, unless --guardrail drift is set")
+
+    def replay_rules(self) -> Rules:
+        """Of the replay manifest, whose texts nobody looks at where the base model labels it."""
+        return self.rules() if self.train.replay_targets == "transcript" else replace(self.rules(), require_text=False, tags="keep")
 
 
 def add_flags(parser: argparse.ArgumentParser, schema: type[msgspec.Struct] = RunConfig) -> None:

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 from lora.errors import ConfigError
 
 if TYPE_CHECKING:
-    from lora.config import AdapterConfig, AugmentConfig, GateConfig, RunConfig
+    from lora.config import AdapterConfig, AugmentConfig, RunConfig
+    from lora.scoring.rules import GateConfig
 
 
 def flag(setting: str) -> str:

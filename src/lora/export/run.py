@@ -209,10 +209,9 @@ def _speech(request: ExportRequest, source: _Source) -> dict[str, _Speech]:
 
 
 def _of_run(name: str, record: RunRecord, audio: AudioSettings, request: ExportRequest) -> _Speech:
-    info, data = record.manifests[name], record.config.data
-    guarded_by_drift = name == "heldout" and record.config.gate.guardrail == "drift"
-    language = record.config.model.language
-    rules = data.heldout_rules(language, record.config.gate.guardrail) if name == "heldout" else data.rules(language)
+    info, config = record.manifests[name], record.config
+    guarded_by_drift = name == "heldout" and config.gate.guardrail == "drift"
+    rules = config.heldout_rules() if name == "heldout" else config.rules()
     part = _read(Path(info.path), rules, audio, request)
     if part.manifest.sha256 != info.sha256:
         raise ManifestError(f"{info.path}: has changed since the run; put it back, or give --{name}-manifest")

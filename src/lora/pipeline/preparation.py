@@ -86,8 +86,8 @@ def prepare(config: RunConfig, display: Display, *, resume: bool = False) -> Pre
     equivalents = table(Path(config.eval.equivalents), config.model.language) if config.eval.equivalents is not None else None
     terms = read_terms(Path(config.eval.terms), config.model.language) if config.eval.terms is not None else None
     with display.stage("read", "Reading manifests and audio"):
-        sets = read_sets(config.data, config.train.replay_targets, config.gate.guardrail, config.train.seed, config.model.language)
-        augmenter = plan_copies(sets, config.augment, config.data, config.train.seed, config.model.language)
+        sets = read_sets(config)
+        augmenter = plan_copies(sets, config)
         for line in _description(sets):
             display.line(line)
         if augmenter is not None:
@@ -157,8 +157,8 @@ def write_augmented(config: RunConfig, count: int, display: Display) -> tuple[Pa
     Trains nothing and needs no model. Raises the `LoraError` that says what to mend.
     """
     with display.stage("read", "Reading manifests and audio"):
-        sets = read_sets(config.data, config.train.replay_targets, config.gate.guardrail, config.train.seed, config.model.language)
-        augmenter = plan_copies(sets, config.augment, config.data, config.train.seed, config.model.language)
+        sets = read_sets(config)
+        augmenter = plan_copies(sets, config)
     if augmenter is None:
         raise ConfigError("--write-augmented: there are no copies to write; give --augment-copies and an effect")
     output = Path(config.output.output_dir)

@@ -126,9 +126,9 @@ def _checked(options: argparse.Namespace, config: RunConfig) -> Making:
         raise RunFolderError(f"{folder}: exists and holds no speech of a list; move it or choose another --output-dir")
     if folder.exists() and not config.output.overwrite:
         raise RunFolderError(f"{folder}: exists already; pass --overwrite to replace it, or choose another --output-dir")
-    read(Path(config.data.heldout_manifest), config.data.heldout_rules("en", config.gate.guardrail))
+    read(Path(config.data.heldout_manifest), config.heldout_rules())
     if config.data.replay_manifest is not None:
-        read(Path(config.data.replay_manifest), config.data.replay_rules("en", config.train.replay_targets))
+        read(Path(config.data.replay_manifest), config.replay_rules())
     orders = _orders(options, config, terms)
     require_writable(terms, load_model(resolve(config.model.model_id, config.model.revision), choose_device("cpu"), "float32"))
     return Making(folder, orders)

@@ -20,13 +20,14 @@ One rejected check rejects; else one inconclusive check makes the verdict inconc
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Literal
 
 import msgspec
 
-from lora.config import GateConfig
 from lora.errors import ScoringError
-from lora.scoring.significance import Comparison, Drift, Interval, clusters_needed
+from lora.scoring.rules import GateConfig
+from lora.scoring.significance import Comparison, Drift, clusters_needed
 from lora.scoring.terms import PER_WORDS, TermScore, TermsFound
 
 Decision = Literal["accepted", "rejected", "inconclusive"]
@@ -87,62 +88,107 @@ def judge(*, domain: Comparison, heldout: Comparison, drift: Drift | None, rules
     return Verdict(decision=next(decision for decision in order if decision in decisions), checks=checks)
 
 
+@dataclass(frozen=True, slots=True)
+class _Measured:
+    """A change or a drift that is held to a limit, with its interval, in percentage points."""
+
+    name: CheckName
+    found: Comparison | Drift
+
+    @property
+    def points(self) -> float:
+        return 100 * (self.found.difference if isinstance(self.found, Comparison) else self.found.rate)
+
+    @property
+    def low(self) -> float:
+        return 100 * self.found.interval.low
+
+    @property
+    def high(self) -> float:
+        return 100 * self.found.interval.high
+
+    def within(self, limit: float) -> bool:
+        return self.points <= limit + _ROUNDING_POINTS
+
+    def range(self, sign: str = "+") -> str:
+        return f", 95 % interval {self.low:{sign}.2f} to {self.high:{sign}.2f}"
+
+    def check(self, decision: Decision, limit: float, message: str, needed: int | None = None) -> Check:
+        return Check(
+            name=self.name,
+            decision=decision,
+            points=self.points,
+            low_points=self.low,
+            high_points=self.high,
+            limit_points=limit,
+            needed_utterances=needed,
+            message=message,
+        )
+
+    def needed(self, *ways: tuple[float, float]) -> tuple[int | None, str]:
+        """Utterances that would narrow a side of the interval to what decides, and how to say so.
+
+        Each way is the length of a side and the length that it needs, in points; the one that needs fewest utterances counts.
+        """
+        found = self.found
+        clusters = min((clusters_needed(found.clusters, half, target) for half, target in ways if target > _ROUNDING_POINTS), default=None)
+        if clusters is None:
+            return None, ": right at the limit, where more utterances do not help"
+        utterances = _rounded_up(found.utterances * clusters / found.clusters)
+        by_speaker = found.resampled_by == "speaker"
+        wanted, have = (f" by {number} speakers" if by_speaker else "" for number in (_rounded_up(clusters), found.clusters))
+        return utterances, f": about {utterances} such utterances{wanted} are needed, you have {found.utterances}{have}"
+
+
 def _domain(change: Comparison, rules: GateConfig) -> Check:
-    points, low, high = _points(change.difference, change.interval)
-    least = rules.min_domain_gain_points
+    it, least = _Measured("domain", change), rules.min_domain_gain_points
     if rules.rule == "point":
-        decision: Decision = "accepted" if points <= -least + _ROUNDING_POINTS else "rejected"
-        remark = "" if decision == "accepted" else f", but the gain must be at least {least:g}"
-        return _check("domain", decision, change, -least, _rates("domain", change, points, remark))
-    if high < 0:
-        return _check("domain", "accepted", change, 0.0, _rates("domain", change, points, _range(low, high)))
-    if low > -least:
-        remark = f"{_range(low, high)}, so a gain of {least:g} can be ruled out"
-        return _check("domain", "rejected", change, 0.0, _rates("domain", change, points, remark))
+        enough = it.within(-least)
+        remark = "" if enough else f", but the gain must be at least {least:g}"
+        return it.check("accepted" if enough else "rejected", -least, _rates(it, change, remark))
+    if it.high < 0:
+        return it.check("accepted", 0.0, _rates(it, change, it.range()))
+    if it.low > -least:
+        return it.check("rejected", 0.0, _rates(it, change, f"{it.range()}, so a gain of {least:g} can be ruled out"))
     # Narrowed far enough, it would be all below zero, or its lower end above the smallest gain that counts.
-    needed, advice = _needed(change, (high - points, -points), (points - low, least + points))
-    return _check("domain", "inconclusive", change, 0.0, _rates("domain", change, points, _range(low, high) + advice), needed)
+    needed, advice = it.needed((it.high - it.points, -it.points), (it.points - it.low, least + it.points))
+    return it.check("inconclusive", 0.0, _rates(it, change, it.range() + advice), needed)
 
 
 def _heldout(change: Comparison, rules: GateConfig) -> Check:
-    points, low, high = _points(change.difference, change.interval)
-    most, margin = rules.max_heldout_rise_points, rules.heldout_margin_points
-    within = points <= most + _ROUNDING_POINTS
+    it, most, margin = _Measured("held-out", change), rules.max_heldout_rise_points, rules.heldout_margin_points
+    within = it.within(most)
     if rules.rule == "point":
         remark = "" if within else f", but it may rise by at most {most:g}"
-        return _check("held-out", "accepted" if within else "rejected", change, most, _rates("held-out", change, points, remark))
-    if within and high <= margin + _ROUNDING_POINTS:
-        return _check("held-out", "accepted", change, most, _rates("held-out", change, points, _range(low, high)))
-    if low > most or (low > 0 and points > margin):
-        remark = f"{_range(low, high)}, but it may rise by at most {most:g}"
-        return _check("held-out", "rejected", change, most, _rates("held-out", change, points, remark))
+        return it.check("accepted" if within else "rejected", most, _rates(it, change, remark))
+    if within and it.high <= margin + _ROUNDING_POINTS:
+        return it.check("accepted", most, _rates(it, change, it.range()))
+    if it.low > most or (it.low > 0 and it.points > margin):
+        return it.check("rejected", most, _rates(it, change, f"{it.range()}, but it may rise by at most {most:g}"))
     if within:
-        half, target = high - points, margin - points
+        half, target = it.high - it.points, margin - it.points
     else:
-        half, target = points - low, points if points > margin else points - most
-    needed, advice = _needed(change, (half, target))
+        half, target = it.points - it.low, it.points if it.points > margin else it.points - most
+    needed, advice = it.needed((half, target))
     limit = f"its upper end may be at most {margin:g}" if within else f"it may rise by at most {most:g}"
-    remark = f"{_range(low, high)}, but {limit}{advice}"
-    return _check("held-out", "inconclusive", change, most, _rates("held-out", change, points, remark), needed)
+    return it.check("inconclusive", most, _rates(it, change, f"{it.range()}, but {limit}{advice}"), needed)
 
 
 def _drift(drift: Drift, rules: GateConfig) -> Check:
-    points, low, high = _points(drift.rate, drift.interval)
-    most = rules.max_drift_points
+    it, most = _Measured("held-out", drift), rules.max_drift_points
     assert most is not None  # the settings are refused without it
-    text = f"held-out drift {points:.2f} points ({100 * drift.unchanged:.0f} % of the clips unchanged"
+    text = f"held-out drift {it.points:.2f} points ({100 * drift.unchanged:.0f} % of the clips unchanged"
     above = f", but it may be at most {most:g}"
     if rules.rule == "point":
-        within = points <= most + _ROUNDING_POINTS
-        return _check("held-out", "accepted" if within else "rejected", drift, most, f"{text}{'' if within else above})")
-    text += _range(low, high, sign="")
-    if high <= most + _ROUNDING_POINTS:
-        return _check("held-out", "accepted", drift, most, f"{text})")
-    if low > most:
-        return _check("held-out", "rejected", drift, most, f"{text}{above})")
-    half, target = (high - points, most - points) if points <= most else (points - low, points - most)
-    needed, advice = _needed(drift, (half, target))
-    return _check("held-out", "inconclusive", drift, most, f"{text}, but its upper end may be at most {most:g}{advice})", needed)
+        return it.check("accepted", most, f"{text})") if it.within(most) else it.check("rejected", most, f"{text}{above})")
+    text += it.range(sign="")
+    if it.high <= most + _ROUNDING_POINTS:
+        return it.check("accepted", most, f"{text})")
+    if it.low > most:
+        return it.check("rejected", most, f"{text}{above})")
+    half, target = (it.high - it.points, most - it.points) if it.points <= most else (it.points - it.low, it.points - most)
+    needed, advice = it.needed((half, target))
+    return it.check("inconclusive", most, f"{text}, but its upper end may be at most {most:g}{advice})", needed)
 
 
 def _terms(terms: TermsFound | None, rules: GateConfig) -> Iterator[Check]:
@@ -191,54 +237,11 @@ def _alarms(score: TermScore, most: float) -> Check:
     )
 
 
-def _points(ratio: float, interval: Interval) -> tuple[float, float, float]:
-    return 100 * ratio, 100 * interval.low, 100 * interval.high
-
-
-def _rates(name: str, change: Comparison, points: float, remark: str) -> str:
-    return f"{name} {change.metric} {100 * change.baseline:.2f} % -> {100 * change.tuned:.2f} % ({points:+.2f} points{remark})"
-
-
-def _range(low: float, high: float, sign: str = "+") -> str:
-    return f", 95 % interval {low:{sign}.2f} to {high:{sign}.2f}"
-
-
-def _needed(found: Comparison | Drift, *ways: tuple[float, float]) -> tuple[int | None, str]:
-    """Utterances that would narrow a side of the interval to what decides, and how to say so.
-
-    Each way is the length of a side and the length that it needs, in points; the one that needs fewest utterances counts.
-    """
-    clusters = min((clusters_needed(found.clusters, half, target) for half, target in ways if target > _ROUNDING_POINTS), default=None)
-    if clusters is None:
-        return None, ": right at the limit, where more utterances do not help"
-    utterances = _rounded_up(found.utterances * clusters / found.clusters)
-    by_speaker = found.resampled_by == "speaker"
-    wanted, have = (f" by {number} speakers" if by_speaker else "" for number in (_rounded_up(clusters), found.clusters))
-    return utterances, f": about {utterances} such utterances{wanted} are needed, you have {found.utterances}{have}"
+def _rates(it: _Measured, change: Comparison, remark: str) -> str:
+    return f"{it.name} {change.metric} {100 * change.baseline:.2f} % -> {100 * change.tuned:.2f} % ({it.points:+.2f} points{remark})"
 
 
 def _rounded_up(number: float) -> int:
     """To two digits: the estimate knows no more."""
     step = int(10 ** max(0, math.ceil(math.log10(number)) - 2))
     return math.ceil(number / step) * step
-
-
-def _check(
-    name: CheckName,
-    decision: Decision,
-    found: Comparison | Drift,
-    limit: float,
-    message: str,
-    needed: int | None = None,
-) -> Check:
-    points, low, high = _points(found.difference if isinstance(found, Comparison) else found.rate, found.interval)
-    return Check(
-        name=name,
-        decision=decision,
-        points=points,
-        low_points=low,
-        high_points=high,
-        limit_points=limit,
-        needed_utterances=needed,
-        message=message,
-    )

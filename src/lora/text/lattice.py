@@ -138,17 +138,15 @@ def fewest_edits(reference: Lattice, hypothesis: Lattice) -> Edits:
     for place, edges in enumerate(reference.edges):
         row = rows[place]
         for other, said in enumerate(hypothesis.edges):
-            cell = row[other]
-            if cell is above:
-                continue
-            _relax(rows, cell, place, other, edges, said)
+            if row[other] is not above:
+                _relax(rows, place, other, edges, said)
     _, hits, substitutions, deletions, insertions = rows[-1][-1]
     return Edits(-hits, substitutions, deletions, insertions)
 
 
-def _relax(rows: list[list[_Cell]], cell: _Cell, place: int, other: int, edges: list[Edge], said: list[Edge]) -> None:
-    errors, hits, substitutions, deletions, insertions = cell
+def _relax(rows: list[list[_Cell]], place: int, other: int, edges: list[Edge], said: list[Edge]) -> None:
     row = rows[place]
+    errors, hits, substitutions, deletions, insertions = cell = row[other]
     for word, goal in said:
         found = cell if word is None else (errors + 1, hits, substitutions, deletions, insertions + 1)
         row[goal] = min(row[goal], found)

@@ -6,14 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from lora.config import AugmentConfig, DataConfig, Guardrail, ReplayTargets
+from lora.config import DataConfig, RunConfig
 from lora.dataset.checking import require_one_text, validate
 from lora.dataset.manifest import Manifest, Recording, Rules, Utterance, read
 from lora.dataset.splits import require_disjoint, require_no_near_copies, split
 from lora.dataset.synthetic import require_real
 from lora.errors import ManifestError
 from lora.evaluation.evaluate import Example
-from lora.language import Language
 from lora.model.loading import LoadedModel
 from lora.system import distributed
 from lora.system.files import sha256_bytes
@@ -105,36 +104,37 @@ def _checked(manifest: Manifest, rules: Rules, config: DataConfig) -> tuple[Reco
     return recordings
 
 
-def read_sets(config: DataConfig, targets: ReplayTargets, guardrail: Guardrail, seed: int, language: Language = "en") -> SpeechSets:
+def read_sets(config: RunConfig) -> SpeechSets:
     """Reads all manifests, splits dev off where it is not given, and makes sure that no recording is in two sets.
 
     Raises `ManifestError` with every problem of the first manifest that has one, when a test set holds a single utterance or synthesised
     speech, when sets share recordings, and when training, dev and domain share speakers although the split is by speaker.
     """
-    train = read_set(config.train_manifest, config.rules(language), config)
-    domain = read_set(config.domain_manifest, config.rules(language), config)
-    heldout = read_set(config.heldout_manifest, config.heldout_rules(language, guardrail), config)
-    if not config.synthetic_domain:
+    data, rules, seed = config.data, config.rules(), config.train.seed
+    train = read_set(data.train_manifest, rules, data)
+    domain = read_set(data.domain_manifest, rules, data)
+    heldout = read_set(data.heldout_manifest, config.heldout_rules(), data)
+    if not data.synthetic_domain:
         require_real(domain.manifest, "domain", "record some, or pass --synthetic-domain and say so with every number")
     require_real(heldout.manifest, "held-out", "give recordings of people")
     for test_set in (domain, heldout):
         if len(test_set) < 2:
             raise ManifestError(f"{test_set.manifest.path}: one utterance cannot tell a change from chance; add more, better a hundred")
-    if config.dev_manifest is not None:
-        dev = read_set(config.dev_manifest, config.rules(language), config)
+    if data.dev_manifest is not None:
+        dev = read_set(data.dev_manifest, rules, data)
     else:
-        train, dev = _divide(train, config.dev_fraction, config.split_by == "speaker", seed)
+        train, dev = _divide(train, data.dev_fraction, data.split_by == "speaker", seed)
     replay = guard = None
-    if config.replay_manifest is not None:
-        replay = read_set(config.replay_manifest, config.replay_rules(language, targets), config)
+    if data.replay_manifest is not None:
+        replay = read_set(data.replay_manifest, config.replay_rules(), data)
         replay, guard = _divide(replay, GUARD_FRACTION, False, seed)
-    _require_words({"dev": dev, "domain": domain} | ({"held-out": heldout} if guardrail == "wer" else {}))
-    styled = resolve_style(config.text_style, [utterance.text or "" for utterance in train.manifest], language)
+    _require_words({"dev": dev, "domain": domain} | ({"held-out": heldout} if config.gate.guardrail == "wer" else {}))
+    styled = resolve_style(data.text_style, [utterance.text or "" for utterance in train.manifest], config.model.language)
     sets = SpeechSets(train, dev, domain, heldout, replay, guard, styled)
     require_disjoint({name: (part.manifest, part.recordings) for name, part in sets.named().items()}, speakers=False)
     own = {"train": train, "dev": dev, "domain": domain}
-    require_disjoint({name: (part.manifest, part.recordings) for name, part in own.items()}, speakers=config.split_by == "speaker")
-    require_no_near_copies({name: (part.manifest, part.recordings) for name, part in sets.named().items()}, config.audio())
+    require_disjoint({name: (part.manifest, part.recordings) for name, part in own.items()}, speakers=data.split_by == "speaker")
+    require_no_near_copies({name: (part.manifest, part.recordings) for name, part in sets.named().items()}, data.audio())
     return sets
 
 
@@ -162,12 +162,13 @@ def _require_words(sets: dict[str, SpeechSet]) -> None:
             )
 
 
-def plan_copies(sets: SpeechSets, augment: AugmentConfig, config: DataConfig, seed: int, language: Language) -> Augmenter | None:
+def plan_copies(sets: SpeechSets, config: RunConfig) -> Augmenter | None:
     """What makes varied copies of the training set, after it was split; None where none are asked for. Writes nothing."""
-    if augment.augment_copies == 0:
+    if config.augment.augment_copies == 0:
         return None
     others = {name: part.recordings for name, part in sets.named().items() if name != "train"}
-    return plan(augment, seed, config.rules(language), (sets.train.manifest, sets.train.recordings), others, config.audio())
+    train = (sets.train.manifest, sets.train.recordings)
+    return plan(config.augment, config.train.seed, config.rules(), train, others, config.data.audio())
 
 
 def with_copies(sets: SpeechSets, copies: Copies) -> SpeechSets:
