@@ -30,7 +30,7 @@ from lora.longform.seams import plain
 from lora.longform.words import words
 from lora.model.decoder import Decoder
 from lora.model.encoder import Encoder
-from lora.model.greedy import Transcript
+from lora.model.transcript import Transcript
 from lora.system.process import prepare_process
 from lora.transcribe import Request, open_transcriber
 from lora.units import SAMPLE_RATE_HZ

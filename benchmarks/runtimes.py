@@ -36,7 +36,7 @@ def main() -> int:
     prepare_process()
     from lora.audio.loading import AudioSettings, duration, load
     from lora.dataset.manifest import Rules, read
-    from lora.model.greedy import DecodeSettings
+    from lora.model.transcript import DecodeSettings
     from lora.runtimes.runtime import RUNTIMES, Clip, require_runtimes
 
     require_runtimes(RUNTIMES)

@@ -28,8 +28,8 @@ from lora.corpora.commands import build_domain_manifest, merge_manifests
 from lora.dataset.checking import validate
 from lora.dataset.manifest import Rules, read
 from lora.errors import ConfigError
-from lora.model.greedy import DecodeSettings
 from lora.model.loading import LoadedModel, load_model, load_processor
+from lora.model.transcript import DecodeSettings
 from lora.runs.export_record import EXPORT_FILE, Exported, ExportedFile, TargetExport, read_exported, require_unchanged
 from lora.runs.outcomes import Step
 from lora.runs.record import read as read_record

@@ -22,8 +22,8 @@ from lora.config import AdapterConfig
 from lora.errors import CheckpointError, ConfigError
 from lora.model.decoder import Decoder
 from lora.model.encoder import Encoder
-from lora.model.greedy import DecodeSettings
 from lora.model.loading import LoadedModel, load_model, pad_labels
+from lora.model.transcript import DecodeSettings
 from lora.text.normaliser import normaliser_version
 from lora.training.adapter import (
     SITES,

@@ -15,9 +15,9 @@ from lora.audio.loading import AudioSettings
 from lora.dataset.manifest import Utterance
 from lora.evaluation.evaluate import Evaluator, Example
 from lora.model.encoder_outputs import StoredFeatures
-from lora.model.greedy import DecodeSettings
 from lora.model.loading import LoadedModel, load_model
 from lora.model.products import has_bfloat16
+from lora.model.transcript import DecodeSettings
 from lora.system.cache import Kept
 from lora.system.parallel import spread
 from lora.units import Seconds

@@ -20,8 +20,8 @@ from lora.checkpoints.provenance import PASSPORT_FILE, Origin, read
 from lora.config import AdapterConfig
 from lora.errors import CheckpointError
 from lora.export.official import load_official, load_peft
-from lora.model.greedy import DecodeSettings
 from lora.model.loading import LoadedModel, load_model
+from lora.model.transcript import DecodeSettings
 from lora.training.adapter import Passport, attach, load, passport_of, read_passport, save, save_checkpoint
 
 WEIGHTS, SETTINGS = "adapter_model.safetensors", "adapter_config.json"

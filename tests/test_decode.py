@@ -14,8 +14,9 @@ from lora.corpora import general
 from lora.dataset.manifest import Utterance
 from lora.model.decoder import Cache, Decoder, Memory
 from lora.model.encoder import Encoder
-from lora.model.greedy import BATCH_SECONDS, EXTRA_TOKENS, DecodeSettings, Transcript, batches, transcribe, transcribe_and_score
+from lora.model.greedy import BATCH_SECONDS, batches, transcribe, transcribe_and_score
 from lora.model.loading import Encoded, LoadedModel, join, pad_labels
+from lora.model.transcript import EXTRA_TOKENS, DecodeSettings, Transcript
 from lora.units import Seconds
 
 SETTINGS = DecodeSettings(tokens_per_second=6.5)

@@ -20,8 +20,8 @@ from lora.dataset.checking import validate
 from lora.dataset.manifest import Rules, read
 from lora.evaluation.evaluate import Evaluator, Example
 from lora.model.encoder_outputs import LiveFeatures
-from lora.model.greedy import DecodeSettings
 from lora.model.loading import LoadedModel
+from lora.model.transcript import DecodeSettings
 from lora.runs.outcomes import Evaluation
 from lora.scoring.counts import score_utterance, total
 from lora.units import SAMPLE_RATE_HZ, Seconds, seconds

@@ -22,8 +22,8 @@ from lora.audio.loading import AudioSettings, load
 from lora.checkpoints.checkpoint import resolve
 from lora.config import build
 from lora.dataset.manifest import Rules, Utterance, read
-from lora.model.greedy import DecodeSettings
 from lora.model.loading import LoadedModel
+from lora.model.transcript import DecodeSettings
 from lora.runners import real_small
 from lora.runs.record import read as read_record
 from lora.system.files import sha256_file

@@ -20,8 +20,9 @@ from lora.export.about import About
 from lora.export.targets import write_target
 from lora.model.decoder import Decoder
 from lora.model.encoder import Encoder
-from lora.model.greedy import DecodeSettings, transcribe
+from lora.model.greedy import transcribe
 from lora.model.loading import LoadedModel
+from lora.model.transcript import DecodeSettings
 
 A_WHILE_MS = 120_000
 

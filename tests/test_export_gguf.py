@@ -19,8 +19,9 @@ from lora.export.agreement import ThreeScores, compare_export
 from lora.export.targets import ExportPrecision, require_export, write_target
 from lora.model.decoder import Decoder
 from lora.model.encoder import Encoder
-from lora.model.greedy import DecodeSettings, transcribe
+from lora.model.greedy import transcribe
 from lora.model.loading import LoadedModel
+from lora.model.transcript import DecodeSettings
 from lora.runtimes.runtime import Clip
 from lora.runtimes.runtime import transcribe as on_device
 from lora.scoring.counts import Score, score_utterance, total

@@ -28,8 +28,9 @@ from lora.export.quantise import quantised
 from lora.export.targets import END_ID, START_ID
 from lora.model.decoder import Decoder
 from lora.model.encoder import Encoder
-from lora.model.greedy import DecodeSettings, transcribe
+from lora.model.greedy import transcribe
 from lora.model.loading import LoadedModel, load_model
+from lora.model.transcript import DecodeSettings
 from lora.system.files import sha256_file
 
 ROUNDING = 1e-4

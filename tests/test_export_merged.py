@@ -20,8 +20,9 @@ from lora.errors import ExportError, RunFolderError
 from lora.export.targets import TARGETS, Target, architecture, require_export, write_target
 from lora.model.decoder import Decoder
 from lora.model.encoder import Encoder
-from lora.model.greedy import DecodeSettings, transcribe
+from lora.model.greedy import transcribe
 from lora.model.loading import LoadedModel, load_model
+from lora.model.transcript import DecodeSettings
 from lora.system.files import sha256_file
 from lora.training.adapter import attach, fold_in
 

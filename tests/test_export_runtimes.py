@@ -17,8 +17,9 @@ from lora.errors import OnDeviceError
 from lora.export.targets import TARGETS, write_target
 from lora.model.decoder import Decoder
 from lora.model.encoder import Encoder
-from lora.model.greedy import DecodeSettings, transcribe
+from lora.model.greedy import transcribe
 from lora.model.loading import LoadedModel
+from lora.model.transcript import DecodeSettings
 from lora.runtimes.engines import VOICE_OPTIONS, VOICE_STEP, sherpa_cap
 from lora.runtimes.runtime import FILES, PACKAGES, RUNTIMES, Clip, RuntimeName, Transcribed, require_runtimes
 from lora.runtimes.runtime import transcribe as on_device

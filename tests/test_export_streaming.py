@@ -24,8 +24,9 @@ from lora.export.streaming import QUANTISED, streaming_config, streaming_graphs
 from lora.export.targets import architecture, write_target
 from lora.model.decoder import Decoder
 from lora.model.encoder import Encoder
-from lora.model.greedy import DecodeSettings, transcribe
+from lora.model.greedy import transcribe
 from lora.model.loading import LoadedModel, load_model
+from lora.model.transcript import DecodeSettings
 from lora.runtimes.separate import voice_packages
 from lora.system.files import sha256_file
 

@@ -18,8 +18,9 @@ from lora.export.about import About
 from lora.export.targets import ExportPrecision, write_target
 from lora.model.decoder import Decoder
 from lora.model.encoder import Encoder
-from lora.model.greedy import DecodeSettings, transcribe
+from lora.model.greedy import transcribe
 from lora.model.loading import LoadedModel
+from lora.model.transcript import DecodeSettings
 from lora.runtimes.runtime import Clip, require_runtimes
 from lora.runtimes.runtime import transcribe as on_device
 from lora.runtimes.separate import javascript_packages

@@ -11,8 +11,8 @@ from lora.dataset.manifest import Utterance
 from lora.evaluation.base_scores import BaseScores
 from lora.evaluation.evaluate import Evaluator, Example
 from lora.model.encoder_outputs import LiveFeatures
-from lora.model.greedy import DecodeSettings, Transcript
 from lora.model.loading import LoadedModel
+from lora.model.transcript import DecodeSettings, Transcript
 from lora.runs.outcomes import Evaluation
 from lora.system.cache import Kept, prune
 from lora.units import Seconds

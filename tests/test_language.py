@@ -17,8 +17,8 @@ from lora.config import DataConfig as Data
 from lora.dataset.manifest import Rules, Utterance, read
 from lora.errors import ConfigError, ManifestError
 from lora.language import LANGUAGES, Language, foreign_script, lacks_own_script, metric
-from lora.model.greedy import DecodeSettings
 from lora.model.loading import LoadedModel, load_model
+from lora.model.transcript import DecodeSettings
 from lora.runs.record import read as read_record
 from lora.scoring.counts import Score, score_utterance, total
 from lora.scoring.gate import judge

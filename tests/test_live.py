@@ -14,8 +14,9 @@ from lora.errors import AudioError
 from lora.live import AGREEING, HELD_BACK, Ear, Growing
 from lora.model.decoder import Decoder
 from lora.model.encoder import Encoder
-from lora.model.greedy import DecodeSettings, transcribe
+from lora.model.greedy import transcribe
 from lora.model.loading import LoadedModel
+from lora.model.transcript import DecodeSettings
 from lora.text.normaliser import normalise
 from lora.transcribe import Request, Transcriber
 from lora.units import SAMPLE_RATE_HZ

@@ -42,8 +42,8 @@ from lora.dataset.manifest import Rules, Utterance, read
 from lora.errors import CheckpointError, RequestError, ServeError
 from lora.longform.pieces import pieces
 from lora.longform.recording import Heard, Listener
-from lora.model.greedy import DecodeSettings
 from lora.model.loading import LoadedModel, load_model
+from lora.model.transcript import DecodeSettings
 from lora.serving.command import read_key
 from lora.serving.forms import _Parts
 from lora.serving.models import Computing, request_of

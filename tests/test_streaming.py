@@ -23,8 +23,9 @@ from lora.config import AdapterConfig
 from lora.dataset.manifest import Utterance
 from lora.model.decoder import Decoder
 from lora.model.encoder import FRAME_SAMPLES, Encoder, _within
-from lora.model.greedy import DecodeSettings, transcribe
+from lora.model.greedy import transcribe
 from lora.model.loading import LoadedModel, pad_labels
+from lora.model.transcript import DecodeSettings
 from lora.runs.record import read
 from lora.training.adapter import attach, fold_in, merged
 

@@ -20,8 +20,8 @@ from lora.config import AdapterConfig
 from lora.dataset.manifest import Utterance
 from lora.evaluation.evaluate import Evaluator, Example
 from lora.model.encoder_outputs import LiveFeatures
-from lora.model.greedy import DecodeSettings
 from lora.model.loading import LoadedModel
+from lora.model.transcript import DecodeSettings
 from lora.report.html import render as render_html
 from lora.report.markdown import render as render_markdown
 from lora.runs.outcomes import Evaluation, Strength

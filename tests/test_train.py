@@ -17,8 +17,8 @@ from lora.errors import AudioError, TrainingError
 from lora.evaluation.evaluate import Evaluator, Example
 from lora.model.encoder import Encoder
 from lora.model.encoder_outputs import LiveFeatures, StoredFeatures
-from lora.model.greedy import DecodeSettings
 from lora.model.loading import Encoded, LoadedModel
+from lora.model.transcript import DecodeSettings
 from lora.runs.outcomes import Evaluation, Step, TrainOutcome
 from lora.system.cache import Kept
 from lora.training.adapter import Adapted, attach, merged, state

@@ -3,15 +3,16 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import takewhile
-
-import torch
+from typing import TYPE_CHECKING
 
 from lora.audio.loading import AudioSettings, Waveform, duration, prepare
-from lora.model.decoder import Decoder
-from lora.model.encoder import Encoder
-from lora.model.greedy import DecodeSettings, Transcript, transcribe
-from lora.model.loading import Encoded
-from lora.transcribe import Transcriber
+from lora.model.transcript import DecodeSettings, Transcript
+
+if TYPE_CHECKING:
+    from lora.model.loading import Encoded
+    from lora.transcribe import Transcriber
+
+# PyTorch is imported by what computes with it: an export is heard without.
 
 AGREEING = 3
 """Hypotheses in a row that must agree on a word. On read speech, heard every 0.3 s, 98 % of the words committed so are in the final text
@@ -27,19 +28,26 @@ ANCHOR = 3
 class Ear:
     """A loaded model that hears one clip at a time, decoded as in evaluation."""
 
-    def __init__(self, transcriber: Transcriber) -> None:
+    def __init__(self, transcriber: "Transcriber") -> None:
+        from lora.model.decoder import Decoder
+        from lora.model.encoder import Encoder
+
         self._encoder = Encoder(transcriber.speech)
         self._decoder = Decoder(transcriber.speech)
         self._decode: DecodeSettings = transcriber.decode
         self._audio: AudioSettings = transcriber.audio
 
-    @torch.inference_mode()
-    def encode(self, samples: Waveform) -> Encoded:
+    def encode(self, samples: Waveform) -> "Encoded":
         """Encoder output of a clip of at least `lora.model.encoder.MIN_SAMPLES`. Raises `AudioError` when it is shorter or not finite."""
-        return self._encoder([prepare(samples, self._audio, "the microphone")])
+        import torch
 
-    def decode(self, encoded: Encoded, samples: Waveform, draft: Sequence[int] = ()) -> Transcript:
+        with torch.inference_mode():
+            return self._encoder([prepare(samples, self._audio, "the microphone")])
+
+    def decode(self, encoded: "Encoded", samples: Waveform, draft: Sequence[int] = ()) -> Transcript:
         """The transcript of the clip; a `draft`, such as the tokens of a shorter part of it, saves time and changes nothing."""
+        from lora.model.greedy import transcribe
+
         return transcribe(self._decoder, encoded, [duration(samples)], self._decode, [draft])[0]
 
     def __call__(self, samples: Waveform, draft: Sequence[int] = ()) -> Transcript:

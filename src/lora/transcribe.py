@@ -18,9 +18,9 @@ from lora.errors import AudioError, CheckpointError, ConfigError, TooLongError
 from lora.evaluation.evaluate import Evaluator, Example, score_transcripts
 from lora.language import Language, metric, traits
 from lora.model.encoder_outputs import LiveFeatures
-from lora.model.greedy import DecodeSettings, Transcript
 from lora.model.loading import LoadedModel, choose_device, load_model, load_processor, require_vocabulary
 from lora.model.products import require_precision
+from lora.model.transcript import DecodeSettings, Transcript
 from lora.passages import Passage
 from lora.report.terms import alarms, recall
 from lora.runs.export_record import Exported, read_exported, require_unchanged

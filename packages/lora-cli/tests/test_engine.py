@@ -26,8 +26,8 @@ from lora.config import AdapterConfig
 from lora.corpora import general
 from lora.errors import ConfigError
 from lora.live import Ear
-from lora.model.greedy import DecodeSettings
 from lora.model.loading import load_model, load_processor
+from lora.model.transcript import DecodeSettings
 from lora.scoring.counts import score_utterance
 from lora.text.normaliser import normaliser_version
 from lora.training import adapter as adapters

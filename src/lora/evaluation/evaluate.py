@@ -12,8 +12,9 @@ from lora.errors import NotFiniteError
 from lora.language import Language
 from lora.model.decoder import Decoder
 from lora.model.encoder_outputs import Features
-from lora.model.greedy import DecodeSettings, Transcript, batches, transcribe, transcribe_and_score
+from lora.model.greedy import batches, transcribe, transcribe_and_score
 from lora.model.loading import Encoded, LoadedModel
+from lora.model.transcript import DecodeSettings, Transcript
 from lora.runs.outcomes import Evaluation
 from lora.scoring.counts import Score, score_utterance, total
 from lora.system import distributed

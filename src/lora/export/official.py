@@ -18,8 +18,8 @@ from lora.audio.loading import AudioSettings
 from lora.checkpoints.model_folder import require_no_pickle
 from lora.checkpoints.provenance import PASSPORT_FILE
 from lora.errors import CheckpointError, ExportError
-from lora.model.greedy import DecodeSettings
 from lora.model.loading import LoadedModel
+from lora.model.transcript import DecodeSettings
 from lora.system.files import atomic_file, atomic_folder
 from lora.text.normaliser import normaliser_version
 from lora.training import adapter as adapters

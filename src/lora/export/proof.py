@@ -14,8 +14,8 @@ from lora.evaluation.evaluate import Evaluator, Example, score_transcripts
 from lora.export.agreement import ThreeScores
 from lora.export.targets import Target
 from lora.model.encoder_outputs import Features, LiveFeatures, StoredFeatures
-from lora.model.greedy import DecodeSettings, Transcript
 from lora.model.loading import LoadedModel, load_model
+from lora.model.transcript import DecodeSettings, Transcript
 from lora.runs.export_record import Speed
 from lora.runs.outcomes import Evaluation
 from lora.runs.record import SetResult

@@ -23,8 +23,8 @@ from lora.export.agreement import compare_export
 from lora.export.proof import Models, ProofSet, chosen, in_runtime, with_pytorch
 from lora.export.targets import ExportPrecision, Target, architecture, require_export, write_target
 from lora.language import Language, traits
-from lora.model.greedy import DecodeSettings
 from lora.model.loading import load_model
+from lora.model.transcript import DecodeSettings
 from lora.report.html import HTML_FILE, write_html
 from lora.report.markdown import MARKDOWN_FILE, write_report
 from lora.runs import record as records

@@ -11,7 +11,7 @@ from lora.errors import ExportError
 from lora.export.about import About
 from lora.export.merged import write_older_names
 from lora.language import traits
-from lora.model.greedy import EXTRA_TOKENS
+from lora.model.transcript import EXTRA_TOKENS
 from lora.runtimes.separate import javascript_packages
 from lora.system.documents import read_json
 from lora.system.files import system_errors, write_json

@@ -18,8 +18,9 @@ from lora.longform.seams import OPEN, across, mended
 from lora.longform.words import words
 from lora.model.decoder import Decoder
 from lora.model.encoder import Encoder
-from lora.model.greedy import Transcript, batches, transcribe
+from lora.model.greedy import batches, transcribe
 from lora.model.loading import IGNORED_LABEL, Encoded, pad_labels
+from lora.model.transcript import Transcript
 from lora.passages import Passage, Word
 from lora.system import distributed
 from lora.system.parallel import spread

@@ -18,8 +18,8 @@ from lora.audio.loading import Waveform, duration
 from lora.language import traits
 from lora.longform.pauses import at_pauses
 from lora.model.decoder import Decoder
-from lora.model.greedy import Transcript
 from lora.model.loading import IGNORED_LABEL, Encoded, LoadedModel, pad_labels
+from lora.model.transcript import Transcript
 from lora.passages import Word
 from lora.units import Seconds
 

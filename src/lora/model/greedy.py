@@ -2,51 +2,20 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Annotated
 
-import msgspec
 import torch
 from torch import Tensor
 
 from lora.model.cross_attention import Memory
 from lora.model.decoder import Cache, Decoder
-from lora.model.loading import IGNORED_LABEL, Encoded, LoadedModel, pad_labels
+from lora.model.loading import IGNORED_LABEL, Encoded, pad_labels
 from lora.model.products import rounded
+from lora.model.transcript import Clip, DecodeSettings, Transcript, agreement
 from lora.system.parallel import AT_A_TIME
 from lora.units import Seconds
 
-EXTRA_TOKENS = 8
-"""Head room of the token cap for very short clips."""
-
-
-class DecodeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What decides the transcript of a clip. No beams, no penalties, no n-gram bans: on-device runtimes have none."""
-
-    tokens_per_second: Annotated[float, msgspec.Meta(gt=0, le=1000)]
-
-    def cap(self, length_s: Seconds) -> int:
-        """Most tokens a clip of that length may give. English speech has 3.3 to 5.3 a second; a loop runs into the cap."""
-        return int(length_s * self.tokens_per_second) + EXTRA_TOKENS
-
-
 BATCH_SECONDS = 250.0
 """Sound decoded together at most. With tiny each second takes 0.3 MB; longer batches are a little faster."""
-
-MOST_AHEAD = 8
-"""Most tokens of a draft that are checked in one round."""
-
-NEAR = 5
-"""Tokens that a draft and what is said may be apart when single tokens are compared: more would often meet another such token."""
-
-
-@dataclass(frozen=True, slots=True)
-class Transcript:
-    """Text and token ids, without start and end tokens. `capped` when the model had not ended by the cap."""
-
-    text: str
-    tokens: tuple[int, ...]
-    capped: bool
 
 
 @torch.inference_mode()
@@ -91,7 +60,7 @@ def transcribe_and_score(
 
 def _begun(
     rows: Sequence[Sequence[int]], best: Tensor, lengths_s: Sequence[Seconds], settings: DecodeSettings, drafts: Sequence[Sequence[int]]
-) -> list["_Clip"]:
+) -> list[Clip]:
     """Clips after the decoder was taken over all of `rows` at once.
 
     That also shows what it would have said itself after each token: up to the first difference it is its own transcript, and decoding
@@ -99,14 +68,9 @@ def _begun(
     """
     own = [part.tolist() for part in best.split([len(row) for row in rows])]
     return [
-        _Clip(said[: _agreement(row, said) + 1], settings.cap(length_s), draft)
+        Clip(said[: agreement(row, said) + 1], settings.cap(length_s), draft)
         for row, said, length_s, draft in zip(rows, own, lengths_s, drafts, strict=True)
     ]
-
-
-def _agreement(guess: Sequence[int], own: Sequence[int]) -> int:
-    """How many tokens of a guess the model says too, up to the first difference."""
-    return next((index for index, (guessed, token) in enumerate(zip(guess, own, strict=False)) if guessed != token), len(guess))
 
 
 def batches(lengths_s: Sequence[Seconds], size: int) -> Iterator[list[int]]:
@@ -132,7 +96,7 @@ def batches(lengths_s: Sequence[Seconds], size: int) -> Iterator[list[int]]:
         yield batch
 
 
-def _finish(decoder: Decoder, clips: list["_Clip"], memory: Memory, cache: Cache) -> list[Transcript]:
+def _finish(decoder: Decoder, clips: list[Clip], memory: Memory, cache: Cache) -> list[Transcript]:
     """Decodes to the end. Each round takes a clip's last token and what its draft says next; clips that have ended make room at once."""
     end, device = decoder.speech.end_id, decoder.speech.device
     for clip in clips:
@@ -148,12 +112,12 @@ def _finish(decoder: Decoder, clips: list["_Clip"], memory: Memory, cache: Cache
         hidden = decoder(tokens, memory.part(0, count), cache)
         best = decoder.head.best_tokens(hidden.flatten(0, 1)).view(tokens.shape).tolist()
         for clip, guess, own in zip(running, guesses, best, strict=False):
-            clip.hear(own[: _agreement(guess, own) + 1], end)
+            clip.hear(own[: agreement(guess, own) + 1], end)
         _close_up(running, end, memory, cache)
-    return [clip.transcript(decoder.speech) for clip in clips]
+    return [clip.transcript(end, decoder.speech.text) for clip in clips]
 
 
-def _close_up(running: list["_Clip"], end: int, memory: Memory, cache: Cache) -> None:
+def _close_up(running: list[Clip], end: int, memory: Memory, cache: Cache) -> None:
     """Puts the last running clips where clips have ended: a copy without those would hold the largest tensors of a run twice."""
     for place in reversed(range(len(running))):
         if running[place].ended(end):
@@ -162,50 +126,3 @@ def _close_up(running: list["_Clip"], end: int, memory: Memory, cache: Cache) ->
                 memory.move(len(running), place)
                 cache.move(len(running), place)
                 running[place] = last
-
-
-class _Clip:
-    """What a clip has said, and where its draft stands."""
-
-    def __init__(self, said: list[int], cap: int, draft: Sequence[int]) -> None:
-        self.said = said
-        self._cap = cap
-        self._draft = list(draft)
-        self._next = len(said)
-        self._ahead = 2
-        self._place()
-
-    def ended(self, end: int) -> bool:
-        return self.said[-1] == end or len(self.said) == self._cap
-
-    def guess(self) -> list[int]:
-        """The draft's next tokens."""
-        count = min(self._ahead, self._cap - len(self.said) - 1)
-        return self._draft[self._next : self._next + count]
-
-    def hear(self, own: list[int], end: int) -> None:
-        """Takes the tokens of a round: those of the guess that were right, and one more."""
-        self.said += own
-        self._next += len(own) - 1
-        self._ahead = min(2 * len(own), MOST_AHEAD)
-        self._place()
-        self.cut(end)
-
-    def cut(self, end: int) -> None:
-        """Drops what lies behind the end token or the cap."""
-        if end in self.said:
-            del self.said[self.said.index(end) + 1 :]
-        del self.said[self._cap :]
-
-    def transcript(self, speech: LoadedModel) -> Transcript:
-        row = self.said[:-1] if self.said[-1] == speech.end_id else self.said
-        return Transcript(speech.text(row), tuple(row), len(row) == self._cap)
-
-    def _place(self) -> None:
-        """Finds the draft's place behind the last token: the nearest that follows the last two, else the nearest close by."""
-        last = self.said[-1]
-        found = [i for i, token in enumerate(self._draft) if token == last]
-        pairs = [i for i in found if i and self._draft[i - 1 : i] == self.said[-2:-1]]
-        close = pairs or [i for i in found if -NEAR <= i - self._next < 2 * NEAR]
-        if close:
-            self._next = min(close, key=lambda i: abs(i - self._next)) + 1

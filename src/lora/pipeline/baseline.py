@@ -12,8 +12,8 @@ from lora.evaluation.evaluate import Evaluator, Example
 from lora.evaluation.text_check import foreign_texts
 from lora.model.decoder import Decoder
 from lora.model.encoder_outputs import Features
-from lora.model.greedy import Transcript
 from lora.model.loading import pad_labels
+from lora.model.transcript import Transcript
 from lora.pipeline.preparation import Prepared
 from lora.runs.outcomes import Evaluation
 from lora.system import distributed

@@ -12,9 +12,9 @@ from lora.checkpoints.checkpoint import Checkpoint, resolve
 from lora.config import RunConfig
 from lora.display import Display
 from lora.errors import ConfigError, TermsError
-from lora.model.greedy import DecodeSettings
 from lora.model.loading import LoadedModel, choose_device, load_model
 from lora.model.products import PRODUCT_DTYPES, require_precision, time_beside_float32
+from lora.model.transcript import DecodeSettings
 from lora.runs import record as records
 from lora.runs.folder import CHECKPOINTS_FOLDER, check, require_same, resumable
 from lora.runs.record import CheckpointInfo, ManifestInfo, RunRecord

@@ -10,7 +10,7 @@ from lora.audio.loading import EncodedAudio, Waveform, duration
 from lora.longform.command import LONGEST_S
 from lora.longform.pieces import Piece, pieces
 from lora.longform.recording import Heard, mend, passage, seam
-from lora.model.greedy import Transcript
+from lora.model.transcript import Transcript
 from lora.passages import Passage, Word
 from lora.serving.models import Served
 from lora.units import Seconds, seconds

@@ -23,8 +23,8 @@ from lora.checkpoints.provenance import ADAPTER_SETTINGS, ADAPTER_WEIGHTS, CHECK
 from lora.config import AdapterConfig
 from lora.errors import CheckpointError, ConfigError
 from lora.language import code
-from lora.model.greedy import DecodeSettings
 from lora.model.loading import LoadedModel
+from lora.model.transcript import DecodeSettings
 from lora.system.documents import read_json
 from lora.system.files import write_json
 from lora.text.style import ResolvedStyle

@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 
 from lora.errors import ConfigError
-from lora.model.greedy import EXTRA_TOKENS, DecodeSettings
 from lora.model.loading import LoadedModel
+from lora.model.transcript import EXTRA_TOKENS, DecodeSettings
 from lora.training.sets import SpeechSet, SpeechSets
 
 TOO_MANY = 0.05

@@ -16,7 +16,7 @@ from lora.audio.voice_activity import VoiceActivity
 from lora.config import Device, Precision
 from lora.errors import LoraError
 from lora.live import Ear, Growing
-from lora.model.greedy import Transcript
+from lora.model.transcript import Transcript
 from lora.system.process import give_back_memory
 from lora.units import SAMPLE_RATE_HZ, Samples, Seconds, seconds
 from lora_cli.engine.commands import Begin, Cancel, Command, Compare, End, Feed, Inbox, Sent, Use
