@@ -23,7 +23,7 @@ from lora.checkpoints.provenance import ADAPTER_SETTINGS, ADAPTER_WEIGHTS, write
 from lora.dataset.checking import validate
 from lora.dataset.manifest import Rules, Utterance, read
 from lora.export.agreement import compare_export
-from lora.export.proof import Models, chosen, in_runtime, with_pytorch
+from lora.export.proof import Models, Unscored, chosen, in_runtime, with_pytorch
 from lora.export.targets import write_target
 from lora.model.loading import LoadedModel, load_model
 from lora.runs.export_record import Exported, read_exported
@@ -183,14 +183,14 @@ def test_weights_of_the_base_model_are_caught(trained: Trained, strength: float,
     """The graphs of the untuned model in the place of the tuned one's: what the runtime says gives it away."""
     folder = scaled(trained.folder / "lora_adapter", strength, tmp_path / "adapter")
     models, parts = both(trained, folder)
-    sets = {name: with_pytorch(models, part, references=True, advance=lambda _count: None) for name, part in parts.items()}
+    sets = {name: with_pytorch(models, Unscored(part, True, "none", None), lambda _count: None) for name, part in parts.items()}
     (tmp_path / "tuned").mkdir()
     (tmp_path / "base").mkdir()
     write_target(models.tuned, "sherpa-onnx", "fp32", tmp_path / "tuned")
     write_target(models.base, "sherpa-onnx", "fp32", tmp_path / "base")
     found = {}
     for name in ("tuned", "base"):
-        scores, speed = in_runtime("sherpa-onnx", tmp_path / name, None, sets, models, lambda _count: None)
+        scores, speed = in_runtime("sherpa-onnx", tmp_path / name, sets, models, lambda _count: None)
         found[name] = compare_export(scores, adapted=True, max_drift_points=1000, speed=speed)
     assert found["tuned"].failures == ()
     assert "it takes the base model's side" in found["base"].failures[0]
@@ -230,12 +230,12 @@ def test_a_runs_transcripts_are_those_of_now_only_where_the_base_model_scores_th
     assert result is not None
     models, parts = both(trained, trained.folder / "lora_adapter")
     transcribed: list[int] = []
-    found = with_pytorch(models, parts["domain"], references=True, advance=transcribed.append, run=result)
+    found = with_pytorch(models, Unscored(parts["domain"], True, "none", result), transcribed.append)
     assert (found.base, found.tuned, transcribed) == (result.baseline.score, result.tuned.score, [])
     others = msgspec.structs.replace(result.tuned, score=result.baseline.score)
     elsewhere = msgspec.structs.replace(result.baseline, loss=result.baseline.loss * (1 + 1e-12))
     wrong = msgspec.structs.replace(result, baseline=elsewhere, tuned=others)
-    assert with_pytorch(models, parts["domain"], references=True, advance=transcribed.append, run=wrong).tuned == result.tuned.score
+    assert with_pytorch(models, Unscored(parts["domain"], True, "none", wrong), transcribed.append).tuned == result.tuned.score
 
 
 def test_an_adapter_that_changes_nothing_cannot_be_proven(trained: Trained, tmp_path: Path) -> None:
@@ -402,10 +402,10 @@ def test_the_base_models_weights_fail_in_every_runtime(spelled: Path, strength: 
     sets = Manifests(an4 / "train.jsonl", an4 / "train.jsonl", an4 / "test.jsonl", general / "heldout.jsonl", general / "replay.jsonl")
     models, parts = both(Trained(spelled, sets), adapter)
     some = {name: chosen(part, 40) for name, part in parts.items()}
-    scored = {name: with_pytorch(models, part, references=True, advance=lambda _count: None) for name, part in some.items()}
+    scored = {name: with_pytorch(models, Unscored(part, True, "none", None), lambda _count: None) for name, part in some.items()}
     for name in RUNTIMES:
         (tmp_path / name).mkdir()
         write_target(models.base, name, precision, tmp_path / name)  # type: ignore[arg-type]  # it is one of the two
-        scores, speed = in_runtime(name, tmp_path / name, "tiny", scored, models, lambda _count: None)
+        scores, speed = in_runtime(name, tmp_path / name, scored, models, lambda _count: None)
         failures = compare_export(scores, adapted=True, max_drift_points=1000, speed=speed).failures
         assert any("takes the base model's side" in failure for failure in failures), name

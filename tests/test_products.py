@@ -57,7 +57,7 @@ def test_a_product_is_the_sum_of_products(kind: type, dtype: torch.dtype, rows: 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_row_that_is_not_finite_touches_no_other(kind: type, dtype: torch.dtype, value: float, rows: int, width: int, size: int) -> None:
-    """For each row in turn: on some processors the row before it would be touched."""
+    """For each row in turn: on some processors the row before it would be touched. Six parameters: each is a dimension of the table."""
     needs(kind, dtype)
     product, whole = kind(drawn(size, width, dtype=dtype), dtype), drawn(rows, width, dtype=dtype)
     for row in {0, rows // 2, rows - 1}:

@@ -256,12 +256,12 @@ def _adapter(options: argparse.Namespace) -> int:
     import torch
 
     from lora.checkpoints.checkpoint import resolve
-    from lora.export.official import convert
+    from lora.export.official import convert, opened
     from lora.model.loading import load_model
 
     speech = load_model(resolve(options.model_id, options.revision), torch.device("cpu"), "float32")
-    rate = options.tokens_per_second
-    say(convert(speech, options.source, options.output, alpha=options.alpha, tokens_per_second=rate, overwrite=options.overwrite))
+    adapted = opened(speech, options.source, options.alpha)
+    say(convert(adapted, options.output, tokens_per_second=options.tokens_per_second, overwrite=options.overwrite))
     return 0
 
 

@@ -123,20 +123,17 @@ class Transcriber:
     def language(self) -> Language:
         return self.speech.language
 
+    @property
+    def hearing(self) -> "Hearing":
+        adapter = self.request.adapter_folder
+        return Hearing(self.request.model_id, str(adapter) if adapter else None, self.decode, self.audio, self.language)
+
     def __call__(self, utterances: Sequence[Utterance], lengths_s: Sequence[Seconds]) -> Result:
         """Transcribes utterances; those with a text are scored."""
         examples = [Example(utterance, length_s, ()) for utterance, length_s in zip(utterances, lengths_s, strict=True)]
         features = LiveFeatures(self.speech, self.audio)
         found = Evaluator(self.speech, features, self.decode, self.request.batch_size).transcribe(examples)
-        return result(
-            examples,
-            [Said(transcript.text, transcript.capped) for transcript in found],
-            model_id=self.request.model_id,
-            adapter=str(self.request.adapter_folder) if self.request.adapter_folder else None,
-            decode=self.decode,
-            audio=self.audio,
-            language=self.language,
-        )
+        return result(examples, [Said(transcript.text, transcript.capped) for transcript in found], self.hearing)
 
 
 @dataclass(frozen=True)
@@ -161,15 +158,8 @@ class RuntimeTranscriber:
         decode = DecodeSettings(tokens_per_second=self.exported.tokens_per_second)
         clips = [Clip(one.utterance.id, load(one.utterance.audio, self.audio), decode.cap(one.length_s)) for one in examples]
         heard = transcribe_on_device(self.runtime, self.folder / self.runtime, self.exported.architecture or "", clips).heard
-        found = result(
-            examples,
-            [Said(one.text, one.capped, one.seconds) for one in heard],
-            model_id=self.exported.model_id,
-            adapter=self.exported.adapter_sha256,
-            decode=decode,
-            audio=self.audio,
-            language=self.language,
-        )
+        hearing = Hearing(self.exported.model_id, self.exported.adapter_sha256, decode, self.audio, self.language)
+        found = result(examples, [Said(one.text, one.capped, one.seconds) for one in heard], hearing)
         factor = sum(one.seconds for one in heard) / sum(lengths_s)
         return msgspec.structs.replace(found, runtime=self.runtime, real_time_factor=factor)
 
@@ -298,17 +288,20 @@ class Said:
     """Whether there is any; None where nobody has looked."""
 
 
-def result(
-    examples: Sequence[Example],
-    said: Sequence[Said],
-    *,
-    model_id: str,
-    adapter: str | None,
-    decode: DecodeSettings,
-    audio: AudioSettings,
-    language: Language,
-) -> Result:
-    """Rows and scores of what was said; `audio` is as the model heard it."""
+@dataclass(frozen=True, slots=True)
+class Hearing:
+    """What transcribed, and how: the head of a result."""
+
+    model_id: str
+    adapter: str | None
+    decode: DecodeSettings
+    audio: AudioSettings
+    language: Language
+
+
+def result(examples: Sequence[Example], said: Sequence[Said], hearing: Hearing) -> Result:
+    """Rows and scores of what was said."""
+    audio, language = hearing.audio, hearing.language
     referenced = [(e, Transcript(s.text, (), bool(s.capped))) for e, s in zip(examples, said, strict=True) if e.utterance.text is not None]
     score = score_transcripts([e for e, _ in referenced], [t for _, t in referenced], language) if referenced else None
     errors = {row.id: row for row in score.utterances} if score else {}
@@ -318,9 +311,9 @@ def result(
         for example, one in zip(examples, said, strict=True)
     ]
     return Result(
-        model_id=model_id,
-        adapter=adapter,
-        decode=decode,
+        model_id=hearing.model_id,
+        adapter=hearing.adapter,
+        decode=hearing.decode,
         audio=audio,
         utterances=tuple(
             _row(example, one, errors.get(example.utterance.id), marks(speech, one.text, one.capped, language))

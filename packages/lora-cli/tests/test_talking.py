@@ -102,6 +102,7 @@ def test_with_key_and_button_up_hold_records_nothing(inputs: list[Input]) -> Non
 def test_the_mode_follows_the_wish_and_the_terminal_and_says_why(
     wish: str, releases: bool | None, environment: dict[str, str], mode: Mode, key_works: bool, says: str
 ) -> None:
+    """Six parameters: three that are given, three that come of them."""
     choice = choose(wish, releases, environment)
     assert (choice.mode, choice.key_works) == (mode, key_works)
     assert says in choice.reason

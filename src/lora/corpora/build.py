@@ -238,7 +238,8 @@ def merge(
     """Writes the utterances of several manifests as one, each recording once, with all that their lines say.
 
     Where ids collide, the later utterance is named `<its manifest's stem>-<id>`. Audio files are copied unchanged; with the mode
-    `path`, inline audio becomes 16 kHz FLAC. `skip_bad` leaves out lines that cannot be taken.
+    `path`, inline audio becomes 16 kHz FLAC. `skip_bad` leaves out lines that cannot be taken. Six parameters: each is an argument or a
+    flag of the command.
 
     Raises:
         ManifestError: lines of any of the manifests cannot be taken, or the same recording has two different transcripts.

@@ -189,7 +189,7 @@ def read(path: Path, rules: Rules, left_out: list[Problem] | None = None) -> Man
     for number, raw in enumerate(_lines(path), start=1):
         digest.update(raw)
         if raw.strip():
-            utterance = _parse(path, number, offset, raw, rules, problems)
+            utterance = _parse(_Line(number, offset, raw, rules, problems))
             if utterance is not None:
                 if utterance.id in seen:
                     problems.add(number, "id", f"{utterance.id!r} is already used on line {seen[utterance.id]}")
@@ -245,34 +245,53 @@ def _lines(path: Path) -> Iterator[bytes]:
         raise ManifestError(f"{path}: cannot be read ({error.strerror})") from error
 
 
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """A line that is being read: where it is, what it must keep to, and who is told what is wrong with it."""
+
+    number: int
+    offset: int
+    """Bytes of the file before it."""
+    raw: bytes
+    rules: Rules
+    problems: Problems
+
+    @property
+    def path(self) -> Path:
+        return self.problems.path
+
+    def wrong(self, field_name: str, message: str) -> None:
+        self.problems.add(self.number, field_name, message)
+
+
 _DECODER = msgspec.json.Decoder(_RawRow)
 _STRING = msgspec.json.Decoder(str)
 
 
-def _parse(path: Path, number: int, offset: int, raw: bytes, rules: Rules, problems: Problems) -> Utterance | None:
+def _parse(line: _Line) -> Utterance | None:
     try:
-        row = json_value(raw, _DECODER.decode)
+        row = json_value(line.raw, _DECODER.decode)
     except msgspec.ValidationError as error:
-        problems.add(number, str(error).rsplit("`$.", 1)[1].rstrip("`") if "`$." in str(error) else "line", _explain(error))
+        line.wrong(str(error).rsplit("`$.", 1)[1].rstrip("`") if "`$." in str(error) else "line", _explain(error))
         return None
     except ContentError as error:
-        problems.add(number, "line", error.reason)
+        line.wrong("line", error.reason)
         return None
-    before = len(problems.found)
+    before = len(line.problems.found)
     for name, value in (("id", row.id), ("speaker_id", row.speaker_id)):
         if value is not None and not str(value).strip():
-            problems.add(number, name, "is empty; leave the field out where there is none")
-    _check_text(row, number, rules, problems)
-    _check_language(row, number, rules, problems)
-    source = _source(path, number, offset, raw, row, rules, problems)
-    if source is None or len(problems.found) > before:
+            line.wrong(name, "is empty; leave the field out where there is none")
+    _check_text(line, row)
+    _check_language(line, row)
+    source = _source(line, row)
+    if source is None or len(line.problems.found) > before:
         return None
     return Utterance(
-        id=str(row.id) if row.id is not None else f"line-{number}",
+        id=str(row.id) if row.id is not None else f"line-{line.number}",
         audio=source,
         text=row.text,
         speaker_id=one_spelling(str(row.speaker_id)) if row.speaker_id is not None else None,
-        line=number,
+        line=line.number,
         declared_s=Seconds(row.duration) if row.duration is not None else None,
         meta=row.meta,
         language=sys.intern(row.language) if row.language is not None else None,
@@ -280,26 +299,28 @@ def _parse(path: Path, number: int, offset: int, raw: bytes, rules: Rules, probl
     )
 
 
-def _check_text(row: _RawRow, number: int, rules: Rules, problems: Problems) -> None:
+def _check_text(line: _Line, row: _RawRow) -> None:
+    rules = line.rules
     if row.text is None:
         if rules.require_text:
-            problems.add(number, "text", rules.missing_text)
+            line.wrong("text", rules.missing_text)
     elif not row.text.strip() and not rules.allow_empty_text and rules.require_text:
-        problems.add(number, "text", "is empty; write the transcript or drop the line (where nobody speaks: --allow-empty-text)")
+        line.wrong("text", "is empty; write the transcript or drop the line (where nobody speaks: --allow-empty-text)")
     elif rules.check_rate and too_much(row.text, rules.max_s):
-        problems.add(number, "text", too_much_text(row.text, f"--max-seconds is {rules.max_s:g}"))
+        line.wrong("text", too_much_text(row.text, f"--max-seconds is {rules.max_s:g}"))
     elif wrong := damage(row.text):
-        problems.add(number, "text", wrong)
+        line.wrong("text", wrong)
 
 
-def _check_language(row: _RawRow, number: int, rules: Rules, problems: Problems) -> None:
+def _check_language(line: _Line, row: _RawRow) -> None:
+    rules = line.rules
     if rules.language is None:
         return
     name, advice = traits(rules.language).name, "keep one language in a run, and name it with --language"
     if row.language is not None and re.split("[-_]", code(row.language.lower()))[0] != code(rules.language):  # en-US and en_GB are English
-        problems.add(number, "language", f"is {row.language!r} in a run for {name}; {advice}")
+        line.wrong("language", f"is {row.language!r} in a run for {name}; {advice}")
     elif row.text and (script := foreign_script(row.text, rules.language)):
-        problems.add(number, "text", f"is in {script} letters, which {name} does not use; {advice}")
+        line.wrong("text", f"is in {script} letters, which {name} does not use; {advice}")
 
 
 def _settle_tags(utterances: list[Utterance], rules: Rules, problems: Problems) -> str:
@@ -334,84 +355,85 @@ def _require_own_script(path: Path, utterances: Sequence[Utterance], rules: Rule
         )
 
 
-def _source(path: Path, number: int, offset: int, raw: bytes, row: _RawRow, rules: Rules, problems: Problems) -> AudioSource | None:
+def _source(line: _Line, row: _RawRow) -> AudioSource | None:
     value = bytes(row.audio)
     if row.audio_filepath is not None:  # NeMo's name for it
         if value:
-            problems.add(number, "audio_filepath", "stands beside `audio`; keep one of them")
+            line.wrong("audio_filepath", "stands beside `audio`; keep one of them")
             return None
         value = msgspec.json.encode(row.audio_filepath)
     if value in (b"", b"null"):
-        problems.add(number, "audio", "is missing; give a path or a list of samples")
+        line.wrong("audio", "is missing; give a path or a list of samples")
         return None
     if row.sampling_rate is not None and row.sampling_rate <= 0:
-        problems.add(number, "sampling_rate", f"must be positive, not {row.sampling_rate}")
+        line.wrong("sampling_rate", f"must be positive, not {row.sampling_rate}")
         return None
     if value.startswith(b'"'):
         try:
             name = json_value(value, _STRING.decode)
         except ContentError as error:  # escapes of a raw field are not looked into before
-            problems.add(number, "audio", error.reason)
+            line.wrong("audio", error.reason)
             return None
-        return _file_source(path, number, name, row, rules, problems)
+        return _file_source(line, name, row)
     if value.startswith(b"["):
         for field_name in ("channel", "track", "offset"):
             if getattr(row, field_name) is not None:
-                problems.add(number, field_name, "is for files; a list of samples has one, leave it out")
+                line.wrong(field_name, "is for files; a list of samples has one, leave it out")
                 return None
         if not value[1:-1].strip():
-            problems.add(number, "audio", "holds no samples")
+            line.wrong("audio", "holds no samples")
             return None
-        return InlineAudio(path, offset + raw.index(value), len(value), row.sampling_rate or SAMPLE_RATE_HZ)
-    problems.add(number, "audio", "must be a path or a list of float samples")
+        return InlineAudio(line.path, line.offset + line.raw.index(value), len(value), row.sampling_rate or SAMPLE_RATE_HZ)
+    line.wrong("audio", "must be a path or a list of float samples")
     return None
 
 
-def _span(row: _RawRow, number: int, problems: Problems) -> Span | None:
+def _span(line: _Line, row: _RawRow) -> Span | None:
     """Which part of its file the row is of; reports one that is none."""
     if row.offset is None:
         return None
     if row.duration is None or row.offset < 0 or row.duration <= 0:
-        problems.add(number, "offset", "is the start of a part in seconds, from 0, and needs its `duration`, above 0")
+        line.wrong("offset", "is the start of a part in seconds, from 0, and needs its `duration`, above 0")
         return None
     return Span.between(row.offset, row.offset + row.duration)
 
 
-def _channel(row: _RawRow, number: int, problems: Problems) -> Channel | None:
+def _channel(line: _Line, row: _RawRow) -> Channel | None:
     """The row's channel; reports one that is none, and a track that is none."""
     if row.track is not None and row.track < 1:
-        problems.add(number, "track", f"must be a number from 1, not {row.track}")
+        line.wrong("track", f"must be a number from 1, not {row.track}")
     if row.channel is None:
         return None
     if row.channel == "mix":
         return "mix"
     if isinstance(row.channel, int) and row.channel >= 1:
         return row.channel
-    problems.add(number, "channel", f"must be a number from 1 (the left one) or 'mix', not {row.channel!r}")
+    line.wrong("channel", f"must be a number from 1 (the left one) or 'mix', not {row.channel!r}")
     return None
 
 
-def _file_source(path: Path, number: int, name: str, row: _RawRow, rules: Rules, problems: Problems) -> AudioSource | None:
+def _file_source(line: _Line, name: str, row: _RawRow) -> AudioSource | None:
+    rules, folder = line.rules, line.path.parent
     if not name:
-        problems.add(number, "audio", "is an empty path")
+        line.wrong("audio", "is an empty path")
         return None
-    file = path.parent / name
+    file = folder / name
     inside = not os.path.normpath(name).startswith(("..", os.sep))
     if (inside or rules.allow_outside) and not is_regular(file):
-        problems.add(number, "audio", f"{name}: no such file under {path.parent}")
+        line.wrong("audio", f"{name}: no such file under {folder}")
         return None
-    if not rules.allow_outside and (not inside or leads_out(path.parent, file)):
-        problems.add(number, "audio", f"{name} lies outside the manifest's folder; move it or pass --allow-outside-paths")
+    if not rules.allow_outside and (not inside or leads_out(folder, file)):
+        line.wrong("audio", f"{name} lies outside the manifest's folder; move it or pass --allow-outside-paths")
         return None
-    source, rate_hz = FileAudio(file, _channel(row, number, problems), row.track, _span(row, number, problems)), row.sampling_rate
+    source, rate_hz = FileAudio(file, _channel(line, row), row.track, _span(line, row)), row.sampling_rate
     if rate_hz is not None:
         try:
             actual = source.rate_hz()
         except AudioError as error:
-            problems.add(number, "audio", str(error))
+            line.wrong("audio", str(error))
             return None
         if actual != rate_hz:
-            problems.add(number, "sampling_rate", f"says {rate_hz} Hz, {name} has {actual} Hz; correct it or leave it out")
+            line.wrong("sampling_rate", f"says {rate_hz} Hz, {name} has {actual} Hz; correct it or leave it out")
             return None
     return source
 

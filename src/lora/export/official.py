@@ -111,34 +111,39 @@ def official_state(adapted: Adapted) -> dict[str, Tensor]:
     return state
 
 
-def convert(
-    speech: LoadedModel, source: Path, output: Path, *, alpha: float | None = None, tokens_per_second: float, overwrite: bool = False
-) -> str:
-    """Turns an adapter of `speech`'s model into another form and says what was written, in one line.
+def opened(speech: LoadedModel, source: Path, alpha: float | None = None) -> Adapted:
+    """The adapter of an official file, with the `alpha` that it was trained with, or of a PEFT folder, in its base model.
 
-    `source` is an official file or a PEFT folder. An `output` that ends in `.safetensors` is an official file, any other a PEFT folder
-    with a passport, which every command takes as `--adapter-dir`.
+    Raises `CheckpointError` when it cannot be read or does not fit the model.
+    """
+    if not source.exists():
+        raise CheckpointError(f"{source}: no such file or folder; give an adapter.safetensors or a PEFT adapter's folder")
+    if source.is_file():
+        return load_official(speech, source, alpha)
+    if alpha is not None:
+        raise CheckpointError(f"{source}: its settings hold alpha already; leave out --alpha")
+    return load_peft(speech, source)
+
+
+def convert(adapted: Adapted, output: Path, *, tokens_per_second: float, overwrite: bool = False) -> str:
+    """Writes an adapter in another form and says what was written, in one line.
+
+    An `output` that ends in `.safetensors` is an official file, any other a PEFT folder with a passport, which every command takes as
+    `--adapter-dir`.
 
     Raises:
-        CheckpointError: the adapter cannot be read or does not fit the model.
         ExportError: the adapter has no such form, or there is something at `output`.
         RunFolderError: `output` cannot be written.
     """
     if output.exists() and not overwrite:
         raise ExportError(f"{output}: is there already; choose another place or pass --overwrite")
-    if not source.exists():
-        raise CheckpointError(f"{source}: no such file or folder; give an adapter.safetensors or a PEFT adapter's folder")
-    official = source.is_file()
-    if alpha is not None and not official:
-        raise CheckpointError(f"{source}: its settings hold alpha already; leave out --alpha")
-    adapted = load_official(speech, source, alpha) if official else load_peft(speech, source)
     if output.suffix == ".safetensors":
         state = official_state(adapted)
         with atomic_file(output) as stream:
             stream.write(save(state, metadata={"format": "pt"}))
         rank = next(weight.shape[0] for name, weight in state.items() if name.endswith(".down"))
         return f"{output}: {len(state)} tensors; load it with rank {rank} and alpha {rank}"
-    checkpoint = speech.checkpoint
+    checkpoint = adapted.speech.checkpoint
     passport = Passport(
         base_model_id=checkpoint.model_id,
         base_revision=checkpoint.revision,

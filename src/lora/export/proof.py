@@ -12,7 +12,7 @@ from lora.checkpoints.checkpoint import resolve
 from lora.evaluation.base_scores import BaseScores
 from lora.evaluation.evaluate import Evaluator, Example, score_transcripts
 from lora.export.agreement import ThreeScores
-from lora.export.targets import Target
+from lora.export.targets import ASKS_ARCHITECTURE, Target, architecture
 from lora.model.encoder_outputs import Features, LiveFeatures, StoredFeatures
 from lora.model.loading import LoadedModel, load_model
 from lora.model.transcript import DecodeSettings, Transcript
@@ -63,6 +63,18 @@ class ProofSet:
     tuned: Score
 
 
+@dataclass(frozen=True)
+class Unscored:
+    """A set to prove on, before it is scored."""
+
+    part: SpeechSet
+    references: bool
+    """Whether it is scored by its transcripts; else by those of the base model."""
+    style: ResolvedStyle
+    run: SetResult | None
+    """What a run found with the same adapter and style, where all of its set is used."""
+
+
 def chosen(part: SpeechSet, count: int | None) -> SpeechSet:
     """`count` utterances of a set, evenly spaced over the manifest, the first among them; all where there are no more, or none is said."""
     if count is None or count >= len(part):
@@ -72,24 +84,22 @@ def chosen(part: SpeechSet, count: int | None) -> SpeechSet:
     return SpeechSet(part.manifest.subset(utterances[place] for place in places), tuple(part.recordings[place] for place in places))
 
 
-def with_pytorch(
-    models: Models, part: SpeechSet, *, references: bool, advance: Advance, style: ResolvedStyle = "none", run: SetResult | None = None
-) -> ProofSet:
-    """Scores a set with both models. Without `references` the base model's transcripts take their place.
+def with_pytorch(models: Models, speech: Unscored, advance: Advance) -> ProofSet:
+    """Scores a set with both models.
 
-    Transcripts are kept in the cache by the hash of weights, sound, settings and versions. `run` is what a run found with the same
-    adapter and transcript `style`: where the base model's evaluation is now what it was then, its loss to the last bit, then sound,
-    settings and arithmetic are the same too, and the tuned model's transcripts are those of the run.
+    Transcripts are kept in the cache by the hash of weights, sound, settings and versions. Where the base model's evaluation is now what
+    it was in the run, its loss to the last bit, then sound, settings and arithmetic are the same too, and the tuned model's transcripts
+    are those of the run.
     """
-    given = examples(models.base, part, style)
-    if run is not None and references:
+    given, run = examples(models.base, speech.part, speech.style), speech.run
+    if run is not None and speech.references:
         evaluator = models.evaluator(tuned=False)
         base, _ = BaseScores(models.audio).known(Evaluation, evaluator, given, lambda: evaluator.evaluate(given, advance))
         if base == run.baseline:
             return ProofSet(tuple(given), base.score, run.tuned.score)
     bare = [replace(one, labels=()) for one in given]
     said = _said(models, bare, advance, tuned=False)
-    if not references:
+    if not speech.references:
         bare = [replace(one, utterance=replace(one.utterance, text=t.text)) for one, t in zip(bare, said, strict=True)]
     base_score = score_transcripts(bare, said, models.base.language)
     if models.adapter_sha256 is None:
@@ -99,7 +109,7 @@ def with_pytorch(
 
 
 def in_runtime(
-    target: Target, folder: Path, architecture: str | None, sets: dict[str, ProofSet], models: Models, advance: Advance
+    target: Target, folder: Path, sets: dict[str, ProofSet], models: Models, advance: Advance
 ) -> tuple[dict[str, ThreeScores], Speed | None]:
     """Scores each set with the files in `folder`, in the runtime that they are for; `merged` with PyTorch.
 
@@ -109,7 +119,7 @@ def in_runtime(
     if target == "merged":
         said, speed = _merged(folder, every, models, advance), None
     else:
-        said, speed = _on_device(target, folder, architecture or "", every, models, advance)
+        said, speed = _on_device(target, folder, every, models, advance)
     scores, start = {}, 0
     for name, part in sets.items():
         end = start + len(part.examples)
@@ -134,12 +144,11 @@ def _merged(folder: Path, part: Sequence[Example], models: Models, advance: Adva
     return Evaluator(speech, LiveFeatures(speech, models.audio), models.decode, BATCH_SIZE).transcribe(part, advance)
 
 
-def _on_device(
-    target: Target, folder: Path, architecture: str, part: Sequence[Example], models: Models, advance: Advance
-) -> tuple[list[Transcript], Speed]:
+def _on_device(target: Target, folder: Path, part: Sequence[Example], models: Models, advance: Advance) -> tuple[list[Transcript], Speed]:
     assert target != "merged"
     clips = [Clip(one.utterance.id, load(one.utterance.audio, models.audio), models.decode.cap(one.length_s)) for one in part]
-    found = transcribe(target, folder, architecture, clips, advance)
+    size = architecture(models.tuned) if target in ASKS_ARCHITECTURE else ""
+    found = transcribe(target, folder, size, clips, advance)
     times = [heard.seconds for heard in found.heard]
     speed = Speed(
         real_time_factor=sum(times) / sum(one.length_s for one in part),

@@ -20,8 +20,8 @@ from lora.display import Display, export_table
 from lora.errors import ConfigError, ExportError, ManifestError, ProofError, RunFolderError
 from lora.export.about import About
 from lora.export.agreement import compare_export
-from lora.export.proof import Models, ProofSet, chosen, in_runtime, with_pytorch
-from lora.export.targets import ExportPrecision, Target, architecture, require_export, write_target
+from lora.export.proof import Models, ProofSet, Unscored, chosen, in_runtime, with_pytorch
+from lora.export.targets import ASKS_ARCHITECTURE, ExportPrecision, Target, architecture, require_export, write_target
 from lora.language import Language, traits
 from lora.model.loading import load_model
 from lora.model.transcript import DecodeSettings
@@ -29,13 +29,12 @@ from lora.report.html import HTML_FILE, write_html
 from lora.report.markdown import MARKDOWN_FILE, write_report
 from lora.runs import record as records
 from lora.runs.export_record import EXPORT_FILE, Exported, ExportedFile, ProofSpeech, TargetExport
-from lora.runs.record import RunRecord, SetResult
+from lora.runs.record import RunRecord
 from lora.runtimes.runtime import PACKAGES, require_runtimes
 from lora.runtimes.separate import REQUIREMENT, TRANSFORMERS_JS
 from lora.system.files import atomic_folder, sha256_file, write_json
 from lora.system.locking import held
 from lora.system.process import peak_bytes
-from lora.text.style import ResolvedStyle
 from lora.text.tags import TagRule
 from lora.training import adapter as adapters
 from lora.training.sets import SpeechSet
@@ -94,17 +93,6 @@ class _Source:
     run: Path | None
 
 
-@dataclass(frozen=True)
-class _Speech:
-    """A set to prove on, before it is scored."""
-
-    part: SpeechSet
-    references: bool
-    style: ResolvedStyle
-    result: SetResult | None
-    """What the run found, where all of its set is used."""
-
-
 def export(request: ExportRequest, display: Display) -> Exported:
     """Writes the targets, each into a folder of its name, proves each in its runtime, and puts the folder into place.
 
@@ -118,31 +106,104 @@ def export(request: ExportRequest, display: Display) -> Exported:
     source = _source(request)
     _require_free(source.folder, request.overwrite)
     with nullcontext() if source.run is None else held(source.run):
-        return _export(request, source, display)
+        return _Job(request, source, display)()
 
 
-def _export(request: ExportRequest, source: _Source, display: Display) -> Exported:
-    with display.stage("read", "Reading the speech of the proof"):
-        speech = {} if request.skip_proof else _speech(request, source)
-        for name, one in speech.items():
-            display.line(f"{name:8} {len(one.part):6} utterances {one.part.seconds / 60:7.1f} min   {one.part.manifest.path}")
-    with display.stage("load", f"Loading {source.checkpoint.model_id}"):
-        models = _models(source)
-    size = _size(models, request.targets)
-    with atomic_folder(source.folder) as folder:
-        about = _about(request, source)
-        targets = {target: _written(target, request.precision, models, folder / target, about, display) for target in request.targets}
-        peak = peak_bytes()
-        if not request.skip_proof:
-            sets = _scored(models, speech, display)
-            targets = {target: _proven(target, found, folder, size, sets, models, request, display) for target, found in targets.items()}
-        exported = _account(request, source, models, targets, speech, size, display, peak)
-        display.result(export_table(exported))
-        _require_proven(exported)
-        write_json(folder / EXPORT_FILE, exported)
-    if source.run is not None:
-        _into_record(source.run, exported)
-    return exported
+class _Job:
+    """One export on its way: what is asked for, from where, and who is told."""
+
+    def __init__(self, request: ExportRequest, source: _Source, display: Display) -> None:
+        self._request, self._source, self._display = request, source, display
+
+    def __call__(self) -> Exported:
+        request, source, display = self._request, self._source, self._display
+        with display.stage("read", "Reading the speech of the proof"):
+            speech = {} if request.skip_proof else _speech(request, source)
+            for name, one in speech.items():
+                display.line(f"{name:8} {len(one.part):6} utterances {one.part.seconds / 60:7.1f} min   {one.part.manifest.path}")
+        with display.stage("load", f"Loading {source.checkpoint.model_id}"):
+            models = _models(source)
+        size = _size(models, request.targets)
+        with atomic_folder(source.folder) as folder:
+            targets = {target: self._written(target, models, folder / target) for target in request.targets}
+            account = self._account(models, speech, size, peak_bytes())
+            if not request.skip_proof:
+                sets = self._scored(models, speech)
+                targets = {target: self._proven(target, found, folder / target, sets, models) for target, found in targets.items()}
+            named = {str(target): found for target, found in targets.items()}
+            exported = msgspec.structs.replace(account, targets=named, seconds=dict(display.seconds))
+            display.result(export_table(exported))
+            _require_proven(exported)
+            write_json(folder / EXPORT_FILE, exported)
+        if source.run is not None:
+            _into_record(source.run, exported)
+        return exported
+
+    def _written(self, target: Target, models: Models, folder: Path) -> TargetExport:
+        """`folder` is the target's own, which is made here."""
+        started = time.perf_counter()
+        precision = self._request.precision
+        with self._display.stage(target, f"Exporting to {target}"):
+            folder.mkdir()
+            files = write_target(models.tuned, target, precision, folder, _about(self._request, self._source))
+            listed = tuple(
+                ExportedFile(name=file.relative_to(folder).as_posix(), bytes=file.stat().st_size, sha256=sha256_file(file))
+                for file in files
+            )
+            self._display.line(f"{sum(file.bytes for file in listed) / 1e6:.1f} MB, peak memory {peak_bytes() / 1e6:.0f} MB")
+        kept: ExportPrecision = "fp32" if target == "merged" else precision
+        return TargetExport(precision=kept, files=listed, seconds=Seconds(time.perf_counter() - started))
+
+    def _scored(self, models: Models, speech: dict[str, Unscored]) -> dict[str, ProofSet]:
+        sets, rate = {}, traits(models.base.language).metric
+        with self._display.stage("pytorch", "Transcribing with PyTorch: base and tuned"):
+            for name, one in speech.items():
+                with self._bar(2 * len(one.part)) as advance:
+                    found = sets[name] = with_pytorch(models, one, advance)
+                self._display.line(f"{name:8} {rate} {100 * found.base.wer:.2f} % base, {100 * found.tuned.wer:.2f} % tuned")
+        return sets
+
+    def _proven(self, target: Target, written: TargetExport, folder: Path, sets: dict[str, ProofSet], models: Models) -> TargetExport:
+        given = self._request.max_drift_points
+        bound = given if given is not None else DRIFT_POINTS[written.precision]
+        total = sum(len(part.examples) for part in sets.values())
+        with self._display.stage(f"prove {target}", f"Transcribing with {target}"), self._bar(total) as advance:
+            scores, speed = in_runtime(target, folder, sets, models, advance)
+        adapted = models.adapter_sha256 is not None
+        return msgspec.structs.replace(written, proof=compare_export(scores, adapted=adapted, max_drift_points=bound, speed=speed))
+
+    @contextmanager
+    def _bar(self, total: int) -> Iterator[Callable[[int], None]]:
+        with self._display.bar(total, "utterances") as advance:
+            yield lambda count: advance(count, "")
+
+    def _account(self, models: Models, speech: dict[str, Unscored], size: str | None, peak: int) -> Exported:
+        """All that is said of an export but its targets."""
+        source = self._source
+        verdict = source.record.verdict if source.record else None
+        return Exported(
+            made_at=records.now(),
+            command=records.command(),
+            folder=str(source.folder),
+            run=str(source.run) if source.run else None,
+            gate=verdict.sentence if verdict else None,
+            gate_accepted=verdict.accepted if verdict else None,
+            model_id=source.checkpoint.model_id,
+            base_sha256=source.checkpoint.sha256,
+            adapter_sha256=models.adapter_sha256,
+            architecture=size,
+            tokens_per_second=source.decode.tokens_per_second,
+            audio=source.audio,
+            language=source.language,
+            targets={},
+            speech={
+                name: ProofSpeech(path=str(one.part.manifest.path), sha256=one.part.manifest.sha256, utterances=len(one.part))
+                for name, one in speech.items()
+            },
+            seconds={},
+            peak_bytes=peak,
+            versions=_versions(self._request),
+        )
 
 
 def _source(request: ExportRequest) -> _Source:
@@ -194,13 +255,13 @@ def _require_free(folder: Path, overwrite: bool) -> None:
         raise RunFolderError(f"{folder}: holds an export; choose another --output or pass --overwrite")
 
 
-def _speech(request: ExportRequest, source: _Source) -> dict[str, _Speech]:
+def _speech(request: ExportRequest, source: _Source) -> dict[str, Unscored]:
     given = {"domain": request.domain_manifest, "heldout": request.heldout_manifest}
     found = {}
     for name, path in given.items():
         if path is not None:
             rules = Rules(allow_outside=request.allow_outside_paths, language=source.language, tags=request.tags)
-            found[name] = _Speech(_read(path, rules, source.audio, request), True, "none", None)
+            found[name] = Unscored(_read(path, rules, source.audio, request), True, "none", None)
         elif source.record is not None:
             found[name] = _of_run(name, source.record, source.audio, request)
     if not found:
@@ -208,7 +269,7 @@ def _speech(request: ExportRequest, source: _Source) -> dict[str, _Speech]:
     return found
 
 
-def _of_run(name: str, record: RunRecord, audio: AudioSettings, request: ExportRequest) -> _Speech:
+def _of_run(name: str, record: RunRecord, audio: AudioSettings, request: ExportRequest) -> Unscored:
     info, config = record.manifests[name], record.config
     guarded_by_drift = name == "heldout" and config.gate.guardrail == "drift"
     rules = config.heldout_rules() if name == "heldout" else config.rules()
@@ -216,7 +277,7 @@ def _of_run(name: str, record: RunRecord, audio: AudioSettings, request: ExportR
     if part.manifest.sha256 != info.sha256:
         raise ManifestError(f"{info.path}: has changed since the run; put it back, or give --{name}-manifest")
     whole = len(part) == info.utterances
-    return _Speech(
+    return Unscored(
         part, not guarded_by_drift, record.text_style, {"domain": record.domain, "heldout": record.heldout}[name] if whole else None
     )
 
@@ -247,8 +308,7 @@ def _models(source: _Source) -> Models:
 
 def _size(models: Models, targets: tuple[Target, ...]) -> str | None:
     """The architecture's name where a runtime asks for it. Raises `ExportError` for one that these runtimes do not know."""
-    asking = {"moonshine-voice", "onnx"} & set(targets)
-    return architecture(models.tuned) if asking else None
+    return architecture(models.tuned) if ASKS_ARCHITECTURE & set(targets) else None
 
 
 def _about(request: ExportRequest, source: _Source) -> About:
@@ -257,95 +317,6 @@ def _about(request: ExportRequest, source: _Source) -> About:
     said = source.record.config.output.card_license if source.record else None
     base = licence(source.checkpoint.model_id)
     return About(folder.resolve().name if folder else None, request.license or said or (base.name if base else None))
-
-
-def _written(target: Target, precision: ExportPrecision, models: Models, folder: Path, about: About, display: Display) -> TargetExport:
-    """`folder` is the target's own, which is made here."""
-    started = time.perf_counter()
-    with display.stage(target, f"Exporting to {target}"):
-        folder.mkdir()
-        files = write_target(models.tuned, target, precision, folder, about)
-        listed = tuple(
-            ExportedFile(name=file.relative_to(folder).as_posix(), bytes=file.stat().st_size, sha256=sha256_file(file)) for file in files
-        )
-        display.line(f"{sum(file.bytes for file in listed) / 1e6:.1f} MB, peak memory {peak_bytes() / 1e6:.0f} MB")
-    kept: ExportPrecision = "fp32" if target == "merged" else precision
-    return TargetExport(precision=kept, files=listed, seconds=Seconds(time.perf_counter() - started))
-
-
-def _scored(models: Models, speech: dict[str, _Speech], display: Display) -> dict[str, ProofSet]:
-    sets = {}
-    with display.stage("pytorch", "Transcribing with PyTorch: base and tuned"):
-        for name, one in speech.items():
-            with _bar(display, 2 * len(one.part)) as advance:
-                found = with_pytorch(models, one.part, references=one.references, advance=advance, style=one.style, run=one.result)
-            sets[name] = found
-            display.line(
-                f"{name:8} {traits(models.base.language).metric} {100 * found.base.wer:.2f} % base, {100 * found.tuned.wer:.2f} % tuned"
-            )
-    return sets
-
-
-def _proven(
-    target: Target,
-    written: TargetExport,
-    folder: Path,
-    size: str | None,
-    sets: dict[str, ProofSet],
-    models: Models,
-    request: ExportRequest,
-    display: Display,
-) -> TargetExport:
-    bound = request.max_drift_points if request.max_drift_points is not None else DRIFT_POINTS[written.precision]
-    with (
-        display.stage(f"prove {target}", f"Transcribing with {target}"),
-        _bar(display, sum(len(part.examples) for part in sets.values())) as advance,
-    ):
-        scores, speed = in_runtime(target, folder / target, size, sets, models, advance)
-    adapted = models.adapter_sha256 is not None
-    return msgspec.structs.replace(written, proof=compare_export(scores, adapted=adapted, max_drift_points=bound, speed=speed))
-
-
-@contextmanager
-def _bar(display: Display, total: int) -> Iterator[Callable[[int], None]]:
-    with display.bar(total, "utterances") as advance:
-        yield lambda count: advance(count, "")
-
-
-def _account(
-    request: ExportRequest,
-    source: _Source,
-    models: Models,
-    targets: dict[Target, TargetExport],
-    speech: dict[str, _Speech],
-    size: str | None,
-    display: Display,
-    peak: int,
-) -> Exported:
-    verdict = source.record.verdict if source.record else None
-    return Exported(
-        made_at=records.now(),
-        command=records.command(),
-        folder=str(source.folder),
-        run=str(source.run) if source.run else None,
-        gate=verdict.sentence if verdict else None,
-        gate_accepted=verdict.accepted if verdict else None,
-        model_id=source.checkpoint.model_id,
-        base_sha256=source.checkpoint.sha256,
-        adapter_sha256=models.adapter_sha256,
-        architecture=size,
-        tokens_per_second=source.decode.tokens_per_second,
-        audio=source.audio,
-        language=source.language,
-        targets={str(target): found for target, found in targets.items()},
-        speech={
-            name: ProofSpeech(path=str(one.part.manifest.path), sha256=one.part.manifest.sha256, utterances=len(one.part))
-            for name, one in speech.items()
-        },
-        seconds=dict(display.seconds),
-        peak_bytes=peak,
-        versions=_versions(request),
-    )
 
 
 def _versions(request: ExportRequest) -> dict[str, str]:

@@ -113,7 +113,10 @@ class _Frontend(nn.Module):
     def forward(
         self, audio: Tensor, samples: Tensor, kept: Tensor, before_1: Tensor, before_2: Tensor, count: Tensor
     ) -> tuple[Tensor, ...]:
-        """Features of the whole frames, and what the next chunk starts with: samples, frames before each convolution, frames so far."""
+        """Features of the whole frames, and what the next chunk starts with: samples, frames before each convolution, frames so far.
+
+        Six parameters: they are the inputs of the graph, as the runtime names them.
+        """
         heard = torch.cat([samples[:, : kept[0]], audio], dim=1)
         whole = heard.shape[1] // self.frame
         used = whole * self.frame

@@ -25,6 +25,9 @@ PRECISIONS: Final[tuple[ExportPrecision, ...]] = get_args(ExportPrecision)
 START_ID, END_ID = 1, 2
 """The tokens that every runtime starts with and stops at in v1; none asks the checkpoint."""
 
+ASKS_ARCHITECTURE: Final[frozenset[Target]] = frozenset(("moonshine-voice", "onnx"))
+"""Targets whose runtime asks for the name of the model's size."""
+
 _SIZES: Final[dict[tuple[int, int, int], Architecture]] = {(6, 8, 36): "tiny", (8, 8, 52): "base"}
 """Decoder layers, heads and their width that moonshine-voice and useful-moonshine-onnx know, by name."""
 
@@ -140,7 +143,7 @@ def _require_runnable(speech: "LoadedModel", target: Target) -> None:
     model_id = speech.checkpoint.model_id
     if speech.streaming and target != "moonshine-voice":
         raise ExportError(f"{model_id}: streaming checkpoints can only be exported to `moonshine-voice`, `gguf` and `merged`")
-    if target in ("moonshine-voice", "onnx"):
+    if target in ASKS_ARCHITECTURE:
         architecture(speech)
     if not speech.streaming and (speech.start_id, speech.end_id) != (START_ID, END_ID):
         raise ExportError(

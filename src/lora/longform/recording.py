@@ -183,16 +183,11 @@ def timed_clips(transcriber: Transcriber, utterances: Sequence[Utterance]) -> Re
 
 
 def _result(transcriber: Transcriber, utterances: Sequence[Utterance], heard: Sequence[Heard]) -> Result:
-    request = transcriber.request
     told = [one.passages if len(one.passages) > 1 or any(p.words is not None for p in one.passages) else [] for one in heard]
     return result(
         [Example(utterance, one.length_s, ()) for utterance, one in zip(utterances, heard, strict=True)],
         [Said(one.text, one.capped, None, tuple(some), one.speech) for one, some in zip(heard, told, strict=True)],
-        model_id=request.model_id,
-        adapter=str(request.adapter_folder) if request.adapter_folder else None,
-        decode=transcriber.decode,
-        audio=transcriber.audio,
-        language=transcriber.language,
+        transcriber.hearing,
     )
 
 

@@ -49,7 +49,10 @@ def transcribe_and_score(
     labels: Sequence[Sequence[int]],
     drafts: Sequence[Sequence[int]],
 ) -> tuple[float, list[Transcript]]:
-    """Summed loss of the labels in nats, and what `transcribe` gives, sooner where labels or `drafts` resemble it."""
+    """Summed loss of the labels in nats, and what `transcribe` gives, sooner where labels or `drafts` resemble it.
+
+    Six parameters: those of `transcribe`, and the labels.
+    """
     targets = pad_labels(labels, decoder.speech.device)
     memory, cache = decoder.listen(encoded), Cache()
     hidden = decoder(decoder.inputs(targets), memory, cache)

@@ -1,7 +1,7 @@
 """One run from settings to verdict. The only module that knows the order of the stages."""
 
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -18,13 +18,14 @@ from lora.model.encoder_outputs import Features, LiveFeatures, StoredFeatures
 from lora.model.loading import LoadedModel, load_model
 from lora.pipeline.baseline import baseline_of, check_texts, evaluator_of, heldout_examples, require_sound_labels, scored, train_data
 from lora.pipeline.preparation import Prepared, opening_record, prepare
+from lora.pipeline.reporting import Reporter
 from lora.report.card import CARD_FILE, write_card
 from lora.report.html import HTML_FILE, write_html
 from lora.report.markdown import MARKDOWN_FILE, write_report
 from lora.report.metrics import write_metrics
 from lora.runs import record as records
 from lora.runs.folder import LOG_FILE, RunLog, continue_in, hold_unfinished, take
-from lora.runs.outcomes import Evaluation, Step, Strength, TrainOutcome
+from lora.runs.outcomes import Evaluation, Strength, TrainOutcome
 from lora.runs.record import AdapterInfo, Resumption, RunRecord, SetResult, result_folder
 from lora.runs.tracking import Trackers
 from lora.scoring.analysis import unseen_words
@@ -51,15 +52,6 @@ from lora.units import Seconds
 PROCESSOR_FOLDER = "processor"
 
 
-@dataclass(frozen=True, slots=True)
-class Outlets:
-    """Where a run says what it does while it goes on."""
-
-    log: RunLog
-    trackers: Trackers
-    display: Display
-
-
 def experiment(config: RunConfig, metrics_file: str, display: Display, *, resume: bool = False) -> RunRecord:
     """Baseline, training, tuned scores, verdict; the artifacts are in the run folder when it returns.
 
@@ -84,7 +76,7 @@ def _experiment(prepared: Prepared, metrics_file: str, trackers: Trackers, displ
         log.write("start", command=record.command, device=here.device, computing=here.computing, processes=distributed.count())
         log.write("sentences_trained", **{name: info.sentences_trained for name, info in record.manifests.items()})
         trackers.start(config, on_cpu=prepared.speech.device.type == "cpu")
-        record = _stages(prepared, record, state, Outlets(log, trackers, display))
+        record = _stages(prepared, record, state, Reporter(log, trackers, display, metric(config.model.language)))
         record = _closed(record, display, status="completed", error=None)
         if distributed.is_main():
             _finish(prepared, record, metrics_file, log)
@@ -172,10 +164,10 @@ def _reason(error: BaseException) -> str:
     return repr(error)
 
 
-def _stages(prepared: Prepared, record: RunRecord, state: TrainState | None, outlets: Outlets) -> RunRecord:
-    log, display = outlets.log, outlets.display
+def _stages(prepared: Prepared, record: RunRecord, state: TrainState | None, reporter: Reporter) -> RunRecord:
+    display = reporter.display
     if prepared.augmenter is not None:
-        prepared, record = _augmented(prepared, prepared.augmenter, record, log, display)
+        prepared, record = _augmented(prepared, prepared.augmenter, record, reporter)
     config, sets = prepared.config, prepared.sets
     features = _encoded(prepared, display)
     evaluator = evaluator_of(prepared, features)
@@ -186,7 +178,7 @@ def _stages(prepared: Prepared, record: RunRecord, state: TrainState | None, out
         found = {name: baseline_of(prepared, part, evaluator, display) for name, part in test_sets.items()}
         baseline = {name: _read(prepared, evaluation) for name, (evaluation, _) in found.items()}
         record = msgspec.structs.replace(record, baseline_known=tuple(name for name, (_, again) in found.items() if again))
-        _log_scores(outlets, "baseline", baseline, step=0)
+        reporter.scores("baseline", baseline, step=0)
         require_sound_labels(prepared, test_sets["heldout"], baseline["heldout"], evaluator)
     data, left_out = train_data(prepared, evaluator, display)
     record = msgspec.structs.replace(record, replay_left_out=left_out)
@@ -195,8 +187,8 @@ def _stages(prepared: Prepared, record: RunRecord, state: TrainState | None, out
         features = LiveFeatures(prepared.speech, config.data.audio(), gradient_checkpointing=config.train.gradient_checkpointing)
         evaluator = replace(evaluator, features=features)
     with display.stage("train", f"Training {sum(p.numel() for p in adapted.parameters())} parameters"):
-        outcome = _train(prepared, adapted, data, evaluator, state, outlets)
-    strength, tried = _sweep(adapted, data, outcome, evaluator, outlets) if config.train.strength_sweep else (None, ())
+        outcome = _train(prepared, adapted, data, evaluator, state, reporter)
+    strength, tried = _sweep(adapted, data, outcome, evaluator, reporter) if config.train.strength_sweep else (None, ())
     info = distributed.from_main(lambda: _save(prepared, adapted))
     prepared.speech.release()  # what follows is read from disk
     with display.stage("tuned", f"Tuned model, loaded from the saved {'checkpoint' if adapted.full else 'adapter'}"):
@@ -207,13 +199,13 @@ def _stages(prepared: Prepared, record: RunRecord, state: TrainState | None, out
         said = [row.hypothesis for row in baseline["heldout"].score.utterances]  # general speech should sound as before
         drafts = {"domain": None, "heldout": said}
         tuned = {name: _read(prepared, scored(evaluator, part, display, drafts[name])) for name, part in test_sets.items()}
-        _log_scores(outlets, "tuned", tuned, step=outcome.steps)
-    damaged = _damaged(prepared, log, display)
+        reporter.scores("tuned", tuned, step=outcome.steps)
+    damaged = _damaged(prepared, reporter)
     results = {name: _result(baseline[name], tuned[name], config.train.seed) for name in test_sets}
     moved = drift(baseline["heldout"].score, tuned["heldout"].score, config.train.seed)
     terms = _terms_found(prepared, results)
     verdict = judge(domain=results["domain"].comparison, heldout=results["heldout"].comparison, drift=moved, rules=config.gate, terms=terms)
-    outlets.trackers.log({"verdict/accepted": int(verdict.accepted), "verdict": verdict.sentence}, outcome.steps)
+    reporter.trackers.log({"verdict/accepted": int(verdict.accepted), "verdict": verdict.sentence}, outcome.steps)
     return msgspec.structs.replace(
         record,
         adapter=info,
@@ -230,23 +222,21 @@ def _stages(prepared: Prepared, record: RunRecord, state: TrainState | None, out
     )
 
 
-def _damaged(prepared: Prepared, log: RunLog, display: Display) -> tuple[str, ...]:
+def _damaged(prepared: Prepared, reporter: Reporter) -> tuple[str, ...]:
     """Names of kept files that were found damaged and made again, by any process of the run."""
     names = sorted({file.name for files in distributed.gathered(lambda: list(prepared.kept.damaged)) for file in files})
     if names:
-        display.line(f"{len(names)} files in {prepared.kept.folder} were damaged and have been made again: check that disk")
-        log.write("damaged", files=names)
+        reporter.damaged(names, prepared.kept.folder)
     return tuple(names)
 
 
-def _augmented(prepared: Prepared, augmenter: Augmenter, record: RunRecord, log: RunLog, display: Display) -> tuple[Prepared, RunRecord]:
+def _augmented(prepared: Prepared, augmenter: Augmenter, record: RunRecord, reporter: Reporter) -> tuple[Prepared, RunRecord]:
     """The run with varied copies behind its training utterances; from here on they are utterances like any other."""
     clips = len(prepared.sets.train) * prepared.config.augment.augment_copies
-    with display.stage("augment", "Augmenting the training speech"):
-        with display.bar(clips, "clips") as advance:
+    with reporter.display.stage("augment", "Augmenting the training speech"):
+        with reporter.display.bar(clips, "clips") as advance:
             copies = augmenter.make(prepared.config.data.audio(), lambda: advance(1, ""))
-        display.line(f"{copies.summary.sentence}: {copies.summary.folder}")
-    log.write("augmentation", **msgspec.structs.asdict(copies.summary))
+        reporter.augmented(copies.summary)
     grown = replace(prepared, sets=with_copies(prepared.sets, copies))
     return grown, msgspec.structs.replace(record, augmentation=copies.summary)
 
@@ -281,51 +271,46 @@ def _train(
     data: TrainData,
     evaluator: Evaluator,
     state: TrainState | None,
-    outlets: Outlets,
+    reporter: Reporter,
 ) -> TrainOutcome:
-    log, trackers, display = outlets.log, outlets.trackers, outlets.display
-    config, rate = prepared.config, metric(prepared.speech.language)
+    """Six parameters, as `train` has: `prepared` holds the settings, `reporter` is whom it tells."""
+    config = prepared.config.train
     signals = HeldSignals(patient=distributed.count() > 1)
-    with signals, display.bar(planned_steps(config.train, len(data.domain)), "updates") as advance:
+    with signals, reporter.display.bar(planned_steps(config, len(data.domain)), "updates") as advance:
         if state is not None:
             advance(state.numbers.step, "")
 
         def update(step: int, steps: int, loss: float, speed: float) -> None:
-            advance(1, f"loss {loss:.3f}, {speed:.0f} s of audio per second")
-            values = {"loss": loss, "learning_rate": learning_rate(adapted, config.train, step, steps), "audio_seconds_per_second": speed}
-            log.write("update", step=step, **values)
-            trackers.log({f"train/{name}": value for name, value in values.items()}, step)
-
-        def evaluated(step: Step, best: bool) -> None:
-            guard = f", guard {rate} {100 * step.guard_wer:.2f} %" if step.guard_wer is not None else ""
-            display.line(f"step {step.step:5} dev {rate} {100 * step.dev_wer:.2f} %, loss {step.dev_loss:.3f}{guard}{' *' if best else ''}")
-            log.write("dev", best=best, **msgspec.structs.asdict(step))
-            values = {"dev/wer": step.dev_wer, "dev/loss": step.dev_loss, "guard/wer": step.guard_wer, "guard/loss": step.guard_loss}
-            trackers.log(values, step.step)
+            values = {"loss": loss, "learning_rate": learning_rate(adapted, config, step, steps), "audio_seconds_per_second": speed}
+            reporter.update(step, values, advance)
 
         def save(reached: TrainState) -> None:
-            numbers = msgspec.structs.replace(reached.numbers, stages=display.seconds_so_far())
-            prepared.hold.require()
-            try:
-                checkpointing.write(replace(reached, numbers=numbers), prepared.checkpoints)
-            except FileNotFoundError:
-                prepared.hold.require()  # the folder was taken away in the same moment
-                raise
+            _checkpoint(prepared, reached, reporter)
 
-        progress = Progress(update, evaluated, save, lambda: signals.received)
+        progress = Progress(update, reporter.evaluated, save, lambda: signals.received)
         try:
-            return train(adapted, data, evaluator, config.train, progress, state)
+            return train(adapted, data, evaluator, config, progress, state)
         except StoppedError:
             signals.end()
         finally:
             give_back_memory()
 
 
+def _checkpoint(prepared: Prepared, reached: TrainState, reporter: Reporter) -> None:
+    """Keeps the state of the training, with the time that the stages have taken so far."""
+    numbers = msgspec.structs.replace(reached.numbers, stages=reporter.display.seconds_so_far())
+    prepared.hold.require()
+    try:
+        checkpointing.write(replace(reached, numbers=numbers), prepared.checkpoints)
+    except FileNotFoundError:
+        prepared.hold.require()  # the folder was taken away in the same moment
+        raise
+
+
 def _sweep(
-    adapted: Adapted, data: TrainData, outcome: TrainOutcome, evaluator: Evaluator, outlets: Outlets
+    adapted: Adapted, data: TrainData, outcome: TrainOutcome, evaluator: Evaluator, reporter: Reporter
 ) -> tuple[float, tuple[Strength, ...]]:
     """Leaves the largest share of the update in the adapter that spares the guard."""
-    log, display, rate = outlets.log, outlets.display, metric(evaluator.speech.language)
     base = outcome.history[0].guard_wer
     assert base is not None  # strength.check() wants a guard before anything starts
 
@@ -334,16 +319,9 @@ def _sweep(
             merged = replace(evaluator, speech=speech)
             return merged.evaluate(data.dev), merged.evaluate(data.guard)
 
-    with display.stage("sweep", "Strength of the update"):
+    with reporter.display.stage("sweep", "Strength of the update"):
         chosen, tried = strengths.sweep(adapted, base, score)
-        for one in tried:
-            log.write("strength", **msgspec.structs.asdict(one))
-            mark = " *" if one.strength == chosen else ""
-            display.line(
-                f"strength {one.strength:.1f} dev {rate} {100 * one.dev_wer:.2f} %, guard {rate} {100 * one.guard_wer:.2f} %{mark}"
-            )
-        if chosen == 0.0:
-            display.line("no share of the update keeps the guard within its limit: the saved adapter does nothing")
+        reporter.strengths(tried, chosen)
     return chosen, tried
 
 
@@ -406,24 +384,6 @@ def _terms_found(prepared: Prepared, results: dict[str, SetResult]) -> TermsFoun
         compare_terms(terms, results[name].baseline.score, results[name].tuned.score, seed) for name in ("domain", "heldout")
     )
     return TermsFound(path=terms.path, sha256=terms.sha256, domain=domain, heldout=heldout)
-
-
-def _log_scores(outlets: Outlets, when: str, evaluations: dict[str, Evaluation], *, step: int) -> None:
-    for name, evaluation in evaluations.items():
-        score = evaluation.score
-        looped = f", {len(score.capped)} clips at the token cap" if score.capped else ""
-        outlets.display.line(f"{name:8} {score.metric} {100 * score.wer:.2f} %, loss {evaluation.loss:.3f}{looped}")
-        outlets.log.write(
-            when,
-            set=name,
-            wer=score.wer,
-            cer=score.cer,
-            raw_wer=score.raw_wer,
-            raw_cer=score.raw_cer,
-            loss=evaluation.loss,
-            capped=score.capped,
-        )
-        outlets.trackers.log({f"{name}/{when}_wer": score.wer, f"{name}/{when}_loss": evaluation.loss}, step)
 
 
 def _closed(record: RunRecord, display: Display, *, status: records.Status, error: str | None) -> RunRecord:

@@ -153,7 +153,10 @@ def score_utterance(
     language: Language = "en",
     equivalents: Equivalents | None = None,
 ) -> UtteranceScore:
-    """Counts of one utterance. An empty reference is legal: every word said is then an insertion."""
+    """Counts of one utterance. An empty reference is legal: every word said is then an insertion.
+
+    Eight parameters, by name: six are fields of the row, two say how it is counted.
+    """
     clean_reference, clean_hypothesis = normalise(reference, language), normalise(hypothesis, language)
     standard = count_edits(clean_reference.split(), clean_hypothesis.split())
     words, freed = _as_read(reference, hypothesis, language, equivalents, standard)

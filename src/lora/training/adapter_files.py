@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
@@ -93,8 +94,8 @@ def check(speech: LoadedModel, folder: Path) -> Settings:
     tensor_names(file)  # says what is wrong with a file that is not whole
     weights = load_file(file)
     check_values(file, weights)
-    modules = dict(speech.model.named_modules())
-    ranks = {_check_factor(speech, folder, settings, modules, name, weight) for name, weight in weights.items()} - {None}
+    fit = _Fit(file, settings, speech.checkpoint.model_id, dict(speech.model.named_modules()))
+    ranks = {fit.rank(name, weight) for name, weight in weights.items()} - {None}
     highest = max([settings.r, *(settings.rank_pattern or {}).values()])
     if highest > max([_MOST_RANK, *(rank for rank in ranks if rank is not None)]):
         raise CheckpointError(f"{folder / ADAPTER_SETTINGS}: has the rank {highest}, which none of the weights have; {_REMEDY}")
@@ -127,27 +128,35 @@ def check_names(adapted: Any, folder: Path) -> None:
         raise CheckpointError(f"{folder / ADAPTER_WEIGHTS}: holds {unknown[0]}, which its settings do not name; {_REMEDY}")
 
 
-def _check_factor(
-    speech: LoadedModel, folder: Path, settings: Settings, modules: Mapping[str, nn.Module], name: str, weight: Tensor
-) -> int | None:
-    """The rank of a factor; None for what is none. Raises `CheckpointError` when it does not fit its layer or the settings."""
-    factor = FACTOR.fullmatch(name)
-    if factor is None:
-        return None
-    file, model = folder / ADAPTER_WEIGHTS, speech.checkpoint.model_id
-    layer = modules.get(factor["site"])
-    if layer is None:
-        raise CheckpointError(f"{file}: changes {factor['site']}; does not fit {model}, which has no such layer; give its base model")
-    if not isinstance(layer, nn.Linear):
-        return None
-    rank = settings.rank(factor["site"])
-    wanted = [rank, layer.in_features] if factor["side"] == "A" else [layer.out_features, rank]
-    if list(weight.shape) != wanted:
-        raise CheckpointError(
-            f"{file}: {name} is {list(weight.shape)}; does not fit {model} and rank {rank} of {ADAPTER_SETTINGS}, which take {wanted}; "
-            "give its base model, or copy the adapter again"
-        )
-    return rank
+@dataclass(frozen=True, slots=True)
+class _Fit:
+    """What the factors of an adapter have to fit: the model's layers and the adapter's own settings."""
+
+    file: Path
+    settings: Settings
+    model_id: str
+    layers: Mapping[str, nn.Module]
+
+    def rank(self, name: str, weight: Tensor) -> int | None:
+        """The rank of a factor; None for what is none. Raises `CheckpointError` when it does not fit its layer or the settings."""
+        factor = FACTOR.fullmatch(name)
+        if factor is None:
+            return None
+        layer = self.layers.get(factor["site"])
+        if layer is None:
+            raise CheckpointError(
+                f"{self.file}: changes {factor['site']}; does not fit {self.model_id}, which has no such layer; give its base model"
+            )
+        if not isinstance(layer, nn.Linear):
+            return None
+        rank = self.settings.rank(factor["site"])
+        wanted = [rank, layer.in_features] if factor["side"] == "A" else [layer.out_features, rank]
+        if list(weight.shape) != wanted:
+            raise CheckpointError(
+                f"{self.file}: {name} is {list(weight.shape)}; does not fit {self.model_id} and rank {rank} of {ADAPTER_SETTINGS}, which "
+                f"take {wanted}; give its base model, or copy the adapter again"
+            )
+        return rank
 
 
 def put_in(speech: LoadedModel, folder: Path, *, trainable: bool = False) -> Any:

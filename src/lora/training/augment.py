@@ -277,6 +277,8 @@ def plan(
 ) -> Augmenter:
     """Reads and checks what copies of the training set need, and writes nothing. `others` are the sets that no noise may come from.
 
+    Six parameters: synthesised speech is varied too, and has no run from which they could be taken together.
+
     Raises `AudioError` for a folder without audio, for a file in it that is unreadable, silent or a recording of another set, and
     where pitch is asked for and cannot be shifted here; `ConfigError` when the slowest speed makes a clip longer than the longest one
     accepted.
