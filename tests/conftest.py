@@ -1,15 +1,18 @@
 """Shared speech and models. The models are never modified here: a test that adapts or trains one loads its checkpoint afresh."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
 from running import Manifests, manifests
+from timed import Clip, joined
 from transformers import (
     AutoProcessor,
     MoonshineConfig,
@@ -22,12 +25,21 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from lora.audio.loading import AudioSettings, Waveform, load
-from lora.checkpoints.checkpoint import resolve
+from lora.audio.loading import AudioSettings, Waveform, encode_flac, load
+from lora.checkpoints.checkpoint import Checkpoint, resolve
+from lora.config import AdapterConfig
 from lora.corpora import general
+from lora.corpora.general import HELDOUT, waveform
 from lora.dataset.manifest import Rules, Utterance, read
+from lora.model.greedy import DecodeSettings
 from lora.model.loading import LoadedModel, load_model
 from lora.runtimes.separate import voice_packages
+from lora.training.adapter import Passport, attach, save
+from lora.transcribe import Request, Transcriber, open_transcriber
+from lora.units import SAMPLE_RATE_HZ
+
+if TYPE_CHECKING:
+    from servers import Server
 
 # A background job inherits an ignored SIGINT, and so would the commands that tests interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -130,6 +142,102 @@ def sets(clips: Sequence[Utterance], tmp_path_factory: pytest.TempPathFactory) -
 def waveforms(clips: Sequence[Utterance]) -> Sequence[Waveform]:
     """What is heard in `clips`, in their order."""
     return [load(utterance.audio, AudioSettings()) for utterance in clips]
+
+
+@pytest.fixture(scope="module")
+def packaged(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Clip]]:
+    """Real speech that comes with a wheel, as one recording in a file."""
+    found = []
+    for number, recording in enumerate(HELDOUT):
+        sound = waveform(recording)
+        for count, cut in enumerate(recording.cuts[:3]):
+            samples = sound[int(cut.start_s * SAMPLE_RATE_HZ) : int(cut.end_s * SAMPLE_RATE_HZ)]
+            found.append((f"u{number}-{count}", cut.text, samples, f"s{number}"))
+    long, clips = joined(found)
+    file = tmp_path_factory.mktemp("long") / "long.flac"
+    file.write_bytes(encode_flac(long))
+    return file, clips
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint() -> Checkpoint:
+    """The packaged tiny model, converted once into the cache of this machine."""
+    return resolve("packaged:moonshine-tiny")
+
+
+@pytest.fixture(scope="session")
+def random_checkpoint(tiny_checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of some 100 kB with random weights, written by transformers itself."""
+    from transformers import AutoConfig, AutoModelForSpeechSeq2Seq, AutoProcessor
+
+    folder = tmp_path_factory.mktemp("random")
+    config = AutoConfig.for_model(
+        "moonshine",
+        vocab_size=64,
+        hidden_size=32,
+        intermediate_size=32,
+        encoder_num_hidden_layers=1,
+        decoder_num_hidden_layers=1,
+        encoder_num_attention_heads=2,
+        decoder_num_attention_heads=2,
+        pad_token_id=2,
+    )
+    AutoModelForSpeechSeq2Seq.from_config(config).save_pretrained(folder)
+    AutoProcessor.from_pretrained(tiny_checkpoint.folder).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def local(random_checkpoint: Path, tmp_path: Path) -> Path:
+    """A copy that a test may break."""
+    return Path(shutil.copytree(random_checkpoint, tmp_path / "checkpoint"))
+
+
+@pytest.fixture(scope="module")
+def tuned(tiny: LoadedModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An adapter of tiny that changes what it says."""
+    speech = load_model(resolve(tiny.checkpoint.model_id), torch.device("cpu"), "float32")
+    adapted = attach(speech, AdapterConfig(lora_targets="self", lora_r=4))
+    torch.manual_seed(0)
+    for name, parameter in adapted.peft.named_parameters():
+        if "lora_B" in name:
+            parameter.data.normal_(std=0.3)
+    folder = tmp_path_factory.mktemp("tuned") / "lora_adapter"
+    folder.mkdir()
+    checkpoint = speech.checkpoint
+    save(
+        adapted,
+        folder,
+        Passport(
+            base_model_id=checkpoint.model_id,
+            base_revision=None,
+            base_sha256=checkpoint.sha256,
+            audio=AudioSettings(),
+            decode=DecodeSettings(tokens_per_second=6.5),
+            text_style="none",
+            normaliser="whisper-english",
+        ),
+    )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def server(tuned: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator["Server"]:
+    """Two models, a key, and limits that tests reach."""
+    from servers import key_file, serving
+
+    folder = tmp_path_factory.mktemp("server")
+    with serving(
+        folder / "tmp",
+        *("--model", "tiny=packaged:moonshine-tiny", "--model", f"tuned={tuned}", "--wyoming", "127.0.0.1:0"),
+        *("--api-key-file", key_file(folder), "--max-upload-mb", 5, "--max-minutes", 1, "--read-timeout", 4),
+    ) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def hearing(tiny: LoadedModel) -> Transcriber:
+    return open_transcriber(Request(tiny.checkpoint.model_id, None, None, None, "cpu", "float32", 32, None))
 
 
 @pytest.fixture

@@ -29,7 +29,7 @@ SPLIT = by("test_data.py", "test_manifest.py")
 KNOWN = by("test_known.py")
 FEATURES = by("test_features.py::test_what_decides_the_output_decides_the_file")
 KEPT = by("test_kept.py")
-SIDES = by("test_recordings.py::test_a_speaker_on_each_side_becomes_two_speakers")
+SIDES = by("test_recordings_channels.py::test_a_speaker_on_each_side_becomes_two_speakers")
 WORDS = by("test_foreign.py::test_words_are_one_segment_up_to_a_pause_and_cut_at_the_longest_one_where_it_lasts_too_long")
 STATES = by("test_decoder.py::test_states_of_clips_whose_scores_are_held_some_at_a_time_equal_those_of_transformers")
 UPDATE = by(
@@ -38,10 +38,10 @@ UPDATE = by(
 )
 RATE = by("test_train.py::test_the_learning_rate_warms_up_and_falls_linearly")
 CHOICE = by(
-    "test_train.py::test_of_steps_that_dev_cannot_tell_apart_the_lowest_loss_wins",
-    "test_train.py::test_a_step_that_harms_the_guard_is_not_eligible_for_its_loss",
-    "test_train.py::test_a_dev_set_too_small_to_tell_steps_apart_does_not_excuse_harm_to_the_guard",
-    "test_train.py::test_one_word_more_is_no_harm_whatever_the_rounding",
+    "test_best_step.py::test_of_steps_that_dev_cannot_tell_apart_the_lowest_loss_wins",
+    "test_best_step.py::test_a_step_that_harms_the_guard_is_not_eligible_for_its_loss",
+    "test_best_step.py::test_a_dev_set_too_small_to_tell_steps_apart_does_not_excuse_harm_to_the_guard",
+    "test_best_step.py::test_one_word_more_is_no_harm_whatever_the_rounding",
 )
 MERGE = by(
     "test_adapter.py::test_merged_equals_unmerged_and_leaves_every_weight_as_it_was",
@@ -295,7 +295,7 @@ TABLE = (
         "the last step's weights stay",
         "        restore(self._adapted, self.kept[self.best_step])\n",
         "",
-        by("test_train.py::test_training_that_does_harm_ends_with_an_adapter_that_does_nothing"),
+        by("test_best_step.py::test_training_that_does_harm_ends_with_an_adapter_that_does_nothing"),
     ),
     Mutation("no margin between steps", "cost <= least + margin)", "cost <= least)", CHOICE),
     Mutation("a step that harms the guard is eligible", "(over == 0.0 and cost <= least + margin)", "(cost <= least + margin)", CHOICE),

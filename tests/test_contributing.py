@@ -24,7 +24,7 @@ HOLDS = {
     "Where is the rank applied?": "def attach(",
     "Where is the update computed in the forward pass?": "lora_",
     "Where is the training loop, and how is the best step chosen?": "def train(",
-    "Where does greedy decoding happen?": "class DecodeSettings",
+    "Where does greedy decoding happen?": "def transcribe(",
     "What is normalised before words are counted?": "def normalise(",
     "Where are errors counted?": "def score_utterance(",
     "Where do intervals come from?": "bootstrap",

@@ -5,10 +5,9 @@ import shlex
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import soundfile
-from running import ROOT, Result, moonshine_lora
+from running import ROOT, moonshine_lora
 from test_docs import chosen
 from timed import (
     FORMS,
@@ -25,36 +24,20 @@ from timed import (
     as_stm,
     as_textgrid,
     as_vtt,
-    clock,
     joined,
     words_of,
 )
+from timed_import import imported, made, two_sides
 
 from lora.audio.loading import AudioSettings, FileAudio, Span, encode_flac, fingerprint, load, waveform_hash
-from lora.corpora.general import HELDOUT, waveform
 from lora.corpora.recordings.beside import Timed
 from lora.corpora.recordings.segments import Segment
 from lora.corpora.recordings.subtitles import subtitle_segments
 from lora.dataset.checking import validate
-from lora.dataset.manifest import Manifest, Rules, read
+from lora.dataset.manifest import Rules, read
 from lora.units import SAMPLE_RATE_HZ
 
 DATA = ROOT.parent / "shared" / "data"
-
-
-@pytest.fixture(scope="module")
-def packaged(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Clip]]:
-    """Real speech that comes with a wheel, as one recording in a file."""
-    found = []
-    for number, recording in enumerate(HELDOUT):
-        sound = waveform(recording)
-        for count, cut in enumerate(recording.cuts[:3]):
-            samples = sound[int(cut.start_s * SAMPLE_RATE_HZ) : int(cut.end_s * SAMPLE_RATE_HZ)]
-            found.append((f"u{number}-{count}", cut.text, samples, f"s{number}"))
-    long, clips = joined(found)
-    file = tmp_path_factory.mktemp("long") / "long.flac"
-    file.write_bytes(encode_flac(long))
-    return file, clips
 
 
 @pytest.fixture(scope="module")
@@ -87,17 +70,6 @@ def hours(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Clip]]:
     file = tmp_path_factory.mktemp("hours") / "long.flac"
     file.write_bytes(encode_flac(long))
     return file, clips
-
-
-def imported(form: str, source: Path, *options: object) -> Result:
-    return moonshine_lora("manifest", "import", form, source, *options)
-
-
-def made(form: str, source: Path, *options: object) -> Manifest:
-    output = source.parent / "made.jsonl"
-    result = imported(form, source, "--output", output, *options)
-    assert result.code == 0, result.err
-    return read(output, Rules(max_s=60))
 
 
 @pytest.mark.parametrize("sound", ["packaged", "corpus"])
@@ -410,80 +382,6 @@ def test_words_of_a_forced_aligner_are_the_transcript_again(tmp_path: Path) -> N
     cut = list(made("textgrid", tmp_path / "in", "--join", 0.3, *options, "--overwrite"))
     assert len(cut) > 2 * len(back)
     assert " ".join(one.text or "" for one in cut) == " ".join(one.text or "" for one in back)
-
-
-def test_an_stm_takes_the_channel_that_it_names(packaged: tuple[Path, list[Clip]], tmp_path: Path) -> None:
-    file, clips = packaged
-    call = two_sides(tmp_path, file, clips[:4])
-    (tmp_path / "call.stm").write_text(
-        "".join(f"call {'AB'[n % 2]} s{n % 2} {c.start_s:.3f} {c.end_s:.3f} {c.text}\n" for n, c in enumerate(clips[:4]))
-    )
-    assert call.exists()
-    options = ("--padding", 0, "--max-seconds", 60, "--overwrite")
-    for channel, kept in (((), clips[:4]), (("--channel", 2), clips[1:4:2]), (("--channel", "split"), clips[:4])):
-        back = list(made("stm", tmp_path / "call.stm", *options, *channel))
-        assert [waveform_hash(load(one.audio, AudioSettings())) for one in back] == [waveform_hash(clip.samples) for clip in kept]
-    soundfile.write(call, load(FileAudio(call, 1), AudioSettings()), SAMPLE_RATE_HZ)
-    result = imported("stm", tmp_path / "call.stm", "--output", tmp_path / "m.jsonl")
-    assert (result.code, result.err.count("\n")) == (2, 1)
-    assert "has no channel 2, only 1" in result.err
-
-
-def two_sides(folder: Path, file: Path, clips: list[Clip]) -> Path:
-    """A call: every other clip is on the right channel, and heard on the other side at -26 dB."""
-    long = load(FileAudio(file), AudioSettings())
-    sides = np.stack([long * 0.05, long * 0.05], axis=1)
-    for place, clip in enumerate(clips):
-        start, end = (round(time_s * SAMPLE_RATE_HZ) for time_s in (clip.start_s, clip.end_s))
-        sides[start:end, place % 2] = long[start:end]
-    soundfile.write(folder / "call.flac", sides[: round(clips[-1].end_s * SAMPLE_RATE_HZ)], SAMPLE_RATE_HZ)
-    return folder / "call.flac"
-
-
-def test_a_speaker_on_each_side_becomes_two_speakers(packaged: tuple[Path, list[Clip]], tmp_path: Path) -> None:
-    file, clips = packaged
-    call = two_sides(tmp_path, file, clips[:4])
-    (tmp_path / "in").mkdir()
-    expected = [waveform_hash(clip.samples) for clip in clips[:4]]
-    for form, speakers in (
-        (FORMS["srt"], ["long-1", "long-2"] * 2),
-        (FORMS["chat"], ["anna", "ben"] * 2),
-    ):
-        named = [replace(clip, speaker=("anna", "ben")[place % 2]) for place, clip in enumerate(clips[:4])]
-        source = form.write(tmp_path / "in", call, named)
-        options = ("--padding", 0, "--max-seconds", 60, "--channel", "split", "--overwrite")
-        back = list(made(form.name, source, *options))
-        assert [one.speaker_id for one in back] == speakers
-        assert [waveform_hash(load(one.audio, AudioSettings())) for one in back] == expected
-    result = imported("subtitles", tmp_path / "in" / "long.srt", "--output", tmp_path / "m.jsonl")
-    assert result.code == 2
-    assert "hold different sounds" in result.err
-    result = imported("subtitles", tmp_path / "in" / "long.srt", "--output", tmp_path / "m.jsonl", "--channel", "split", "--track", 1)
-    assert (result.code, result.err.count("\n")) == (2, 1)
-    assert "--track: a recording that is split has one track" in result.err
-
-
-def test_segments_of_both_sides_at_once_are_unclear_and_subtitles_may_be_of_one_side(
-    packaged: tuple[Path, list[Clip]], tmp_path: Path
-) -> None:
-    file, clips = packaged
-    call = two_sides(tmp_path, file, clips[:2])
-    both = f"1\n{clock(clips[0].start_s, ',')} --> {clock(clips[1].end_s, ',')}\nboth\n"
-    (tmp_path / "call.srt").write_text(both)
-    output = tmp_path / "m.jsonl"
-    result = imported("subtitles", call.with_suffix(".srt"), "--output", output, "--channel", "split", "--max-seconds", 60, "--padding", 0)
-    assert "so its side is unclear; left out" in result.out + result.err
-    (tmp_path / "call.srt").unlink()
-    for side, clip in ((1, clips[0]), (2, clips[1])):
-        (tmp_path / f"call.{side}.srt").write_text(f"1\n{clock(clip.start_s, ',')} --> {clock(clip.end_s, ',')}\n{clip.text}\n")
-    result = imported("subtitles", tmp_path, "--output", output, "--channel", "split", "--max-seconds", 60, "--padding", 0)
-    assert result.code == 0, result.err
-    back = list(read(output, Rules(max_s=60)))
-    assert [waveform_hash(load(one.audio, AudioSettings())) for one in back] == [waveform_hash(clip.samples) for clip in clips[:2]]
-    (tmp_path / "mono").mkdir()
-    result = imported("subtitles", as_srt(tmp_path / "mono", file, clips), "--output", tmp_path / "n.jsonl", "--channel", "split")
-    assert (result.code, result.err.count("\n")) == (2, 1)
-    assert "holds one channel, which cannot be split" in result.err
 
 
 @pytest.mark.parametrize("command", chosen("moonshine-lora", needs="timed"), ids=str)

@@ -2,118 +2,38 @@
 
 import math
 from collections.abc import Sequence
-from copy import deepcopy
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
+from trainings import (
+    BRIEF,
+    DECODE,
+    ONCE,
+    Log,
+    Recorder,
+    adapt,
+    chosen_by_rule,
+    distance,
+    examples,
+    fresh,
+    last_weights,
+    retold,
+    run,
+)
 
-from lora.audio.loading import AudioSettings, Waveform, duration
+from lora.audio.loading import AudioSettings, Waveform
 from lora.config import AdapterConfig, TrainConfig
 from lora.dataset.manifest import Utterance
 from lora.errors import AudioError, TrainingError
 from lora.evaluation.evaluate import Evaluator, Example
-from lora.model.encoder import Encoder
 from lora.model.encoder_outputs import LiveFeatures, StoredFeatures
-from lora.model.loading import Encoded, LoadedModel
-from lora.model.transcript import DecodeSettings
-from lora.runs.outcomes import Evaluation, Step, TrainOutcome
+from lora.model.loading import LoadedModel
 from lora.system.cache import Kept
-from lora.training.adapter import Adapted, attach, merged, state
-from lora.training.loop import Progress, TrainData, allowed_rise, eligible, parameter_groups, planned_steps, steps_per_epoch, train
-
-DECODE = DecodeSettings(tokens_per_second=6.5)
-BRIEF = DecodeSettings(tokens_per_second=0.5)
-"""Random weights never end a transcript; there is no point in waiting for them."""
-
-NO_DROPOUT = AdapterConfig(lora_dropout=0.0)
-ONCE = 10_000
-"""An evaluation interval that leaves the base model and the last step."""
-
-
-def fresh(speech: LoadedModel) -> LoadedModel:
-    """A copy that a test may change."""
-    return replace(speech, model=deepcopy(speech.model))
-
-
-def adapt(speech: LoadedModel, config: AdapterConfig = NO_DROPOUT, seed: int = 0) -> Adapted:
-    return attach(fresh(speech), config, seed)
-
-
-def examples(speech: LoadedModel, clips: Sequence[Utterance], waveforms: Sequence[Waveform], chosen: Sequence[int]) -> list[Example]:
-    return [Example(clips[index], duration(waveforms[index]), tuple(speech.labels(clips[index].text or ""))) for index in chosen]
-
-
-def retold(speech: LoadedModel, example: Example, text: str) -> Example:
-    """The same recording with another transcript."""
-    return replace(example, utterance=replace(example.utterance, text=text), labels=tuple(speech.labels(text)))
-
-
-@dataclass
-class Recorder:
-    """Live features that note which utterances were asked for, batch by batch, and in which mode the model was."""
-
-    adapted: Adapted
-    training: list[list[str]] = field(default_factory=list)
-    evaluating: list[list[str]] = field(default_factory=list)
-
-    def batch(self, utterances: Sequence[Utterance]) -> Encoded:
-        (self.training if self.adapted.peft.training else self.evaluating).append([utterance.id for utterance in utterances])
-        return LiveFeatures(self.adapted.speech, AudioSettings()).batch(utterances)
-
-
-@dataclass
-class Log:
-    """What the loop reported."""
-
-    updates: list[tuple[int, int, float]] = field(default_factory=list)
-    evaluated: list[tuple[int, bool]] = field(default_factory=list)
-
-    def progress(self) -> Progress:
-        return Progress(
-            update=lambda step, steps, loss, _speed: self.updates.append((step, steps, loss)),
-            evaluated=lambda step, best: self.evaluated.append((step.step, best)),
-        )
-
-
-def live(adapted: Adapted) -> LiveFeatures:
-    return LiveFeatures(adapted.speech, AudioSettings())
-
-
-def run(adapted: Adapted, data: TrainData, config: TrainConfig, log: Log | None = None, decode: DecodeSettings = BRIEF) -> TrainOutcome:
-    return train(adapted, data, Evaluator(adapted.speech, live(adapted), decode, 8), config, (log or Log()).progress())
-
-
-def last_weights(adapted: Adapted, data: TrainData, config: TrainConfig) -> dict[str, Tensor]:
-    """The adapter as the last update left it, whichever step was the best."""
-    weights: list[dict[str, Tensor]] = []
-    progress = Progress(update=lambda *_: weights.append(state(adapted)))
-    train(adapted, data, Evaluator(adapted.speech, live(adapted), BRIEF, 8), config, progress)
-    return weights[-1]
-
-
-def scored(adapted: Adapted, chosen: Sequence[Example], decode: DecodeSettings = BRIEF) -> Evaluation:
-    """As training does it: the encoder is made before the adapter is merged, and reads it apart."""
-    features = live(adapted)
-    with merged(adapted) as speech:
-        return Evaluator(speech, features, decode, 8).evaluate(chosen)
-
-
-def chosen_by_rule(history: Sequence[Step], dev_words: int, guard_words: int = 0) -> Step:
-    """What the documentation says the best step is."""
-    return min(eligible(history, dev_words, guard_words), key=lambda step: step.dev_loss)
-
-
-def at(number: int, wer: float, loss: float, guard: float | None = None) -> Step:
-    return Step(step=number, epoch=0.0, train_loss=None, dev_loss=loss, dev_wer=wer, guard_wer=guard)
-
-
-def distance(first: dict[str, Tensor], second: dict[str, Tensor]) -> float:
-    assert first.keys() == second.keys()
-    return max((first[name] - second[name]).abs().max().item() for name in first)
-
+from lora.training.adapter import merged, state
+from lora.training.loop import TrainData, parameter_groups, planned_steps, steps_per_epoch, train
 
 # --- learning -----------------------------------------------------------------------------------------------------------------------------
 
@@ -314,102 +234,6 @@ def test_one_seed_gives_one_adapter_bit_for_bit(
     torch.rand(7)  # what was drawn before does not matter
     assert distance(first, result(3)) == 0
     assert distance(first, result(4)) > 1e-4
-
-
-# --- choosing the step --------------------------------------------------------------------------------------------------------------------
-
-
-def test_of_steps_that_dev_cannot_tell_apart_the_lowest_loss_wins() -> None:
-    history = [at(0, 0.10, 1.2), at(1, 0.050, 0.40), at(2, 0.055, 0.30), at(3, 0.08, 0.20)]
-    assert [step.step for step in eligible(history, 300, 0)] == [1, 2]  # one standard error of 5 % on 300 words is 1.3 points
-    assert chosen_by_rule(history, 300).step == 2
-    assert chosen_by_rule(history, 100_000).step == 1
-
-
-def test_a_step_that_harms_the_guard_is_not_eligible_for_its_loss() -> None:
-    history = [at(0, 0.10, 1.2, 0.05), at(1, 0.050, 0.40, 0.05), at(2, 0.045, 0.30, 0.09)]
-    assert [step.step for step in eligible(history, 300, 500)] == [1]
-    assert [step.step for step in eligible(history, 300, 20)] == [1, 2], "one of twenty words is no harm that can be seen"
-
-
-@pytest.mark.parametrize("words", [3, 10, 49, 500, 777])
-def test_one_word_more_is_no_harm_whatever_the_rounding(words: int) -> None:
-    """In binary numbers 8/10 is above 7/10 + 1/10."""
-    for before in range(words):
-        after = (before + 1) / words
-        assert after <= before / words + allowed_rise(words)
-        history = [at(0, 0.1, 1.2, before / words), at(1, 0.0500, 0.4, before / words), at(2, 0.0501, 0.3, after)]
-        assert [step.step for step in eligible(history, 10_000, words)] == [1, 2]
-
-
-def test_a_dev_set_too_small_to_tell_steps_apart_does_not_excuse_harm_to_the_guard() -> None:
-    """One standard error of 10 % on 30 words is 5.8 points, which the second step is within: its dev WER with what the guard lost."""
-    history = [at(0, 0.30, 1.2, 0.05), at(1, 0.10, 0.40, 0.05), at(2, 0.09, 0.30, 0.07)]
-    assert [step.step for step in eligible(history, 30, 500)] == [1]
-
-
-def test_no_guard_is_no_harm() -> None:
-    assert [step.step for step in eligible([at(0, 0.2, 1.0), at(1, 0.1, 0.5)], 1000, 0)] == [1]
-
-
-def test_the_best_steps_weights_are_left_in_the_model(
-    random_v1: LoadedModel, clips: Sequence[Utterance], waveforms: Sequence[Waveform]
-) -> None:
-    adapted, log = adapt(random_v1, AdapterConfig(lora_targets="all", lora_dropout=0.0)), Log()
-    domain, dev = examples(random_v1, clips, waveforms, [0]), examples(random_v1, clips, waveforms, [1])
-    config = TrainConfig(epochs=24, learning_rate=1e-2, encoder_learning_rate=1e-2, warmup_steps=0, eval_interval=2, patience=12)
-    outcome = run(adapted, TrainData(domain=domain, dev=dev), config, log)
-    best = next(step for step in outcome.history if step.step == outcome.best_step)
-    found = scored(adapted, dev)
-    assert best == chosen_by_rule(outcome.history, found.score.words.reference_length)
-    assert [step for step, is_best in log.evaluated if is_best][-1] == best.step
-    assert (found.score.wer, found.loss) == (best.dev_wer, best.dev_loss)
-    assert len({step.dev_loss for step in outcome.history}) == 13
-
-
-def test_training_that_does_harm_ends_with_an_adapter_that_does_nothing(
-    tiny: LoadedModel, clips: Sequence[Utterance], waveforms: Sequence[Waveform]
-) -> None:
-    adapted = adapt(tiny)
-    domain, dev = examples(tiny, clips, waveforms, [15]), examples(tiny, clips, waveforms, [17])
-    outcome = run(adapted, TrainData(domain=domain, dev=dev), TrainConfig(learning_rate=3.0, warmup_steps=0, epochs=2), decode=DECODE)
-    assert outcome.history[-1].dev_loss > outcome.history[0].dev_loss + 1
-    assert outcome.best_step == 0
-    with torch.inference_mode():
-        encoded = Encoder(tiny)([waveforms[0]])
-    chosen = examples(tiny, clips, waveforms, [0])
-    adapted_text = Evaluator(adapted.speech, live(adapted), DECODE, 1).transcribe(chosen)
-    assert adapted_text == Evaluator(tiny, LiveFeatures(tiny, AudioSettings()), DECODE, 1).transcribe(chosen)
-    assert torch.equal(Encoder(adapted.speech)([waveforms[0]]).hidden, encoded.hidden)
-    assert all(weight.abs().max() == 0 for name, weight in state(adapted).items() if "lora_B" in name)
-
-
-def test_training_stops_after_so_many_evaluations_without_a_better_one(
-    tiny: LoadedModel, clips: Sequence[Utterance], waveforms: Sequence[Waveform]
-) -> None:
-    chosen = examples(tiny, clips, waveforms, [17])
-    config = TrainConfig(learning_rate=3.0, warmup_steps=0, epochs=50, eval_interval=2, patience=3)
-    outcome = run(adapt(tiny, AdapterConfig(lora_targets="self")), TrainData(domain=chosen, dev=chosen), config)
-    assert outcome.status == "stopped-early"
-    assert outcome.best_step == 0
-    assert [step.step for step in outcome.history] == [0, 2, 4, 6]
-    assert outcome.steps == 6
-
-
-def test_a_step_that_harms_general_speech_more_than_it_helps_is_not_the_best(
-    tiny: LoadedModel, clips: Sequence[Utterance], waveforms: Sequence[Waveform]
-) -> None:
-    """A clip is learnt with three of its words changed. By dev alone that is better; the guard has the clip as it is said."""
-    said = examples(tiny, clips, waveforms, [17, 15])
-    domain = [retold(tiny, said[0], "When are you walking around?"), said[1]]
-    config = TrainConfig(learning_rate=1e-2, warmup_steps=0, epochs=10, eval_interval=ONCE)
-    alone = run(adapt(tiny), TrainData(domain=domain, dev=domain), config, decode=DECODE)
-    guarded = run(adapt(tiny), TrainData(domain=domain, dev=domain, guard=said[:1]), config, decode=DECODE)
-    assert alone.history[0].dev_wer == guarded.history[0].dev_wer == pytest.approx(3 / 11)
-    assert alone.history[-1].dev_wer == guarded.history[-1].dev_wer == 0
-    assert [step.guard_wer for step in guarded.history] == [0, pytest.approx(3 / 5)]
-    assert alone.best_step == 10
-    assert guarded.best_step == 0
 
 
 # --- modes and failures -------------------------------------------------------------------------------------------------------------------
