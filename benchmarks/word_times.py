@@ -4,7 +4,7 @@
 
 Reports the clips of `heldout` (five speakers) against the alignments: the heads in use beside the mean of all heads, with and without the
 pauses of the sound. `--choose` derives heads, shift and calibration on `replay` (another speaker) first: the head that lowers the error
-most is added to those chosen, ten times. They are then put into `lora.longform.words`.
+most is added to those chosen, ten times. They are then put into `lora.model.word_heads`.
 """
 
 import argparse
@@ -25,11 +25,12 @@ from lora.console import ArgumentParser, positive_int, run
 from lora.dataset.manifest import Rules, Utterance, read
 from lora.longform.pauses import at_pauses
 from lora.longform.seams import plain
-from lora.longform.words import chosen, confidence, spans, warped
+from lora.longform.words import confidence, spans, warped
 from lora.model.decoder import Decoder, Watch
 from lora.model.encoder import Encoder
 from lora.model.greedy import transcribe
 from lora.model.loading import pad_labels
+from lora.model.word_heads import chosen
 from lora.system.process import prepare_process
 from lora.transcribe import Request, Transcriber, open_transcriber
 
@@ -65,7 +66,7 @@ def main() -> int:
     prepare_process()
     transcriber = open_transcriber(Request(options.model_id, None, None, None, "cpu", "float32", 8, None))
     hear = Hearing(transcriber)
-    heads, early_s = [hear.decoder.heads.index(head) for head in chosen(hear.decoder).heads], chosen(hear.decoder).early_s
+    heads, early_s = [hear.decoder.heads.index(head) for head in chosen(hear.decoder.speech).heads], chosen(hear.decoder.speech).early_s
     if options.choose:
         clips = list(hear.clips(options.data, "replay", options.clips))
         heads = choose(clips)

@@ -27,7 +27,7 @@ from lora.system.files import sha256_file
 from lora.training.adapter import attach, fold_in
 
 FILES: dict[Target, list[str]] = {
-    "moonshine-voice": ["decoder_model_merged.ort", "encoder_model.ort", "tokenizer.bin"],
+    "moonshine-voice": ["decoder_model_merged.ort", "decoder_with_attention.ort", "encoder_model.ort", "tokenizer.bin"],
     "onnx": ["decoder_model_merged.onnx", "encoder_model.onnx", "tokenizer.json"],
     "sherpa-onnx": ["decoder_model_merged.onnx", "encoder_model.onnx", "tokens.txt"],
     "gguf": ["model.gguf"],

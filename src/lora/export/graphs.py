@@ -12,6 +12,7 @@ import copy
 import tempfile
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 from lora.errors import ExportError
 from lora.export.level import Place, level, test_signals
 from lora.model.loading import LoadedModel
+from lora.model.word_heads import chosen
 
 if TYPE_CHECKING:
     import onnx
@@ -32,6 +34,9 @@ TRACED_SAMPLES = 16_000
 TRACED_TOKENS = 3
 """Sizes of the inputs that the graphs are traced with; nothing in the graphs depends on them."""
 
+
+FRAME_S = 0.024
+"""Of v1's encoder: 384 samples."""
 
 _NEAR = 0.25
 """Share of the largest entry up to which entries count as small where they are multiplied apart from what is beyond."""
@@ -60,17 +65,18 @@ def encoder_graph(speech: LoadedModel, *, levelled: bool = False) -> "onnx.Model
     )
 
 
-def decoder_graph(speech: LoadedModel, *, levelled: bool = False) -> "onnx.ModelProto":
+def decoder_graph(speech: LoadedModel, *, levelled: bool = False, looks: "Looks | None" = None) -> "onnx.ModelProto":
     """Logits `[batch_size, decoder_sequence_length, tokens]` of `input_ids`, and the keys and values of all layers.
 
     With `use_cache_branch` false the tokens are a clip's first, and `past_key_values.*` may be anything; with true they follow those in
     `past_key_values.*`, `encoder_hidden_states` is not read, and `present.*.encoder.*` come back empty: the caller has them already.
-    `levelled` is as for the encoder.
+    `levelled` is as for the encoder. With `looks`, `cross_attentions.*` `[batch_size, 1, decoder_sequence_length, frames]`, all alike, say
+    how much each token hears of each frame: moonshine-voice finds the times of words in them.
 
     Raises `ExportError` for streaming checkpoints, and as `require_plain` does.
     """
     _require_v1(speech)
-    first, following = _Decoder(speech, follows=False), _Decoder(speech, follows=True)
+    first, following = (_Decoder(speech, follows=follows, looks=looks) for follows in (False, True))
     if levelled:
         _level_decoders(speech, first, following)
     layers, heads, width = len(first.layers), first.heads, first.width
@@ -81,19 +87,26 @@ def decoder_graph(speech: LoadedModel, *, levelled: bool = False) -> "onnx.Model
     present = {f"present.{name}": ("batch_size", "", f"present_{lengths[side]}", "") for name, side in named.items()}
     tokens = {"input_ids": ("batch_size", "decoder_sequence_length")}
     logits = {"logits": ("batch_size", "decoder_sequence_length")}
+    heard = {f"cross_attentions.{i}": ("batch_size", "", "decoder_sequence_length", "frames") for i in range(layers) if looks}
     opening = traced(
         first,
         (ids, torch.zeros(2, 5, speech.model.config.hidden_size)),
         {**tokens, "encoder_hidden_states": ("batch_size", "encoder_sequence_length")},
-        {**logits, **present},
+        {**logits, **present, **heard},
     )
     going_on = traced(
         following,
         (ids, *(torch.zeros(2, heads, 7, width) for _ in past)),
         {**tokens, **past},
-        {**logits, **{name: axes for name, axes in present.items() if ".decoder." in name}},
+        {**logits, **{name: axes for name, axes in present.items() if ".decoder." in name}, **heard},
     )
     return _merged(opening, going_on, heads, width)
+
+
+def looks(speech: LoadedModel) -> "Looks":
+    """The heads that tell when words are said."""
+    heads = chosen(speech)
+    return Looks(heads.heads, round(heads.early_s / FRAME_S))
 
 
 def _take_apart(layers: Iterable[Any]) -> None:
@@ -232,11 +245,14 @@ class _CrossAttention(nn.Module):
         weight = module.q_proj.weight.detach() * module.scaling
         self.query = Product([weight], [None if bias is None else bias * module.scaling])
         self.out = product(module.o_proj)
+        self.weights: Tensor | None = None
+        """Of the last call, `[batch, heads, tokens, frames]`."""
 
     def forward(self, inputs: Tensor, key: Tensor, value: Tensor) -> Tensor:
         batch = inputs.shape[0]
         query = self.query(inputs).view(batch, -1, key.shape[1], self.width).transpose(1, 2)
-        return cast(Tensor, self.out(_attend(query, key, value, None, batch)))
+        self.weights = (query @ key.transpose(2, 3)).softmax(dim=-1)
+        return cast(Tensor, self.out(_mixed(self.weights, value, batch)))
 
 
 def hidden_from(absent: Tensor) -> Tensor:
@@ -249,8 +265,30 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, batc
     scores = query @ key.transpose(2, 3)
     if mask is not None:
         scores = scores + mask
-    mixed = (scores.softmax(dim=-1) @ value).transpose(1, 2)
+    return _mixed(scores.softmax(dim=-1), value, batch)
+
+
+def _mixed(weights: Tensor, value: Tensor, batch: int) -> Tensor:
+    mixed = (weights @ value).transpose(1, 2)
     return mixed.reshape(batch, -1, int(mixed.shape[2]) * int(mixed.shape[3]))
+
+
+@dataclass(frozen=True, slots=True)
+class Looks:
+    """Heads of the cross-attention, each a layer and a number, that tell when words are said, and how many frames too soon they do."""
+
+    heads: Sequence[tuple[int, int]]
+    early: int
+
+    def seen(self, layers: Iterable[Any]) -> Tensor:
+        """Their mean after a forward pass, where words are: `[batch, 1, tokens, frames]`.
+
+        The runtime averages what it is given over layers and heads, so that one mean for all says what the chosen heads do.
+        """
+        weights = [layer.cross.weights for layer in layers]
+        mean = torch.stack([weights[layer][:, head] for layer, head in self.heads]).mean(dim=0)[:, None]
+        before, after = [mean[..., :1]] * max(self.early, 0), [mean[..., -1:]] * max(-self.early, 0)
+        return torch.cat([*before, mean, *after], dim=-1)[..., len(after) : mean.shape[3] + len(after)]
 
 
 class EncoderLayer(nn.Module):
@@ -316,12 +354,15 @@ class DecoderLayer(nn.Module):
 
 
 class _Decoder(nn.Module):
-    """`follows` says which decoder this is: of a clip's first tokens, or of those behind what a cache holds."""
+    """`follows` says which decoder this is: of a clip's first tokens, or of those behind what a cache holds.
 
-    def __init__(self, speech: LoadedModel, *, follows: bool) -> None:
+    With `looks` it also says, once for each layer, where tokens look.
+    """
+
+    def __init__(self, speech: LoadedModel, *, follows: bool, looks: Looks | None = None) -> None:
         super().__init__()
         decoder = speech.decoder
-        self.follows = follows
+        self.follows, self.looks = follows, looks
         self.head = product(speech.head)
         table = decoder.embed_tokens.weight.detach()
         self.embedding = None if torch.equal(table, speech.head.weight) else nn.Parameter(table, requires_grad=False)
@@ -329,11 +370,11 @@ class _Decoder(nn.Module):
         self.layers = nn.ModuleList(DecoderLayer(layer, len(decoder.rotary_emb.inv_freq)) for layer in decoder.layers)
         self.norm = decoder.norm
         self.volume: nn.Parameter | None = None
-        attention = [layer.encoder_attn for layer in decoder.layers]
-        self.width = int(attention[0].head_dim)
-        self.heads = attention[0].k_proj.weight.shape[0] // self.width
+        crossing = [layer.encoder_attn for layer in decoder.layers]
+        self.width = int(crossing[0].head_dim)
+        self.heads = crossing[0].k_proj.weight.shape[0] // self.width
         if not follows:
-            self.heard = product(*(layer for module in attention for layer in (module.k_proj, module.v_proj)))
+            self.heard = product(*(layer for module in crossing for layer in (module.k_proj, module.v_proj)))
 
     def forward(self, input_ids: Tensor, *given: Tensor) -> tuple[Tensor, ...]:
         """`given` is the encoder output, or the past: of each layer own key and value, then those of the encoder output."""
@@ -358,7 +399,8 @@ class _Decoder(nn.Module):
         for layer, own, crossed in zip(self.layers, past, heard, strict=True):
             hidden, key, value = layer(hidden, turns, own, crossed, mask)
             present += [key, value] if self.follows else [key, value, *crossed]
-        return self.head(self.norm(hidden)), *present
+        seen = [self.looks.seen(self.layers)] * len(self.layers) if self.looks else []
+        return self.head(self.norm(hidden)), *present, *seen
 
     def _embedded(self, input_ids: Tensor) -> Tensor:
         if self.embedding is not None:

@@ -1,7 +1,8 @@
-"""Moonshine streaming as the five graphs of moonshine-voice: a clip is heard in chunks, each graph where its part can go on.
+"""Moonshine streaming as the graphs of moonshine-voice: a clip is heard in chunks, each graph where its part can go on.
 
 `frontend` turns samples into features and keeps what is left over for the next chunk, `encoder` looks at a window of features, `adapter`
-adds positions, `cross_kv` makes keys and values of all layers, `decoder_kv` takes tokens. Names and shapes are those the runtime binds.
+adds positions, `cross_kv` makes keys and values of all layers, `decoder_kv` takes tokens; `decoder_kv_with_attention` is taken in its place
+where times of words are asked for. Names and shapes are those the runtime binds.
 """
 
 from collections.abc import Callable, Mapping
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lora.errors import ExportError
-from lora.export.graphs import DecoderLayer, EncoderLayer, Rotation, hidden_from, product, require_plain, traced
+from lora.export.graphs import DecoderLayer, EncoderLayer, Looks, Rotation, hidden_from, looks, product, require_plain, traced
 from lora.model.loading import LoadedModel
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 CARRIED = 4
 """Frames that the runtime keeps between chunks for each of the two convolutions: their kernels of 5, less one."""
 
-QUANTISED = ("encoder", "cross_kv", "decoder_kv")
+QUANTISED = ("encoder", "cross_kv", "decoder_kv", "decoder_kv_with_attention")
 """The graphs that hold nearly all weights; the other two stay float32, for features and positions are what all else is made of."""
 
 _TRACED_FEATURES = 37
@@ -39,7 +40,8 @@ def streaming_graphs(speech: LoadedModel) -> Mapping[str, Callable[[], "onnx.Mod
         "encoder": lambda: _encoder(speech),
         "adapter": lambda: _adapter(speech),
         "cross_kv": lambda: _cross_kv(speech),
-        "decoder_kv": lambda: _decoder_kv(speech),
+        "decoder_kv": lambda: _decoder_kv(speech, None),
+        "decoder_kv_with_attention": lambda: _decoder_kv(speech, looks(speech)),
     }
 
 
@@ -224,9 +226,10 @@ def _cross_kv(speech: LoadedModel) -> "onnx.ModelProto":
 
 
 class _DecoderKV(nn.Module):
-    def __init__(self, speech: LoadedModel) -> None:
+    def __init__(self, speech: LoadedModel, looks: Looks | None) -> None:
         super().__init__()
         decoder = speech.decoder
+        self.looks = looks
         self.embedding = nn.Parameter(decoder.embed_tokens.weight.detach(), requires_grad=False)
         self.rotation = Rotation(decoder.rotary_emb)
         self.layers = nn.ModuleList(DecoderLayer(layer, len(decoder.rotary_emb.inv_freq)) for layer in decoder.layers)
@@ -243,21 +246,23 @@ class _DecoderKV(nn.Module):
             past, heard = (keys[index], values[index]), (heard_keys[index], heard_values[index])
             hidden, key, value = layer(hidden, turns, past, heard, mask)
             present.append((key, value))
-        return self.head(self.norm(hidden)), torch.stack([key for key, _ in present]), torch.stack([value for _, value in present])
+        seen = [self.looks.seen(self.layers)] * len(self.layers) if self.looks else []
+        return self.head(self.norm(hidden)), *(torch.stack(parts) for parts in zip(*present, strict=True)), *seen
 
 
-def _decoder_kv(speech: LoadedModel) -> "onnx.ModelProto":
+def _decoder_kv(speech: LoadedModel, looks: Looks | None) -> "onnx.ModelProto":
     config = streaming_config(speech)
     shape = (config["depth"], 1, config["nheads"])
     own = torch.zeros(*shape, _TRACED_CACHE, config["head_dim"])
     heard = torch.zeros(*shape, _TRACED_FEATURES, config["head_dim"])
     cache, memory = ("", "", "", "cache_len", ""), ("", "", "", "memory_len", "")
     grown = ("", "", "", "cache_len_out", "")
+    seen = {f"cross_attentions.{layer}": ("", "", "token_len", "memory_len") for layer in range(config["depth"]) if looks}
     model = traced(
-        _DecoderKV(speech),
+        _DecoderKV(speech, looks),
         (torch.ones(1, 3, dtype=torch.long), own, own, heard, heard),
         {"token": ("", "token_len"), "k_self": cache, "v_self": cache, "out_k_cross": memory, "out_v_cross": memory},
-        {"logits": ("", "token_len"), "out_k_self": grown, "out_v_self": grown},
+        {"logits": ("", "token_len"), "out_k_self": grown, "out_v_self": grown, **seen},
     )
     # Older runtimes ask for what they gave by the same names.
     model.graph.output.extend(entry for entry in model.graph.input if entry.name in ("out_k_cross", "out_v_cross"))

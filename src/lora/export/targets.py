@@ -97,7 +97,7 @@ def _write_gguf(speech: "LoadedModel", precision: ExportPrecision, folder: Path,
 
 def _write_graphs(speech: "LoadedModel", target: Target, precision: ExportPrecision, folder: Path, about: About) -> None:
     from lora.export.formats import write_onnx, write_ort
-    from lora.export.graphs import decoder_graph, encoder_graph, require_plain
+    from lora.export.graphs import decoder_graph, encoder_graph, looks, require_plain
     from lora.export.quantise import quantised
     from lora.export.streaming import QUANTISED, streaming_config, streaming_graphs
     from lora.export.tokens import tokenizer_bin, tokens_txt, vocabulary
@@ -121,6 +121,8 @@ def _write_graphs(speech: "LoadedModel", target: Target, precision: ExportPrecis
             "encoder_model": lambda: encoder_graph(speech, levelled=small),
             "decoder_model_merged": lambda: decoder_graph(speech, levelled=small),
         }
+        if target == "moonshine-voice":
+            graphs["decoder_with_attention"] = lambda: decoder_graph(speech, levelled=small, looks=looks(speech))
         smaller = tuple(graphs)
     for name, graph in graphs.items():
         model = graph()

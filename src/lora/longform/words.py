@@ -7,7 +7,6 @@ token, in order.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -20,35 +19,15 @@ from lora.longform.pauses import at_pauses
 from lora.model.decoder import Decoder
 from lora.model.loading import IGNORED_LABEL, Encoded, LoadedModel, pad_labels
 from lora.model.transcript import Transcript
+from lora.model.word_heads import chosen
 from lora.passages import Word
 from lora.units import Seconds
 
 Array = npt.NDArray[np.float32]
-Heads = tuple[tuple[int, int], ...]
 
-
-@dataclass(frozen=True, slots=True)
-class Chosen:
-    """Heads of the cross-attention, each a layer and a number, and how much sooner than a word they look where it is."""
-
-    heads: Heads
-    early_s: float
-
-
-CHOSEN: Final[dict[tuple[bool, int, int], Chosen]] = {
-    (False, 6, 288): Chosen(((5, 6), (4, 4), (3, 1), (2, 5), (0, 1), (2, 2), (5, 1), (2, 6), (5, 0), (1, 6)), 0.026),  # tiny
-    (False, 8, 416): Chosen(((5, 4), (5, 5), (5, 1), (0, 5), (0, 1), (2, 3), (1, 6)), -0.048),  # base
-}
-"""By kind of model: streaming or not, layers of the decoder, width. One speaker's 50 clips of LibriSpeech chose them."""
 
 CONFIDENT: Final = (0.726, 0.686)
 """Slope and intercept that turn the log odds of a word's probability into those of its being right, by logistic regression there."""
-
-
-def chosen(decoder: Decoder) -> Chosen:
-    """The heads for a decoder's kind of model; all of them where none were chosen."""
-    config = decoder.speech.decoder.config
-    return CHOSEN.get((decoder.speech.streaming, config.num_hidden_layers, config.hidden_size), Chosen(tuple(decoder.heads), 0.0))
 
 
 @torch.inference_mode()
@@ -56,7 +35,7 @@ def words(decoder: Decoder, encoded: Encoded, transcripts: Sequence[Transcript],
     """The words of each transcript of a batch of clips, with times from the clip's start."""
     rows = [[*transcript.tokens, decoder.speech.end_id] for transcript in transcripts]
     targets = pad_labels(rows, decoder.speech.device)
-    states, looks = decoder.attention(decoder.inputs(targets), decoder.listen(encoded), chosen(decoder).heads)
+    states, looks = decoder.attention(decoder.inputs(targets), decoder.listen(encoded), chosen(decoder.speech).heads)
     log_odds = decoder.head.log_odds(states[targets != IGNORED_LABEL], targets[targets != IGNORED_LABEL])
     frames = [encoded.hidden.shape[1]] * len(rows) if encoded.mask is None else encoded.mask.sum(dim=1).tolist()
     parts = log_odds.split([len(row) for row in rows])
@@ -73,7 +52,7 @@ def _words(decoder: Decoder, tokens: list[int], looks: Array, log_odds: Array, s
     speech = decoder.speech
     found = [(start, stop, text) for start, stop in spans(speech, tokens) if (text := speech.text(tokens[start:stop]))]
     length_s = duration(sound)
-    borders_s = np.clip(warped(looks) * (length_s / looks.shape[1]) + chosen(decoder).early_s, 0.0, length_s)
+    borders_s = np.clip(warped(looks) * (length_s / looks.shape[1]) + chosen(decoder.speech).early_s, 0.0, length_s)
     borders_s[0] = 0.0
     times_s = np.array([(borders_s[start], borders_s[stop]) for start, stop, _ in found]).reshape(-1, 2)
     return [
