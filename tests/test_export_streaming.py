@@ -178,12 +178,12 @@ def test_eight_bits_stay_close(model: LoadedModel, runtime: Runtime, clip: Wavef
 
 
 @pytest.mark.parametrize("precision", ["u8", "fp32"])
-def test_the_folder_holds_five_graphs_and_is_always_the_same(model: LoadedModel, precision: Any, tmp_path: Path) -> None:
+def test_the_folder_holds_six_graphs_and_is_always_the_same(model: LoadedModel, precision: Any, tmp_path: Path) -> None:
     hashes = []
     for name in ("first", "second"):
         (tmp_path / name).mkdir()
         hashes.append({file.name: sha256_file(file) for file in write_target(model, "moonshine-voice", precision, tmp_path / name)})
-    graphs = [f"{name}.ort" for name in ("adapter", "cross_kv", "decoder_kv", "encoder", "frontend")]
+    graphs = [f"{name}.ort" for name in ("adapter", "cross_kv", "decoder_kv", "decoder_kv_with_attention", "encoder", "frontend")]
     assert list(hashes[0]) == [*graphs, "streaming_config.json", "tokenizer.bin"]
     assert hashes[0] == hashes[1]
     assert architecture(model) == "streaming"
