@@ -5,12 +5,18 @@
 Reports the clips of `heldout` (five speakers) against the alignments: the heads in use beside the mean of all heads, with and without the
 pauses of the sound. `--choose` derives heads, shift and calibration on `replay` (another speaker) first: the head that lowers the error
 most is added to those chosen, ten times. They are then put into `lora.model.word_heads`.
+
+With `--export-dir`, a `moonshine-voice` export of the same model, also the times that the runtime gives: beside the aligner's and beside
+ours. Its voice activity detector is on, and half a second of silence follows each clip: it gives no times otherwise.
 """
 
 import argparse
+import json
 import math
 import re
+import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,12 +31,13 @@ from lora.console import ArgumentParser, positive_int, run
 from lora.dataset.manifest import Rules, Utterance, read
 from lora.longform.pauses import at_pauses
 from lora.longform.seams import plain
-from lora.longform.words import confidence, spans, warped
+from lora.longform.words import confidence, spans, warped, words
 from lora.model.decoder import Decoder, Watch
 from lora.model.encoder import Encoder
 from lora.model.greedy import transcribe
 from lora.model.loading import pad_labels
 from lora.model.word_heads import chosen
+from lora.runtimes.separate import voice_packages
 from lora.system.process import prepare_process
 from lora.transcribe import Request, Transcriber, open_transcriber
 
@@ -39,6 +46,23 @@ WORST_S = 0.3
 """Errors count up to this when heads are chosen: a word that was misplaced is misplaced."""
 
 Array = npt.NDArray[np.float32]
+Timed = tuple[float, float, str]
+"""Start, end, and the word without marks and capitals."""
+
+
+RUNTIME = """
+import json, sys
+import numpy as np
+sys.path.append(sys.argv[1])
+from moonshine_voice import ModelArch, Transcriber
+transcriber = Transcriber(sys.argv[2], ModelArch.TINY, options={"word_timestamps": "true", "max_tokens_per_second": "13"})
+found = []
+for file in sys.argv[3:]:
+    samples = np.concatenate([np.load(file), np.zeros(8000, np.float32)])
+    lines = transcriber.transcribe_without_streaming(samples.tolist(), 16000).lines
+    found.append([(word.start, word.end, word.word) for line in lines for word in line.words or []])
+print(json.dumps(found))
+"""
 
 
 @dataclass(frozen=True)
@@ -62,6 +86,9 @@ def main() -> int:
     parser.add_argument("--model-id", default="packaged:moonshine-tiny")
     parser.add_argument("--clips", type=positive_int, default=50, help="of each set, evenly spaced (default 50)")
     parser.add_argument("--choose", action="store_true", help="choose heads on `replay` first")
+    parser.add_argument(
+        "--export-dir", type=Path, metavar="DIR", help="folder that holds `moonshine-voice/`, exported with --precision fp32"
+    )
     options = parser.parse_args()
     prepare_process()
     transcriber = open_transcriber(Request(options.model_id, None, None, None, "cpu", "float32", 8, None))
@@ -73,6 +100,8 @@ def main() -> int:
         early_s = -float(np.median(errors(clips, heads)))
         print(f"heads {[hear.decoder.heads[head] for head in heads]}, early by {early_s:.3f} s, calibration {calibrated(clips)}")
     report(list(hear.clips(options.data, "heldout", options.clips)), heads, early_s)
+    if options.export_dir is not None:
+        report_runtime(hear, options.data, options.clips, options.export_dir)
     return 0
 
 
@@ -85,10 +114,14 @@ class Hearing:
         self.decoder = Decoder(transcriber.speech)
 
     def clips(self, data: Path, name: str, count: int) -> Iterator[Clip]:
-        aligned = {path.stem: path for path in (data / "alignments").glob("*.TextGrid")}
-        found = [one for one in read(data / f"librispeech/{name}.jsonl", Rules(max_s=40)) if _stem(one) in aligned]
-        for number in np.linspace(0, len(found) - 1, min(count, len(found))).round().astype(int):
-            yield self._clip(load(found[number].audio, AudioSettings()), spoken(aligned[_stem(found[number])]))
+        for sound, aligned in sounds(data, name, count):
+            yield self._clip(sound, aligned)
+
+    def timed(self, sound: Waveform) -> list[Timed]:
+        """The words of a clip as `transcribe --word-times` gives them."""
+        encoded = self._encoder([sound])
+        said = transcribe(self.decoder, encoded, [duration(sound)], self._transcriber.decode)
+        return [(float(word.start_s), float(word.end_s), plain(word.text)) for word in words(self.decoder, encoded, said, [sound])[0]]
 
     @torch.inference_mode()
     def _clip(self, sound: Waveform, words: Sequence[tuple[float, float, str]]) -> Clip:
@@ -110,11 +143,19 @@ class Hearing:
         return Clip(sound, looks, log_odds, places, [words[place][:2] for place in theirs], right)
 
 
+def sounds(data: Path, name: str, count: int) -> Iterator[tuple[Waveform, list[Timed]]]:
+    """Clips of a set, evenly spaced, with their alignments."""
+    aligned = {path.stem: path for path in (data / "alignments").glob("*.TextGrid")}
+    found = [one for one in read(data / f"librispeech/{name}.jsonl", Rules(max_s=40)) if _stem(one) in aligned]
+    for number in np.linspace(0, len(found) - 1, min(count, len(found))).round().astype(int):
+        yield load(found[number].audio, AudioSettings()), spoken(aligned[_stem(found[number])])
+
+
 def _stem(utterance: Utterance) -> str:
     return Path(str(utterance.audio)).stem
 
 
-def spoken(path: Path) -> list[tuple[float, float, str]]:
+def spoken(path: Path) -> list[Timed]:
     """The words of an alignment."""
     tier = path.read_text().split('name = "phones"')[0]
     found = re.findall(r'xmin = ([\d.]+)\s+xmax = ([\d.]+)\s+text = "(.*?)"', tier)
@@ -192,6 +233,35 @@ def report(clips: Sequence[Clip], heads: Sequence[int], early_s: float) -> None:
             print(f"| {low:g} to {min(high, 1):g} | {these.sum()} | {said:.0f} % | {true:.0f} % |")
     for name, values in (("calibrated", calibrated_to), ("product of the probabilities", np.exp(sums))):
         print(f"{name}: expected calibration error {100 * expected_error(values, right):.1f} points")
+
+
+def report_runtime(hear: Hearing, data: Path, count: int, folder: Path) -> None:
+    """Borders of words in moonshine-voice."""
+    clips = list(sounds(data, "heldout", count))
+    with tempfile.TemporaryDirectory() as place:
+        files = [Path(place, f"{number}.npy") for number in range(len(clips))]
+        for file, (sound, _) in zip(files, clips, strict=True):
+            np.save(file, sound)
+        command = [sys.executable, "-c", RUNTIME, str(voice_packages()), str(folder / "moonshine-voice"), *map(str, files)]
+        given = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    theirs = [[(start, end, plain(text)) for start, end, text in one] for one in given]
+    ours = [hear.timed(sound) for sound, _ in clips]
+    print("\n| moonshine-voice | words | median | within 100 ms |\n|---|---|---|---|")
+    for name, other in (("beside the aligner", [aligned for _, aligned in clips]), ("beside ours", ours)):
+        far = np.abs(np.concatenate([apart(*pair) for pair in zip(theirs, other, strict=True)]))
+        print(f"| {name} | {len(far) // 2} | {1000 * np.median(far):.0f} ms | {100 * (far < 0.1).mean():.1f} % |")
+
+
+def apart(one: Sequence[Timed], other: Sequence[Timed]) -> npt.NDArray[np.float64]:
+    """How much later the first one's borders are, of words that both have."""
+    said, spelled = ([text or "-" for *_, text in timed] for timed in (one, other))
+    same = [chunk for chunk in jiwer.process_words(" ".join(said), " ".join(spelled)).alignments[0] if chunk.type == "equal"]
+    pairs = [
+        pair
+        for chunk in same
+        for pair in zip(one[chunk.ref_start_idx : chunk.ref_end_idx], other[chunk.hyp_start_idx : chunk.hyp_end_idx], strict=True)
+    ]
+    return np.array([late for mine, yours in pairs for late in (mine[0] - yours[0], mine[1] - yours[1])])
 
 
 def expected_error(values: npt.NDArray[np.float64], right: npt.NDArray[np.bool_]) -> float:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from serving import COMMIT, HubAnswers, served
+from hub_server import COMMIT, HubAnswers, served
 
 from lora.system.files import sha256_file
 

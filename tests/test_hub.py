@@ -13,8 +13,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hub_server import COMMIT, HubAnswers, served
 from running import Result
-from serving import COMMIT, HubAnswers, served
 
 from lora.corpora import asterisk
 from lora.corpora.hub import HubSource, items

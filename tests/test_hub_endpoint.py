@@ -8,7 +8,7 @@ from http.server import ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from serving import HubAnswers, served
+from hub_server import HubAnswers, served
 
 from lora.errors import CheckpointError, LoraError
 

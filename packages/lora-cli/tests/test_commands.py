@@ -23,15 +23,25 @@ def test_a_command_gets_what_stands_behind_it(tmp_path: Path, monkeypatch: pytes
 
 def test_the_nearest_command_is_suggested(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(app.COMMANDS, "dictate", app.Command("none", ""))
-    with pytest.raises(Exception, match=r"^dictat: moonshine has no such command; did you mean dictate\? \(moonshine --help lists them"):
+    with pytest.raises(
+        Exception, match=r"^dictat: moonshine has no such command; did you mean dictate\? \(without one it opens the app; moonshine --help"
+    ):
         app._main(["dictat"])
 
 
 def test_an_unknown_command_is_one_line() -> None:
     done = moonshine("xylophone")
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("error: xylophone: moonshine has no such command (moonshine --help")
+    assert done.stderr.startswith("error: xylophone: moonshine has no such command (without one it opens the app; moonshine --help")
     assert done.stderr.count("\n") == 1
+
+
+def test_help_announces_commands_only_where_there_are_some(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(app.COMMANDS):
+        monkeypatch.delitem(app.COMMANDS, name)
+    assert "COMMAND" not in app._parser().format_help()
+    monkeypatch.setitem(app.COMMANDS, "hum", app.Command("hummed", "hum a tune"))
+    assert "usage: moonshine [COMMAND] [flags]" in app._parser().format_help()
 
 
 def test_the_version_is_said() -> None:

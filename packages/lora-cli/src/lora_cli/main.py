@@ -55,7 +55,7 @@ def _command(name: str) -> Command:
         return COMMANDS[name]
     near = difflib.get_close_matches(name, COMMANDS, n=1)
     hint = f"; did you mean {near[0]}?" if near else ""
-    raise ConfigError(f"{name}: moonshine has no such command{hint} (moonshine --help lists them; without one it opens the app)")
+    raise ConfigError(f"{name}: moonshine has no such command{hint} (without one it opens the app; moonshine --help says what it takes)")
 
 
 def _app(arguments: list[str]) -> int:
@@ -95,7 +95,7 @@ def _app(arguments: list[str]) -> int:
 def _parser() -> ArgumentParser:
     parser = ArgumentParser(
         prog="moonshine",
-        usage="moonshine [COMMAND] [flags]",
+        usage="moonshine [COMMAND] [flags]" if COMMANDS else None,
         description="Talk to a Moonshine speech model in the terminal, with or without a LoRA adapter.",
         epilog=_list_of_commands(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -160,8 +160,10 @@ class _Version(argparse.Action):
         parser.exit()
 
 
-def _list_of_commands() -> str:
-    width = max(map(len, COMMANDS), default=0)
+def _list_of_commands() -> str | None:
+    if not COMMANDS:
+        return None
+    width = max(map(len, COMMANDS))
     lines = [f"  {name:{width}}  {command.help}" for name, command in COMMANDS.items()]
     return "\n".join(["commands (moonshine COMMAND --help says more):", *lines])
 
