@@ -1,4 +1,4 @@
-"""The real command in a process of its own that shares this one's imports: it can be killed at any moment, and costs no start of torch."""
+"""The real command in a process of its own, with imports done in advance: it can be killed at any moment, and costs no start of torch."""
 
 import multiprocessing
 import os
@@ -8,37 +8,41 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any, Final
 
+import torch
 from running import moonshine_lora
+
+CONTEXT: Final = multiprocessing.get_context("forkserver")
+"""Processes are forks of one that only imports. This one has threads, and a fork of it may wait for ever for what they held."""
+CONTEXT.set_forkserver_preload(["lora.main", "lora.pipeline.preparation", "lora.pipeline.stages", "lora.training.adapter"])
 
 
 @dataclass(frozen=True)
 class Forked:
-    """A running command; what it prints goes into a file."""
+    """A running command; what it prints goes into a file when it ends."""
 
-    pid: int
+    process: ForkServerProcess
     output: Path
 
     def wait(self, timeout_s: float = 300.0) -> int:
         """Its exit code, or minus the signal that ended it."""
-        end = time.monotonic() + timeout_s
-        while time.monotonic() < end:
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
-            if pid:
-                return os.waitstatus_to_exitcode(status)
-            time.sleep(0.01)
-        os.kill(self.pid, signal.SIGKILL)
-        os.waitpid(self.pid, 0)
-        raise TimeoutError(self.output.read_text())
+        self.process.join(timeout_s)
+        if self.process.exitcode is None:
+            self.process.kill()
+            self.process.join()
+            raise TimeoutError(f"process {self.process.pid} did not end within {timeout_s:g} s")
+        return self.process.exitcode
 
     def running(self) -> bool:
-        """Whether it has not ended; it can still be waited for."""
-        return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
+        """Whether it has not ended."""
+        return self.process.exitcode is None
 
     def send(self, number: signal.Signals) -> None:
-        os.kill(self.pid, number)
+        assert self.process.pid is not None
+        os.kill(self.process.pid, number)
 
     def wait_for(self, text: str, file: Path, timeout_s: float = 120.0) -> None:
         """Until a file holds a text."""
@@ -58,7 +62,7 @@ class Changes:
     """Counts the changes of files below a folder in the process that calls `watch`, and kills it right before the one numbered `last`."""
 
     def __init__(self, folder: Path, last: int = 0) -> None:
-        self._folder, self._last, self._count = str(folder), last, multiprocessing.Value("i")
+        self._folder, self._last, self._count = str(folder), last, CONTEXT.Value("i")
 
     @property
     def count(self) -> int:
@@ -83,21 +87,34 @@ class Changes:
 
 def fork(*arguments: object, output: Path, environment: dict[str, str] | None = None, before: Callable[[], None] | None = None) -> Forked:
     """Starts `moonshine-lora` with these arguments, after `before` was called in its process."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    pid = os.fork()
-    if pid:
-        return Forked(pid, output)
+    settings = _Settings(dict(os.environ) | (environment or {}), torch.get_num_threads(), output)
+    process = CONTEXT.Process(target=_run, args=(settings, arguments, before))
+    process.start()
+    return Forked(process, output)
+
+
+@dataclass(frozen=True)
+class _Settings:
+    """What a process takes over from the one that asked for it."""
+
+    environment: dict[str, str]
+    threads: int
+    output: Path
+
+
+def _run(settings: _Settings, arguments: tuple[object, ...], before: Callable[[], None] | None) -> None:
     code = 99
     try:
-        os.environ.update(environment or {})
+        os.environ.clear()
+        os.environ.update(settings.environment)
+        torch.set_num_threads(settings.threads)
         signal.signal(signal.SIGINT, signal.default_int_handler)
         if before is not None:
             before()
         result = moonshine_lora(*arguments)
-        output.write_text(result.out + result.err)
+        settings.output.write_text(result.out + result.err)
         code = result.code
     except BaseException:  # noqa: BLE001 - told to the parent, whatever it is
-        output.write_text(traceback.format_exc())
+        settings.output.write_text(traceback.format_exc())
     finally:
-        os._exit(code)  # nothing of pytest may run here
+        os._exit(code)  # what is left of a killed run, a thread say, must not hold the process
