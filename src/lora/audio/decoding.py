@@ -33,6 +33,9 @@ LONGEST_S: Final = Seconds(6 * 3600.0)
 _BLOCK: Final = 1 << 20
 """Samples of a channel that are decoded at a time: a claim in a header never decides how much memory is taken."""
 
+_INT16: Final = np.float32(1 / 32768)
+"""What one step of 16-bit samples is, exactly."""
+
 _DURATION_SLACK_S: Final = 0.5
 """How far a container's duration may be from its sound: it may count another stream, or the encoder's delay."""
 
@@ -284,11 +287,11 @@ def _blocks(sound: Any, name: str) -> Iterator[npt.NDArray[np.float32]]:
     """To the end of the sound, block by block: codecs that cannot seek are not read otherwise."""
     import soundfile
 
-    left = sound.frames
+    left, stored = sound.frames, "int16" if sound.subtype == "PCM_16" else "float32"
     try:
-        while left and len(block := sound.read(_BLOCK, dtype="float32", always_2d=True)):
+        while left and len(block := sound.read(_BLOCK, dtype=stored, always_2d=True)):
             left -= len(block)
-            yield block
+            yield block if stored == "float32" else np.multiply(block, _INT16, dtype=np.float32)  # what libsndfile does, and sooner
     except soundfile.LibsndfileError as error:
         raise AudioError(f"{name}: the file is truncated or damaged ({error}); copy or record it again") from error
 

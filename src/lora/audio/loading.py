@@ -206,7 +206,7 @@ def stored_seconds(source: FileAudio | EncodedAudio) -> Seconds:
 
 def is_silent(samples: Waveform) -> bool:
     """Whether the loudest sample stays below `SILENCE_DBFS`."""
-    return bool(np.abs(samples).max(initial=0.0) < 10 ** (SILENCE_DBFS / 20))
+    return bool(max(samples.max(initial=0.0), -samples.min(initial=0.0)) < 10 ** (SILENCE_DBFS / 20))
 
 
 def duration(samples: Waveform) -> Seconds:

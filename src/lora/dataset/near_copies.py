@@ -62,7 +62,13 @@ _SAME: Final = (np.uint32(0),)
 _NEAR: Final = (*_SAME, *(np.uint32(1 << bit) for bit in range(16 + KEY_BITS)))
 """What turns a key into itself, and into those that differ in a bit."""
 
+COMPARED: Final = 4_000
+"""Candidates that are compared together: some 10 MB."""
+
 Words = npt.NDArray[np.uint16]
+Candidates = npt.NDArray[np.int64]
+"""Pairs that may be copies `[pairs, 3]`: the numbers of their prints, and by how many windows the second is ahead."""
+
 Asked = tuple[npt.NDArray[np.uint32], npt.NDArray[np.int64], npt.NDArray[np.int64]]
 """Keys, the places of their windows, and the numbers of their prints."""
 
@@ -178,11 +184,12 @@ class _Index:
         for start in range(0, len(query.words), CHUNK):
             keys, *where = query.keys(start, start + CHUNK)
             asked = [(keys ^ pattern, where[0], where[1]) for pattern in (_NEAR if self._small(query) else _SAME)]
-            found = {pair for one in asked for pair in self._candidates(query, one, number, earlier_too)}
-            for place, other, shift in sorted(found):
-                unequal = compared(query.one(place), self.prints.one(other), shift)
-                if unequal is not None and unequal < UNEQUAL:
-                    yield place, other, unequal
+            found = np.unique(np.concatenate([self._candidates(query, one, number, earlier_too) for one in asked]), axis=0)
+            for first in range(0, len(found), COMPARED):
+                some = found[first : first + COMPARED]
+                unequal = compared(query, self.prints, some)
+                for (place, other, _), share in zip(some[unequal < UNEQUAL].tolist(), unequal[unequal < UNEQUAL].tolist(), strict=True):
+                    yield place, other, share
 
     def _candidates(
         self,
@@ -190,13 +197,13 @@ class _Index:
         asked: Asked,
         number: int,
         earlier_too: bool,
-    ) -> list[tuple[int, int, int]]:
-        """Pairs with equal keys, in large sets with two at the same shift or one apart: their numbers, and the shift in windows."""
+    ) -> Candidates:
+        """Pairs with equal keys, in large sets with two at the same shift or one apart."""
         keys, places, owners = asked
         low, high = np.searchsorted(self.keys, keys, side="left"), np.searchsorted(self.keys, keys, side="right")
         counts = np.where(high - low > POPULAR, 0, high - low)
         if not counts.sum():
-            return []
+            return np.zeros((0, 3), np.int64)
         which = np.repeat(np.arange(len(keys)), counts)
         there = np.repeat(low, counts) + np.arange(len(which)) - np.repeat(np.cumsum(counts) - counts, counts)
         mine, theirs = owners[which], self.owners[there]
@@ -209,7 +216,7 @@ class _Index:
         if not self._small(query):
             again = np.flatnonzero((np.diff(mine) == 0) & (np.diff(theirs) == 0) & (np.diff(shift) <= 1))
             mine, theirs, shift = mine[again], theirs[again], shift[again]
-        return list(zip(mine.tolist(), theirs.tolist(), shift.tolist(), strict=True))
+        return np.stack([mine, theirs, shift], axis=1)
 
     def _small(self, query: _Prints) -> bool:
         return len(query.words) * len(self.keys) <= LONE_KEYS
@@ -241,18 +248,29 @@ def _slow(samples: Waveform) -> Waveform:
     return slow
 
 
-def compared(first: Words, second: Words, shift: int) -> float | None:
-    """Share of unequal bits where two prints overlap, with `second` ahead by `shift` windows or one more or less; None for too little."""
-    shares = [share for by in (shift - 1, shift, shift + 1) if (share := _compared(first, second, by)) is not None]
-    return min(shares, default=None)
+def compared(first: _Prints, second: _Prints, pairs: Candidates) -> npt.NDArray[np.float64]:
+    """Shares of unequal bits where two prints overlap, each at its shift or at one window more or less; infinite for too little."""
+    shares = [_shares(first, second, pairs + np.array([0, 0, by])) for by in (-1, 0, 1)]
+    least: npt.NDArray[np.float64] = np.minimum.reduce(shares)
+    return least
 
 
-def _compared(first: Words, second: Words, shift: int) -> float | None:
-    start, end = max(0, -shift), min(len(first), len(second) - shift)
-    if end - start < max(LEAST_WINDOWS, LEAST_SHARE * min(len(first), len(second))):
-        return None
-    one, other = first[start:end], second[start + shift : end + shift]
+def _shares(first: _Prints, second: _Prints, pairs: Candidates) -> npt.NDArray[np.float64]:
+    shares = np.full(len(pairs), np.inf)
+    lengths = np.diff(first.starts)[pairs[:, 0]], np.diff(second.starts)[pairs[:, 1]]
+    start = np.maximum(0, -pairs[:, 2])
+    counts = np.minimum(lengths[0], lengths[1] - pairs[:, 2]) - start
+    enough = np.flatnonzero(counts >= np.maximum(LEAST_WINDOWS, LEAST_SHARE * np.minimum(*lengths)))
+    if not len(enough):
+        return shares
+    (mine, theirs, shift), start, counts = pairs[enough].T, start[enough], counts[enough]
+    ends = np.cumsum(counts)
+    steps = np.arange(ends[-1]) - np.repeat(ends - counts, counts)
+    one = first.words[np.repeat(first.starts[mine] + start, counts) + steps]
+    other = second.words[np.repeat(second.starts[theirs] + start + shift, counts) + steps]
     telling = (one != 0) & (other != 0)
-    if np.count_nonzero(telling) < LEAST_WINDOWS:
-        return None
-    return float(np.bitwise_count(one[telling] ^ other[telling]).mean() / 16)
+    told, unequal = (
+        np.add.reduceat(values, ends - counts, dtype=np.int64) for values in (telling, np.where(telling, np.bitwise_count(one ^ other), 0))
+    )
+    shares[enough] = np.where(told < LEAST_WINDOWS, np.inf, unequal / np.maximum(16 * told, 1))
+    return shares

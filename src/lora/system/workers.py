@@ -23,6 +23,9 @@ Result = TypeVar("Result")
 MOST = 16
 """Processes at most: each takes the memory of its libraries, some 50 MB."""
 
+_KEPT_MEMORY = {"MALLOC_TRIM_THRESHOLD_": str(1 << 26), "MALLOC_MMAP_THRESHOLD_": str(1 << 25)}
+"""For glibc, which else returns memory after each recording and asks for it anew: a twentieth of the time of a check."""
+
 
 def cores() -> int:
     """Cores that this process may use; its share of them where `torchrun` has started several on this machine."""
@@ -67,6 +70,7 @@ class _Worker:
             [sys.executable, "-m", __name__, function],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            env=_KEPT_MEMORY | os.environ,
             start_new_session=True,
             creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),  # the same on Windows
         )

@@ -206,8 +206,13 @@ def _fits_flac(form: int, described: bytes) -> bool:
 
 def _last_flac_frame(data: bytes, start: int) -> int | None:
     """Number of the sample with which the last frame starts; None where none is found. The stream starts at `start`."""
+    number = _last_flac_frame_from(data, start, max(0, len(data) - _SEARCHED // 8))  # one of speech is shorter
+    return _last_flac_frame_from(data, start, max(0, len(data) - _SEARCHED)) if number is None else number
+
+
+def _last_flac_frame_from(data: bytes, start: int, first: int) -> int | None:
     block, described = int.from_bytes(data[start + 8 : start + 10], "big"), data[start + 20 : start + 22]
-    for place in reversed([found.start() for found in _FLAC_SYNC.finditer(data, max(0, len(data) - _SEARCHED))]):
+    for place in reversed([found.start() for found in _FLAC_SYNC.finditer(data, first)]):
         if place + 5 > len(data) or not _fits_flac(data[place + 3], described):
             continue
         lead = 8 - (data[place + 4] ^ 0xFF).bit_length()
