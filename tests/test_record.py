@@ -73,6 +73,16 @@ def test_a_damaged_record_is_named(tmp_path: Path, content: str) -> None:
         read(tmp_path)
 
 
+@pytest.mark.parametrize(("field", "value"), [("id", "other"), ("speaker_id", "other"), ("seconds", 70.0), ("reference", "another text")])
+def test_a_record_whose_sides_are_of_other_utterances_is_refused(tmp_path: Path, field: str, value: object) -> None:
+    write(completed(), tmp_path)
+    content = json.loads((tmp_path / RECORD_FILE).read_text(encoding="utf-8"))
+    content["domain"]["tuned"]["score"]["utterances"][0][field] = value
+    (tmp_path / RECORD_FILE).write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(RunFolderError, match="domain: baseline and tuned are of other utterances"):
+        read(tmp_path)
+
+
 def test_a_folder_without_a_record_holds_no_run(tmp_path: Path) -> None:
     for folder in (tmp_path, tmp_path / "absent"):
         with pytest.raises(RunFolderError, match=r"holds no run \(no record\.json\)"):

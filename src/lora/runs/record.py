@@ -208,7 +208,9 @@ def counting_errors(folder: Path) -> Iterator[None]:
 
 def _require_whole(file: Path, name: str, part: SetResult) -> None:
     """Raises `RunFolderError` where before and after are not of the same utterances, so that nothing made of them would be right."""
-    before, after = ([(row.id, row.speaker_id, row.reference) for row in side.score.utterances] for side in (part.baseline, part.tuned))
+    before, after = (
+        [(row.id, row.speaker_id, row.seconds, row.reference) for row in side.score.utterances] for side in (part.baseline, part.tuned)
+    )
     if before != after:
         raise RunFolderError(f"{file}: {name}: baseline and tuned are of other utterances; {_CHANGED}")
     if not any(row.words.reference_length for row in part.tuned.score.utterances):
