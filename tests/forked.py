@@ -26,6 +26,8 @@ class Forked:
 
     process: ForkServerProcess
     output: Path
+    before: Callable[[], None] | None
+    """Kept, for the process writes into memory that goes with it."""
 
     def wait(self, timeout_s: float = 300.0) -> int:
         """Its exit code, or minus the signal that ended it."""
@@ -62,7 +64,7 @@ class Changes:
     """Counts the changes of files below a folder in the process that calls `watch`, and kills it right before the one numbered `last`."""
 
     def __init__(self, folder: Path, last: int = 0) -> None:
-        self._folder, self._last, self._count = str(folder), last, CONTEXT.Value("i")
+        self._folder, self._last, self._count = str(folder), last, CONTEXT.RawValue("i")
 
     @property
     def count(self) -> int:
@@ -90,7 +92,7 @@ def fork(*arguments: object, output: Path, environment: dict[str, str] | None = 
     settings = _Settings(dict(os.environ) | (environment or {}), torch.get_num_threads(), output)
     process = CONTEXT.Process(target=_run, args=(settings, arguments, before))
     process.start()
-    return Forked(process, output)
+    return Forked(process, output, before)
 
 
 @dataclass(frozen=True)

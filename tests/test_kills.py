@@ -14,7 +14,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 from forked import Changes, fork
 from running import ANY_VERDICT, QUICK, Manifests, files_below, moonshine_lora
 
@@ -22,8 +24,9 @@ from lora.model.loading import LoadedModel
 from lora.runs.record import read as read_record
 from lora.system.files import sha256_file
 
-KILLS = int(os.environ.get("KILLS", "3"))
+KILLS = int(os.environ.get("KILLS", "2"))
 LEFT = (".part", ".old", "run.lock")
+SPEECH = ("speech/telephone/train.jsonl", "speech/general/heldout.jsonl", "speech/quickstart.json")
 
 
 @dataclass(frozen=True)
@@ -54,33 +57,34 @@ def training(speech: LoadedModel, sets: Manifests) -> tuple[object, ...]:
     return ("experiment", "--model-id", speech.checkpoint.folder, *sets.flags(), *QUICK, *short, *ANY_VERDICT)
 
 
-@pytest.fixture(params=["merge", "audio", "report", "export", "experiment"])
+KILLED = ("data", "import", "domain", "merge", "synthesise", "experiment", "report", "combine", "export")
+
+
+@pytest.fixture(params=KILLED)
 def command(request: pytest.FixtureRequest, random_v1: LoadedModel, sets: Manifests, run: Path) -> Killed:
+    sources = sets.train.parent
+    table(sets)
+    subtitles(sets)
+    (sources / "terms.txt").write_text("kubectl = cube control\n")
     adapter = "run/lora_adapter/adapter_model.safetensors"
-    commands = {
-        "merge": Killed(
-            None,
-            lambda place: ("manifest", "merge", sets.train, sets.dev, "--output", place / "all.jsonl", "--overwrite"),
-            ("all.jsonl",),
-            lambda place: (place / "all.jsonl").exists(),
-        ),
-        "audio": Killed(
-            None,
-            lambda place: (
-                "manifest",
-                "domain",
-                "--audio",
-                "path",
-                "--csv",
-                sets.train.parent / "table.tsv",
-                "--output",
-                place / "own.jsonl",
-                "--overwrite",
-            ),
-            ("own.jsonl",),
-            lambda place: (place / "own.jsonl").exists(),
-        ),
+    makers = {
+        "import": ("import", "subtitles", sources / "talk.srt"),
+        "domain": ("domain", "--audio", "path", "--csv", sources / "table.tsv"),
+        "merge": ("merge", sets.train, sets.dev),
+    }
+    if request.param in makers:
+        return _maker("manifest", *makers[request.param])
+    if request.param == "synthesise":
+        return _maker("synthesise", sources / "terms.txt", "--per-term", 2, "--voice-command", "espeak-ng -w {out} {text}")
+    others = {
+        "data": Killed(None, lambda place: ("data", "--output", place / "speech"), SPEECH, lambda place: (place / "speech").exists()),
         "report": Killed(run, lambda place: ("report", place / "run"), ("run/report.md", adapter), lambda _place: False),
+        "combine": Killed(
+            run,
+            lambda place: ("combine", place / "run", place / "run", "--output", place / "sum", "--overwrite"),
+            ("sum/adapter_model.safetensors", adapter),
+            lambda place: (place / "sum").exists(),
+        ),
         "export": Killed(
             run,
             lambda place: (
@@ -97,7 +101,17 @@ def command(request: pytest.FixtureRequest, random_v1: LoadedModel, sets: Manife
             lambda place: (place / "run").exists() and read_record(place / "run").status == "completed",
         ),
     }
-    return commands[request.param]
+    return others[request.param]
+
+
+def _maker(*arguments: object) -> Killed:
+    """A command that makes a manifest."""
+    return Killed(
+        None,
+        lambda place: (*arguments, "--output", place / "own.jsonl", "--overwrite"),
+        ("own.jsonl",),
+        lambda place: (place / "own.jsonl").exists(),
+    )
 
 
 def begun(command: Killed, place: Path) -> Path:
@@ -154,8 +168,7 @@ def require_going_on(command: Killed, place: Path, whole: Whole) -> None:
 
 
 @pytest.mark.slow
-def test_whenever_a_command_is_killed_the_next_run_ends_the_same(command: Killed, tmp_path: Path, sets: Manifests) -> None:
-    table(sets)
+def test_whenever_a_command_is_killed_the_next_run_ends_the_same(command: Killed, tmp_path: Path) -> None:
     whole = undisturbed(command, tmp_path / "whole")
     draw, killed, latest_s = random.Random(11), 0, whole.length_s
     while killed < KILLS:
@@ -173,11 +186,8 @@ def test_whenever_a_command_is_killed_the_next_run_ends_the_same(command: Killed
 
 
 @pytest.mark.slow
-def test_before_whichever_change_of_files_a_command_is_killed_the_next_run_ends_the_same(
-    command: Killed, tmp_path: Path, sets: Manifests
-) -> None:
+def test_before_whichever_change_of_files_a_command_is_killed_the_next_run_ends_the_same(command: Killed, tmp_path: Path) -> None:
     """The moments at which something may be half there, however fast the machine is."""
-    table(sets)
     whole = undisturbed(command, tmp_path / "whole")
     for number in random.Random(11).sample(range(1, whole.changes + 1), min(KILLS, whole.changes)):
         place = begun(command, tmp_path / "killed")
@@ -194,3 +204,23 @@ def table(sets: Manifests) -> Path:
     file = sets.train.parent / "table.tsv"
     file.write_text("\n".join(lines) + "\n")
     return file
+
+
+def subtitles(sets: Manifests) -> Path:
+    """The training speech as one recording with a cue for each clip, for a command that cuts."""
+    rows = [json.loads(line) for line in sets.train.read_text().splitlines()]
+    parts = [soundfile.read(sets.train.parent / row["audio"], dtype="int16") for row in rows]
+    times = np.cumsum([0, *(len(samples) / rate for samples, rate in parts)])
+    cues = [
+        f"{number}\n{_stamp(start)} --> {_stamp(end)}\n{row['text']}\n"
+        for number, (row, start, end) in enumerate(zip(rows, times[:-1], times[1:], strict=True), 1)
+    ]
+    file = sets.train.parent / "talk.srt"
+    file.write_text("\n".join(cues))
+    soundfile.write(file.with_suffix(".wav"), np.concatenate([samples for samples, _ in parts]), parts[0][1])
+    return file
+
+
+def _stamp(time_s: float) -> str:
+    whole_ms = round(1000 * time_s)
+    return f"00:{whole_ms // 60_000:02}:{whole_ms // 1000 % 60:02},{whole_ms % 1000:03}"
