@@ -54,3 +54,11 @@ def test_the_dispatcher_loads_nothing_that_takes_time() -> None:
     slow = {"numpy", "torch", "textual", "msgspec", "rich", "importlib.metadata"}
     program = f"import sys, lora_cli.main; print(sorted({slow} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+@pytest.mark.parametrize("name", app.COMMANDS)
+def test_every_command_has_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        app._main([name, "--help"])
+    assert stop.value.code == 0
+    assert f"usage: moonshine {name}" in capsys.readouterr().out

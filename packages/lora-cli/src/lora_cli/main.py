@@ -31,7 +31,9 @@ class Command(NamedTuple):
     """Whether it runs asyncio, which handles Ctrl-C itself."""
 
 
-COMMANDS: Final[dict[str, Command]] = {}
+COMMANDS: Final[dict[str, Command]] = {
+    "replacements": Command("lora_cli.replacements_command", "words and replacements: what is written for what is spoken"),
+}
 
 
 def main() -> int:
