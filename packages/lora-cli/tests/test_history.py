@@ -8,9 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from lora_cli.history import History
+from lora_cli.replacements import Replacement, Table
 from lora_cli.screen.correct import CorrectScreen
 from lora_cli.screen.widgets import MOST_ROWS, Utterances
 from lora_cli.session import SaveFormat
+from lora_cli.written import written
 from playing import Play, ended, final, played
 from scripted import CHUNK, Script
 
@@ -32,6 +34,18 @@ def test_utterances_show_time_length_latency_and_both_texts() -> None:
         assert "tuned: Please hold the line." in play.text
 
     played(scene)
+
+
+def test_replacements_are_shown_as_applied_and_what_was_heard_is_corrected() -> None:
+    async def scene(play: Play) -> None:
+        table = Table(replacement=(Replacement("post grass", "Postgres"),))
+        await play.says(written(final("Start post grass."), table))
+        assert "Start Postgres.  (heard: post grass)" in play.text
+        await play.press("e")
+        await play.press("end", *" now", "enter")
+        assert "(heard:" not in play.text
+
+    assert played(scene).asked[1:] == [("add", "Start Postgres."), ("correct", "Start Postgres.", "Start post grass. now")]
 
 
 def test_commands_work_on_the_chosen_utterance() -> None:

@@ -188,6 +188,11 @@ def test_histories_are_saved_as_text_lines_and_subtitles(results: History, speec
     )
 
 
+def test_an_empty_line_of_a_text_does_not_end_a_caption(results: History, speech: Sequence[Utterance]) -> None:
+    results.add(final(speech[0], "first\n\nsecond"))
+    assert "\nfirst\nsecond\n\n2\n" in results.save(SaveFormat.SRT).read_text()
+
+
 def test_no_utterances_are_no_subtitles() -> None:
     assert subtitles(()) == ""
 

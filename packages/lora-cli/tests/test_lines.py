@@ -15,6 +15,7 @@ from typing import get_args
 import pytest
 from lora_cli.engine.events import Event, Final, Problem, Segment, Voice
 from lora_cli.history import Entry
+from lora_cli.replacements import Applied
 
 from lora.audio.loading import FileAudio
 from lora.dataset.manifest import Utterance
@@ -50,7 +51,10 @@ def test_a_file_is_heard_as_if_spoken(spoken: Utterance, tmp_path: Path) -> None
 
 def test_every_event_is_a_line_of_json(spoken: Utterance, tmp_path: Path) -> None:
     assert isinstance(spoken.audio, FileAudio)
-    done = moonshine("--file", spoken.audio.path, "--json", "--mode", "vad", "--no-keep", state=tmp_path)
+    (tmp_path / "moonshine-lora").mkdir()
+    (tmp_path / "moonshine-lora" / "replacements.toml").write_text('[[replacement]]\nspoken = "ever failed"\nwritten = "EVER FAILED"\n')
+    arguments = ("--file", spoken.audio.path, "--json", "--mode", "vad", "--no-keep")
+    done = moonshine(*arguments, state=tmp_path / "state", XDG_CONFIG_HOME=str(tmp_path))
     assert done.returncode == 0, done.stderr
     events = [json.loads(line) for line in done.stdout.splitlines()]
     kinds = [event["event"] for event in events]
@@ -59,6 +63,10 @@ def test_every_event_is_a_line_of_json(spoken: Utterance, tmp_path: Path) -> Non
     finals = [event for event in events if event["event"] == "final"]
     assert errors(spoken.text or "", " ".join(event["text"] for event in finals)) <= 1
     assert all(event["seconds"] > 0 for event in finals)
+    (replaced,) = (event for event in finals if "heard" in event)
+    assert "EVER FAILED" in replaced["text"]
+    assert [one["written"] for one in replaced["applied"]] == ["EVER FAILED"]
+    assert replaced["heard"].casefold() == replaced["text"].casefold()
     assert not list(tmp_path.rglob("*.flac")), "nothing is kept"
 
 
@@ -71,6 +79,7 @@ def test_every_event_is_a_line_of_json(spoken: Utterance, tmp_path: Path) -> Non
         (("--mode", "hold", "--plain"), "takes keys"),
         (("--compare", "--plain"), "takes two voices"),
         (("--adapter-dir", "absent"), "holds no adapter"),
+        (("--plain", "--model-id", "TABLE"), "replacements.toml: "),
         (("--fil", "x"), "did you mean --file?"),
         ((), "stdin is not a terminal"),
     ],
@@ -78,7 +87,10 @@ def test_every_event_is_a_line_of_json(spoken: Utterance, tmp_path: Path) -> Non
 def test_each_mistake_is_one_line(arguments: Sequence[str], message: str, clip: Path, tmp_path: Path) -> None:
     arguments = [str(clip) if argument == "CLIP" else argument for argument in arguments]
     plain = () if not arguments or "--plain" in arguments else ("--plain",)
-    done = moonshine(*arguments, *plain, state=tmp_path)
+    if "TABLE" in arguments:
+        (tmp_path / "moonshine-lora").mkdir()
+        (tmp_path / "moonshine-lora" / "replacements.toml").write_text("new_line = 'yes'")
+    done = moonshine(*arguments, *plain, state=tmp_path, XDG_CONFIG_HOME=str(tmp_path))
     assert done.returncode == 2, done
     told = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert len(told) == 1, done.stderr
@@ -115,6 +127,6 @@ def test_every_field_of_an_event_is_documented(kind: type) -> None:
     rows = re.findall(rf"^\| `{kind.__name__.lower()}` \| (.*) \|$", guide, re.M)
     assert len(rows) == 1
     written = set(Entry.__struct_fields__) - {"audio", "corrected"} if kind is Final else {field.name for field in fields(kind)}
-    nested = {"segments": Segment, "voices": Voice}
+    nested = {"segments": Segment, "voices": Voice, "applied": Applied}
     written |= {field.name for name in written & nested.keys() for field in fields(nested[name])}
     assert set(re.findall(r"`(\w+)`", rows[0])) == written

@@ -1,6 +1,7 @@
 """Words and replacements: what is written for what was spoken, and the table in which a user says so."""
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -174,3 +175,15 @@ def test_a_table_of_lines_is_not_changed_by_command(tmp_path: Path) -> None:
     (tmp_path / "mine.tsv").write_text("a\tb\n")
     with pytest.raises(ConfigError, match=r"only \.toml tables are changed by command"):
         moonshine(["replacements", "--file", str(tmp_path / "mine.tsv"), "add", "c", "d"])
+
+
+def test_the_guide_does_what_it_says(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    guide = (Path(__file__).parents[3] / "docs" / "voice.md").read_text()
+    commands = re.findall(r"^uv run moonshine (replacements .*)$", guide, re.M)
+    assert len(commands) == 5
+    for command in commands:
+        assert moonshine(shlex.split(command)) == 0
+    assert "Postgres" in capsys.readouterr().out
+    (table,) = re.findall(r"```toml\n(new_line.*?)```", guide, re.S)
+    assert replace("Btw, post grass new line that is it", parse(table.encode(), Path("a.toml"))).text == "By the way, Postgres\nThat is it"

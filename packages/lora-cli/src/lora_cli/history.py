@@ -17,6 +17,7 @@ from lora.system.documents import ContentError, json_value, read_bytes
 from lora.system.files import atomic_file, write_jsonl
 from lora.units import Seconds
 from lora_cli.engine.events import Final, Segment
+from lora_cli.replacements import Applied
 from lora_cli.session import SaveFormat
 
 SESSIONS = "sessions"
@@ -45,6 +46,9 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     other_voice: str | None = None
     other_text: str | None = None
     corrected: str | None = None
+    heard: str | None = None
+    """Its text before the user's replacements, where they changed it."""
+    applied: tuple[Applied, ...] = ()
 
 
 def entry(final: Final) -> Entry:
@@ -59,6 +63,8 @@ def entry(final: Final) -> Entry:
         segments=final.segments,
         other_voice=final.other_voice,
         other_text=final.other_text,
+        heard=final.heard,
+        applied=final.applied,
     )
 
 
@@ -201,8 +207,14 @@ def subtitles(entries: tuple[Entry, ...]) -> str:
     for one in entries:
         offset_s = (one.started_at - entries[0].started_at).total_seconds()
         parts = one.segments if one.corrected is None else (Segment(Seconds(0.0), one.seconds, one.corrected),)
-        captions += [(offset_s + part.start_s, offset_s + part.start_s + part.length_s, part.text) for part in parts if part.text]
+        shown = [(part, _lines(part.text)) for part in parts]
+        captions += [(offset_s + part.start_s, offset_s + part.start_s + part.length_s, text) for part, text in shown if text]
     return "".join(f"{number}\n{_clock(start)} --> {_clock(end)}\n{text}\n\n" for number, (start, end, text) in enumerate(captions, 1))
+
+
+def _lines(text: str) -> str:
+    """The text without empty lines: such a line ends a caption."""
+    return "\n".join(line for line in text.split("\n") if line.strip())
 
 
 def _clock(seconds: float) -> str:

@@ -182,15 +182,18 @@ def _list_devices() -> int:
 
 
 def _session(options: argparse.Namespace, results: "History", through: threading.Event) -> "Session":
+    from lora_cli.replacements import read_user_table
     from lora_cli.session import InputDevice, Session
     from lora_cli.voices import choose
+    from lora_cli.written import as_written
 
+    table = read_user_table()
     voices = choose(options.model_id, options.adapter_dir, options.run, options.language)
 
     def open_engine(emit: "Callable[[Event], None]") -> "Engine":
         from lora_cli.engine.process import Engine
 
-        engine = Engine(voices, emit, device=options.compute, precision=options.precision)
+        engine = Engine(voices, as_written(emit, table), device=options.compute, precision=options.precision)
         if options.compare:
             engine.compare(voices[1].name)
         return engine

@@ -11,6 +11,7 @@ from pathlib import Path
 from lora.audio.loading import Waveform
 from lora.language import Language
 from lora.units import Samples, Seconds
+from lora_cli.replacements import Applied
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +85,9 @@ class Final:
     latency_s: Seconds
     other_voice: str | None = None
     other_text: str | None = None
+    heard: str | None = None
+    """What `text` was before the user's replacements; None where they changed nothing."""
+    applied: tuple[Applied, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

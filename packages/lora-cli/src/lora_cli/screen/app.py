@@ -378,7 +378,7 @@ class MoonshineApp(App[None]):
         if final is None:
             return
         self._talk(Input.LOST)
-        text = await self.push_screen_wait(CorrectScreen(final.text))
+        text = await self.push_screen_wait(CorrectScreen(final.text if final.heard is None else final.heard))
         if text is None:
             return
         if not text:
@@ -387,7 +387,7 @@ class MoonshineApp(App[None]):
         with self._refusals_shown():
             path = await asyncio.to_thread(self._session.results.correct, final, text)
             self.main.status.say(f"saved for training: {path}")
-            self.main.history.exchange(final, replace(final, text=text))
+            self.main.history.exchange(final, replace(final, text=text, heard=None, applied=()))
 
     @work
     async def action_save(self) -> None:

@@ -144,13 +144,18 @@ def row(final: Final) -> Content:
     times = f"{final.started_at:%H:%M:%S} {final.length_s:5.1f} s {final.latency_s * 1000:4.0f} ms  "
     text = shown(final.text) or "(no speech)"
     if final.other_voice is None:
-        return Content.assemble((times, "dim"), text)
+        return Content.assemble((times, "dim"), text, (_applied(final), "dim"))
     width = max(len(final.voice), len(final.other_voice))
     margin = " " * len(times)
     return Content.assemble(
-        (times, "dim"), (f"{shown(final.voice):{width}}: ", "bold"), text, "\n", margin,
+        (times, "dim"), (f"{shown(final.voice):{width}}: ", "bold"), text, (_applied(final), "dim"), "\n", margin,
         (f"{shown(final.other_voice):{width}}: ", "bold"), shown(final.other_text or "(no speech)"),
     )  # fmt: skip
+
+
+def _applied(final: Final) -> str:
+    """What was heard where something else is written."""
+    return f"  (heard: {', '.join(shown(one.heard) for one in final.applied)})" if final.applied else ""
 
 
 class StatusLine(Static):
