@@ -41,6 +41,10 @@ class TermsError(LoraError):
     """A list of terms is empty, unreadable, doubled, or holds what cannot be said or written."""
 
 
+class PromptsError(LoraError):
+    """Sentences to read aloud cannot be read, or are not what is recorded into a folder."""
+
+
 class SynthesisError(LoraError):
     """A voice is not there, fails, or says nothing."""
 

@@ -10,6 +10,7 @@ import torch
 from lora import publish
 from lora.checkpoints.checkpoint import Checkpoint, resolve
 from lora.config import RunConfig
+from lora.dataset.amount import is_little
 from lora.display import Display
 from lora.errors import ConfigError, TermsError
 from lora.model.loading import LoadedModel, choose_device, load_model
@@ -31,9 +32,6 @@ from lora.training.adapter import Site
 from lora.training.augment import Augmenter
 from lora.training.sets import SpeechSet, SpeechSets, plan_copies, read_sets, trained_sentences
 from lora.training.token_cap import require_room
-
-LEAST_UTTERANCES, LEAST_S = 20, 60.0
-"""Training speech below which a run says how little it is."""
 
 
 @dataclass(frozen=True)
@@ -145,7 +143,7 @@ def _description(sets: SpeechSets) -> Iterator[str]:
 
 def _how_little(train: SpeechSet) -> str | None:
     """What so little speech can teach, where it is less than anybody has shown to help; None for more."""
-    if len(train) >= LEAST_UTTERANCES and train.seconds >= LEAST_S:
+    if not is_little(len(train), train.seconds):
         return None
     utterances = f"{len(train)} utterance{'s' if len(train) != 1 else ''}"
     return f"very little to train on: {utterances}, {train.seconds:.1f} s; expect these sentences learned by heart and little else"

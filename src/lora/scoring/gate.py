@@ -134,9 +134,9 @@ class _Measured:
         clusters = min((clusters_needed(found.clusters, half, target) for half, target in ways if target > _ROUNDING_POINTS), default=None)
         if clusters is None:
             return None, ": right at the limit, where more utterances do not help"
-        utterances = _rounded_up(found.utterances * clusters / found.clusters)
+        utterances = rounded_up(found.utterances * clusters / found.clusters)
         by_speaker = found.resampled_by == "speaker"
-        wanted, have = (f" by {number} speakers" if by_speaker else "" for number in (_rounded_up(clusters), found.clusters))
+        wanted, have = (f" by {number} speakers" if by_speaker else "" for number in (rounded_up(clusters), found.clusters))
         return utterances, f": about {utterances} such utterances{wanted} are needed, you have {found.utterances}{have}"
 
 
@@ -241,7 +241,7 @@ def _rates(it: _Measured, change: Comparison, remark: str) -> str:
     return f"{it.name} {change.metric} {100 * change.baseline:.2f} % -> {100 * change.tuned:.2f} % ({it.points:+.2f} points{remark})"
 
 
-def _rounded_up(number: float) -> int:
+def rounded_up(number: float) -> int:
     """To two digits: the estimate knows no more."""
     step = int(10 ** max(0, math.ceil(math.log10(number)) - 2))
     return math.ceil(number / step) * step

@@ -33,6 +33,7 @@ class Command(NamedTuple):
 
 COMMANDS: Final[dict[str, Command]] = {
     "replacements": Command("lora_cli.replacements_command", "words and replacements: what is written for what is spoken"),
+    "record": Command("lora_cli.recorder.command", "record your own voice, to train on", asyncio=True),
 }
 
 
