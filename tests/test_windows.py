@@ -1,4 +1,4 @@
-"""What Windows lacks is asked for where it is used. Only the screen of the voice app, which draws on Unix terminals, wants it at once."""
+"""What Windows lacks is asked for where it is used. Only the screens of the voice app, which draw on Unix terminals, want it at once."""
 
 import subprocess
 import sys
@@ -9,8 +9,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGES = {"lora": ROOT / "src", "lora_cli": ROOT / "packages" / "lora-cli" / "src"}
 
-UNIX_ONLY = {"lora_cli.screen.driver", "lora_cli.screen.app"}
-"""The driver of a Unix terminal, and what draws by it; lines and JSON do without."""
+UNIX_ONLY = {"lora_cli.screen.driver", "lora_cli.screen.app", "lora_cli.recorder.screen"}
+"""The driver of a Unix terminal, and what draws by it, in the app and in the recorder; lines and JSON do without."""
 
 LIKE_WINDOWS = """
 import builtins, importlib, os, signal, sys

@@ -28,7 +28,7 @@ def main(arguments: list[str]) -> int:
     if options.status is not None:
         return _status(options.status)
     if options.output_dir is None:
-        raise ConfigError("--output-dir: is missing; name the folder for the recordings, an existing one to go on with")
+        raise ConfigError("--output-dir: is missing; name the folder for the recordings, an existing one to continue")
     return _record(options)
 
 
@@ -36,14 +36,14 @@ def _parser() -> ArgumentParser:
     parser = ArgumentParser(
         prog="moonshine record",
         description="Record your own voice, sentence by sentence: speech to train on, and a share of it to test on.",
-        epilog="A folder that holds recordings is gone on with. Each take is checked at once: level, cut ends, noise, and its words by the "
+        epilog="A folder that holds recordings is continued. Each take is checked at once: level, cut ends, noise, and its words by the "
         "model. The built-in sentences were written for this program; read and share them as you like.",
     )
-    parser.add_argument("--output-dir", type=Path, metavar="DIR", help="folder for the recordings; an existing one is gone on with")
+    parser.add_argument("--output-dir", type=Path, metavar="DIR", help="folder for the recordings; an existing one is continued")
     parser.add_argument("--status", type=Path, metavar="DIR", help="say how far a folder is, what is missing, and how to train with it")
-    what = parser.add_argument_group("what is read", "(default: what the folder was begun with, else the built-in sentences, English)")
+    what = parser.add_argument_group("what is read", "(default: the folder's own sentences; in a new folder the built-in ones, English)")
     one = what.add_mutually_exclusive_group()
-    one.add_argument("--prompts", type=Path, metavar="FILE", help="text file with one sentence a line; # begins a comment")
+    one.add_argument("--prompts", type=Path, metavar="FILE", help="text file with one sentence per line; # begins a comment")
     one.add_argument("--terms", type=Path, metavar="FILE", help="list of terms, as for moonshine-lora synthesise; each in sentences")
     what.add_argument(
         "--per-term",

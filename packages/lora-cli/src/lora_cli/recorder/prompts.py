@@ -58,7 +58,7 @@ def built_in() -> list[str]:
 
 
 def read_prompts(path: Path, language: Language) -> list[str]:
-    """The sentences of a file, one a line; lines that start with `#` are comments.
+    """The sentences of a file, one per line; lines that start with `#` are comments.
 
     Raises `PromptsError` that names the lines that are doubled, too long, hold no word, a control character or another script.
     """
@@ -66,7 +66,7 @@ def read_prompts(path: Path, language: Language) -> list[str]:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = (error.strerror or "cannot be read") if isinstance(error, OSError) else "not UTF-8"
-        raise PromptsError(f"{path}: cannot be read ({reason}); --prompts takes a text file with a sentence a line") from error
+        raise PromptsError(f"{path}: cannot be read ({reason}); --prompts takes a text file with one sentence per line") from error
     seen: dict[str, int] = {}
     sentences, problems = list[str](), list[str]()
     for number, line in enumerate(text.split("\n"), start=1):
@@ -101,7 +101,7 @@ def _require(path: Path, sentences: Sequence[str], problems: Sequence[str]) -> N
         more = f"; and {len(problems) - _LINES_SHOWN} more" if len(problems) > _LINES_SHOWN else ""
         raise PromptsError(f"{path}: " + "; ".join(problems[:_LINES_SHOWN]) + more)
     if not sentences:
-        raise PromptsError(f"{path}: holds no sentence; write one a line")
+        raise PromptsError(f"{path}: holds no sentence; write one sentence per line")
     if len(sentences) > MOST:
         raise PromptsError(f"{path}: holds {len(sentences)} sentences, and {MOST} are the most; record the others into another folder")
 
