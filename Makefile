@@ -23,7 +23,7 @@ MARKERS ?= not slow and not long and not install
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help venv sync data run test test-slow test-long test-processors test-install rig lint type bench clean
+.PHONY: help venv sync data run test test-slow test-long test-processors test-install rig lint type bench docs clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-15s %s\n", $$1, $$2}'
@@ -79,6 +79,10 @@ type: sync ## check types
 
 bench: sync ## time ours against the peers; prints a table of ratios
 	$(BIN)/python benchmarks/run.py
+
+# In an environment of its own, which UV_NO_SYNC would leave empty.
+docs: $(UV) ## build the documentation as a site: outputs/site/index.html
+	env -u UV_NO_SYNC $(UV) run --quiet --isolated --only-group docs sphinx-build --quiet --fail-on-warning --conf-dir docs/site . outputs/site
 
 clean: ## remove environment, data and outputs
 	rm -rf $(VENV) $(UV_HOME) data outputs
