@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import takewhile
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 from lora.audio.loading import AudioSettings, Waveform, duration, prepare
 from lora.model.transcript import DecodeSettings, Transcript
@@ -23,6 +23,14 @@ HELD_BACK = 2
 
 ANCHOR = 3
 """Committed words by which a hypothesis is aligned with them."""
+
+
+class Hearer(Protocol):
+    """A model that hears one clip at a time: `Ear` with PyTorch, `lora.runtimes.ear.OnnxEar` without. Its encoder output is its own."""
+
+    def encode(self, samples: Waveform) -> Any: ...
+    def decode(self, encoded: Any, samples: Waveform, draft: Sequence[int] = ()) -> Transcript: ...
+    def __call__(self, samples: Waveform, draft: Sequence[int] = ()) -> Transcript: ...
 
 
 class Ear:

@@ -1,7 +1,8 @@
 """Whether somebody speaks: Silero's voice activity model, for live sound frame by frame and for whole recordings."""
 
-import importlib.resources
+import importlib.metadata
 import threading
+from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -32,8 +33,7 @@ class VoiceActivity:
 
         options = onnxruntime.SessionOptions()
         options.inter_op_num_threads = options.intra_op_num_threads = 1
-        model = importlib.resources.files("silero_vad.data").joinpath("silero_vad_16k_sequence.onnx").read_bytes()
-        self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        self._session = onnxruntime.InferenceSession(_model(), options, providers=["CPUExecutionProvider"])
         self.reset()
 
     def reset(self) -> None:
@@ -51,6 +51,12 @@ class VoiceActivity:
         )
         probabilities: npt.NDArray[np.float32] = values.reshape(-1)
         return probabilities
+
+
+def _model() -> bytes:
+    """Its file, by the list of the package's files: importing the package, even to find its data, imports PyTorch."""
+    name = "silero_vad/data/silero_vad_16k_sequence.onnx"
+    return Path(str(importlib.metadata.distribution("silero-vad").locate_file(name))).read_bytes()
 
 
 def holds_speech(samples: Waveform) -> bool:

@@ -173,10 +173,18 @@ def read_exported(folder: Path) -> Exported:
 
 def require_unchanged(folder: Path, target: str, exported: Exported) -> None:
     """Raises `OnDeviceError` when the folder lacks the target, or one of its files is not the one that was exported."""
+    require_files(folder, target, exported)
+    for file in exported.targets[target].files:
+        if sha256_file(folder / target / file.name) != file.sha256:
+            raise OnDeviceError(f"{folder}: {target}/{file.name} is not the file that was exported; export it again")
+
+
+def require_files(folder: Path, target: str, exported: Exported) -> None:
+    """The same by the files' sizes alone, at once."""
     if target not in exported.targets:
         raise OnDeviceError(f"{folder}: holds {', '.join(exported.targets)} and not {target}; export it with --to {target}")
     for file in exported.targets[target].files:
         path = folder / target / file.name
         inside = not Path(file.name).is_absolute() and ".." not in Path(file.name).parts
-        if not inside or not is_regular(path) or sha256_file(path) != file.sha256:
+        if not inside or not is_regular(path) or path.stat().st_size != file.bytes:
             raise OnDeviceError(f"{folder}: {target}/{file.name} is not the file that was exported; export it again")

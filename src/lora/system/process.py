@@ -6,11 +6,14 @@ import os
 import signal
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
+
+from lora.units import Seconds
 
 _SPIN_COUNT = "1000"
 """How long OpenMP threads spin for work before they sleep. With the default (about 300,000 turns) a second busy program on two
@@ -38,6 +41,16 @@ def prepare_process() -> None:
     logging.disable_progress_bar()
     # accelerate asks transformers for a property that transformers has renamed.
     warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
+
+
+def age_s() -> Seconds:
+    """How long ago this process was started."""
+    if sys.platform == "linux":  # in clock ticks since the machine was started; the command's name, in brackets, may hold spaces
+        started = int(Path("/proc/self/stat").read_bytes().rpartition(b")")[2].split()[19]) / os.sysconf("SC_CLK_TCK")
+        return Seconds(time.clock_gettime(time.CLOCK_BOOTTIME) - started)
+    import psutil  # type: ignore[import-untyped]  # has no types
+
+    return Seconds(time.time() - psutil.Process().create_time())
 
 
 def give_back_memory() -> None:

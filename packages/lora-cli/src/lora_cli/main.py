@@ -69,8 +69,10 @@ def _app(arguments: list[str]) -> int:
     lines = options.plain or options.json or options.non_interactive
     if lines and options.mode not in ("auto", "vad"):
         raise ConfigError(f"--mode {options.mode}: takes keys, and none are read without a screen; leave it out")
-    if options.compare and options.run is None and not options.adapter_dir:
-        raise ConfigError("--compare: takes two voices; give --run or --adapter-dir too")
+    if options.compare and options.run is None and not options.adapter_dir and len(options.export_dir) < 2:
+        raise ConfigError("--compare: takes two voices; give --run or --adapter-dir, or --export-dir twice")
+    if options.export_dir and (options.compute not in ("auto", "cpu") or options.precision != "float32"):
+        raise ConfigError("--export-dir: ONNX Runtime computes it on the CPU, as it was written; leave out --compute and --precision")
     from lora_cli.history import History
 
     if options.file is None and (options.channel or options.track) is not None:
@@ -110,6 +112,14 @@ def _parser() -> ArgumentParser:
     model.add_argument("--language", type=language_code, metavar="LANG", help="language of --model-id (default: en)")
     model.add_argument(
         "--adapter-dir", type=Path, action="append", default=[], metavar="DIR", help="a lora_adapter/ folder; repeat for more voices"
+    )
+    model.add_argument(
+        "--export-dir",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="DIR",
+        help="an export with onnx files: starts without PyTorch; repeat for more voices",
     )
     model.add_argument("--compare", action="store_true", help="start in A/B mode: two voices transcribe the same speech")
     model.add_argument("--compute", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="device to compute on (default: auto)")
@@ -189,7 +199,7 @@ def _session(options: argparse.Namespace, results: "History", through: threading
     from lora_cli.written import as_written
 
     table = read_user_table()
-    voices = choose(options.model_id, options.adapter_dir, options.run, options.language)
+    voices = choose(options.model_id, options.adapter_dir, options.run, options.language, options.export_dir)
 
     def open_engine(emit: "Callable[[Event], None]") -> "Engine":
         from lora_cli.engine.process import Engine

@@ -18,16 +18,25 @@ _PACKAGED: Final = "packaged:"
 
 
 def choose(
-    model_id: str | None, adapter_folders: Sequence[Path], run_folder: Path | None, language: Language | None = None
+    model_id: str | None,
+    adapter_folders: Sequence[Path],
+    run_folder: Path | None,
+    language: Language | None = None,
+    export_folders: Sequence[Path] = (),
 ) -> tuple[Voice, ...]:
     """What was trained first, in the order given, then the base models; without an adapter, the model alone.
 
-    An adapter that is given without a model brings the one it was trained on.
+    An adapter that is given without a model brings the one it was trained on. Exports stand for themselves, in the order given.
 
     Raises:
         ConfigError: a run is given together with a model or adapters.
         CheckpointError: an adapter is missing, or belongs to another model than the one named.
+        OnDeviceError: a folder is no export, or has none for ONNX Runtime.
     """
+    if export_folders:
+        if model_id is not None or adapter_folders or run_folder is not None or language is not None:
+            raise ConfigError("--export-dir: names model and language already; leave out --model-id, --adapter-dir, --run and --language")
+        return _named([_exported(folder) for folder in export_folders])
     if language is not None and (run_folder is not None or adapter_folders):
         raise ConfigError("--language: a run and an adapter say it themselves; leave it out")
     if run_folder is not None:
@@ -39,6 +48,18 @@ def choose(
         return (Voice(_short(chosen), chosen, language=language),)
     tuned = [_tuned(folder, model_id) for folder in adapter_folders]
     return _named([*tuned, *_bases(tuned)])
+
+
+def _exported(folder: Path) -> Voice:
+    """By the name of the run that it is in, or its own."""
+    from lora.runs.export_record import read_exported, require_files
+    from lora.runtimes.ear import TARGET
+
+    exported = read_exported(folder)
+    require_files(folder, TARGET, exported)
+    place = folder.resolve()
+    name = place.parent.name if place.name == "export" else place.name
+    return Voice(name, exported.model_id, language=exported.language, export_folder=folder)
 
 
 def _of_run(folder: Path) -> tuple[Voice, ...]:

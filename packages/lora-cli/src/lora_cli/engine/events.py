@@ -25,6 +25,8 @@ class Voice:
     revision: str | None = None
     language: Language | None = None
     """None for what the adapter says, and English without one."""
+    export_folder: Path | None = None
+    """An export that ONNX Runtime runs in place of PyTorch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,7 @@ class Ready:
 
     voices: tuple[Voice, ...]
     seconds: Seconds
+    """Since the process of the app was started, up to when the app has this event."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,10 +18,10 @@ from pathlib import Path
 from lora.audio.loading import Waveform, duration
 from lora.config import Device, Precision
 from lora.errors import ConfigError
-from lora.system.process import prepare_process
+from lora.system.process import age_s, prepare_process
 from lora.units import Seconds
 from lora_cli.engine.commands import Begin, Cancel, Command, Compare, End, Feed, Inbox, Sent, Use
-from lora_cli.engine.events import Event, Failed, Final, Loading, Voice
+from lora_cli.engine.events import Event, Failed, Final, Loading, Ready, Voice
 
 CLOSING_S = 2.0
 """How long the model's process may take to end before it is killed."""
@@ -182,28 +182,39 @@ class Engine:
             event = sent.event
             if isinstance(event, Final) and sent.since is not None:
                 event = replace(event, latency_s=Seconds(time.monotonic() - sent.since))
+            if isinstance(event, Ready):  # what the user has waited: the import of PyTorch is most of it
+                event = replace(event, seconds=age_s())
             failed = failed or isinstance(event, Failed)
             if not self._closing.is_set():
                 self._emit(event)
 
 
 def _work(pipe: Connection, voices: tuple[Voice, ...], device: Device, precision: Precision, errors: Path) -> None:
-    """What the process does. PyTorch takes seconds to import, so the app hears of it first, and can end it meanwhile."""
+    """What the process does. PyTorch takes seconds to import, so the app hears of it first, and can end it meanwhile.
+
+    Where all voices are exports, neither PyTorch nor transformers is imported.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process of the terminal; the app decides what it means
     with errors.open("wb") as stream:  # what libraries print would end up on the app's screen
         for number in (1, 2):
             os.dup2(stream.fileno(), number)
     inbox = Inbox(pipe)
-    pipe.send(Sent(Loading("loading PyTorch", 1, len(voices) + 2)))
-    prepare_process()  # before the imports below: OpenMP reads its settings when PyTorch is loaded
-    from tqdm import tqdm
-
+    computing = "ONNX Runtime" if all(voice.export_folder for voice in voices) else "PyTorch"
+    pipe.send(Sent(Loading(f"loading {computing}", 1, len(voices) + 2)))
+    if computing == "PyTorch":
+        _prepare_pytorch()
     from lora_cli.engine.recognition import work
+
+    work(pipe, inbox, voices, device, precision)
+
+
+def _prepare_pytorch() -> None:
+    """Before it is imported: OpenMP reads its settings then."""
+    prepare_process()
+    from tqdm import tqdm
 
     # Libraries' progress bars would make a lock for several processes, a semaphore that this one, which ends at once, would leave behind.
     tqdm.set_lock(threading.RLock())
-
-    work(pipe, inbox, voices, device, precision)
 
 
 def _epitaph(exit_code: int | None, errors: Path) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from multiprocessing.connection import Connection
+from typing import TYPE_CHECKING
 from typing import Final as Constant
 
 import numpy as np
@@ -13,14 +14,16 @@ import numpy as np
 from lora.audio.loading import Waveform, duration
 from lora.audio.segments import Segmenter, Speech
 from lora.audio.voice_activity import VoiceActivity
-from lora.config import Device, Precision
 from lora.errors import LoraError
-from lora.live import Ear, Growing
+from lora.live import Growing, Hearer
 from lora.model.transcript import Transcript
 from lora.system.process import give_back_memory
 from lora.units import SAMPLE_RATE_HZ, Samples, Seconds, seconds
 from lora_cli.engine.commands import Begin, Cancel, Command, Compare, End, Feed, Inbox, Sent, Use
 from lora_cli.engine.events import Ended, Event, Failed, Final, Loading, Partial, Ready, Segment, Switched, Voice
+
+if TYPE_CHECKING:
+    from lora.config import Device, Precision
 
 INTERVAL_S: Constant = 0.3
 """From the start of one look at a segment that goes on to the start of the next, where the machine is fast enough."""
@@ -59,12 +62,12 @@ class Take:
     """The longest that sound has waited to be heard, since the last event."""
 
 
-def work(pipe: Connection, inbox: Inbox, voices: Sequence[Voice], device: Device, precision: Precision) -> None:
+def work(pipe: Connection, inbox: Inbox, voices: Sequence[Voice], device: "Device", precision: "Precision") -> None:
     """Loads the voices, then does what comes in, until the app ends."""
     started = time.monotonic()
     try:
         steps = len(voices) + 2
-        ears = {}
+        ears: dict[str, Hearer] = {}
         for number, voice in enumerate(voices, start=2):
             pipe.send(Sent(Loading(f"loading {voice.name}", number, steps)))
             ears[voice.name] = _load(voice, device, precision)
@@ -79,7 +82,12 @@ def work(pipe: Connection, inbox: Inbox, voices: Sequence[Voice], device: Device
         sys.exit(error.exit_code)
 
 
-def _load(voice: Voice, device: Device, precision: Precision) -> Ear:
+def _load(voice: Voice, device: "Device", precision: "Precision") -> Hearer:
+    if voice.export_folder is not None:
+        from lora.runtimes.ear import OnnxEar
+
+        return OnnxEar(voice.export_folder)
+    from lora.live import Ear
     from lora.transcribe import Request, open_transcriber
 
     request = Request(
@@ -99,7 +107,7 @@ def _load(voice: Voice, device: Device, precision: Precision) -> Ear:
 class Hearing:
     """Voices at work on one recording after the other."""
 
-    def __init__(self, ears: dict[str, Ear], pipe: Connection, inbox: Inbox) -> None:
+    def __init__(self, ears: dict[str, Hearer], pipe: Connection, inbox: Inbox) -> None:
         self._ears = ears
         self._pipe = pipe
         self._inbox = inbox
