@@ -283,12 +283,17 @@ def as_score(errors: np.ndarray, words: np.ndarray) -> Score:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("draw", "clusters"),
-    [(speakers_of(0.5), 10), (speakers_of(0.5), 40), (utterances, 200)],
-    ids=["10-speakers", "40-speakers", "200-utterances"],
+    ("draw", "clusters", "least"),
+    [(speakers_of(0.5), 10, 0.93), (speakers_of(0.5), 40, 0.93), (utterances, 200, 0.93), (speakers_of(1.0), 10, 0.9)],
+    ids=["10-speakers", "40-speakers", "200-utterances", "10-very-different-speakers"],
 )
-def test_intervals_cover_the_truth_in_95_of_100_experiments(draw: Draw, clusters: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """1,000 simulated experiments; the standard error of a coverage of 95 % is then 0.7 points. A tenth of the resamples, for time."""
+def test_intervals_cover_the_truth_in_95_of_100_experiments(
+    draw: Draw, clusters: int, least: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """1,000 simulated experiments; the standard error of a coverage of 95 % is then 0.7 points. A tenth of the resamples, for time.
+
+    Ten speakers, of whom some make several times as many errors as others, are the hardest case: covered a little less often.
+    """
     monkeypatch.setattr(significance, "RESAMPLES", 1000)
     generator = np.random.default_rng(2)
     before, after, words = draw(generator, 400_000).sum(axis=0)
@@ -299,4 +304,4 @@ def test_intervals_cover_the_truth_in_95_of_100_experiments(draw: Draw, clusters
         level, change = interval(baseline, seed), compare(baseline, tuned, seed).interval
         covered += (level.low <= before / words <= level.high, change.low <= (after - before) / words <= change.high)
     print(clusters, covered / 1000)
-    assert all(0.93 <= share <= 0.97 for share in covered / 1000), covered / 1000
+    assert all(least <= share <= 0.97 for share in covered / 1000), covered / 1000
