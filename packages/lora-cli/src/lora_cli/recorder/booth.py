@@ -6,17 +6,19 @@ from typing import Final
 
 from lora.audio.loading import AudioSettings, Waveform, read_file
 from lora_cli.engine.events import Event
+from lora_cli.recorder.hearing import OpenSource
 from lora_cli.recorder.progress import lines
 from lora_cli.recorder.prompts import Prompt
 from lora_cli.recorder.sitting import Phase, Sitting
 from lora_cli.recorder.store import SETS, Folder, Heading, counted
-from lora_cli.session import Engine, OnLevel, OnProblem, OnSamples, Source
+from lora_cli.session import Engine
 
 KEYS: Final = (
     ("space", "record", "record, and end"),
     ("k", "keep", "keep it though something is wrong"),
     ("r", "repeat", "read the sentence before once more"),
     ("s", "skip", "skip; it comes again at the end"),
+    ("escape", "discard", "discard the take"),
     ("p", "play", "play the take, or the one kept last"),
     ("q", "quit", "quit; everything that was kept is on the disk"),
 )
@@ -32,7 +34,7 @@ class Booth:
     heading: Heading
     device: str
     open_engine: Callable[[Callable[[Event], None]], Engine] | None
-    open_source: Callable[[OnSamples, OnLevel, OnProblem], Source]
+    open_source: OpenSource
 
     def sitting(self, engine: Engine | None) -> Sitting:
         """The next sentences in turn."""
@@ -55,6 +57,8 @@ def state(sitting: Sitting) -> str:
     if sitting.phase is Phase.RECORDING:
         length_s = int(sitting.capture.length_s)
         return f"[REC] {length_s // 60}:{length_s % 60:02} - read the sentence, then press space"
+    if sitting.phase is Phase.LISTENING and not sitting.model_ready:
+        return "... the model is still loading; it hears the take as soon as it can ..."
     texts = {
         Phase.READY: "Press space, read the sentence, press space",
         Phase.ENDING: "... a moment ...",

@@ -157,8 +157,9 @@ def _booth(
     name = options.device or "default microphone"
 
     def open_source(on_samples: "OnSamples", on_level: "OnLevel", on_problem: "OnProblem") -> "Source":
-        from lora_cli.sound.microphone import Microphone, find
+        from lora_cli.sound.microphone import Microphone, find, look_again
 
+        look_again()  # for one that was connected since
         return Microphone(find(options.device), on_samples, on_level, on_problem)
 
     return Booth(folder, prompts, heading, name, _opener(heading), open_source)
@@ -166,6 +167,8 @@ def _booth(
 
 def _changes(folder: "Folder", asked: "list[Prompt]", prompts: "list[Prompt]", before: "tuple[Heading, list[Prompt]] | None") -> list[str]:
     """What is worth a word before the first sentence."""
+    from lora_cli.recorder.progress import FEWEST
+
     said = []
     if folder.swept:
         said.append(f"{folder.path}: removed {folder.swept} recordings without a row, left by a sitting that was killed")
@@ -176,9 +179,9 @@ def _changes(folder: "Folder", asked: "list[Prompt]", prompts: "list[Prompt]", b
         if old != new:
             kept = len((old - new) & folder.recorded.keys())
             said.append(f"other sentences than before: {len(new - old)} new, {len(old - new)} gone; {kept} recordings of those stay")
-    tests = sum(prompt.set == "test" for prompt in prompts) + sum(one == "test" for one in folder.recorded.values())
-    if tests < 2:
-        said.append("fewer than 2 of these sentences are set aside for the test, so no verdict will be possible; add more sentences")
+    tests = {prompt.text for prompt in prompts if prompt.set == "test"} | {text for text, name in folder.recorded.items() if name == "test"}
+    if len(tests) < FEWEST:
+        said.append(f"test sentences: {len(tests)} of these, and a verdict takes {FEWEST} at the very least; give a longer list")
     return said
 
 

@@ -11,11 +11,14 @@ from lora.system.terminal import say
 from lora_cli.engine.events import Event, Failed, Loading, Problem, Ready
 from lora_cli.engine.events import Final as Spoken
 from lora_cli.recorder.booth import KEYS, Booth, complaints, place, sound
+from lora_cli.recorder.hearing import Hearing
 from lora_cli.recorder.sitting import Phase, Sitting
 
 POLL_S: Final = 0.05
 
-HELP: Final = "Enter records, and ends; " + "; ".join(f"{key} {what}" for key, _, what in KEYS[1:]) + "; d discards the take"
+HELP: Final = (
+    "Enter records, and ends; " + "; ".join(f"{key} {what}" for key, _, what in KEYS[1:] if len(key) == 1) + "; d discards the take"
+)
 
 
 def run_plain(booth: Booth, keys: TextIO | None = None) -> int:
@@ -32,12 +35,12 @@ def run_plain(booth: Booth, keys: TextIO | None = None) -> int:
         if engine is not None:
             engine.start()
         sitting = booth.sitting(engine)
-        source = booth.open_source(sitting.capture.hear, lambda _peak: None, news.put)
+        hearing = Hearing(booth.open_source, sitting.capture.hear, lambda _peak: None, news.put)
         try:
             threading.Thread(target=_type, args=(keys, news), name="keys", daemon=True).start()
             Conversation(booth, sitting).run(news)
         finally:
-            source.close()
+            hearing.close()
     finally:
         if engine is not None:
             engine.close()
@@ -89,7 +92,7 @@ class Conversation:
         elif isinstance(what, Problem):
             say(f"warning: {what.message}")
             if what.lost:
-                sitting.discard()
+                sitting.lose()
         elif isinstance(what, Spoken):
             sitting.heard(what.recording, what.text)
         elif isinstance(what, Loading | Ready):
@@ -98,6 +101,7 @@ class Conversation:
             raise AudioError(what.message)
 
     def _event(self, event: Event) -> None:
+        self._sitting.model_ready = isinstance(event, Ready)
         say(event.message if isinstance(event, Loading) else "the model listens")
 
     def _key(self, key: str) -> None:

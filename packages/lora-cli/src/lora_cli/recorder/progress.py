@@ -91,7 +91,10 @@ def lines(path: Path, rows: Rows, prompts: Sequence[Prompt], heading: Heading) -
         yield f"{doubted} kept though something was wrong; `kept_despite` in their rows says what"
     if both := shared(rows, heading.language):
         yield f"! {both} sentences are in both sets; remove their rows from one of the manifests"
-    yield outlook(rows, heading.language).sentence
+    ahead = outlook(rows, heading.language)
+    yield ahead.sentence
+    if not ahead.enough and all(prompt.id in rows[prompt.set] for prompt in prompts):
+        yield f"all sentences are recorded; add others: moonshine record --output-dir {shlex.quote(str(path))} --prompts FILE"
     if all(rows.values()):
         yield "train with it:"
         yield from commands(path, heading)

@@ -19,13 +19,15 @@ from lora.errors import AudioError, LoraError
 from lora.system.terminal import shown
 from lora_cli.engine.events import Event, Failed, Final, Loading, Problem, Ready
 from lora_cli.recorder.booth import KEYS, Booth, complaints, place, sound, state
+from lora_cli.recorder.hearing import Hearing
 from lora_cli.recorder.sitting import Phase, Sitting
 from lora_cli.screen.driver import ENDING_SIGNALS, TalkDriver, TerminalGone, check_terminal
 from lora_cli.screen.keyboard import KeyRepeated
 from lora_cli.screen.widgets import Meter
-from lora_cli.session import Engine, Source
+from lora_cli.session import Engine
 
 TICK_S = 0.1
+READ_ALREADY = "you can begin to read already"
 FALLING = 0.7
 """What is left of the meter's peak after a tick without a higher one."""
 
@@ -63,7 +65,6 @@ class RecorderApp(App[None]):
     """
     BINDINGS: ClassVar[list[BindingType]] = [
         *(Binding(key, word, word, show=False) for key, word, _ in KEYS),
-        Binding("escape", "discard", "Discard", show=False),
         Binding("ctrl+c,ctrl+q", "quit", "Quit", show=False, priority=True),
     ]
 
@@ -72,7 +73,7 @@ class RecorderApp(App[None]):
         self._booth = booth
         self._clock = clock
         self._engine: Engine | None = None
-        self._source: Source | None = None
+        self._hearing: Hearing | None = None
         self._peak = 0.0
         self._playing = False
         self._notice = ""
@@ -100,6 +101,7 @@ class RecorderApp(App[None]):
 
     def _open(self) -> None:
         if self._booth.open_engine is not None:
+            self._notice = f"the model is loading; {READ_ALREADY}"
             self._engine = self._booth.open_engine(self._on_event)
             self._engine.start()
         self.sitting = self._booth.sitting(self._engine)
@@ -110,14 +112,14 @@ class RecorderApp(App[None]):
     @work(thread=True)
     def _open_source(self, sitting: Sitting) -> None:
         try:
-            self._source = self._booth.open_source(sitting.capture.hear, self._on_level, self._on_problem)
+            self._hearing = Hearing(self._booth.open_source, sitting.capture.hear, self._on_level, self._on_problem)
         except LoraError as error:
             self.call_from_thread(self._break, error)
 
     def close(self) -> None:
         """Ends what was opened; waits for the engine's process to end."""
-        if self._source is not None:
-            self._source.close()
+        if self._hearing is not None:
+            self._hearing.close()
         if self._engine is not None:
             self._engine.close()
 
@@ -138,7 +140,7 @@ class RecorderApp(App[None]):
         """Says it. Without sound the take is lost, and the sentence stays."""
         self._notice = message.problem.message
         if message.problem.lost and self.sitting is not None:
-            self.sitting.discard()
+            self.sitting.lose()
         self.show()
 
     def on_engine_spoke(self, message: EngineSpoke) -> None:
@@ -147,9 +149,11 @@ class RecorderApp(App[None]):
 
     def _hear(self, event: Event) -> None:
         if isinstance(event, Loading):
-            self._notice = f"{event.message} ({event.step} of {event.steps}); you can begin to read already"
+            self._notice = f"{event.message} ({event.step} of {event.steps}); {READ_ALREADY}"
         elif isinstance(event, Ready):
             self._notice = ""
+            if self.sitting is not None:
+                self.sitting.model_ready = True
         elif isinstance(event, Failed):
             self._break(AudioError(event.message))
         elif isinstance(event, Final) and self.sitting is not None:

@@ -52,10 +52,13 @@ class Capture:
         self._left: int | None = None
         """Samples that are still to come; None while no end was asked for."""
         self._on = False
+        self.lost = False
+        """Whether the microphone was lost, and no sound has come since."""
 
     def hear(self, samples: Waveform) -> bool:
         """Takes sound; says whether it belongs to a take."""
         with self._lock:
+            self.lost = False
             belongs = self._on and (self._left is None or self._left > 0)
             if belongs or not self._on:
                 self._chunks.append(samples)
@@ -133,6 +136,8 @@ class Sitting:
     """The one that is being judged, or was found wrong."""
     said: str = ""
     """What became of the last thing that was done, in a line."""
+    model_ready: bool = False
+    """Whether the model listens by now; before that a take waits for it."""
 
     def __post_init__(self) -> None:
         self._queue = deque(prompt for prompt in self.prompts if prompt.id not in self.folder.rows[prompt.set])
@@ -172,13 +177,21 @@ class Sitting:
         self._pressed_at = now
         if bounced:
             return
-        if self.phase in (Phase.READY, Phase.FAULTY):
+        if self.capture.lost:
+            self.said = "no sound comes from the microphone; connect it"
+        elif self.phase in (Phase.READY, Phase.FAULTY):
             self.take, self.said = None, ""
             self.capture.begin()
             self.phase = Phase.RECORDING
         elif self.phase is Phase.RECORDING:
             self.capture.end()
             self.phase = Phase.ENDING
+
+    def lose(self) -> None:
+        """The microphone is lost, and with it a take that was being recorded; the sentence stays."""
+        self.capture.lost = True
+        if self.phase in (Phase.RECORDING, Phase.ENDING):
+            self.discard("the take is lost with the microphone; the sentence is still to be read")
 
     def discard(self, why: str = "discarded") -> None:
         """Forgets the take that is being recorded or was found wrong; the sentence stays."""

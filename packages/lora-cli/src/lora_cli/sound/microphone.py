@@ -35,9 +35,12 @@ SAME_WARNING_S: Final = 10.0
 """A warning is said again after so long at the earliest."""
 
 _BLOCK_S: Final = 0.02
+_IN_USE: Final = threading.Lock()
+"""Held while something is played, and while PortAudio starts again, which would end that."""
+
 _NO_PORTAUDIO: Final = (
     "PortAudio is not installed, so no microphone can be opened; install it (Debian, Ubuntu: apt install libportaudio2; "
-    "Fedora: dnf install portaudio), or give --file"
+    "Fedora: dnf install portaudio)"
 )
 
 
@@ -70,6 +73,14 @@ def devices() -> tuple[Device, ...]:
     )
 
 
+def look_again() -> None:
+    """Makes PortAudio look which inputs there are: it only knows those of its start. No input may be open."""
+    sounddevice = _sounddevice()
+    with _IN_USE:
+        sounddevice._terminate()
+        sounddevice._initialize()
+
+
 def find(wanted: str | None) -> Device:
     """The input of that index or (part of a) name; the default one for None.
 
@@ -77,7 +88,7 @@ def find(wanted: str | None) -> Device:
     """
     there = devices()
     if not there:
-        raise AudioError("there is no microphone; connect one (moonshine --list-devices lists what is there), or give --file")
+        raise AudioError("there is no microphone; connect one (moonshine --list-devices lists what is there)")
     if wanted is None:
         default = [device for device in there if device.default]
         return default[0] if default else there[0]
@@ -197,7 +208,8 @@ def play(samples: Waveform) -> None:
     sounddevice = _sounddevice()
     try:
         rate_hz = round(sounddevice.query_devices(kind="output")["default_samplerate"])
-        sounddevice.play(resample(samples, SAMPLE_RATE_HZ, rate_hz), rate_hz, blocking=True)
+        with _IN_USE:
+            sounddevice.play(resample(samples, SAMPLE_RATE_HZ, rate_hz), rate_hz, blocking=True)
     except (sounddevice.PortAudioError, ValueError) as error:  # the second where there is no output at all
         raise AudioError(f"nothing to play on ({_reason(error)}); connect a loudspeaker or headphones") from error
 
