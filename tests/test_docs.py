@@ -1,5 +1,6 @@
 """The documentation is executed: every command, path, flag, link and config that it shows, found by looking for all of them."""
 
+import importlib
 import json
 import os
 import re
@@ -398,7 +399,10 @@ def test_starts_of_the_terminal_app_are_understood() -> None:
     shown = [line for _, _, text in blocks("text") for line in text.splitlines() if line.startswith("uv run moonshine")]
     assert len(shown) > 10
     for line in shown:
-        app._parser().parse_args(shlex.split(line)[3:])
+        words = shlex.split(line)[3:]
+        command = app.COMMANDS.get(words[0]) if words else None
+        parser = app if command is None else importlib.import_module(command.module)
+        parser._parser().parse_args(words if command is None else words[1:])
 
 
 @pytest.mark.parametrize("block", [one for one in blocks("python") if one[1] != "server"], ids=lambda block: block[0].name)

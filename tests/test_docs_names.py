@@ -53,6 +53,7 @@ def known_flags() -> set[str]:
     texts += [in_process(getattr(commands, script.stem), "--help") for script in (ROOT / "scripts").glob("*.py")]
     texts += [moonshine_lora("manifest", "import", form, "--help").out for form in FORMS]
     texts += [in_process(main, "--help") for main in (experiment.main, real_small.main, app._main)]
+    texts += [in_process(app._main, name, "--help") for name in app.COMMANDS]
     return set(re.findall(r"--[a-z][\w-]*", " ".join(texts)))
 
 
