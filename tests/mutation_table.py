@@ -36,6 +36,7 @@ UPDATE = by(
     "test_train.py::test_gradients_are_clipped_to_the_norm_that_is_set",
     "test_train.py::test_weights_decay_by_rate_times_decay",
 )
+TEACHING = by("test_teaching.py")
 RATE = by("test_train.py::test_the_learning_rate_warms_up_and_falls_linearly")
 CHOICE = by(
     "test_best_step.py::test_of_steps_that_dev_cannot_tell_apart_the_lowest_loss_wins",
@@ -85,6 +86,10 @@ TABLE = (
     Mutation(
         "terms: found wherever they are heard", "said & heard, said - heard, heard - said", "heard, said - heard, heard - said", TERMS
     ),
+    Mutation("teaching: a token that ends where a term begins is taught", "end > one.start for one", "end >= one.start for one", TEACHING),
+    Mutation("teaching: padding keeps a distribution", "kept = (labels != IGNORED_LABEL) & ~taught", "kept = ~taught", TEACHING),
+    Mutation("teaching: the divergence is reversed", "kept.sub_(found).mul_(shares)", "kept.sub_(found).mul_(found.exp())", TEACHING),
+    Mutation("teaching: the teacher learns too", "deepcopy(speech.model).requires_grad_(False)", "speech.model", TEACHING),
     Mutation("terms: the recall's limit is exclusive", "share >= least - _ROUNDING_POINTS", "share > least + _ROUNDING_POINTS", LIMITS),
     Mutation("terms: false alarms have no limit", "within = score.alarms <= most + _ROUNDING_POINTS", "within = True", LIMITS),
     Mutation("terms: Wilson without its shift", "(share + weight / 2 - half) / (1 + weight)", "(share - half) / (1 + weight)", LIMITS),

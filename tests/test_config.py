@@ -54,6 +54,7 @@ def test_every_setting_has_a_flag_of_its_name(section: str, setting: msgspec.str
         "tags": "drop",
         "init_lora_weights": "pissa",
         "replay_targets": "transcript",
+        "teach": "terms",
         "method": "full",
         "dev_fraction": "0.3",
         "lora_dropout": "0.3",
@@ -79,7 +80,7 @@ def test_every_setting_has_a_flag_of_its_name(section: str, setting: msgspec.str
     needed = {
         "guardrail": ("--max-drift-points", "1"),
         "max_drift_points": ("--guardrail", "drift"),
-        **dict.fromkeys(("max_false_alarms", "min_term_recall"), ("--terms", "terms.txt")),
+        **dict.fromkeys(("max_false_alarms", "min_term_recall", "teach"), ("--terms", "terms.txt")),
         "augment_copies": ("--speed-max", "1.1"),
         **dict.fromkeys(
             ("speed_min", "speed_max", "pitch_min", "pitch_max", "gain_db", "noise_dir", "impulse_dir", "telephone_probability"), copies

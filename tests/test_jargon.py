@@ -56,19 +56,23 @@ def test_one_command_speaks_trains_and_judges(arguments: list[object], tmp_path:
     assert all("augmentation" in row["meta"] for row in rows["train"])
     assert not any("augmentation" in row["meta"] for row in (*rows["dev"], *rows["test"]))
     config = run.record.config
+    assert config.train.teach == "terms"
     assert (config.gate.max_false_alarms, config.gate.min_term_recall, config.data.synthetic_domain) == (0.5, 50.0, True)
     assert run.record.terms is not None
     assert run.record.terms.domain.tuned.spoken == 4
     assert {check.name for check in run.record.verdict.checks} >= {"terms found", "false alarms"}  # type: ignore[union-attr]
 
 
-def test_limits_of_a_settings_file_are_kept(tmp_path: Path) -> None:
+def test_settings_of_a_file_and_flags_are_kept(tmp_path: Path) -> None:
     file = tmp_path / "mine.toml"
-    file.write_text((ROOT / "configs" / "jargon.toml").read_text() + "\n[gate]\nmax_false_alarms = 2.0\n")
+    preset = (ROOT / "configs" / "jargon.toml").read_text()
+    file.write_text(preset.replace("[train]", '[train]\nteach = "transcripts"') + "\n[gate]\nmax_false_alarms = 2.0\n")
     parser = argparse.ArgumentParser()
     add_arguments(parser)
-    gate = settings(parser.parse_args(["terms.txt", "--config", str(file)])).gate
-    assert (gate.max_false_alarms, gate.min_term_recall) == (2.0, 50.0)
+    config = settings(parser.parse_args(["terms.txt", "--config", str(file), "--min-term-recall", "20"]))
+    assert (config.gate.max_false_alarms, config.gate.min_term_recall, config.train.teach) == (2.0, 20.0, "transcripts")
+    flagged = settings(parser.parse_args(["terms.txt", "--teach", "transcripts"]))
+    assert (flagged.gate.max_false_alarms, flagged.gate.min_term_recall, flagged.train.teach) == (0.5, 50.0, "transcripts")
 
 
 @pytest.mark.slow

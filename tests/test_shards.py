@@ -101,6 +101,16 @@ def test_several_processes_are_one(command: tuple[object, ...], alone: Path, set
 
 
 @pytest.mark.slow
+def test_several_processes_teach_terms_as_one_does(command: tuple[object, ...], sets: Manifests, tmp_path: Path) -> None:
+    rows = [json.loads(line)["text"] for line in sets.train.read_text().splitlines()[:2]]
+    (tmp_path / "terms.txt").write_text("".join(f"{word}\n" for word in {text.split()[1] for text in rows}))
+    arguments = (*command, "--teach", "terms", "--terms", tmp_path / "terms.txt", "--output-dir")
+    for count, name in ((1, "one"), (2, "two")):
+        together(count, *arguments, tmp_path / name, folder=tmp_path)
+    assert_alike(tmp_path / "two", tmp_path / "one")
+
+
+@pytest.mark.slow
 def test_when_one_process_is_killed_the_others_end_and_the_run_goes_on(command: tuple[object, ...], alone: Path, tmp_path: Path) -> None:
     """Whatever number of processes goes on."""
     arguments = (*command, "--output-dir", tmp_path / "run")

@@ -56,6 +56,9 @@ class Recorder:
         (self.training if self.adapted.peft.training else self.evaluating).append([utterance.id for utterance in utterances])
         return LiveFeatures(self.adapted.speech, AudioSettings()).batch(utterances)
 
+    def encoded_by(self, speech: LoadedModel) -> LiveFeatures:
+        return LiveFeatures(speech, AudioSettings())
+
 
 @dataclass
 class Log:

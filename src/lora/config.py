@@ -9,9 +9,10 @@ import difflib
 import math
 import types
 import typing
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -25,6 +26,7 @@ from lora.consistency import (
     require_consistent_augmentation,
     require_consistent_gate,
     require_consistent_start,
+    require_consistent_teaching,
 )
 from lora.dataset.manifest import Rules
 from lora.dataset.splits import SplitBy
@@ -41,6 +43,7 @@ Count = Annotated[int, Meta(ge=1, le=1_000_000_000)]
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Precision = Literal["float32", "bfloat16"]
 ReplayTargets = Literal["base-model", "transcript"]
+Teach = Literal["transcripts", "terms"]
 Tracker = Literal["tensorboard", "wandb", "mlflow", "trackio"]
 
 TRACKERS: tuple[Tracker, ...] = typing.get_args(Tracker)
@@ -204,6 +207,13 @@ class TrainConfig(Section, frozen=True, kw_only=True):
         ReplayTargets,
         Meta(description="labels of replay speech: the base model's own transcripts, which keep its style, or the manifest's"),
     ] = "base-model"
+    teach: Annotated[
+        Teach,
+        Meta(
+            description="what the training speech teaches: whole transcripts, or only the terms of --terms in them, while all other "
+            "tokens keep the probabilities that they had before"
+        ),
+    ] = "transcripts"
     eval_interval: Annotated[Count | None, Meta(description="optimizer updates between dev evaluations (default: half an epoch)")] = None
     checkpoint_interval: Annotated[
         Count | None, Meta(description="optimizer updates between checkpoints for --resume (default: at every dev evaluation)")
@@ -352,9 +362,14 @@ def from_flags(arguments: argparse.Namespace, file: Path | None) -> RunConfig:
     return build(given, file)
 
 
-def build(given: dict[str, Any], file: Path | None) -> RunConfig:
-    """Like `from_flags`, with settings as `{"train.epochs": "3"}`; strings are converted as on a command line."""
+def build(given: dict[str, Any], file: Path | None, usual: Mapping[str, Any] = MappingProxyType({})) -> RunConfig:
+    """Like `from_flags`, with settings as `{"train.epochs": "3"}`; strings are converted as on a command line.
+
+    `usual` are a command's own defaults, for settings that neither the file nor `given` holds.
+    """
     merged: dict[str, dict[str, Any]] = _read_toml(file) if file is not None else {}
+    held = {f"{section}.{name}" for section, values in merged.items() for name in values}
+    given = {name: value for name, value in usual.items() if name not in held} | given
     for dotted, value in given.items():
         section_name, name = dotted.split(".")
         merged.setdefault(section_name, {})[name] = _converted(section_name, name, value)
@@ -435,6 +450,7 @@ def _checked(merged: dict[str, dict[str, Any]], origin: str) -> RunConfig:
     require_consistent_gate(config, origin)
     require_consistent_adapter(config.adapter, origin)
     require_consistent_start(config, origin)
+    require_consistent_teaching(config, origin)
     require_consistent_augmentation(config.augment, config.data.rms_dbfs, origin)
     config.output.tracker_names()
     return config

@@ -33,6 +33,8 @@ class Example:
     utterance: Utterance
     length_s: Seconds
     labels: tuple[int, ...]
+    taught: tuple[bool, ...] = ()
+    """Which of the labels training teaches, where it teaches terms alone (`--teach terms`); empty for none."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -186,6 +186,14 @@ class Decoder:
         wanted = labels != IGNORED_LABEL
         return self.head.loss_sum(hidden[wanted], labels[wanted])
 
+    def taught_loss_sum(self, encoded: Encoded, labels: Tensor, taught: Tensor, before: Tensor) -> Tensor:
+        """Summed cross-entropy of the labels that are `taught` `[batch, tokens]`, and for all others the divergence from the distributions
+        after the states `before` `[batch, tokens, width]`, in nats, in float32, with gradients.
+        """
+        hidden = self(self.inputs(labels), self.listen(encoded))
+        kept = (labels != IGNORED_LABEL) & ~taught
+        return self.head.loss_sum(hidden[taught], labels[taught]) + self.head.divergence_sum(hidden[kept], before[kept])
+
     def inputs(self, labels: Tensor) -> Tensor:
         """What the decoder is given to predict `labels`: the start token, then all but the last."""
         start = labels.new_full((labels.shape[0], 1), self.speech.start_id)

@@ -34,6 +34,10 @@ class Features(Protocol):
         """Encoder output of the utterances, padded to the longest."""
         ...
 
+    def encoded_by(self, speech: LoadedModel) -> "Features":
+        """The same recordings as another model's encoder hears them, or another copy of the same encoder where it is frozen."""
+        ...
+
 
 class LiveFeatures:
     """Runs the encoder in every call; gradients flow into it where they are asked for, checkpointed or not."""
@@ -44,6 +48,10 @@ class LiveFeatures:
 
     def batch(self, utterances: Sequence[Utterance]) -> Encoded:
         return self._encoder([load(utterance.audio, self._audio) for utterance in utterances])
+
+    def encoded_by(self, speech: LoadedModel) -> "LiveFeatures":
+        """As `speech` hears the recordings."""
+        return LiveFeatures(speech, self._audio)
 
 
 class StoredFeatures:

@@ -111,6 +111,11 @@ class LoadedModel:
         ids: list[int] = self.processor.tokenizer(text, add_special_tokens=False)["input_ids"]
         return [*ids, self.end_id]
 
+    def spans(self, text: str) -> list[tuple[int, int]]:
+        """Where each of the `labels` of a text stands in it: first character, and the one behind the last. EOS is empty, at the end."""
+        encoding = self.processor.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        return [*encoding["offset_mapping"], (len(text), len(text))]
+
     def text(self, tokens: Sequence[int]) -> str:
         tokenizer = self.processor.tokenizer
         spelled = whole(tokens, tokenizer.convert_ids_to_tokens, tokenizer.convert_tokens_to_ids)

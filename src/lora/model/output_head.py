@@ -1,6 +1,7 @@
 """The output layer, which never trains: logits, the likeliest tokens, and the loss, a few positions at a time."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -55,7 +56,16 @@ class Head:
 
     def loss_sum(self, hidden: Tensor, labels: Tensor) -> Tensor:
         """Summed cross-entropy in nats of `labels` `[positions]` after the states `[positions, width]`, in float32, with gradients."""
-        loss: Tensor = _Loss.apply(hidden, labels, self)  # type: ignore[no-untyped-call]
+        loss: Tensor = _Loss.apply(hidden, labels, self.loss_and_gradients)  # type: ignore[no-untyped-call]
+        return loss
+
+    def divergence_sum(self, hidden: Tensor, before: Tensor) -> Tensor:
+        """How far the distributions after the states `hidden` are from those after the states `before`, both `[positions, width]`.
+
+        Summed Kullback-Leibler divergence in nats, in float32, with gradients of `hidden`: what distillation lowers
+        (Hinton et al. 2015, https://arxiv.org/abs/1503.02531).
+        """
+        loss: Tensor = _Loss.apply(hidden, before, self.divergence_and_gradients)  # type: ignore[no-untyped-call]
         return loss
 
     def loss_and_gradients(self, hidden: Tensor, labels: Tensor, *, wanted: bool) -> tuple[Tensor, list[Tensor]]:
@@ -69,6 +79,18 @@ class Head:
                 share = odds.div_(total)
                 share.scatter_add_(1, targets[:, None], -torch.ones_like(total))
                 gradients.append(self._product.backward(share))
+        return nats, gradients
+
+    def divergence_and_gradients(self, hidden: Tensor, before: Tensor, *, wanted: bool) -> tuple[Tensor, list[Tensor]]:
+        """The divergence, and where `wanted` its gradient with respect to the states, in parts of `HEAD_ROWS` positions."""
+        nats = hidden.new_zeros(())
+        gradients = []
+        for rows, held in zip(hidden.split(HEAD_ROWS), before.split(HEAD_ROWS), strict=True):
+            found, kept = (self._product.computed(states).float().log_softmax(dim=-1) for states in (rows, held))
+            shares = kept.exp()
+            nats += kept.sub_(found).mul_(shares).sum()
+            if wanted:
+                gradients.append(self._product.backward(found.exp_().sub_(shares)))
         return nats, gradients
 
     def _best(self, hidden: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
@@ -105,8 +127,8 @@ class _Loss(torch.autograd.Function):
     """The gradient is computed with the loss, so logits are never kept."""
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, labels: Tensor, head: Head) -> Tensor:
-        nats, gradients = head.loss_and_gradients(hidden, labels, wanted=ctx.needs_input_grad[0])
+    def forward(ctx: Any, hidden: Tensor, targets: Tensor, compute: Callable[..., tuple[Tensor, list[Tensor]]]) -> Tensor:
+        nats, gradients = compute(hidden, targets, wanted=ctx.needs_input_grad[0])
         ctx.save_for_backward(*gradients)
         return nats
 

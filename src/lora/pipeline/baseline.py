@@ -20,6 +20,7 @@ from lora.system import distributed
 from lora.text.normaliser import normalise
 from lora.training.loop import TrainData
 from lora.training.sets import SpeechSet, examples
+from lora.training.teaching import marked
 
 OWN_TRANSCRIPT_LOSS = 1.0
 """Nats per token above which the label path must be broken: a model finds its own greedy transcript likely (0.1 measured); labels
@@ -110,6 +111,8 @@ def train_data(prepared: Prepared, evaluator: Evaluator, display: Display) -> tu
     """Training examples, and the ids of replay clips that the base model could not label because it looped on them."""
     sets, speech, targets = prepared.sets, prepared.speech, prepared.config.train.replay_targets
     domain, dev = examples(speech, sets.train, sets.style), examples(speech, sets.dev, sets.style)
+    if prepared.config.train.teach == "terms" and prepared.terms is not None:
+        domain = marked(speech, domain, prepared.terms, sets.style)
     if sets.replay is None or sets.guard is None:
         return TrainData(domain, dev), ()
     if targets == "transcript":

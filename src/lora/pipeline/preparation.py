@@ -31,6 +31,7 @@ from lora.training import strength as strengths
 from lora.training.adapter import Site
 from lora.training.augment import Augmenter
 from lora.training.sets import SpeechSet, SpeechSets, plan_copies, read_sets, trained_sentences
+from lora.training.teaching import require_sentences
 from lora.training.token_cap import require_room
 
 
@@ -88,6 +89,8 @@ def prepare(config: RunConfig, display: Display, *, resume: bool = False) -> Pre
         augmenter = plan_copies(sets, config)
         for line in _description(sets):
             display.line(line)
+        if config.train.teach == "terms" and terms is not None and (untaught := require_sentences(terms, sets.train.manifest)):
+            display.line(untaught)
         if augmenter is not None:
             display.line(f"augmentation: {config.augment.augment_copies} copies of each training utterance, made when training starts")
     with display.stage("load", f"Loading {config.model.model_id} on {device.type}"):

@@ -194,8 +194,7 @@ def _stages(prepared: Prepared, record: RunRecord, state: TrainState | None, rep
     with display.stage("tuned", f"Tuned model, loaded from the saved {'checkpoint' if adapted.full else 'adapter'}"):
         speech = _reloaded(prepared)
         give_back_memory()
-        features = features.encoded_by(speech) if isinstance(features, StoredFeatures) else LiveFeatures(speech, config.data.audio())
-        evaluator = replace(evaluator, speech=speech, features=features)
+        evaluator = replace(evaluator, speech=speech, features=features.encoded_by(speech))
         said = [row.hypothesis for row in baseline["heldout"].score.utterances]  # general speech should sound as before
         drafts = {"domain": None, "heldout": said}
         tuned = {name: _read(prepared, scored(evaluator, part, display, drafts[name])) for name, part in test_sets.items()}

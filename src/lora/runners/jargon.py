@@ -24,8 +24,8 @@ TEST_PER_TERM = 4
 OWN = ("data.train_manifest", "data.dev_manifest", "data.domain_manifest", "eval.terms")
 """Settings that the command makes itself."""
 
-LIMITS = {"max_false_alarms": 0.5, "min_term_recall": 50.0}
-"""Of the gate, where none are given."""
+USUAL = {"train.teach": "terms", "gate.max_false_alarms": 0.5, "gate.min_term_recall": 50.0}
+"""Settings where neither file nor flags have others: general speech keeps its probabilities, and what the gate wants."""
 
 VARY = AugmentConfig(augment_copies=1, speed_min=0.85, speed_max=1.15, pitch_min=-4.0, pitch_max=4.0, gain_db=6.0)
 """How the training clips are varied: a program speaks with one voice, at one pace and one level (docs/jargon.md has what that is worth)."""
@@ -73,16 +73,15 @@ def settings(options: argparse.Namespace) -> RunConfig:
             raise ConfigError(f"{flag(name.split('.')[1])}: moonshine-lora jargon makes it of the list; leave it out, or use experiment")
     sets = dict.fromkeys(("data.train_manifest", "data.dev_manifest", "data.domain_manifest"), "")
     fixed = {"data.synthetic_domain": True, "data.split_by": "utterance", "eval.terms": str(options.terms)}
-    return _completed(build(given | sets | fixed, _file(options.config)))
+    return _completed(build(given | sets | fixed, _file(options.config), USUAL))
 
 
 def _completed(config: RunConfig) -> RunConfig:
-    """The settings with the manifests that the command makes, and with limits of the gate where none are set."""
+    """The settings with the manifests that the command makes."""
     folder = speech_folder(config)
     made = {f"{name}_manifest": str(folder / f"{part}.jsonl") for name, part in (("train", "train"), ("dev", "dev"), ("domain", "test"))}
-    limits = {name: value for name, value in LIMITS.items() if getattr(config.gate, name) is None}
     replace = msgspec.structs.replace
-    return replace(config, data=replace(config.data, **made), gate=replace(config.gate, **limits))
+    return replace(config, data=replace(config.data, **made))
 
 
 def _file(given: Path | None) -> Path:

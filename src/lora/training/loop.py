@@ -24,6 +24,7 @@ from lora.system.files import sha256_bytes
 from lora.system.process import give_back_memory
 from lora.training.adapter import Adapted, in_encoder, merged, restore, state
 from lora.training.checkpointing import Numbers, TrainState, Window
+from lora.training.teaching import Teacher, taught_mask
 from lora.units import Seconds
 
 FUSED = ("cpu", "cuda")
@@ -119,6 +120,7 @@ class _Loop:
             parameter_groups(adapted, config), weight_decay=config.weight_decay, fused=adapted.speech.device.type in FUSED
         )
         self._peaks = [group["lr"] for group in self._optimizer.param_groups]
+        self._teacher = Teacher(adapted, evaluator.features) if config.teach == "terms" else None
         self._per_epoch, self.steps = steps_per_epoch(config, len(data.domain)), planned_steps(config, len(data.domain))
         self._interval = config.eval_interval or math.ceil(self._per_epoch / 2)
         self._data_sha256 = _data_sha256(data)
@@ -129,8 +131,8 @@ class _Loop:
         numbers = saved.numbers
         if numbers.data_sha256 != self._data_sha256:
             raise RunFolderError(
-                f"the run was trained on other examples up to step {numbers.step}: audio files have changed, or the base model labels "
-                "replay differently here; start again without --resume"
+                f"the run was trained on other examples up to step {numbers.step}: audio files or terms have changed, or the base model "
+                "labels replay differently here; start again without --resume"
             )
         restore(self._adapted, saved.weights)
         moments: dict[int, dict[str, Tensor]] = {}
@@ -225,7 +227,11 @@ class _Loop:
 
     def _loss_sum(self, examples: Sequence[Example]) -> Tensor:
         encoded = self._features.batch([example.utterance for example in examples])
-        return self._decoder.loss_sum(encoded, pad_labels([example.labels for example in examples], self._adapted.speech.device))
+        labels = pad_labels([example.labels for example in examples], self._adapted.speech.device)
+        if self._teacher is None:
+            return self._decoder.loss_sum(encoded, labels)
+        before = self._teacher.states(examples, encoded, labels)
+        return self._decoder.taught_loss_sum(encoded, labels, taught_mask(examples, labels), before)
 
     def _add_up(self, losses: Sequence[Tensor], stopping: bool) -> tuple[list[Tensor], bool]:
         """Sums gradients and loss over all processes; all stop where one is asked to."""
@@ -270,7 +276,12 @@ class _Loop:
 
 def _data_sha256(data: TrainData) -> str:
     parts = (data.domain, data.dev, data.replay, data.guard)
-    return sha256_bytes(msgspec.json.encode([[(e.utterance.id, e.length_s, e.labels) for e in part] for part in parts]))
+    return sha256_bytes(msgspec.json.encode([[_facts(example) for example in part] for part in parts]))
+
+
+def _facts(example: Example) -> tuple[object, ...]:
+    """What of an example decides the training; marks only where there are some."""
+    return (example.utterance.id, example.length_s, example.labels, *((example.taught,) if example.taught else ()))
 
 
 def _draw_seed(seed: int, step: int) -> int:
