@@ -12,6 +12,7 @@ import re
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,16 +61,15 @@ def run(machine: Machine) -> tuple[int, int]:
     started = time.monotonic()
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=LIMIT_S, env=machine.environment())
     counts = {kind: int(count) for count, kind in re.findall(r"(\d+) (passed|failed|skipped|error)", done.stdout.splitlines()[-1])}
-    print(f"{machine}: {counts.get('passed', 0)} passed, {counts.get('failed', 0)} failed, {counts.get('skipped', 0)} skipped", end="")
-    print(f" in {time.monotonic() - started:.0f} s", flush=True)
-    if done.returncode != 0:
-        print(done.stdout[-6000:], done.stderr[-2000:], flush=True)
+    told = ", ".join(f"{counts.get(kind, 0)} {kind}" for kind in ("passed", "failed", "skipped"))
+    output = "" if done.returncode == 0 else f"\n{done.stdout[-6000:]} {done.stderr[-2000:]}"
+    print(f"{machine}: {told} in {time.monotonic() - started:.0f} s{output}", flush=True)
     return counts.get("passed", 0), max(counts.get("failed", 0), int(done.returncode != 0))
 
 
 def main() -> int:
-    results = [run(machine) for machine in machines()]
-    passed, failed = (sum(part) for part in zip(*results, strict=True))
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # each keeps little more than one core busy
+        passed, failed = (sum(part) for part in zip(*pool.map(run, machines()), strict=True))
     print(f"{passed} passed, {failed} failed")
     return int(failed > 0)
 
