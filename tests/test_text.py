@@ -42,12 +42,14 @@ def test_a_transcript_in_capitals_is_lower_cased_and_a_name_among_cased_ones_is_
 
 
 def test_what_was_decided_is_said_with_its_counts() -> None:
-    said = resolve_style("auto", ["ONE TWO"] * 38 + ["Cased here", "123"]).sentence
-    assert said == "text style capitals: mixed: 38 of 39 training transcripts are in capitals, 38 of them lower-cased"
-    name_among_cased = resolve_style("auto", ["Hello", "NASA", "Yes"]).sentence
-    assert name_among_cased.endswith("long capitals: mixed: 1 of 3 training transcripts are in capitals, none of them lower-cased")
+    most_in_capitals = resolve_style("auto", ["ONE TWO"] * 38 + ["Cased here", "123"])
+    assert most_in_capitals.style == "capitals"
+    assert most_in_capitals.sentence == "text style: 38 of 39 training transcripts are in capitals, 38 of them lower-cased"
+    name_among_cased = resolve_style("auto", ["Hello", "NASA", "Yes"])
+    assert name_among_cased.style == "long capitals"
+    assert name_among_cased.sentence == "text style: 1 of 3 training transcripts are in capitals, none of them lower-cased"
     assert resolve_style("none", ["LOUD"]).sentence.endswith("1 of 1 training transcripts are in capitals, none of them lower-cased")
-    assert resolve_style("auto", ["Hello"]).sentence == "text style none: transcripts stay as they are written"
+    assert resolve_style("auto", ["Hello"]).sentence == "text style: training transcripts stay as they are written"
 
 
 def test_targets_are_composed_letters_whatever_the_manifest_holds() -> None:

@@ -48,12 +48,11 @@ class Styled:
 
     @property
     def sentence(self) -> str:
-        """What was decided, for a person; says so where capitals and case are mixed."""
+        """What was decided, for a person."""
         if not self.capitals:
-            return f"text style {self.style}: transcripts stay as they are written"
-        mixed = "mixed: " if self.cased else ""
-        counts = f"{mixed}{self.capitals} of {self.capitals + self.cased} training transcripts are in capitals"
-        return f"text style {self.style}: {counts}, {self.lowered or 'none'} of them lower-cased"
+            return "text style: training transcripts stay as they are written"
+        counts = f"{self.capitals} of {self.capitals + self.cased} training transcripts are in capitals"
+        return f"text style: {counts}, {self.lowered or 'none'} of them lower-cased"
 
 
 def resolve_style(style: TextStyle, texts: Iterable[str], language: Language = "en") -> Styled:
