@@ -209,7 +209,7 @@ def _watched(speech: Path, output: Path, seconds: int) -> int:
         return apps[0]
 
     try:
-        session = command._session(options, results, threading.Event())
+        session = command.make_session(options, results, threading.Event())
         code = run_app(session, mode="vad", on_final=lambda _final: None, app_class=made)  # type: ignore[arg-type]
     finally:
         results.close()

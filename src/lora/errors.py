@@ -128,6 +128,14 @@ class ServeError(LoraError):
     """A server cannot start: its port is taken, its key can be read by others, or a package is not installed."""
 
 
+class DictationError(LoraError):
+    """The dictation service cannot start, is not there, or does not take a command."""
+
+
+class DeliveryError(LoraError):
+    """Dictated text could not be put where it belongs."""
+
+
 class RequestError(LoraError):
     """What a client of the server asks for is refused. `status` is HTTP's; `param` names the field, `code` is for programs."""
 

@@ -5,7 +5,7 @@ import shlex
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from lora_cli.main import _main as moonshine
 from lora_cli.replacements import Applied, Replacement, Table, parse, read, replace
@@ -85,6 +85,7 @@ ENTRIES = st.lists(
 )
 
 
+@settings(deadline=None)
 @given(WORDS, ENTRIES)
 def test_what_is_said_to_be_applied_is_all_that_changed(text: str, entries: list[Replacement]) -> None:
     """Without marks and empty entries, which change what stands around them."""
@@ -98,6 +99,7 @@ def test_what_is_said_to_be_applied_is_all_that_changed(text: str, entries: list
     assert replaced.text.casefold() == (expected + text[done:]).casefold()
 
 
+@settings(deadline=None)
 @given(WORDS.map(lambda text: re.sub("[ab]", "k", text)), ENTRIES)
 def test_a_text_without_the_words_stays_as_it_is(text: str, entries: list[Replacement]) -> None:
     assert replace(text, Table(new_line=True, punctuation=True, replacement=tuple(entries))).text == text

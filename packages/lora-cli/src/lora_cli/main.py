@@ -23,15 +23,22 @@ if TYPE_CHECKING:
 
 
 class Command(NamedTuple):
-    """What stands first on the command line. Its module has `main(arguments) -> int`, and is imported only when it is asked for."""
+    """What stands first on the command line. Its function takes what is behind it and gives the exit code; imported when asked for."""
 
     module: str
     help: str
     asyncio: bool = False
     """Whether it runs asyncio, which handles Ctrl-C itself."""
+    function: str = "main"
 
 
 COMMANDS: Final[dict[str, Command]] = {
+    "dictate": Command("lora_cli.dictation.command", "run the dictation service: speech into other programs"),
+    "toggle": Command("lora_cli.dictation.client", "dictation: start a recording, or end it", function="toggle"),
+    "start": Command("lora_cli.dictation.client", "dictation: start a recording", function="start"),
+    "stop": Command("lora_cli.dictation.client", "dictation: end the recording; its text is written", function="stop"),
+    "cancel": Command("lora_cli.dictation.client", "dictation: forget the recording", function="cancel"),
+    "status": Command("lora_cli.dictation.client", "dictation: what the service does", function="status"),
     "replacements": Command("lora_cli.replacements_command", "words and replacements: what is written for what is spoken"),
     "record": Command("lora_cli.recorder.command", "record your own voice, to train on", asyncio=True),
 }
@@ -47,8 +54,8 @@ def _main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     if not arguments or arguments[0].startswith("-"):
         return _app(arguments)
-    module = importlib.import_module(_command(arguments[0]).module)
-    code: int = module.main(arguments[1:])
+    command = _command(arguments[0])
+    code: int = getattr(importlib.import_module(command.module), command.function)(arguments[1:])
     return code
 
 
@@ -71,8 +78,6 @@ def _app(arguments: list[str]) -> int:
         raise ConfigError(f"--mode {options.mode}: takes keys, and none are read without a screen; leave it out")
     if options.compare and options.run is None and not options.adapter_dir and len(options.export_dir) < 2:
         raise ConfigError("--compare: takes two voices; give --run or --adapter-dir, or --export-dir twice")
-    if options.export_dir and (options.compute not in ("auto", "cpu") or options.precision != "float32"):
-        raise ConfigError("--export-dir: ONNX Runtime computes it on the CPU, as it was written; leave out --compute and --precision")
     from lora_cli.history import History
 
     if options.file is None and (options.channel or options.track) is not None:
@@ -80,7 +85,7 @@ def _app(arguments: list[str]) -> int:
     through = threading.Event()
     results = History(options.corrections, options.save_dir, keep=options.keep)
     try:
-        session = _session(options, results, through)
+        session = make_session(options, results, through)
         from lora_cli.lines import JsonWriter, PlainWriter, run_lines
 
         if not lines:
@@ -106,26 +111,8 @@ def _parser() -> ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
-    model = parser.add_argument_group("voice", "the model to talk to (default: the packaged Moonshine tiny)")
-    model.add_argument("--run", type=Path, metavar="DIR", help="a run's folder: its adapter, and its base model to compare")
-    model.add_argument("--model-id", metavar="TEXT", help="hub id, local folder, packaged:moonshine-tiny or packaged:moonshine-base")
-    model.add_argument("--language", type=language_code, metavar="LANG", help="language of --model-id (default: en)")
-    model.add_argument(
-        "--adapter-dir", type=Path, action="append", default=[], metavar="DIR", help="a lora_adapter/ folder; repeat for more voices"
-    )
-    model.add_argument(
-        "--export-dir",
-        type=Path,
-        action="append",
-        default=[],
-        metavar="DIR",
-        help="an export with onnx files: starts without PyTorch; repeat for more voices",
-    )
+    model = add_voice_flags(parser)
     model.add_argument("--compare", action="store_true", help="start in A/B mode: two voices transcribe the same speech")
-    model.add_argument("--compute", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="device to compute on (default: auto)")
-    model.add_argument(
-        "--precision", choices=("float32", "bfloat16"), default="float32", help="precision of matrix products (default: float32)"
-    )
     sound = parser.add_argument_group("sound")
     sound.add_argument("--list-devices", action="store_true", help="list the microphones and exit")
     sound.add_argument("--device", metavar="INDEX|NAME", help="the microphone, by its index or part of its name")
@@ -154,13 +141,42 @@ def _parser() -> ArgumentParser:
     kept = parser.add_argument_group("what is kept")
     kept.add_argument("--corrections", type=Path, metavar="FILE", help="the manifest for corrections (default: next to the saved sessions)")
     kept.add_argument("--save-dir", type=Path, metavar="DIR", help="folder for saved histories (default: the current folder)")
-    kept.add_argument(
+    add_keep_flag(kept)
+    return parser
+
+
+def add_voice_flags(parser: argparse.ArgumentParser) -> "argparse._ArgumentGroup":
+    """Which model hears; the dictation service takes them too."""
+    model = parser.add_argument_group("voice", "the model to talk to (default: the packaged Moonshine tiny)")
+    model.add_argument("--run", type=Path, metavar="DIR", help="a run's folder: its adapter, and its base model to compare")
+    model.add_argument("--model-id", metavar="TEXT", help="hub id, local folder, packaged:moonshine-tiny or packaged:moonshine-base")
+    model.add_argument("--language", type=language_code, metavar="LANG", help="language of --model-id (default: en)")
+    model.add_argument(
+        "--adapter-dir", type=Path, action="append", default=[], metavar="DIR", help="a lora_adapter/ folder; repeat for more voices"
+    )
+    model.add_argument(
+        "--export-dir",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="DIR",
+        help="an export with onnx files: starts without PyTorch; repeat for more voices",
+    )
+    model.add_argument("--compute", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="device to compute on (default: auto)")
+    model.add_argument(
+        "--precision", choices=("float32", "bfloat16"), default="float32", help="precision of matrix products (default: float32)"
+    )
+    return model
+
+
+def add_keep_flag(parser: "argparse.ArgumentParser | argparse._ArgumentGroup") -> None:
+    """What stays on the disk."""
+    parser.add_argument(
         "--keep",
         action=argparse.BooleanOptionalAction,
         default=True,
         help="keep audio and text of each session on this machine (default: keep)",
     )
-    return parser
 
 
 class _Version(argparse.Action):
@@ -192,7 +208,10 @@ def _list_devices() -> int:
     return 0
 
 
-def _session(options: argparse.Namespace, results: "History", through: threading.Event) -> "Session":
+def make_session(options: argparse.Namespace, results: "History", through: threading.Event) -> "Session":
+    """What the flags ask for: model, microphone or file, replacements. Raises `LoraError` for what cannot be."""
+    if options.export_dir and (options.compute not in ("auto", "cpu") or options.precision != "float32"):
+        raise ConfigError("--export-dir: ONNX Runtime computes it on the CPU, as it was written; leave out --compute and --precision")
     from lora_cli.replacements import read_user_table
     from lora_cli.session import InputDevice, Session
     from lora_cli.voices import choose

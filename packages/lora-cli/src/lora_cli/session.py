@@ -132,6 +132,13 @@ class Recorder:
                 self._kept.popleft()
             return False
 
+    def cancel(self) -> None:
+        """Ends the recording and forgets it."""
+        with self._lock:
+            if self._on:
+                self._on = False
+                self._engine.cancel()
+
     def end(self) -> None:
         """Ends the recording; its text is still to come."""
         with self._lock:
