@@ -1,12 +1,12 @@
-"""What decides how well terms are learnt from synthesised speech: voices, sentences for each term, sentences without a term.
+"""What decides how well terms are learnt from synthesised speech: voices, sentences, sentences without a term, what is taught.
 
     python benchmarks/jargon.py --heldout heldout.jsonl --replay replay.jsonl --output outputs/jargon-curve [--only voices-3 ...]
 
 The line `defaults` is one run of `moonshine-lora jargon` on the sixty terms of `jargon_terms.txt`, or on every third of them with
-`--every 3`. The other lines are trained on other speech of the same terms and judged on its test set. `overtrained` teaches general speech
-in which a word of every second sentence is written as a term that nobody says: the false-alarm gate has to reject it. The table goes to
-standard output; runs that are there already are not made again. With `--listen` it tells instead how well the base model understands the
-voices in ordinary sentences.
+`--every 3`. The other lines are trained on other speech of the same terms, or (`transcripts`) on whole transcripts, and judged on its
+test set. `overtrained` teaches general speech in which a word of every second sentence is written as a term that nobody says: the
+false-alarm gate has to reject it. The table goes to standard output; runs that are there already are not made again. With `--listen` it
+tells instead how well the base model understands the voices in ordinary sentences.
 """
 
 import argparse
@@ -32,17 +32,19 @@ VARIED = ("--speed-min", "0.85", "--speed-max", "1.15", "--pitch-min", "-4", "--
 
 @dataclass(frozen=True)
 class Line:
-    """Speech for training that differs from the defaults in one thing."""
+    """A training that differs from the defaults in one thing, mostly its speech."""
 
     flags: tuple[str, ...] = ()
     voices: tuple[str, ...] = ()
     """Programs that speak beside the packaged voice."""
+    teach: str = "terms"
 
 
 LINES: dict[str, Line] = {
     "defaults": Line(),
     **{f"sentences-{count}": Line(("--per-term", str(count))) for count in (2, 5, 20)},
     "negatives-0": Line(("--negatives", "0")),
+    "transcripts": Line(teach="transcripts"),
     "voices-3": Line(voices=MORE_VOICES),
     "voices-3, sentences-5": Line(("--per-term", "5"), MORE_VOICES),
     "overtrained": Line(),
@@ -132,7 +134,7 @@ def commands(name: str, folder: Path, options: argparse.Namespace) -> Iterator[t
     yield ("synthesise", terms, "--output", str(speech), "--packaged-voice", *voices, *VARIED, *line.flags, "--overwrite")
     dev = made(options, "dev")
     sets = ("--train-manifest", str(speech), "--dev-manifest", str(dev), *judged(options, terms), "--split-by", "utterance")
-    yield ("experiment", "--config", "jargon", *sets, *general, *settings(options))
+    yield ("experiment", "--config", "jargon", "--teach", line.teach, *sets, *general, *settings(options))
 
 
 def settings(options: argparse.Namespace) -> tuple[str, ...]:
