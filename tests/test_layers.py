@@ -3,7 +3,7 @@
 import ast
 import importlib
 import re
-from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -34,20 +34,21 @@ def layer(module: str) -> str:
     return module.split(".")[0]
 
 
-def imports(file: Path, *, top_level_only: bool = False) -> Iterator[str]:
+@cache
+def imports(file: Path, *, top_level_only: bool = False) -> frozenset[str]:
     """Full names of what a file imports; of `from a import b` both `a` and `a.b`."""
-    tree = ast.parse(file.read_text())
+    tree, found = ast.parse(file.read_text()), set[str]()
     type_checking = {id(node) for branch in ast.walk(tree) if _is_type_checking(branch) for node in ast.walk(branch)}
     for node in tree.body if top_level_only else ast.walk(tree):
         if id(node) in type_checking:
             continue
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{file}:{node.lineno}: relative import"
             assert node.module
-            yield node.module
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return frozenset(found)
 
 
 def _is_type_checking(node: ast.AST) -> bool:
