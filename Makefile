@@ -15,7 +15,7 @@ UV_HOME := .uv
 UV := $(shell command -v uv 2>/dev/null || echo $(UV_HOME)/bin/uv)
 
 # A sound server, PortAudio, and terminals and an editor that tests drive without a screen; programs that speak.
-RIG := pulseaudio pulseaudio-utils pulseaudio-module-jack jackd2 libportaudio2 libasound2-plugins tmux xvfb xdotool xclip openbox l3afpad kitty libgl1-mesa-dri fonts-dejavu imagemagick \
+RIG := pulseaudio pulseaudio-utils pulseaudio-module-jack jackd2 libportaudio2 libasound2-plugins tmux xvfb xdotool xclip openbox l3afpad systemd kitty libgl1-mesa-dri fonts-dejavu imagemagick \
 	espeak-ng flite festival festvox-kallpc16k festvox-us-slt-hts
 SUDO := $(shell test "$$(id -u)" = 0 || echo sudo)
 

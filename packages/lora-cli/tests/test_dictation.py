@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import socket
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from lora_cli.dictation.x11 import Window
 from lora_cli.engine.events import Failed, Problem, Ready
 from lora_cli.main import _main as moonshine
 from playing import ended, final
+from rig import require
 from scripted import BASE, Script
 
 from lora.errors import AudioError, DeliveryError, DictationError
@@ -304,3 +306,53 @@ def test_every_command_says_what_it_takes(capsys: pytest.CaptureFixture[str]) ->
         with pytest.raises(SystemExit):
             moonshine([command, "--help"])
         assert f"usage: moonshine {command} " in capsys.readouterr().out
+
+
+# --- systemd ---------------------------------------------------------------------------------------------------------------------------
+
+
+def test_the_unit_is_one_that_systemd_takes(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    require("systemd-analyze", "systemctl")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    flags = ["--to", "sh -c 'echo \"$0\" 100% \\\\' {text}", "--no-keep"]
+    assert moonshine(["service", "install", *flags]) == 0
+    file = tmp_path / "systemd" / "user" / "moonshine-dictate.service"
+    assert capsys.readouterr().out.startswith(f"{file} is written; start it now and at every login: systemctl --user daemon-reload && ")
+    checked = subprocess.run(["systemd-analyze", "verify", "--user", "--man=no", file], capture_output=True, text=True, check=False)
+    assert (checked.returncode, file.name in checked.stderr) == (0, False), checked.stderr
+    moonshine(["service", "show", *flags])
+    assert capsys.readouterr().out == file.read_text()
+    assert words_of_systemd(file) == [sys.executable, "-m", "lora_cli.main", "dictate", *flags]
+    assert moonshine(["service", "uninstall"]) == 0
+    with pytest.raises(DictationError, match="is not there, so there is nothing to remove"):
+        moonshine(["service", "uninstall"])
+
+
+def words_of_systemd(file: Path) -> list[str]:
+    """The command of a unit: words in double quotes as a shell has them, without specifiers and variables (systemd.service(5))."""
+    (command,) = re.findall(r"^ExecStart=(.*)$", file.read_text(), re.M)
+    return [word.replace("%%", "%").replace("$$", "$") for word in shlex.split(command)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["install", "--too", "paste"], "error: unknown flag --too (did you mean --to?); see --help"),
+        (["uninstall", "--to", "paste"], "uninstall: takes no --to"),
+        ([], "error: the following arguments are required: ACTION; see --help"),
+    ],
+)
+def test_what_no_unit_can_do_is_refused_in_one_line(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises((DictationError, SystemExit)) as refused:
+        moonshine(["service", *arguments])
+    told = str(refused.value) if isinstance(refused.value, DictationError) else capsys.readouterr().err.strip()
+    assert told == message
+
+
+def test_without_systemd_no_unit_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    with pytest.raises(DictationError, match=r"^systemctl is not installed, so nothing would start the unit"):
+        moonshine(["service", "install"])
+    assert not (tmp_path / "systemd").exists()

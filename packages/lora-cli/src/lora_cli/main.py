@@ -39,6 +39,7 @@ COMMANDS: Final[dict[str, Command]] = {
     "stop": Command("lora_cli.dictation.client", "dictation: end the recording; its text is written", function="stop"),
     "cancel": Command("lora_cli.dictation.client", "dictation: forget the recording", function="cancel"),
     "status": Command("lora_cli.dictation.client", "dictation: what the service does", function="status"),
+    "service": Command("lora_cli.dictation.units", "dictation: start the service with the desktop session"),
     "replacements": Command("lora_cli.replacements_command", "words and replacements: what is written for what is spoken"),
     "record": Command("lora_cli.recorder.command", "record your own voice, to train on", asyncio=True),
 }
