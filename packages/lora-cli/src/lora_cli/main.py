@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from lora.console import ArgumentParser, language_code, one_channel, positive_int, run
-from lora.errors import ConfigError
+from lora.errors import ConfigError, LoraError
 from lora.system.terminal import say
 
 if TYPE_CHECKING:
-    from lora_cli.engine.events import Event
+    from lora_cli.engine.events import Event, Voice
     from lora_cli.history import History
     from lora_cli.session import Engine, OnLevel, OnProblem, OnSamples, Session, Source
 
@@ -40,6 +40,7 @@ COMMANDS: Final[dict[str, Command]] = {
     "cancel": Command("lora_cli.dictation.client", "dictation: forget the recording", function="cancel"),
     "status": Command("lora_cli.dictation.client", "dictation: what the service does", function="status"),
     "service": Command("lora_cli.dictation.units", "dictation: start the service with the desktop session"),
+    "config": Command("lora_cli.config_command", "the settings that the app starts with: model, language, microphone, mode, theme"),
     "replacements": Command("lora_cli.replacements_command", "words and replacements: what is written for what is spoken"),
     "record": Command("lora_cli.recorder.command", "record your own voice, to train on", asyncio=True),
 }
@@ -75,8 +76,11 @@ def _app(arguments: list[str]) -> int:
     if options.list_devices:
         return _list_devices()
     lines = options.plain or options.json or options.non_interactive
-    if lines and options.mode not in ("auto", "vad"):
+    if lines and options.mode not in (None, "auto", "vad"):
         raise ConfigError(f"--mode {options.mode}: takes keys, and none are read without a screen; leave it out")
+    from lora_cli.settings import fill, read_user_settings
+
+    fill(options, read_user_settings(), screen=not lines)
     if options.compare and options.run is None and not options.adapter_dir and len(options.export_dir) < 2:
         raise ConfigError("--compare: takes two voices; give --run or --adapter-dir, or --export-dir twice")
     from lora_cli.history import History
@@ -129,8 +133,8 @@ def _parser() -> ArgumentParser:
     talking.add_argument(
         "--mode",
         choices=("auto", "hold", "toggle", "vad"),
-        default="auto",
-        help="how to talk: hold the space bar, toggle with it, or hands-free (vad); auto takes what the terminal supports, vad with --file",
+        help="how to talk: hold the space bar, toggle with it, or hands-free (vad); auto takes what the terminal supports, vad with --file "
+        "(default: as in the config file, else auto)",
     )
     talking.add_argument(
         "--non-interactive", action="store_true", help="no screen and no keys: transcribe --file to its end, or the microphone hands-free"
@@ -148,7 +152,7 @@ def _parser() -> ArgumentParser:
 
 def add_voice_flags(parser: argparse.ArgumentParser) -> "argparse._ArgumentGroup":
     """Which model hears; the dictation service takes them too."""
-    model = parser.add_argument_group("voice", "the model to talk to (default: the packaged Moonshine tiny)")
+    model = parser.add_argument_group("voice", "the model to talk to (default: as in the config file, else the packaged Moonshine tiny)")
     model.add_argument("--run", type=Path, metavar="DIR", help="a run's folder: its adapter, and its base model to compare")
     model.add_argument("--model-id", metavar="TEXT", help="hub id, local folder, packaged:moonshine-tiny or packaged:moonshine-base")
     model.add_argument("--language", type=language_code, metavar="LANG", help="language of --model-id (default: en)")
@@ -175,8 +179,8 @@ def add_keep_flag(parser: "argparse.ArgumentParser | argparse._ArgumentGroup") -
     parser.add_argument(
         "--keep",
         action=argparse.BooleanOptionalAction,
-        default=True,
-        help="keep audio and text of each session on this machine (default: keep)",
+        default=None,
+        help="keep audio and text of each session on this machine (default: as in the config file, else keep)",
     )
 
 
@@ -209,17 +213,28 @@ def _list_devices() -> int:
     return 0
 
 
+def _voices(options: argparse.Namespace) -> "tuple[Voice, ...]":
+    """Raises `LoraError` for what is no voice, with the config file's name where the model is that one's."""
+    from lora_cli.voices import choose
+
+    try:
+        return choose(options.model_id, options.adapter_dir, options.run, options.language, options.export_dir)
+    except LoraError as error:
+        if options.settled_in is None:
+            raise
+        raise ConfigError(f"{options.settled_in}: model: {error}; or choose another: moonshine config set model NAME") from error
+
+
 def make_session(options: argparse.Namespace, results: "History", through: threading.Event) -> "Session":
     """What the flags ask for: model, microphone or file, replacements. Raises `LoraError` for what cannot be."""
     if options.export_dir and (options.compute not in ("auto", "cpu") or options.precision != "float32"):
-        raise ConfigError("--export-dir: ONNX Runtime computes it on the CPU, as it was written; leave out --compute and --precision")
+        raise ConfigError("an export: ONNX Runtime computes it on the CPU, as it was written; leave out --compute and --precision")
     from lora_cli.replacements import read_user_table
     from lora_cli.session import InputDevice, Session
-    from lora_cli.voices import choose
     from lora_cli.written import as_written
 
     table = read_user_table()
-    voices = choose(options.model_id, options.adapter_dir, options.run, options.language, options.export_dir)
+    voices = _voices(options)
 
     def open_engine(emit: "Callable[[Event], None]") -> "Engine":
         from lora_cli.engine.process import Engine
@@ -246,7 +261,7 @@ def make_session(options: argparse.Namespace, results: "History", through: threa
         return tuple(InputDevice(device.name, device.label, partial(Microphone, device)) for device in devices())
 
     name = options.file.name if options.file is not None else options.device or "default microphone"
-    return Session(voices, open_engine, open_source, name, results, None if options.file is not None else list_devices)
+    return Session(voices, open_engine, open_source, name, results, None if options.file is not None else list_devices, options.theme)
 
 
 if __name__ == "__main__":

@@ -95,6 +95,8 @@ class Session:
     results: History
     devices: Callable[[], tuple[InputDevice, ...]] | None = None
     """The microphones there are; None where a recording is heard in place of one. Raises `LoraError` without a sound library."""
+    theme: str = "dark"
+    """Or `light`."""
 
 
 class Recorder:

@@ -6,11 +6,13 @@ from lora.console import ArgumentParser
 from lora_cli.dictation.address import socket_path
 from lora_cli.dictation.delivery import choose
 from lora_cli.dictation.server import only_service
+from lora_cli.settings import fill, read_user_settings
 
 
 def main(arguments: list[str]) -> int:
     """Runs the service until a signal ends it."""
     options = parser().parse_args(arguments)
+    fill(options, read_user_settings(), screen=False)
     way = choose(options.to, paste_key=options.paste_key, any_window=options.any_window)
     path = socket_path()
     with only_service(path):
@@ -47,5 +49,5 @@ def parser() -> ArgumentParser:
     )
     flags.add_argument("--any-window", action="store_true", help="write into the window that has the focus by then, not only the first one")
     add_keep_flag(flags)
-    flags.set_defaults(file=None, channel=None, track=None, compare=False)
+    flags.set_defaults(file=None, channel=None, track=None, compare=False, mode=None)
     return flags

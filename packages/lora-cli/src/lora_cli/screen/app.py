@@ -120,7 +120,7 @@ class MoonshineApp(App[None]):
         return self.main
 
     def on_mount(self) -> None:
-        self.theme = "textual-dark"
+        self.theme = f"textual-{self._session.theme}"
         if not self.is_headless:
             for number in ENDING_SIGNALS:
                 asyncio.get_running_loop().add_signal_handler(number, self.exit, None, 128 + number)
