@@ -111,7 +111,7 @@ class DataConfig(Section, frozen=True, kw_only=True):
 
 
 class AugmentConfig(Section, frozen=True, kw_only=True):
-    """Augmented copies of the training speech, in addition to the originals. Off while `augment_copies` is 0."""
+    """How clips are varied. A run adds `augment_copies` varied copies of each training utterance to the originals (0: none)."""
 
     augment_copies: Annotated[int, Meta(ge=0, le=100, description="augmented copies of each training utterance")] = 0
     speed_min: Annotated[float, Meta(ge=0.5, le=2, description="lowest speed; changes the pitch too")] = 1.0
@@ -156,7 +156,7 @@ class AdapterConfig(Section, frozen=True, kw_only=True):
         Meta(description="lora trains an adapter; full trains the target modules' own weights and saves a checkpoint"),
     ] = "lora"
     from_adapter: Annotated[
-        str | None, Meta(description="folder of an adapter of the same base model to go on from; its layers, ranks and scale are kept")
+        str | None, Meta(description="folder of an adapter of the same base model to continue; its layers, ranks and scale are kept")
     ] = None
     lora_r: Annotated[int, Meta(ge=1, le=4096, description="rank of the update")] = 8
     lora_ranks: Annotated[

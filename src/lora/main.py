@@ -165,7 +165,9 @@ def _export_arguments(parser: argparse.ArgumentParser) -> None:
     from lora.export.targets import PRECISIONS, TARGETS
 
     model = parser.add_argument_group("what to export")
-    model.add_argument("--run", type=Path, metavar="RUN", help="a run's folder: exports its tuned model and proves it on its test sets")
+    model.add_argument(
+        "--run", type=Path, metavar="RUN", help="a run's folder: exports its tuned model and checks it on the run's test sets"
+    )
     model.add_argument("--model-id", metavar="TEXT", help="instead of a run: hub id, local folder or packaged:moonshine-tiny")
     model.add_argument("--revision", metavar="TEXT", help="commit, tag or branch of a hub checkpoint")
     model.add_argument("--adapter-dir", type=Path, metavar="DIR", help="an adapter of --model-id (default: export the base model)")
@@ -177,7 +179,7 @@ def _export_arguments(parser: argparse.ArgumentParser) -> None:
     to.add_argument("--license", metavar="TEXT", help="licence that gguf files name (default: as in the model card)")
     to.add_argument("--output", type=Path, metavar="DIR", help="output folder, with a subfolder per target (default: RUN/export)")
     to.add_argument("--overwrite", action="store_true", help="replace the export in the folder")
-    proof = parser.add_argument_group("proof")
+    proof = parser.add_argument_group("proof", "The export must give the tuned model's transcripts in the runtime.")
     proof.add_argument("--domain-manifest", type=Path, metavar="FILE", help="domain speech for the proof (default: the run's)")
     proof.add_argument("--heldout-manifest", type=Path, metavar="FILE", help="general speech for the proof (default: the run's)")
     proof.add_argument("--proof-clips", type=positive_int, metavar="N", help="use N clips of each set, evenly spaced (default: all)")
@@ -189,7 +191,7 @@ def _export_arguments(parser: argparse.ArgumentParser) -> None:
     )
     proof.add_argument("--allow-outside-paths", action="store_true", help="allow audio paths outside a given manifest's folder")
     proof.add_argument("--tags", **TAGS_FLAG)
-    proof.add_argument("--skip-proof", action="store_true", help="export without proving that it is the tuned model")
+    proof.add_argument("--skip-proof", action="store_true", help="export without the proof")
 
 
 def _export(options: argparse.Namespace) -> int:
@@ -309,11 +311,14 @@ def _manifest_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "action",
         choices=("dataset", "domain", "import", "merge"),
-        help="a split of a speech dataset; domain speech of a dataset, a folder or a table; recordings with times (subtitles, NeMo, Kaldi, "
-        "LJSpeech); several manifests as one",
+        help="dataset: from a split of a speech dataset; domain: from a dataset, a folder or a table; import: from recordings with times "
+        "(subtitles, Praat, NeMo, Kaldi and others); merge: several manifests into one",
     )
     parser.add_argument(
-        "rest", nargs=argparse.REMAINDER, metavar="...", help="flags of the command: see `moonshine-lora manifest merge --help`"
+        "rest",
+        nargs=argparse.REMAINDER,
+        metavar="...",
+        help="flags of the action; `moonshine-lora manifest merge --help` lists those of merge",
     )
 
 
@@ -390,19 +395,19 @@ Arguments = Callable[[argparse.ArgumentParser], None]
 Execute = Callable[[argparse.Namespace], int]
 
 COMMANDS: dict[str, tuple[str, Arguments, Execute]] = {
-    "experiment": ("measure, train, measure again, accept or reject", _experiment_arguments, _experiment),
+    "experiment": ("measure a model, train an adapter, measure again, accept or reject it", _experiment_arguments, _experiment),
     "transcribe": ("transcribe audio files or a manifest, with or without an adapter", _transcribe_arguments, _transcribe),
-    "align": ("make clips with text of a long recording and its script", _align_arguments, _align),
+    "align": ("cut a long recording into clips, with their text from its script", _align_arguments, _align),
     "report": ("write report.md and report.html of a finished run again", _report_arguments, _report),
     "compare": ("compare finished runs side by side", _compare_arguments, _compare),
     "push": ("publish a finished run's adapter, processor, card and reports on the model hub", _push_arguments, _push),
-    "export": ("export the tuned model to on-device runtimes, and prove in them that it is the tuned model", _export_arguments, _export),
+    "export": ("export the tuned model to on-device runtimes, and check its transcripts in each of them", _export_arguments, _export),
     "serve": ("serve models to dictation apps, OpenAI's clients and Home Assistant", _serve_arguments, _serve),
     "adapter": ("convert adapters to and from the formats of other tools", _adapter_arguments, _adapter),
-    "combine": ("make one adapter of several: the weighted sum of their updates", _combine_arguments, _combine),
+    "combine": ("combine several adapters into one: the weighted sum of their updates", _combine_arguments, _combine),
     "data": ("download the quickstart's speech", _data_arguments, _data),
     "manifest": ("make and merge manifests (in a clone: scripts/)", _manifest_arguments, _manifest),
-    "jargon": ("teach a list of terms: synthesise, train, measure the terms with other voices, judge", _jargon_arguments, _jargon),
+    "jargon": ("teach a list of terms: synthesise speech, train, test with other voices, accept or reject", _jargon_arguments, _jargon),
     "synthesise": ("synthesise speech for a list of terms: sentences, voices, a manifest", _synthesise_arguments, _synthesise),
     "cache": ("show or clear the cache: checkpoints, downloads, encoder outputs", _cache_arguments, _cache),
 }

@@ -46,9 +46,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=positive_number,
         default=MOST_ERRORS,
         metavar="X",
-        help="leave out clips of which a larger share of the letters is heard otherwise (default: %(default)s)",
+        help="leave out clips if a larger share of their letters differs from what the model hears (default: %(default)s)",
     )
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="device to compute on (default: auto)")
     parser.add_argument("--left-out", type=Path, metavar="FILE", help="write all clips that are left out, with the reason, as .tsv")
     parser.add_argument("--overwrite", action="store_true", help="replace what is at --output")
 

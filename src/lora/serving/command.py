@@ -30,9 +30,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a run's folder, an adapter's folder, or a checkpoint (hub id, folder, packaged:moonshine-tiny), under the name that clients "
         "send; may be given several times. Wyoming's clients that name none get the first",
     )
-    what.add_argument("--language", type=language_code, metavar="LANG", help="language of checkpoints that no run has made (default: en)")
-    what.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto")
-    what.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
+    what.add_argument(
+        "--language", type=language_code, metavar="LANG", help="language of checkpoints; runs and adapters have their own (default: en)"
+    )
+    what.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="device to compute on (default: auto)")
+    what.add_argument(
+        "--precision", choices=("float32", "bfloat16"), default="float32", help="precision of matrix products (default: float32)"
+    )
     what.add_argument("--eval-batch-size", type=positive_int, default=32, metavar="N", help="largest batch in decoding (default: 32)")
     place = parser.add_argument_group("where, and for whom")
     place.add_argument("--host", default=LOOPBACK, metavar="HOST", help=f"address to listen on (default: {LOOPBACK}: this machine only)")
@@ -45,10 +49,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     limits.add_argument("--max-upload-mb", type=positive_number, default=100.0, metavar="X", help="largest request (default: 100)")
     limits.add_argument("--max-minutes", type=positive_number, default=60.0, metavar="X", help="longest recording (default: 60)")
     limits.add_argument(
-        "--queue", type=positive_int, default=64, metavar="N", help="requests at once; others are told when to come again (default: 64)"
+        "--queue",
+        type=positive_int,
+        default=64,
+        metavar="N",
+        help="most requests at once; others are refused and told when to retry (default: 64)",
     )
     limits.add_argument(
-        "--read-timeout", type=positive_number, default=30.0, metavar="S", help="longest silence of a client that sends (default: 30)"
+        "--read-timeout", type=positive_number, default=30.0, metavar="S", help="longest pause of a client while it sends (default: 30)"
     )
 
 
