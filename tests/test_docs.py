@@ -394,15 +394,27 @@ def test_the_terminal_app(command: Command) -> None:
 
 def test_starts_of_the_terminal_app_are_understood() -> None:
     """They take a microphone and a person; here, that their flags are taken."""
-    from lora_cli import main as app
-
     shown = [line for _, _, text in blocks("text") for line in text.splitlines() if line.startswith("uv run moonshine")]
     assert len(shown) > 10
     for line in shown:
-        words = shlex.split(line)[3:]
-        command = app.COMMANDS.get(words[0]) if words else None
-        parser = app if command is None else importlib.import_module(command.module)
-        parser._parser().parse_args(words if command is None else words[1:])
+        understand(shlex.split(line)[3:])
+
+
+def understand(words: list[str]) -> None:
+    """Ends with an error for what a command of the terminal app, or the app itself, does not take."""
+    from lora_cli import main as app
+
+    command = app.COMMANDS.get(words[0]) if words else None
+    module = app if command is None else importlib.import_module(command.module)
+    if command is None:
+        app._parser().parse_args(words)
+    elif command.function != "main":  # asks the dictation service, and takes nothing
+        assert len(words) == 1
+    elif words[0] == "service":  # passes flags on
+        _, flags = module._parser().parse_known_args(words[1:])
+        importlib.import_module("lora_cli.dictation.command").parser().parse_args(flags)
+    else:
+        (module.parser if hasattr(module, "parser") else module._parser)().parse_args(words[1:])
 
 
 @pytest.mark.parametrize("block", [one for one in blocks("python") if one[1] != "server"], ids=lambda block: block[0].name)
