@@ -49,6 +49,7 @@ class Reader:
     def __init__(self, folder: Folder, speech: Waveform, prompts: tuple[Prompt, ...] = PROMPTS) -> None:
         self.engine, self.speech, self.now = Script(), speech, 0.0
         self.sitting = Sitting(folder, prompts, self.engine, "headset")
+        self.sounds(speech[:CHUNK])
 
     def press(self) -> None:
         self.now += 1
@@ -129,6 +130,20 @@ def test_a_held_key_is_one_press(folder: Folder, speech_in_a_room: Waveform) -> 
     for repeat in range(20):
         reader.sitting.press(0.04 * repeat)
     assert reader.sitting.phase is Phase.RECORDING
+
+
+def test_nothing_is_recorded_before_the_microphone_gives_sound(folder: Folder, speech_in_a_room: Waveform) -> None:
+    sitting = Sitting(folder, PROMPTS, None, "headset")
+    sitting.press(1.0)
+    assert sitting.phase is Phase.READY
+    assert "no sound comes from the microphone yet" in sitting.said
+    sitting.capture.hear(speech_in_a_room[:CHUNK])
+    sitting.press(2.0)
+    assert sitting.phase is Phase.RECORDING
+    sitting.lose()
+    assert sitting.phase is Phase.READY
+    sitting.press(3.0)
+    assert sitting.phase is Phase.READY
 
 
 def test_a_bad_take_is_not_kept_and_reading_again_replaces_it(folder: Folder, speech_in_a_room: Waveform) -> None:

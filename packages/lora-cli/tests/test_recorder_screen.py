@@ -102,7 +102,11 @@ def played(folder: Folder, speech: Waveform, scene: Callable[[Play], Awaitable[N
             await app.workers.wait_for_complete()
             assert app.ticking is not None
             app.ticking.pause()
-            await scene(Play(script, app, pilot, speech))
+            play = Play(script, app, pilot, speech)
+            assert "waiting for the microphone" in " ".join(play.text.split())
+            script.on_samples(speech[:320])
+            await play.settle()
+            await scene(play)
         app.close()
 
     asyncio.run(act())
@@ -176,9 +180,9 @@ def test_a_lost_microphone_ends_the_take_and_is_used_again_when_it_is_back(folde
         play.script.on_problem(Problem("headset: gives no sound any more", lost=True))
         await play.settle()
         assert "gives no sound any more" in play.text
-        assert "Press space, read the sentence" in play.text
+        assert "waiting for the microphone" in play.text
         await play.press("space")
-        assert "no sound comes from the microphone; connect it" in play.text
+        assert "no sound comes from the microphone yet" in play.text
         await asyncio.to_thread(play.reopened, lost)
         play.script.on_samples(play.speech)
         await play.settle()
@@ -207,6 +211,7 @@ def test_plain_lines_say_everything_once(folder: Folder, speech_in_a_room: Wavef
     place = booth(folder, script)
     sitting = place.sitting(script)
     conversation = Conversation(place, sitting)
+    sitting.capture.hear(speech_in_a_room[:320])
     conversation.begin()
     for what in ("x", Loading("loading tiny", 2, 3), ""):
         conversation.step(what)

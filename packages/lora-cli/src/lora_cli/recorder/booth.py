@@ -59,6 +59,8 @@ def state(sitting: Sitting) -> str:
         return f"[REC] {length_s // 60}:{length_s % 60:02} - read the sentence, then press space"
     if sitting.phase is Phase.LISTENING and not sitting.model_ready:
         return "... the model is still loading; it hears the take as soon as it can ..."
+    if sitting.phase in (Phase.READY, Phase.FAULTY) and not sitting.capture.sounds:
+        return "... waiting for the microphone ..."
     texts = {
         Phase.READY: "Press space, read the sentence, press space",
         Phase.ENDING: "... a moment ...",

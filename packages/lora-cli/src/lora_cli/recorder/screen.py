@@ -76,6 +76,8 @@ class RecorderApp(App[None]):
         self._hearing: Hearing | None = None
         self._peak = 0.0
         self._playing = False
+        self._sounded = False
+        """Whether sound came when that was last shown."""
         self._notice = ""
         """What microphone or model say, until the next press."""
         self.broken: LoraError | None = None
@@ -171,7 +173,10 @@ class RecorderApp(App[None]):
         """Brings level, clock and judgement up to date."""
         self.query_one(Meter).show(self._peak)
         self._peak *= FALLING
-        if self.sitting is not None and self.sitting.phase in (Phase.RECORDING, Phase.ENDING):
+        if self.sitting is None:
+            return
+        if self.sitting.phase in (Phase.RECORDING, Phase.ENDING) or self.sitting.capture.sounds is not self._sounded:
+            self._sounded = self.sitting.capture.sounds
             self.sitting.tick()
             self.show()
 

@@ -52,13 +52,13 @@ class Capture:
         self._left: int | None = None
         """Samples that are still to come; None while no end was asked for."""
         self._on = False
-        self.lost = False
-        """Whether the microphone was lost, and no sound has come since."""
+        self.sounds = False
+        """Whether sound comes: not before the microphone has opened, nor after it was lost."""
 
     def hear(self, samples: Waveform) -> bool:
         """Takes sound; says whether it belongs to a take."""
         with self._lock:
-            self.lost = False
+            self.sounds = True
             belongs = self._on and (self._left is None or self._left > 0)
             if belongs or not self._on:
                 self._chunks.append(samples)
@@ -177,8 +177,8 @@ class Sitting:
         self._pressed_at = now
         if bounced:
             return
-        if self.capture.lost:
-            self.said = "no sound comes from the microphone; connect it"
+        if not self.capture.sounds:
+            self.said = "no sound comes from the microphone yet; wait for it, then press space"
         elif self.phase in (Phase.READY, Phase.FAULTY):
             self.take, self.said = None, ""
             self.capture.begin()
@@ -189,7 +189,7 @@ class Sitting:
 
     def lose(self) -> None:
         """The microphone is lost, and with it a take that was being recorded; the sentence stays."""
-        self.capture.lost = True
+        self.capture.sounds = False
         if self.phase in (Phase.RECORDING, Phase.ENDING):
             self.discard("the take is lost with the microphone; the sentence is still to be read")
 

@@ -1,7 +1,7 @@
 """Whether what was said is what was shown, as far as a model can tell that itself mishears words. Pure."""
 
-from collections.abc import Iterator, Sequence
-from typing import Final
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Final, Literal
 
 from rapidfuzz.distance import Levenshtein
 
@@ -13,8 +13,10 @@ from lora_cli.recorder.faults import Fault, FaultCode
 OTHER: Final = 0.4
 """Share of letters that differ from which a take is another sentence."""
 
-MISSING: Final = 2
-"""Words in a row that were not heard at all, at which something was left out: the model seldom drops so much."""
+Difference = Literal["left out", "said besides"]
+
+LEAST: Final[Mapping[Difference, int]] = {"left out": 2, "said besides": 3}
+"""Words in a row from which on they are told as left out, or as said besides."""
 
 NAMED: Final = 6
 """Words that a message names."""
@@ -32,8 +34,9 @@ def fault(shown: str, said: Sequence[str], heard: str, language: Language) -> Fa
     nearest = min(ways, key=lambda way: distance(way, there))
     if distance(nearest, there) > OTHER:
         return Fault(FaultCode.WORDS, f"other words: heard {_named(there.split())}")
-    for words, what in _runs(nearest.split(), there.split()):
-        return Fault(FaultCode.WORDS, f"{what} {_named(words)}")
+    for what, words in runs(nearest, there):
+        if len(words) >= LEAST[what]:
+            return Fault(FaultCode.WORDS, f"{what}: {_named(words)}")
     return None
 
 
@@ -42,16 +45,16 @@ def distance(shown: str, heard: str) -> float:
     return float(Levenshtein.normalized_distance(shown.replace(" ", ""), heard.replace(" ", "")))
 
 
-def _runs(shown: Sequence[str], heard: Sequence[str]) -> Iterator[tuple[Sequence[str], str]]:
-    """Words in a row that were left out, or said besides, with what to call them."""
-    if not shown or not heard:
+def runs(shown: str, heard: str) -> Iterator[tuple[Difference, Sequence[str]]]:
+    """Words in a row of two normalised texts that were left out, or said besides."""
+    words, there = shown.split(), heard.split()
+    if not words or not there:
         return
-    for chunk in by_jiwer(shown, heard).alignments[0]:
-        left_out, more = chunk.ref_end_idx - chunk.ref_start_idx, chunk.hyp_end_idx - chunk.hyp_start_idx
-        if chunk.type == "delete" and left_out >= MISSING:
-            yield shown[chunk.ref_start_idx : chunk.ref_end_idx], "left out:"
-        elif chunk.type == "insert" and more > MISSING:
-            yield heard[chunk.hyp_start_idx : chunk.hyp_end_idx], "said besides:"
+    for chunk in by_jiwer(words, there).alignments[0]:
+        if chunk.type == "delete":
+            yield "left out", words[chunk.ref_start_idx : chunk.ref_end_idx]
+        elif chunk.type == "insert":
+            yield "said besides", there[chunk.hyp_start_idx : chunk.hyp_end_idx]
 
 
 def _named(words: Sequence[str]) -> str:
