@@ -236,6 +236,7 @@ def server(command: Command, place: Path) -> Iterator[str]:
             assert process.wait(60) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", SERVERS, ids=lambda command: command.words[-1])
 def test_documented_servers_answer_what_is_documented(command: Command, finished: Path) -> None:
     sound = next((finished / "data" / "quickstart" / "telephone" / "audio").rglob("*.wav"))
@@ -310,6 +311,7 @@ def test_tests_that_are_named_are_found(command: Command) -> None:
     assert int(re.findall(r"(\d+) tests collected", found)[0]) > 100
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", with_exports_apart([command for command in JUST if command.words[1] == "transcribe"]), ids=str)
 def test_the_transcribe_recipe(command: Command, request: pytest.FixtureRequest) -> None:
     place: Path = request.getfixturevalue("exported" if command.needs == "export" else "finished")

@@ -104,6 +104,7 @@ def test_what_is_decoded_together_decides_nothing(hearing: Transcriber, file: Pa
         assert [word.text for word in before.words or ()] == [word.text for word in after.words or ()]
 
 
+@pytest.mark.slow
 def test_a_cut_invents_no_sentence(hearing: Transcriber, said: Waveform, tmp_path: Path) -> None:
     """The reading has many commas: cut every few seconds, it has no more sentences than when it is heard at once."""
     path = tmp_path / "said.wav"
@@ -274,6 +275,7 @@ def test_every_word_of_a_manifest_has_a_time(tiny: LoadedModel, said: Waveform, 
     assert row["reference"] is not None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", chosen("moonshine-lora", needs="long"), ids=str)
 def test_documented_commands(command: Command, tiny: LoadedModel, said: Waveform, tmp_path: Path) -> None:
     assert tiny.checkpoint.model_id == "packaged:moonshine-tiny"
@@ -335,6 +337,7 @@ def test_bad_input_is_one_line_and_nothing_is_written(tiny: LoadedModel, file: P
     assert not [path for path in tmp_path.iterdir() if path.name.startswith("o.")]
 
 
+@pytest.mark.slow
 def test_one_of_several_recordings_without_speech_is_marked(tiny: LoadedModel, file: Path, tmp_path: Path) -> None:
     soundfile.write(tmp_path / "silent.wav", np.zeros(40 * SAMPLE_RATE_HZ), SAMPLE_RATE_HZ)
     result = transcribe(tiny, "--audio", tmp_path / "silent.wav", file)

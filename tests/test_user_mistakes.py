@@ -324,7 +324,7 @@ def test_a_place_where_nothing_may_be_written(arguments: list[object], tmp_path:
     assert not (place / "run").exists()
 
 
-@pytest.mark.parametrize("small_disk", [4, 8, 16, 32, 64, 1024], indirect=True)
+@pytest.mark.parametrize("small_disk", [4, *(pytest.param(size, marks=pytest.mark.slow) for size in (8, 16, 32)), 64, 1024], indirect=True)
 def test_a_full_disk(arguments: list[object], small_disk: Path) -> None:
     """From one that does not even take the settings to one that is full when the processor is written."""
     error = refusal(*arguments, "--output-dir", small_disk / "run")
@@ -360,7 +360,11 @@ def test_references_without_a_word(arguments: list[object], sets: Manifests, out
 
 
 @pytest.mark.parametrize(
-    ("number", "code", "line"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")], ids=["ctrl-c", "kill"]
+    ("number", "code", "line"),
+    [
+        pytest.param(signal.SIGINT, 130, "interrupted", id="ctrl-c"),
+        pytest.param(signal.SIGTERM, 143, "terminated", id="kill", marks=pytest.mark.slow),
+    ],
 )
 def test_stopped_in_the_middle(arguments: list[object], output: Path, number: signal.Signals, code: int, line: str) -> None:
     long = ("--max-steps", 100_000, "--epochs", 100_000, "--eval-interval", 100_000)
