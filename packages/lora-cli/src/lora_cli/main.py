@@ -41,6 +41,7 @@ COMMANDS: Final[dict[str, Command]] = {
     "status": Command("lora_cli.dictation.client", "dictation: what the service does", function="status"),
     "service": Command("lora_cli.dictation.units", "dictation: start the service with the desktop session"),
     "config": Command("lora_cli.config_command", "the settings that the app starts with: model, language, microphone, mode, theme"),
+    "models": Command("lora_cli.models_command", "list the models, choose one, write an export that starts without PyTorch"),
     "replacements": Command("lora_cli.replacements_command", "words and replacements: what is written for what is spoken"),
     "record": Command("lora_cli.recorder.command", "record your own voice, to train on", asyncio=True),
 }
