@@ -125,7 +125,12 @@ def test_markdown_goes_to_standard_output(outputs: Path) -> None:
 
 
 def test_csv_holds_ratios_and_a_row_for_each_run(outputs: Path, tmp_path: Path) -> None:
-    assert moonshine_lora("compare", *folders(outputs), "--output", tmp_path / "runs.csv").code == 0
+    assert (
+        moonshine_lora(
+            "compare", *(word for folder in folders(outputs) for word in ("--run", folder)), "--output", tmp_path / "runs.csv"
+        ).code
+        == 0
+    )
     rows = list(csv.DictReader(io.StringIO((tmp_path / "runs.csv").read_text())))
     assert [(Path(row["run"]).name, row["status"], row["decision"]) for row in rows] == [
         ("good", "completed", "accepted"),

@@ -4,11 +4,22 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 from typing import get_args
 
 import pytest
 
-from lora.console import EXIT_BROKEN_PIPE, TAGS_FLAG, ArgumentParser, number_from_zero, positive_int, positive_number, run
+from lora.console import (
+    EXIT_BROKEN_PIPE,
+    TAGS_FLAG,
+    ArgumentParser,
+    add_run,
+    given_run,
+    number_from_zero,
+    positive_int,
+    positive_number,
+    run,
+)
 from lora.errors import ConfigError, ManifestError
 from lora.system.signals import EXIT_INTERRUPTED, EXIT_TERMINATED
 from lora.text.tags import TagRule
@@ -95,6 +106,7 @@ def parser() -> ArgumentParser:
         (["--max-second=3"], "error: unknown flag --max-second (did you mean --max-seconds?); see --help"),
         (["--max_seconds=3"], "error: unknown flag --max_seconds (did you mean --max-seconds?); see --help"),
         (["train", "--learnin-rate", "3"], "error: unknown flag --learnin-rate (did you mean --learning-rate?); see --help"),
+        (["train", "--max-seconds", "3"], "error: unknown flag --max-seconds; see --help"),
         (["--quux"], "error: unknown flag --quux; see --help"),
         (["train", "surplus"], "error: unexpected 'surplus'; see --help"),
         (["--max-seconds", "0"], "error: argument --max-seconds: must be at least 1, not 0; see --help"),
@@ -108,6 +120,21 @@ def test_parser_errors_are_one_line_with_a_suggestion(arguments: list[str], mess
         parser().parse_args(arguments)
     assert stop.value.code == 2
     assert capsys.readouterr().err == f"{message}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "no run is given; give the run's folder"),
+        (["a", "--run", "b"], "give one run, not a and b"),
+    ],
+)
+def test_a_run_is_given_once_with_a_flag_or_without(arguments: list[str], message: str) -> None:
+    of_a_run = ArgumentParser()
+    add_run(of_a_run)
+    assert given_run(of_a_run.parse_args(["a"])) == given_run(of_a_run.parse_args(["--run", "a"])) == Path("a")
+    with pytest.raises(ConfigError, match=message):
+        given_run(of_a_run.parse_args(arguments))
 
 
 def test_every_rule_for_tags_is_a_choice() -> None:

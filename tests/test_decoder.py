@@ -13,7 +13,7 @@ from msgspec import structs
 from torch import Tensor
 
 from lora.audio.loading import Waveform
-from lora.config import AdapterConfig, Precision
+from lora.config import AdapterConfig
 from lora.dataset.manifest import Utterance
 from lora.model import cross_attention
 from lora.model.decoder import SUM_STEP, Cache, Decoder
@@ -21,6 +21,7 @@ from lora.model.encoder import Encoder
 from lora.model.loading import IGNORED_LABEL, Encoded, LoadedModel, join, pad_labels
 from lora.model.output_head import HEAD_ROWS
 from lora.model.products import rows_are_apart
+from lora.system.device import Precision
 from lora.training.adapter import Adapted, attach, fold_in, merged, restore, state
 
 ROUNDING = 1e-4

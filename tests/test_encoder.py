@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from lora.audio.loading import Waveform
-from lora.config import AdapterConfig, Precision
+from lora.config import AdapterConfig
 from lora.errors import AudioError
 from lora.model.encoder import MIN_SAMPLES, Encoder
 from lora.model.loading import LoadedModel, join
 from lora.model.products import PRODUCT_DTYPES, rows_are_apart
+from lora.system.device import Precision
 from lora.training.adapter import attach
 
 ROUNDING = 2e-5

@@ -10,10 +10,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from lora.checkpoints.checkpoint import resolve
-from lora.config import Precision
 from lora.dataset.manifest import Utterance
 from lora.errors import CheckpointError, ConfigError
 from lora.model.loading import LoadedModel, choose_device, join, load_model, pad_labels
+from lora.system.device import Precision
 from lora.system.documents import read_json
 from lora.system.files import write_json
 

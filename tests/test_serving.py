@@ -349,6 +349,13 @@ def test_a_port_that_is_taken_is_told_of_at_once(server: Server) -> None:
         (("--model", "a b=packaged:moonshine-tiny"), "write NAME=SOURCE"),
         (("--model", "a="), "write NAME=SOURCE"),
         (("--model", "a=packaged:moonshine-tiny", "--model", "a=packaged:moonshine-tiny"), "--model a=...: the name is given twice"),
+        ((), "nothing is served; give --run RUN, or --model NAME=SOURCE"),
+        (("--run", "/no/such/run"), "argument --run: /no/such/run: no such run folder"),
+        (("--run", "/"), "clients cannot send ''; choose a name with --model NAME=/"),
+        (
+            ("--run", ".", "--model", f"{Path.cwd().name}=packaged:moonshine-tiny"),
+            f"--model {Path.cwd().name}=...: the name is given twice",
+        ),
         (("--model", "a=/no/such/folder"), "/no/such/folder"),
         (("--model", "a=packaged:moonshine-tiny", "--wyoming", "here"), "--wyoming here: write PORT or HOST:PORT"),
         (("--model", "a=packaged:moonshine-tiny", "--host", "256.1.1.1"), "256.1.1.1:0: cannot listen there"),

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from lora.config import Device, Precision, build, dotted
+from lora.config import build, dotted
 from lora.display import Display
 from lora.language import Language
 from lora.longform.command import LONGEST_S
@@ -12,6 +12,7 @@ from lora.pipeline import stages
 from lora.presets import config_file
 from lora.runners.experiment import METRICS_FILE
 from lora.runs.record import RunRecord
+from lora.system.device import Device, Precision
 from lora.system.process import prepare_process
 from lora.transcribe import Choice, Request, Transcriber, Transcription, named, open_transcriber
 

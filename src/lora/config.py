@@ -34,14 +34,13 @@ from lora.errors import ConfigError
 from lora.language import LANGUAGE_PATTERN, Language, known_languages, traits
 from lora.presets import presets
 from lora.scoring.rules import GateConfig
+from lora.system.device import Device, Precision
 from lora.system.documents import read_toml
 from lora.text.style import TextStyle
 from lora.text.tags import TagRule
 
 Ratio = Annotated[float, Meta(ge=0.0, le=1.0)]
 Count = Annotated[int, Meta(ge=1, le=1_000_000_000)]
-Device = Literal["auto", "cpu", "cuda", "mps"]
-Precision = Literal["float32", "bfloat16"]
 ReplayTargets = Literal["base-model", "transcript"]
 Teach = Literal["transcripts", "terms"]
 Tracker = Literal["tensorboard", "wandb", "mlflow", "trackio"]

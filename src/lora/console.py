@@ -5,11 +5,13 @@ import difflib
 import math
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn, get_args
 
-from lora.errors import LoraError
+from lora.errors import ConfigError, LoraError
 from lora.system.destination import MACHINE, refusal
+from lora.system.device import Device, Precision
 from lora.system.signals import EXIT_INTERRUPTED, EXIT_TERMINATED, Ending, TerminatedError
 from lora.system.terminal import say
 
@@ -20,8 +22,6 @@ if TYPE_CHECKING:
 
 # 128 + the signal's number, as shells report it.
 EXIT_BROKEN_PIPE: Final = 141
-
-_UNRECOGNIZED = "unrecognized arguments: "
 
 
 def run(main: Callable[[], int], *, leave_interrupt: bool = False) -> int:
@@ -121,10 +121,24 @@ class ArgumentParser(argparse.ArgumentParser):
         options.setdefault("allow_abbrev", False)
         super().__init__(*args, **options)
 
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As `argparse`, but what a command does not know is compared with its own flags, not with those of other commands."""
+        options, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            parser = self._asked(options)
+            parser.error(parser._unknown(unknown))
+        return options
+
+    def _asked(self, options: argparse.Namespace) -> "ArgumentParser":
+        """The parser of the command that was given, or this one where there are no commands."""
+        for action in self._actions:
+            if isinstance(action, argparse._SubParsersAction) and (chosen := getattr(options, action.dest)) is not None:
+                parser: ArgumentParser = action.choices[chosen]
+                return parser._asked(options)
+        return self
+
     def error(self, message: str) -> NoReturn:
         """Prints `error: ...; see --help` on stderr and exits with 2."""
-        if message.startswith(_UNRECOGNIZED):
-            message = self._unknown(message.removeprefix(_UNRECOGNIZED).split())
         say(f"error: {_one_line(message)}; see --help", sys.stderr)
         raise SystemExit(2)
 
@@ -132,17 +146,39 @@ class ArgumentParser(argparse.ArgumentParser):
         flags = [argument.split("=")[0] for argument in arguments if argument.startswith("-")]
         if not flags:
             return f"unexpected {' '.join(arguments)!r}"
-        known = sorted(set(_option_strings(self)))
+        known = sorted(self._option_string_actions)
         near = {flag: difflib.get_close_matches(flag.replace("_", "-"), known, n=1) for flag in flags}
         return ", ".join(f"unknown flag {flag}" + (f" (did you mean {match[0]}?)" if match else "") for flag, match in near.items())
 
 
-def _option_strings(parser: argparse.ArgumentParser) -> Iterator[str]:
-    for action in parser._actions:
-        yield from action.option_strings
-        if isinstance(action, argparse._SubParsersAction):
-            for child in action.choices.values():
-                yield from _option_strings(child)
+def add_run(parser: argparse.ArgumentParser) -> None:
+    """The run that a command is about: its argument, or after `--run`, as in commands that take a run among other models."""
+    parser.add_argument("folder", type=Path, nargs="?", metavar="RUN", help="a run's folder: the --output-dir of an experiment")
+    parser.add_argument("--run", type=Path, metavar="RUN", help="the same as RUN without a flag")
+
+
+def given_run(options: argparse.Namespace) -> Path:
+    """What `add_run` has read. Raises `ConfigError` where that is no run, or more than one."""
+    given = [folder for folder in (options.folder, options.run) if folder is not None]
+    if len(given) != 1:
+        raise ConfigError(f"give one run, not {' and '.join(map(str, given))}" if given else "no run is given; give the run's folder")
+    folder: Path = given[0]
+    return folder
+
+
+def add_device(parser: argparse._ActionsContainer) -> None:
+    """`--device`: what a model is computed on."""
+    parser.add_argument(
+        "--device", choices=get_args(Device), default="auto", help="device to compute on; auto takes the first available (default: auto)"
+    )
+
+
+def add_computing(parser: argparse._ActionsContainer) -> None:
+    """`--device` and `--precision`."""
+    add_device(parser)
+    parser.add_argument(
+        "--precision", choices=get_args(Precision), default="float32", help="precision of matrix products (default: float32)"
+    )
 
 
 def positive_int(text: str) -> int:

@@ -12,7 +12,9 @@ from lora import __version__
 from lora.console import (
     TAGS_FLAG,
     ArgumentParser,
+    add_run,
     end,
+    given_run,
     language_code,
     number_from_zero,
     positive_int,
@@ -20,6 +22,7 @@ from lora.console import (
     tokens_per_second,
 )
 from lora.console import run as run_command
+from lora.errors import ConfigError
 from lora.system.terminal import say, shown_lines
 
 # Modules that need torch are imported by the command that needs them, so that --help answers at once.
@@ -105,7 +108,7 @@ def _align(options: argparse.Namespace) -> int:
 
 
 def _report_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", type=Path, metavar="RUN", help="a run's folder: the --output-dir of an experiment")
+    add_run(parser)
     parser.add_argument(
         "--audio-mb",
         type=number_from_zero,
@@ -118,13 +121,14 @@ def _report_arguments(parser: argparse.ArgumentParser) -> None:
 def _report(options: argparse.Namespace) -> int:
     from lora.report.rebuild import rebuild
 
-    for path in rebuild(options.folder, options.audio_mb):
+    for path in rebuild(given_run(options), options.audio_mb):
         say(path)
     return 0
 
 
 def _compare_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folders, such as outputs/*")
+    parser.add_argument("runs", type=Path, nargs="*", metavar="RUN", help="run folders, such as outputs/*")
+    parser.add_argument("--run", type=Path, action="append", default=[], metavar="RUN", help="the same as RUN without a flag")
     parser.add_argument("--output", type=Path, metavar="FILE", help="write .md, .csv or .html (default: Markdown on standard output)")
 
 
@@ -133,7 +137,10 @@ def _compare(options: argparse.Namespace) -> int:
 
     if options.output is not None:
         renderer(options.output)  # a wrong name is refused before the work
-    found = overview(options.runs)
+    runs = [*options.runs, *options.run]
+    if not runs:
+        raise ConfigError("no run is given; give run folders, such as outputs/*")
+    found = overview(runs)
     if options.output is None:
         print(shown_lines(markdown(found)), end="")
     else:
@@ -143,7 +150,7 @@ def _compare(options: argparse.Namespace) -> int:
 
 
 def _push_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", type=Path, metavar="RUN", help="a run's folder: the --output-dir of an experiment")
+    add_run(parser)
     parser.add_argument("--repo-id", required=True, metavar="OWNER/NAME", help="repository on the model hub; created if it does not exist")
     parser.add_argument("--public", action="store_true", help="make the repository public, when it is made (default: private)")
     parser.add_argument("--dry-run", action="store_true", help="list what would be uploaded, without contacting the hub")
@@ -153,7 +160,7 @@ def _push_arguments(parser: argparse.ArgumentParser) -> None:
 def _push(options: argparse.Namespace) -> int:
     from lora.publish import gathered, push
 
-    with gathered(options.folder, allow_rejected=options.allow_rejected) as uploads:
+    with gathered(given_run(options), allow_rejected=options.allow_rejected) as uploads:
         for upload in uploads:
             say(f"{upload.size / 1e6:10.3f} MB  {upload.name}")
         if not options.dry_run:

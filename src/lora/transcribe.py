@@ -11,7 +11,6 @@ from lora.audio.channels import Channel
 from lora.audio.decoding import stored_format
 from lora.audio.loading import AudioSettings, FileAudio, duration, load
 from lora.checkpoints.checkpoint import resolve
-from lora.config import Device, Precision
 from lora.dataset.checking import validate
 from lora.dataset.manifest import MIN_S, Rules, Utterance, read
 from lora.errors import AudioError, CheckpointError, ConfigError, TooLongError
@@ -29,6 +28,7 @@ from lora.runtimes.runtime import transcribe as transcribe_on_device
 from lora.scoring.counts import Counts, Freed, Tags, UtteranceScore, score_utterance, total
 from lora.scoring.doubtful import Mark, marks, speech_in, summary
 from lora.scoring.terms import TermScore, score_terms
+from lora.system.device import Device, Precision
 from lora.text.equivalents import Equivalents
 from lora.text.terms import Terms
 from lora.training import adapter as adapters

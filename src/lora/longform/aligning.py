@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from lora.audio.loading import EncodedAudio, FileAudio, encode_flac
-from lora.console import language_code, one_channel, positive_int, positive_number
+from lora.console import add_device, language_code, one_channel, positive_int, positive_number
 from lora.corpora.build import Bad, Choice, Item, build, describe
 from lora.corpora.recordings.segments import read_text
 from lora.errors import AlignmentError, ConfigError
@@ -48,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="X",
         help="leave out clips if a larger share of their letters differs from what the model hears (default: %(default)s)",
     )
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="device to compute on (default: auto)")
+    add_device(parser)
     parser.add_argument("--left-out", type=Path, metavar="FILE", help="write all clips that are left out, with the reason, as .tsv")
     parser.add_argument("--overwrite", action="store_true", help="replace what is at --output")
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from lora.console import TAGS_FLAG, channel_or_split, language_code, positive_int, positive_number, tokens_per_second
+from lora.console import TAGS_FLAG, add_computing, channel_or_split, language_code, positive_int, positive_number, tokens_per_second
 from lora.language import Language, metric
 from lora.system.terminal import say, shown
 
@@ -53,10 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="give each word its time and a confidence, in .json, .jsonl and .tsv; .srt shows single words, .vtt holds their times",
     )
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="device to compute on (default: auto)")
-    parser.add_argument(
-        "--precision", choices=("float32", "bfloat16"), default="float32", help="precision of matrix products (default: float32)"
-    )
+    add_computing(parser)
     parser.add_argument("--eval-batch-size", type=positive_int, default=32, metavar="N", help="largest batch in decoding (default: 32)")
     parser.add_argument(
         "--tokens-per-second",

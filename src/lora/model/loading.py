@@ -13,11 +13,11 @@ from transformers import AutoProcessor, MoonshineForConditionalGeneration, Moons
 
 from lora.checkpoints.checkpoint import Checkpoint, require_language
 from lora.checkpoints.model_folder import require_no_code
-from lora.config import Device, Precision
 from lora.errors import CheckpointError, ConfigError
 from lora.language import Language
 from lora.model.products import PRODUCT_DTYPES, PRODUCTS_VARIABLE, choice, instruction_set
 from lora.system import distributed
+from lora.system.device import Device, Precision
 from lora.system.documents import read_json, require_json
 from lora.text.byte_tokens import whole
 from lora.units import SAMPLE_RATE_HZ

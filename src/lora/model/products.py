@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from lora.config import Precision
 from lora.errors import ConfigError
+from lora.system.device import Precision
 
 PRODUCT_DTYPES: dict[Precision, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 """What products with frozen weights compute in, and the products of attention that needs no gradient. What trains, sums, norms and softmax

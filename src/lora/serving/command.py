@@ -9,7 +9,7 @@ from pathlib import Path
 from socket import socket
 from typing import Final
 
-from lora.console import language_code, positive_int, positive_number
+from lora.console import add_computing, language_code, positive_int, positive_number
 from lora.errors import ConfigError, ServeError
 from lora.serving.sockets import Address, bound, is_local, where
 
@@ -25,18 +25,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument(
         "--model",
         action="append",
-        required=True,
+        default=[],
         metavar="NAME=SOURCE",
         help="a run's folder, an adapter's folder, or a checkpoint (hub id, folder, packaged:moonshine-tiny), under the name that clients "
         "send; may be given several times. Wyoming's clients that name none get the first",
     )
     what.add_argument(
+        "--run", dest="model", action="append", type=_run_by_its_name, metavar="RUN", help="--model with the name of the run's folder"
+    )
+    what.add_argument(
         "--language", type=language_code, metavar="LANG", help="language of checkpoints; runs and adapters have their own (default: en)"
     )
-    what.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="device to compute on (default: auto)")
-    what.add_argument(
-        "--precision", choices=("float32", "bfloat16"), default="float32", help="precision of matrix products (default: float32)"
-    )
+    add_computing(what)
     what.add_argument("--eval-batch-size", type=positive_int, default=32, metavar="N", help="largest batch in decoding (default: 32)")
     place = parser.add_argument_group("where, and for whom")
     place.add_argument("--host", default=LOOPBACK, metavar="HOST", help=f"address to listen on (default: {LOOPBACK}: this machine only)")
@@ -63,6 +63,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def execute(options: argparse.Namespace) -> int:
     """Serves until it is told to stop."""
     _require_extra()
+    if not options.model:
+        raise ConfigError("nothing is served; give --run RUN, or --model NAME=SOURCE")
     named = [_named(text) for text in options.model]
     key = None if options.api_key_file is None else read_key(options.api_key_file)
     listening = bound(Address(options.host, options.port, "--port"))
@@ -116,6 +118,16 @@ def _named(text: str) -> tuple[str, str]:
             f"--model {text}: write NAME=SOURCE, such as tiny=packaged:moonshine-tiny; a name is of letters, digits, '.', '_', ':' and '-'"
         )
     return name, source
+
+
+def _run_by_its_name(text: str) -> str:
+    folder = Path(text).expanduser()
+    if not folder.is_dir():
+        raise argparse.ArgumentTypeError(f"{text}: no such run folder")
+    name = folder.resolve().name
+    if not _NAME.fullmatch(name):
+        raise argparse.ArgumentTypeError(f"{text}: clients cannot send {name!r}; choose a name with --model NAME={text}")
+    return f"{name}={text}"
 
 
 def _port(text: str) -> int:

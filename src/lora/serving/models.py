@@ -7,12 +7,12 @@ from pathlib import Path
 
 from lora.checkpoints import provenance
 from lora.checkpoints.provenance import ADAPTER_SETTINGS, Origin
-from lora.config import Device, Precision
 from lora.errors import CheckpointError, ConfigError, RequestError
 from lora.language import Language, code, traits
 from lora.longform.recording import Listener
 from lora.runs.export_record import EXPORT_FILE
 from lora.runs.record import RECORD_FILE
+from lora.system.device import Device, Precision
 from lora.transcribe import Request, Transcriber, open_transcriber
 
 

@@ -16,8 +16,8 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from lora.audio.loading import Waveform, duration
-from lora.config import Device, Precision
 from lora.errors import ConfigError
+from lora.system.device import Device, Precision
 from lora.system.process import age_s, prepare_process
 from lora.units import Seconds
 from lora_cli.engine.commands import Begin, Cancel, Command, Compare, End, Feed, Inbox, Sent, Use

@@ -23,7 +23,7 @@ from lora_cli.engine.commands import Begin, Cancel, Command, Compare, End, Feed,
 from lora_cli.engine.events import Ended, Event, Failed, Final, Loading, Partial, Ready, Segment, Switched, Voice
 
 if TYPE_CHECKING:
-    from lora.config import Device, Precision
+    from lora.system.device import Device, Precision
 
 INTERVAL_S: Constant = 0.3
 """From the start of one look at a segment that goes on to the start of the next, where the machine is fast enough."""
