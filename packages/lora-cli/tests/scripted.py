@@ -51,7 +51,7 @@ class Script:
 
     def _open(self, name: str, on_samples: OnSamples, on_level: OnLevel, on_problem: OnProblem) -> "Script":
         if name == "broken":
-            raise AudioError("broken: cannot be opened; choose another with --device")
+            raise AudioError("broken: cannot be opened; choose another with --microphone")
         self.asked.append(("open", name))
         return self._source(on_samples, on_level, on_problem)
 

@@ -139,7 +139,7 @@ def test_what_an_export_cannot_go_with_is_refused_in_one_line(ears: Ears, tmp_pa
     for flags, message in (
         (("--compare",), "--compare: takes two voices"),
         (("--precision", "bfloat16"), "ONNX Runtime computes it on the CPU"),
-        (("--compute", "cuda"), "ONNX Runtime computes it on the CPU"),
+        (("--device", "cuda"), "ONNX Runtime computes it on the CPU"),
     ):
         refused = moonshine("--plain", "--export-dir", ears.folder, *flags, environment=dict(os.environ))
         assert refused.returncode == 2

@@ -93,7 +93,7 @@ def test_no_microphone_is_one_line(tmp_path: Path) -> None:
 
 
 def test_a_device_that_is_not_there_is_one_line(microphone: VirtualMicrophone) -> None:
-    command = [sys.executable, "-m", "lora_cli.main", "--plain", "--device", "defualt"]
+    command = [sys.executable, "-m", "lora_cli.main", "--plain", "--microphone", "defualt"]
     done = subprocess.run(command, env=microphone.environment, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 2
     assert "there is no such input; did you mean 'default'?" in done.stderr

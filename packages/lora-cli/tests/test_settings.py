@@ -117,20 +117,20 @@ def test_flags_win_over_the_file() -> None:
     settings = Settings(model="packaged:moonshine-base", language="ja", microphone="USB", mode="toggle", keep=False)
     taken = filled(settings)
     assert taken["settled_in"] == user_file()
-    assert [taken[name] for name in ("model_id", "language", "device", "mode", "keep")] == [
+    assert [taken[name] for name in ("model_id", "language", "microphone", "mode", "keep")] == [
         "packaged:moonshine-base", "ja", "USB", "toggle", False
     ]  # fmt: skip
-    taken = filled(settings, "--model-id", "packaged:moonshine-tiny", "--device", "1", "--mode", "vad", "--keep")
+    taken = filled(settings, "--model-id", "packaged:moonshine-tiny", "--microphone", "1", "--mode", "vad", "--keep")
     assert taken["settled_in"] is None
-    assert [taken[name] for name in ("model_id", "language", "device", "mode", "keep")] == [
+    assert [taken[name] for name in ("model_id", "language", "microphone", "mode", "keep")] == [
         "packaged:moonshine-tiny", None, "1", "vad", True
     ]  # fmt: skip
     assert filled(settings, "--export-dir", "somewhere")["model_id"] is None
     assert filled(settings, screen=False)["mode"] == "auto"
-    assert filled(settings, "--file", "clip.wav")["device"] is None
-    service = dictation.parser().parse_args(["--device", "1"])
+    assert filled(settings, "--file", "clip.wav")["microphone"] is None
+    service = dictation.parser().parse_args(["--microphone", "1"])
     fill(service, settings, screen=False)
-    assert (service.model_id, service.language, service.device, service.keep) == ("packaged:moonshine-base", "ja", "1", False)
+    assert (service.model_id, service.language, service.microphone, service.keep) == ("packaged:moonshine-base", "ja", "1", False)
 
 
 def test_a_folder_is_taken_as_what_it_holds(tmp_path: Path, config: Told, monkeypatch: pytest.MonkeyPatch) -> None:

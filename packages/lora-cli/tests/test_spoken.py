@@ -194,7 +194,9 @@ def test_a_device_of_eight_channels_at_44100_hz_is_heard(
     with virtual_microphone(rate_hz=44_100, channels=8, jack=jack) as device:
         assert device.format.endswith(" 8ch 44100Hz")
         environment = {**device.settings, "XDG_STATE_HOME": str(tmp_path)}
-        opened.append(terminal := Terminal(tmp_path / "out.jsonl", [*APP, *(("--device", JACK) if jack else ())], environment=environment))
+        opened.append(
+            terminal := Terminal(tmp_path / "out.jsonl", [*APP, *(("--microphone", JACK) if jack else ())], environment=environment)
+        )
         terminal.start(XTERM)
         terminal.until("mode: toggle")
         terminal.child.send(" ")

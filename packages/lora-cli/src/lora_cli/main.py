@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from lora.console import ArgumentParser, language_code, one_channel, positive_int, run
+from lora.console import ArgumentParser, add_computing, language_code, one_channel, positive_int, run
 from lora.errors import ConfigError, LoraError
 from lora.system.terminal import say
 
@@ -121,7 +121,7 @@ def _parser() -> ArgumentParser:
     model.add_argument("--compare", action="store_true", help="start in A/B mode: two voices transcribe the same speech")
     sound = parser.add_argument_group("sound")
     sound.add_argument("--list-devices", action="store_true", help="list the microphones and exit")
-    sound.add_argument("--device", metavar="INDEX|NAME", help="the microphone, by its index or part of its name")
+    sound.add_argument("--microphone", metavar="INDEX|NAME", help="the microphone, by its index or part of its name")
     sound.add_argument("--file", type=Path, metavar="CLIP", help="a recording instead of the microphone, played in real time")
     sound.add_argument(
         "--channel",
@@ -168,10 +168,7 @@ def add_voice_flags(parser: argparse.ArgumentParser) -> "argparse._ArgumentGroup
         metavar="DIR",
         help="an export with onnx files: starts without PyTorch; repeat for more voices",
     )
-    model.add_argument("--compute", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="device to compute on (default: auto)")
-    model.add_argument(
-        "--precision", choices=("float32", "bfloat16"), default="float32", help="precision of matrix products (default: float32)"
-    )
+    add_computing(model)
     return model
 
 
@@ -228,8 +225,8 @@ def _voices(options: argparse.Namespace) -> "tuple[Voice, ...]":
 
 def make_session(options: argparse.Namespace, results: "History", through: threading.Event) -> "Session":
     """What the flags ask for: model, microphone or file, replacements. Raises `LoraError` for what cannot be."""
-    if options.export_dir and (options.compute not in ("auto", "cpu") or options.precision != "float32"):
-        raise ConfigError("an export: ONNX Runtime computes it on the CPU, as it was written; leave out --compute and --precision")
+    if options.export_dir and (options.device not in ("auto", "cpu") or options.precision != "float32"):
+        raise ConfigError("an export: ONNX Runtime computes it on the CPU, as it was written; leave out --device and --precision")
     from lora_cli.replacements import read_user_table
     from lora_cli.session import InputDevice, Session
     from lora_cli.written import as_written
@@ -240,7 +237,7 @@ def make_session(options: argparse.Namespace, results: "History", through: threa
     def open_engine(emit: "Callable[[Event], None]") -> "Engine":
         from lora_cli.engine.process import Engine
 
-        engine = Engine(voices, as_written(emit, table), device=options.compute, precision=options.precision)
+        engine = Engine(voices, as_written(emit, table), device=options.device, precision=options.precision)
         if options.compare:
             engine.compare(voices[1].name)
         return engine
@@ -254,14 +251,14 @@ def make_session(options: argparse.Namespace, results: "History", through: threa
             return FileSource(samples, on_samples, on_level, through.set)
         from lora_cli.sound.microphone import Microphone, find
 
-        return Microphone(find(options.device), on_samples, on_level, on_problem)
+        return Microphone(find(options.microphone), on_samples, on_level, on_problem)
 
     def list_devices() -> "tuple[InputDevice, ...]":
         from lora_cli.sound.microphone import Microphone, devices
 
         return tuple(InputDevice(device.name, device.label, partial(Microphone, device)) for device in devices())
 
-    name = options.file.name if options.file is not None else options.device or "default microphone"
+    name = options.file.name if options.file is not None else options.microphone or "default microphone"
     return Session(voices, open_engine, open_source, name, results, None if options.file is not None else list_devices, options.theme)
 
 

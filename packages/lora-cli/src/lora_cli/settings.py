@@ -124,7 +124,7 @@ def fill(options: argparse.Namespace, settings: Settings, *, screen: bool) -> No
     options.keep = settings.keep if options.keep is None else options.keep
     options.mode = options.mode or (settings.mode if screen and options.file is None else "auto")
     if options.file is None:
-        options.device = options.device or settings.microphone
+        options.microphone = options.microphone or settings.microphone
     if options.model_id is not None or options.run is not None or options.adapter_dir or options.export_dir or settings.model is None:
         return
     options.settled_in = user_file()

@@ -37,7 +37,7 @@ def parser() -> ArgumentParser:
         description="Run the dictation service: what you say between two `moonshine toggle` is written into the window that has the focus.",
     )
     add_voice_flags(flags)
-    flags.add_argument("--device", metavar="INDEX|NAME", help="the microphone, by its index or part of its name")
+    flags.add_argument("--microphone", metavar="INDEX|NAME", help="the microphone, by its index or part of its name")
     flags.add_argument(
         "--to",
         default="paste",

@@ -59,7 +59,7 @@ def _parser() -> ArgumentParser:
     model.add_argument("--no-listen", action="store_true", help="no model checks the words, as for a language without one")
     sound = parser.add_argument_group("sound")
     sound.add_argument("--list-devices", action="store_true", help="list the microphones and exit")
-    sound.add_argument("--device", metavar="INDEX|NAME", help="the microphone, by its index or part of its name")
+    sound.add_argument("--microphone", metavar="INDEX|NAME", help="the microphone, by its index or part of its name")
     parser.add_argument("--plain", action="store_true", help="no screen: lines of text, and keys with Enter, for screen readers")
     return parser
 
@@ -154,13 +154,13 @@ def _booth(
     for line in _changes(folder, asked, prompts, before):
         say(line, sys.stderr)
     folder.put(heading, prompts)
-    name = options.device or "default microphone"
+    name = options.microphone or "default microphone"
 
     def open_source(on_samples: "OnSamples", on_level: "OnLevel", on_problem: "OnProblem") -> "Source":
         from lora_cli.sound.microphone import Microphone, find, look_again
 
         look_again()  # for one that was connected since
-        return Microphone(find(options.device), on_samples, on_level, on_problem)
+        return Microphone(find(options.microphone), on_samples, on_level, on_problem)
 
     return Booth(folder, prompts, heading, name, _opener(heading), open_source)
 

@@ -46,7 +46,7 @@ _NO_PORTAUDIO: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """An input of this machine. `index` is what `--device` takes."""
+    """An input of this machine. `index` is what `--microphone` takes."""
 
     index: int
     name: str
@@ -97,10 +97,10 @@ def find(wanted: str | None) -> Device:
     if len(matching) == 1:
         return matching[0]
     if matching:
-        raise AudioError(f"--device {wanted}: names {len(matching)} inputs ({', '.join(d.name for d in matching)}); give its index")
+        raise AudioError(f"--microphone {wanted}: names {len(matching)} inputs ({', '.join(d.name for d in matching)}); give its index")
     near = difflib.get_close_matches(wanted, [device.name for device in there], n=1, cutoff=0.4)
     hint = f"; did you mean {near[0]!r}?" if near else ""
-    raise AudioError(f"--device {wanted}: there is no such input{hint} (moonshine --list-devices lists them)")
+    raise AudioError(f"--microphone {wanted}: there is no such input{hint} (moonshine --list-devices lists them)")
 
 
 class Microphone:
@@ -139,7 +139,7 @@ class Microphone:
             )
             self._stream.start()
         except sounddevice.PortAudioError as error:
-            raise AudioError(f"{device.name}: cannot be opened ({_reason(error)}); choose another with --device") from error
+            raise AudioError(f"{device.name}: cannot be opened ({_reason(error)}); choose another with --microphone") from error
         self._thread = threading.Thread(target=self._run, name="microphone", daemon=True)
         self._thread.start()
 
@@ -188,7 +188,7 @@ def _format(sounddevice: Any, device: Device) -> tuple[int, int]:
         if reason is None:
             return rate_hz, channels
         refused.append(f"{rate_hz} Hz {channels} channels: {reason}")
-    raise AudioError(f"{device.name}: takes no format that it was asked for ({'; '.join(refused)}); choose another with --device")
+    raise AudioError(f"{device.name}: takes no format that it was asked for ({'; '.join(refused)}); choose another with --microphone")
 
 
 def _refusal(sounddevice: Any, device: Device, rate_hz: int, channels: int) -> str | None:
