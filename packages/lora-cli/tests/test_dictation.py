@@ -28,7 +28,7 @@ from playing import ended, final
 from rig import require
 from scripted import BASE, Script
 
-from lora.errors import AudioError, DeliveryError, DictationError
+from lora.errors import AudioError, DeliveryError, DictationError, LoraError
 from lora.units import Seconds
 
 
@@ -101,6 +101,25 @@ def test_a_way_that_is_not_there_is_refused_in_one_line(
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(DictationError, match=f"^{re.escape(message)}"):
         choose(to, paste_key="", any_window=False, environment=environment)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "flags", "message"),
+    [
+        ("config.toml", "keep = 1", [], "config.toml: keep: must be true or false"),
+        ("replacements.toml", "new_line = 1", [], "replacements.toml: Expected `bool`"),
+        ("config.toml", "", ["--run", "absent"], "^absent"),
+    ],
+)
+def test_the_files_and_flags_of_the_app_are_those_of_the_service(
+    name: str, content: str, flags: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    (tmp_path / "moonshine-lora").mkdir()
+    (tmp_path / "moonshine-lora" / name).write_text(content)
+    with pytest.raises(LoraError, match=message):
+        moonshine(["dictate", "--to", "stdout", *flags])
 
 
 # --- the socket ------------------------------------------------------------------------------------------------------------------------
