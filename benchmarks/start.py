@@ -76,7 +76,7 @@ def _start(checkout: Path, arguments: list[str]) -> Start:
     """Starts the app, waits until it is ready, and ends it."""
     with tempfile.TemporaryDirectory() as state:
         sources = f"{checkout}/packages/lora-cli/src:{checkout}/src"
-        environment = os.environ | {"PYTHONPATH": sources, "XDG_STATE_HOME": state, "TERM": "xterm-256color"}
+        environment = os.environ | {"PYTHONPATH": sources, "XDG_STATE_HOME": state, "XDG_CONFIG_HOME": state, "TERM": "xterm-256color"}
         started = time.monotonic()
         pid, terminal = pty.fork()
         if pid == 0:

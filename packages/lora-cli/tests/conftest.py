@@ -1,6 +1,6 @@
 """Real speech for the voice app's tests."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -8,6 +8,14 @@ import pytest
 from lora.audio.loading import FileAudio
 from lora.corpora import general
 from lora.dataset.manifest import Rules, Utterance, read
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_settings_of_the_developer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The app reads its config file and replacements from an empty folder, whoever runs the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("config")))
+        yield
 
 
 @pytest.fixture(scope="session")
