@@ -88,7 +88,7 @@ def test_no_microphone_is_one_line(tmp_path: Path) -> None:
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=120)
     lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert (done.returncode, len(lines)) == (2, 1), done.stderr
-    assert "--file" in lines[0]
+    assert "there is no microphone; connect one" in lines[0]
     assert "Traceback" not in done.stderr
 
 
