@@ -1,4 +1,4 @@
-"""What the stages of a run found, as plain values that its record holds: whoever reads them needs no PyTorch."""
+"""What the stages of a run found, as plain values that its record holds: no PyTorch is needed to read them. `scoring.gate` judges them."""
 
 from typing import Literal
 
