@@ -17,7 +17,8 @@ from running import moonshine_lora, the_error
 
 from lora.config import build
 from lora.report.compare import overview
-from lora.runs.record import RECORD_FILE, SCHEMA, ManifestInfo, RunRecord, write
+from lora.runs.record import SCHEMA, ManifestInfo, RunRecord, write
+from lora.system.artifacts import RECORD_FILE
 from lora.units import Seconds
 
 NOTHING_LEARNT = tuple((reference, said, said) for reference, said, _ in DOMAIN)

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from lora.errors import RunFolderError
-from lora.system.locking import LOCK_FILE, Hold, Holder, held, may_live, refuse_held
+from lora.system.artifacts import LOCK_FILE
+from lora.system.locking import Hold, Holder, held, may_live, refuse_held
 
 HOLDER = """
 import sys, time

@@ -18,7 +18,7 @@ ORDER = tuple(re.findall(r"^\| `(\w+)` \|", _TABLE, re.MULTILINE))
 TORCH_FREE = (
     *("errors", "units", "language", "presets", "config", "console", "consistency", "publish", "display", "main"),
     *("audio", "text", "dataset", "corpora", "runs", "report", "runtimes", "scoring", "synthesis"),
-    *("system.process", "system.terminal", "system.signals", "system.documents", "system.destination", "system.files"),
+    *("system.artifacts", "system.process", "system.terminal", "system.signals", "system.documents", "system.destination", "system.files"),
     *("system.locking", "system.clearing", "system.cache"),
     *("checkpoints.wheels", "checkpoints.provenance", "checkpoints.model_folder", "model.transcript", "live"),
     *("training.augment", "export.agreement", "serving.command", "serving.sockets", "serving.metrics"),

@@ -13,9 +13,10 @@ from running import ROOT
 
 from lora.config import RunConfig, build
 from lora.errors import RunFolderError
-from lora.runs.folder import CONFIG_FILE, LOG_FILE, RunLog, take
-from lora.runs.record import RECORD_FILE, SCHEMA, command, environment, now, read, write
-from lora.system.locking import LOCK_FILE, Hold
+from lora.runs.folder import RunLog, take
+from lora.runs.record import SCHEMA, command, environment, now, read, write
+from lora.system.artifacts import CONFIG_FILE, LOCK_FILE, LOG_FILE, RECORD_FILE
+from lora.system.locking import Hold
 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:

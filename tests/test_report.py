@@ -17,6 +17,7 @@ from lora.report.markdown import render, write_report
 from lora.report.metrics import metrics, write_metrics
 from lora.runs.export_record import Exported, TargetExport
 from lora.runs.record import ManifestInfo, RunRecord, read, write
+from lora.system.artifacts import HTML_FILE
 from lora.units import Seconds
 
 HEADINGS = ["Data", "Training", "Utterances that changed most", "Where the domain's errors are", "Reproduce"]
@@ -166,7 +167,7 @@ def test_the_export_of_a_japanese_model_is_scored_in_characters(tmp_path: Path) 
     )
     verdict = msgspec.structs.replace(completed().verdict, checks=())  # type: ignore[type-var]  # it is completed
     run = msgspec.structs.replace(record, config=msgspec.structs.replace(record.config, model=model), exports=(exported,), verdict=verdict)
-    for text in (render(run), html.render(run, tmp_path / html.HTML_FILE)):
+    for text in (render(run), html.render(run, tmp_path / HTML_FILE)):
         assert "CER in the runtime" in text
         assert not re.search(r"\bWER\b", text)
     assert export_table(exported).title == "moonshine-ai/moonshine-tiny-ja: character error rate in PyTorch and in the runtime"

@@ -12,7 +12,8 @@ from playwright.sync_api import Browser, Page, expect
 from records import DOMAIN, HELDOUT
 from test_report_html import HOSTILE, LENGTH_S, recorded, with_speakers
 
-from lora.report.html import HTML_FILE, write_html
+from lora.report.html import write_html
+from lora.system.artifacts import HTML_FILE
 from lora.text.mojibake import damage
 
 LONG = " ".join(f"word{number % 977}" for number in range(2_000))

@@ -20,11 +20,11 @@ from lora.dataset.manifest import Rules
 from lora.dataset.speech_rate import too_much
 from lora.report.charts import steps_to
 from lora.report.diff import pieces
-from lora.report.html import AUDIO_MB, HTML_FILE, render, write_html
-from lora.report.markdown import MARKDOWN_FILE
+from lora.report.html import AUDIO_MB, render, write_html
 from lora.report.rebuild import rebuild
 from lora.runs.record import ManifestInfo, RunRecord, write
 from lora.scoring.counts import count_edits, score_utterance
+from lora.system.artifacts import HTML_FILE, MARKDOWN_FILE
 from lora.system.files import sha256_file
 from lora.text.normaliser import normalise
 from lora.text.tags import tags_in

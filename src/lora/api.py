@@ -10,8 +10,8 @@ from lora.longform.command import LONGEST_S
 from lora.longform.recording import transcribe_files
 from lora.pipeline import stages
 from lora.presets import config_file
-from lora.runners.experiment import METRICS_FILE
 from lora.runs.record import RunRecord
+from lora.system.artifacts import EXPERIMENT_METRICS_FILE
 from lora.system.device import Device, Precision
 from lora.system.process import prepare_process
 from lora.transcribe import Choice, Request, Transcriber, Transcription, named, open_transcriber
@@ -60,4 +60,4 @@ def experiment(config: str | Path, **settings: object) -> RunRecord:
     """
     prepare_process()
     given = {dotted(name): str(value) if isinstance(value, Path) else value for name, value in settings.items()}
-    return stages.experiment(build(given, config_file(str(config))), METRICS_FILE, Display(quiet=True))
+    return stages.experiment(build(given, config_file(str(config))), EXPERIMENT_METRICS_FILE, Display(quiet=True))

@@ -11,16 +11,17 @@ from lora.checkpoints import provenance
 from lora.checkpoints.provenance import ADAPTER_SETTINGS, ADAPTER_WEIGHTS, CHECKPOINT_SETTINGS, CHECKPOINT_WEIGHTS, Origin
 from lora.errors import PublishError
 from lora.report.card import CARD_FILE, write_card
-from lora.report.html import HTML_FILE, write_html
-from lora.report.markdown import MARKDOWN_FILE, write_report
+from lora.report.html import write_html
+from lora.report.markdown import write_report
 from lora.runs.record import RunRecord, counting_errors, read, result_folder
+from lora.system.artifacts import CHECKPOINT_FOLDER, HTML_FILE, MARKDOWN_FILE, PROCESSOR_FOLDER
 from lora.system.files import sha256_file
 
 
 def folders(record: RunRecord) -> tuple[str, ...]:
     """Whose files lie side by side on the hub, so that peft and transformers find them by the repository's name."""
     made = result_folder(record.config.adapter)
-    return (made,) if made == "checkpoint" else (made, "processor")
+    return (made,) if made == CHECKPOINT_FOLDER else (made, PROCESSOR_FOLDER)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ import msgspec
 from lora.checkpoints.model_folder import require_weights
 from lora.errors import CheckpointError
 from lora.language import Language
+from lora.system.artifacts import ADAPTER_FOLDER, CHECKPOINT_FOLDER
 from lora.system.documents import read_json
 from lora.system.files import sha256_bytes, sha256_file, write_json
 
@@ -57,12 +58,12 @@ class Tuned:
 
 def tuned_by(run: Path) -> Tuned:
     """The tuned model in a run's folder. Raises `CheckpointError` for a folder that holds none, or a damaged one."""
-    if (checkpoint := run / "checkpoint").is_dir():
+    if (checkpoint := run / CHECKPOINT_FOLDER).is_dir():
         own = read_json(checkpoint / PASSPORT_FILE, Origin, CheckpointError)
         return Tuned(str(checkpoint.resolve()), None, None, own)
-    adapter = run / "lora_adapter"
+    adapter = run / ADAPTER_FOLDER
     if not adapter.is_dir():
-        raise CheckpointError(f"{run}: holds no lora_adapter/; give the --output-dir of a finished run")
+        raise CheckpointError(f"{run}: holds no {ADAPTER_FOLDER}/; give the --output-dir of a finished run")
     origin = read(adapter, Origin)
     return Tuned(origin.base_model_id, origin.base_revision, adapter, origin)
 

@@ -25,13 +25,14 @@ from lora.export.targets import ASKS_ARCHITECTURE, ExportPrecision, Target, arch
 from lora.language import Language, traits
 from lora.model.loading import load_model
 from lora.model.transcript import DecodeSettings
-from lora.report.html import HTML_FILE, write_html
-from lora.report.markdown import MARKDOWN_FILE, write_report
+from lora.report.html import write_html
+from lora.report.markdown import write_report
 from lora.runs import record as records
 from lora.runs.export_record import EXPORT_FILE, Exported, ExportedFile, ProofSpeech, TargetExport
 from lora.runs.record import RunRecord
 from lora.runtimes.runtime import PACKAGES, require_runtimes
 from lora.runtimes.separate import REQUIREMENT, TRANSFORMERS_JS
+from lora.system.artifacts import HTML_FILE, MARKDOWN_FILE
 from lora.system.files import atomic_folder, sha256_file, write_json
 from lora.system.locking import held
 from lora.system.process import peak_bytes

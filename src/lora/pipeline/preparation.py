@@ -17,11 +17,12 @@ from lora.model.loading import LoadedModel, choose_device, load_model
 from lora.model.products import PRODUCT_DTYPES, require_precision, time_beside_float32
 from lora.model.transcript import DecodeSettings
 from lora.runs import record as records
-from lora.runs.folder import CHECKPOINTS_FOLDER, check, require_same, resumable
+from lora.runs.folder import check, require_same, resumable
 from lora.runs.record import CheckpointInfo, ManifestInfo, RunRecord
 from lora.runs.tracking import require as require_trackers
 from lora.scoring.reader_errors import table
 from lora.system import distributed
+from lora.system.artifacts import STATES_FOLDER
 from lora.system.cache import Kept
 from lora.system.locking import Hold
 from lora.text.equivalents import Equivalents
@@ -60,7 +61,7 @@ class Prepared:
 
     @property
     def checkpoints(self) -> Path:
-        return self.folder / CHECKPOINTS_FOLDER
+        return self.folder / STATES_FOLDER
 
 
 def prepare(config: RunConfig, display: Display, *, resume: bool = False) -> Prepared:

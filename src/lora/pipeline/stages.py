@@ -20,11 +20,11 @@ from lora.pipeline.baseline import baseline_of, check_texts, evaluator_of, heldo
 from lora.pipeline.preparation import Prepared, opening_record, prepare
 from lora.pipeline.reporting import Reporter
 from lora.report.card import CARD_FILE, write_card
-from lora.report.html import HTML_FILE, write_html
-from lora.report.markdown import MARKDOWN_FILE, write_report
+from lora.report.html import write_html
+from lora.report.markdown import write_report
 from lora.report.metrics import write_metrics
 from lora.runs import record as records
-from lora.runs.folder import LOG_FILE, RunLog, continue_in, hold_unfinished, take
+from lora.runs.folder import RunLog, continue_in, hold_unfinished, take
 from lora.runs.outcomes import Evaluation, Strength, TrainOutcome
 from lora.runs.record import AdapterInfo, Resumption, RunRecord, SetResult, result_folder
 from lora.runs.tracking import Trackers
@@ -34,6 +34,7 @@ from lora.scoring.gate import judge
 from lora.scoring.significance import compare, drift, interval
 from lora.scoring.terms import TermsFound, compare_terms
 from lora.system import distributed
+from lora.system.artifacts import HTML_FILE, LOG_FILE, MARKDOWN_FILE, PROCESSOR_FOLDER
 from lora.system.cache import prune
 from lora.system.files import atomic_folder, remove_at_once, sha256_file, system_errors
 from lora.system.process import give_back_memory
@@ -48,8 +49,6 @@ from lora.training.checkpointing import TrainState
 from lora.training.loop import Progress, TrainData, learning_rate, planned_steps, train
 from lora.training.sets import SpeechSet, examples, with_copies
 from lora.units import Seconds
-
-PROCESSOR_FOLDER = "processor"
 
 
 def experiment(config: RunConfig, metrics_file: str, display: Display, *, resume: bool = False) -> RunRecord:

@@ -14,11 +14,12 @@ from lora.errors import ConfigError, RunFolderError
 from lora.language import traits
 from lora.report.escape import markdown_environment, spreadsheet
 from lora.report.terms import alarms, recall, sets_of
-from lora.runs.record import RECORD_FILE, RunRecord, SetResult, read
+from lora.runs.record import RunRecord, SetResult, read
 from lora.scoring.analysis import Remaining, remaining
 from lora.scoring.counts import Score
 from lora.scoring.significance import Comparison, compare
 from lora.scoring.terms import TermsFound
+from lora.system.artifacts import RECORD_FILE
 from lora.system.files import write_text
 
 FORMATS = (".md", ".csv", ".html")

@@ -29,8 +29,6 @@ from lora.scoring.analysis import (
 from lora.scoring.counts import Counts, Score, UtteranceScore
 from lora.system.files import write_text
 
-HTML_FILE = "report.html"
-
 AUDIO_MB = 20.0
 """How much of the page embedded recordings may take, in 10^6 bytes: an hour of speech, and a phone still opens it."""
 

@@ -12,8 +12,6 @@ from lora.scoring.analysis import by_duration, by_speaker, by_vocabulary, error_
 from lora.scoring.counts import Score, UtteranceScore
 from lora.system.files import write_text
 
-MARKDOWN_FILE = "report.md"
-
 MOST_BETTER, MOST_WORSE = 10, 5
 """How many utterances that changed are shown."""
 

@@ -3,9 +3,10 @@
 from pathlib import Path
 
 from lora.errors import RunFolderError
-from lora.report.html import HTML_FILE, write_html
-from lora.report.markdown import MARKDOWN_FILE, write_report
+from lora.report.html import write_html
+from lora.report.markdown import write_report
 from lora.runs.record import counting_errors, read
+from lora.system.artifacts import HTML_FILE, MARKDOWN_FILE
 from lora.system.locking import held
 
 

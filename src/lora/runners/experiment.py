@@ -7,9 +7,9 @@ from lora.config import RunConfig, add_flags, from_flags
 from lora.console import ArgumentParser, positive_int, run
 from lora.presets import config_file, presets
 from lora.scoring.gate import Decision
+from lora.system.artifacts import EXPERIMENT_METRICS_FILE
 from lora.system.terminal import say, shown
 
-METRICS_FILE = "experiment_metrics.json"
 EXIT_CODES: dict[Decision, int] = {"accepted": 0, "rejected": 3, "inconclusive": 4}
 """How a completed run ends; 2 is a refusal."""
 
@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def execute(arguments: argparse.Namespace) -> int:
     if arguments.write_augmented is not None:
         return write_examples(from_flags(arguments, arguments.config), arguments.write_augmented)
-    return start(from_flags(arguments, arguments.config), METRICS_FILE, dry_run=arguments.dry_run, resume=arguments.resume)
+    return start(from_flags(arguments, arguments.config), EXPERIMENT_METRICS_FILE, dry_run=arguments.dry_run, resume=arguments.resume)
 
 
 def write_examples(config: RunConfig, count: int) -> int:

@@ -13,8 +13,9 @@ from lora.consistency import flag
 from lora.console import positive_int
 from lora.errors import ConfigError, RunFolderError
 from lora.presets import config_file, presets
-from lora.runners.experiment import METRICS_FILE, start
+from lora.runners.experiment import start
 from lora.synthesis.commands import add_sentences, add_voices
+from lora.system.artifacts import EXPERIMENT_METRICS_FILE
 from lora.system.terminal import say
 
 MARK_FILE: Final = "speech.json"
@@ -57,7 +58,7 @@ def execute(options: argparse.Namespace) -> int:
     config = settings(options)
     making = _checked(options, config)
     _speak(making, overwrite=config.output.overwrite)
-    code = start(config, METRICS_FILE, dry_run=False, resume=False)
+    code = start(config, EXPERIMENT_METRICS_FILE, dry_run=False, resume=False)
     if options.to and code == 0:
         _export(config, options.to)
     elif options.to:

@@ -6,8 +6,8 @@ from pathlib import Path
 from lora.config import add_flags, build
 from lora.console import ArgumentParser, run
 from lora.runners.experiment import start
+from lora.system.artifacts import REAL_METRICS_FILE
 
-METRICS_FILE = "real_metrics.json"
 DATA_FOLDER = Path("data/quickstart")
 PRESET = {
     "model.model_id": "packaged:moonshine-tiny",
@@ -29,7 +29,7 @@ def main(arguments: list[str] | None = None) -> int:
     add_flags(parser)
     options = parser.parse_args(arguments)
     flags = {name: value for name, value in vars(options).items() if "." in name}
-    return start(build(PRESET | _manifests() | flags, None), METRICS_FILE, dry_run=options.dry_run, resume=options.resume)
+    return start(build(PRESET | _manifests() | flags, None), REAL_METRICS_FILE, dry_run=options.dry_run, resume=options.resume)
 
 
 def _manifests() -> dict[str, str]:

@@ -9,14 +9,11 @@ import tomli_w
 
 from lora.config import RunConfig, flat
 from lora.errors import RunFolderError
-from lora.runs.record import RECORD_FILE, RunRecord, now, read, write
+from lora.runs.record import RunRecord, now, read, write
+from lora.system.artifacts import CONFIG_FILE, LOCK_FILE, LOG_FILE, RECORD_FILE, STATES_FOLDER
 from lora.system.destination import folder_target, stays, writing_errors
 from lora.system.files import atomic_folder, remove_abandoned, remove_at_once, remove_leftovers, remove_tree, write_text
-from lora.system.locking import LOCK_FILE, Hold, refuse_held
-
-LOG_FILE = "log.jsonl"
-CONFIG_FILE = "config.toml"
-CHECKPOINTS_FOLDER = "checkpoints"
+from lora.system.locking import Hold, refuse_held
 
 FREE = frozenset({"output.output_dir", "output.overwrite", "output.feature_cache_gb", "output.trackers", "train.checkpoint_interval"})
 """Settings that a resumed run may change: no number depends on them."""
@@ -69,8 +66,8 @@ def take(folder: Path, overwrite: bool, record: RunRecord, hold: Hold) -> None:
 def _take_in_place(folder: Path, record: RunRecord, hold: Hold) -> None:
     hold.take(folder)
     remove_leftovers(folder)
-    if (folder / CHECKPOINTS_FOLDER).is_dir():
-        remove_at_once(folder / CHECKPOINTS_FOLDER)
+    if (folder / STATES_FOLDER).is_dir():
+        remove_at_once(folder / STATES_FOLDER)
     write(record, folder)
     with writing_errors(folder):
         for entry in folder.iterdir():

@@ -19,6 +19,7 @@ from lora.runs.outcomes import Augmentation, Evaluation, Strength, TrainOutcome
 from lora.scoring.gate import Verdict
 from lora.scoring.significance import Comparison, Drift, Interval
 from lora.scoring.terms import TermsFound
+from lora.system.artifacts import ADAPTER_FOLDER, CHECKPOINT_FOLDER, RECORD_FILE
 from lora.system.documents import read_json
 from lora.system.files import write_json
 from lora.text.style import ResolvedStyle
@@ -27,7 +28,6 @@ from lora.units import Seconds
 SCHEMA = 4
 """Raised when a field changes its meaning; a reader refuses a number it does not know."""
 
-RECORD_FILE = "record.json"
 
 _CHANGED = "the record was changed by hand: run the experiment again"
 
@@ -148,7 +148,7 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 def result_folder(config: AdapterConfig) -> str:
     """The folder of a run that holds what was trained: an adapter, or a whole checkpoint."""
-    return "checkpoint" if config.method == "full" else "lora_adapter"
+    return CHECKPOINT_FOLDER if config.method == "full" else ADAPTER_FOLDER
 
 
 def now() -> str:

@@ -11,7 +11,7 @@ from lora.errors import CheckpointError, ConfigError, RequestError
 from lora.language import Language, code, traits
 from lora.longform.recording import Listener
 from lora.runs.export_record import EXPORT_FILE
-from lora.runs.record import RECORD_FILE
+from lora.system.artifacts import ADAPTER_FOLDER, CHECKPOINT_FOLDER, PROCESSOR_FOLDER, RECORD_FILE
 from lora.system.device import Device, Precision
 from lora.transcribe import Request, Transcriber, open_transcriber
 
@@ -81,11 +81,11 @@ def require_language(served: Served, language: str) -> None:
 
 
 def _of_run(folder: Path, computing: Computing) -> Request:
-    if (folder / "checkpoint").is_dir():  # whole weights were trained
-        return _request(str(folder / "checkpoint"), None, None, None, computing, None)
-    if not (folder / "lora_adapter").is_dir():
-        raise CheckpointError(f"{folder}: holds no lora_adapter/; give the --output-dir of a finished run")
-    return _of_adapter(folder / "lora_adapter", folder / "processor", computing)
+    if (folder / CHECKPOINT_FOLDER).is_dir():  # whole weights were trained
+        return _request(str(folder / CHECKPOINT_FOLDER), None, None, None, computing, None)
+    if not (folder / ADAPTER_FOLDER).is_dir():
+        raise CheckpointError(f"{folder}: holds no {ADAPTER_FOLDER}/; give the --output-dir of a finished run")
+    return _of_adapter(folder / ADAPTER_FOLDER, folder / PROCESSOR_FOLDER, computing)
 
 
 def _of_adapter(folder: Path, processor_folder: Path | None, computing: Computing) -> Request:

@@ -11,10 +11,9 @@ from pathlib import Path
 import msgspec
 
 from lora.errors import RunFolderError
+from lora.system.artifacts import LOCK_FILE
 from lora.system.destination import is_shared, writing_errors
 from lora.system.documents import read_json
-
-LOCK_FILE = "run.lock"
 
 _ATTEMPTS, _PAUSE_S = 5, 0.02
 """Who only looks whether a folder is held has its lock for a moment."""

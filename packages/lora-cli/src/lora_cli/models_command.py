@@ -10,6 +10,7 @@ from lora.checkpoints.provenance import ADAPTER_SETTINGS
 from lora.console import ArgumentParser, language_code
 from lora.errors import ConfigError
 from lora.runs.export_record import EXPORT_FILE
+from lora.system.artifacts import ADAPTER_FOLDER, CHECKPOINT_FOLDER
 from lora.system.terminal import say
 from lora_cli.config_command import set_value
 from lora_cli.settings import as_flags, as_folder, read_user_settings
@@ -73,7 +74,7 @@ def _list(folder: Path) -> None:
 def _below(folder: Path) -> Iterator[tuple[str, str]]:
     """Runs and exports in a folder, and the exports of its runs, with what they are."""
     for place in sorted(folder.iterdir()) if folder.is_dir() else ():
-        if (place / "lora_adapter" / ADAPTER_SETTINGS).is_file() or (place / "checkpoint").is_dir():
+        if (place / ADAPTER_FOLDER / ADAPTER_SETTINGS).is_file() or (place / CHECKPOINT_FOLDER).is_dir():
             yield str(place), "run"
         for export in (place, place / "export"):
             if (export / EXPORT_FILE).is_file() and (export / "onnx").is_dir():

@@ -11,6 +11,7 @@ from typing import Any, Final, NamedTuple
 
 from lora.errors import ConfigError
 from lora.language import is_language, known_languages
+from lora.system.artifacts import ADAPTER_FOLDER, CHECKPOINT_FOLDER
 from lora.system.documents import ContentError, read_bytes, toml_value
 
 FILE_NAME: Final = "config.toml"
@@ -143,6 +144,6 @@ def as_flags(model: str) -> dict[str, Any]:
         return {"export_dir": [folder]}
     if (folder / ADAPTER_SETTINGS).is_file():
         return {"adapter_dir": [folder]}
-    if (folder / "lora_adapter").is_dir() or (folder / "checkpoint").is_dir():
+    if (folder / ADAPTER_FOLDER).is_dir() or (folder / CHECKPOINT_FOLDER).is_dir():
         return {"run": folder}
     return {"model_id": str(folder) if folder.is_dir() else model}

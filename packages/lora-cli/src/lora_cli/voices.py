@@ -10,6 +10,7 @@ from lora.checkpoints import provenance
 from lora.checkpoints.provenance import Origin
 from lora.errors import CheckpointError, ConfigError
 from lora.language import Language
+from lora.system.artifacts import ADAPTER_FOLDER, PROCESSOR_FOLDER
 from lora_cli.engine.events import Voice
 
 DEFAULT_MODEL: Final = "packaged:moonshine-tiny"
@@ -68,13 +69,13 @@ def _of_run(folder: Path) -> tuple[Voice, ...]:
         origin = found.base
         base = Voice(_short(origin.base_model_id), origin.base_model_id, revision=origin.base_revision, language=origin.language)
         return _named([Voice(folder.resolve().name, found.model_id), base])
-    tuned = replace(_tuned(found.adapter_folder, None), processor_folder=folder / "processor")
+    tuned = replace(_tuned(found.adapter_folder, None), processor_folder=folder / PROCESSOR_FOLDER)
     return _named([tuned, *_bases([tuned])])
 
 
 def _tuned(folder: Path, model_id: str | None) -> Voice:
     origin = provenance.read(folder, Origin)
-    name = folder.resolve().parent.name if folder.resolve().name == "lora_adapter" else folder.resolve().name
+    name = folder.resolve().parent.name if folder.resolve().name == ADAPTER_FOLDER else folder.resolve().name
     if model_id is None:
         return Voice(name, origin.base_model_id, folder, revision=origin.base_revision, language=origin.language)
     _check(folder, origin, model_id)
