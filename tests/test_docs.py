@@ -419,7 +419,14 @@ def understand(words: list[str]) -> None:
         (module.parser if hasattr(module, "parser") else module._parser)().parse_args(words[1:])
 
 
-@pytest.mark.parametrize("block", [one for one in blocks("python") if one[1] != "server"], ids=lambda block: block[0].name)
+@pytest.mark.parametrize(
+    "block",
+    [
+        pytest.param(one, marks=[pytest.mark.slow] if one[0].name == "export.md" else [], id=one[0].name)
+        for one in blocks("python")
+        if one[1] != "server"
+    ],
+)
 @pytest.mark.usefixtures("moonshine_voice")
 def test_python_blocks(block: tuple[Path, str, str], request: pytest.FixtureRequest) -> None:
     place: Path = request.getfixturevalue("exported" if block[1] == "export" else "finished")

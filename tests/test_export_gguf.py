@@ -182,6 +182,7 @@ def test_a_wrong_rotary_factor_is_caught(tiny: LoadedModel, waveforms: Sequence[
         assert "in the runtime and 0.00 % in PyTorch" in failures[0]
 
 
+@pytest.mark.slow
 def test_weights_of_the_base_model_are_caught(tiny: LoadedModel, waveforms: Sequence[Waveform], tmp_path: Path) -> None:
     """A tuned model that spells a little otherwise, and the base model's file in place of its own."""
     own = fresh(tiny)

@@ -180,6 +180,7 @@ def test_clips_of_a_batch_give_what_they_give_alone(small: Pair, waveforms: Sequ
 # --- eight bits ------------------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_eight_bits_say_mostly_what_the_model_says(tiny: LoadedModel, real_u8: Pair, waveforms: Sequence[Waveform]) -> None:
     same = [real_u8.tokens(samples) == expected(tiny, samples) for samples in waveforms]
     assert np.mean(same) >= 0.8
@@ -189,7 +190,7 @@ def stored(model: onnx.ModelProto) -> dict[str, Array]:
     return {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
 
 
-@pytest.mark.parametrize("graph", [encoder_graph, decoder_graph])
+@pytest.mark.parametrize("graph", [encoder_graph, pytest.param(decoder_graph, marks=pytest.mark.slow)])
 def test_each_quantised_weight_is_the_nearest_of_its_channel_s_256(tiny: LoadedModel, graph: Callable[..., onnx.ModelProto]) -> None:
     """So a small update of the weights shows: the grid is made from the tuned weights, not taken from a published file."""
     exact, small = stored(graph(tiny, levelled=True)), stored(quantised(graph(tiny, levelled=True)))
@@ -255,6 +256,7 @@ def test_a_levelled_graph_computes_the_same(tiny: LoadedModel, real: Pair, wavef
         assert level.tokens(samples) == real.tokens(samples)
 
 
+@pytest.mark.slow
 def test_levelling_halves_what_eight_bits_cost(tiny: LoadedModel, real: Pair, real_u8: Pair, waveforms: Sequence[Waveform]) -> None:
     plain = Pair(quantised(encoder_graph(tiny)), quantised(decoder_graph(tiny)))
 
@@ -322,6 +324,7 @@ def written(tiny: LoadedModel, tmp_path: Path) -> Iterator[Callable[[str], dict[
     return write
 
 
+@pytest.mark.slow
 def test_the_same_model_gives_the_same_bytes_and_fewer_than_the_published_ones(written: Callable[[str], dict[str, Path]]) -> None:
     first, second = written("first"), written("second")
     assert {name: sha256_file(file) for name, file in first.items()} == {name: sha256_file(file) for name, file in second.items()}
@@ -331,6 +334,7 @@ def test_the_same_model_gives_the_same_bytes_and_fewer_than_the_published_ones(w
         assert own < 0.7 * published
 
 
+@pytest.mark.slow
 def test_ort_and_onnx_hold_the_same_model(written: Callable[[str], dict[str, Path]], waveforms: Sequence[Waveform]) -> None:
     files = written("both")
     heard = [

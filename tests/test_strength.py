@@ -244,7 +244,7 @@ def test_the_saved_adapter_is_the_chosen_share_of_the_trained_one(random_speech:
     assert record.stages["sweep"] > 0
 
 
-@pytest.mark.parametrize(("allowed", "chosen"), [(1.0, 0.5), (-10.0, 0.0)])
+@pytest.mark.parametrize(("allowed", "chosen"), [pytest.param(1.0, 0.5, marks=pytest.mark.slow), (-10.0, 0.0)])
 def test_half_or_nothing_of_the_update_is_saved_scored_and_reported(
     random_v1: LoadedModel, sets: Manifests, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, allowed: float, chosen: float
 ) -> None:
