@@ -170,7 +170,7 @@ def test_what_is_no_command_gets_an_answer_and_the_service_goes_on() -> None:
 
     with listening(socket_path(), lambda command: {"lines": [command], "status": {}}):
         assert socket_path().stat().st_mode & 0o777 == 0o600
-        for line in (b"", b"\n", b"[]\n", b"\xff\n", b'{"do": []}\n', b"toggle\n", b'{"to": "toggle"}\n'):
+        for line in (b"", b"\n", b"[]\n", b"\xff\n", b'{"do": []}\n', b"toggle\n", b'{"to": "toggle"}\n', b"[" * 100_000 + b"\n"):
             answer = sent(line)
             assert isinstance(answer, dict)
             assert list(answer) == ["error"], line

@@ -79,7 +79,7 @@ def _serve(server: socket.socket, answer: Callable[[str], Answer]) -> None:
 def _answered(line: bytes, answer: Callable[[str], Answer]) -> Answer:
     try:
         command = json.loads(line)["do"]
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, RecursionError):
         return {"error": 'is no command: send {"do": "toggle"} and a line end'}
     if command not in COMMANDS:
         return {"error": f"{command!r}: there is no such command; there are {', '.join(COMMANDS)}"}

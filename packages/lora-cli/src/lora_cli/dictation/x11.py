@@ -3,6 +3,7 @@
 import subprocess
 import threading
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Final
 
 from lora.errors import DeliveryError
@@ -13,6 +14,10 @@ TAKEN_S: Final = 3.0
 
 _QUIET_S: Final = 0.15
 """After the last request of a paste: toolkits ask for the forms first, then for the text."""
+
+_DELAY_MS: Final = 8
+_DELAY_ELSEWHERE_MS: Final = 200
+"""Between keys; and for those that the keyboard does not have, or may not have."""
 
 _CLIPBOARD: Final = ("xclip", "-selection", "clipboard")
 
@@ -42,12 +47,17 @@ def press(key: str) -> None:
 
 
 def type_text(text: str) -> None:
-    """One key after the other. The keys at line ends are pressed by name: `xdotool type` loses them."""
+    """One key after the other. The keys at line ends are pressed by name: `xdotool type` loses them.
+
+    For a character that the keyboard does not have, `xdotool` gives a spare key that meaning, presses it, and takes the meaning away again.
+    A window that looks at the key later than that gets nothing, so such characters are given time.
+    """
     for number, line in enumerate(text.split("\n")):
         if number:
             press("Return")
-        if line:
-            run("xdotool", "type", "--clearmodifiers", "--delay", "8", "--file", "-", sent=line.encode())
+        for everywhere, some in groupby(line, str.isascii):
+            delay_ms = _DELAY_MS if everywhere else _DELAY_ELSEWHERE_MS
+            run("xdotool", "type", "--clearmodifiers", "--delay", str(delay_ms), "--file", "-", sent="".join(some).encode())
 
 
 @dataclass(frozen=True, slots=True)
