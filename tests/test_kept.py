@@ -86,6 +86,25 @@ def test_a_key_depends_on_maker_and_inputs() -> None:
 
 
 MAKERS = ("lora.evaluation.base_scores", "lora.model.encoder_outputs")
+TOGETHER = f"""
+import gc, sys
+from concurrent.futures import ThreadPoolExecutor
+from lora.system.cache import code_digest
+
+sys.setswitchinterval(1e-6)
+gc.set_threshold(20)
+gc.callbacks.append(lambda *_: sum(range(200)))  # Python code in the midst of a syntax tree, as finalizers are
+with ThreadPoolExecutor(8) as pool:
+    print(*pool.map(code_digest, {MAKERS} * 8))
+"""
+
+
+def test_threads_may_ask_for_digests_together() -> None:
+    done = subprocess.run([sys.executable, "-c", TOGETHER], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == [code_digest(name) for name in MAKERS] * 8
+
+
 DIGESTS = f"from lora.system.cache import code_digest; print(*(code_digest(name) for name in {MAKERS}))"
 
 

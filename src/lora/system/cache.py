@@ -10,6 +10,7 @@ import time
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
+from threading import Lock
 
 import msgspec
 import xxhash
@@ -33,9 +34,18 @@ def _versions() -> list[str]:
     return [version(name) for name in VERSIONS]
 
 
-@cache
+_ONE_AT_A_TIME = Lock()
+"""CPython 3.11 counts the depth of every syntax tree in the making with one number: two threads that parse may end in a SystemError."""
+
+
 def code_digest(module: str) -> str:
-    """Hex SHA-256 of the source of a module of ours and of all of ours that it imports, directly or not."""
+    """Hex SHA-256 of the source of a module of ours and of all of ours that it imports, directly or not. Threads may ask together."""
+    with _ONE_AT_A_TIME:
+        return _code_digest(module)
+
+
+@cache
+def _code_digest(module: str) -> str:
     sources: dict[str, str] = {}
     waiting = [module]
     while waiting:
