@@ -1,6 +1,7 @@
 """Adapters are added up exactly, judged as they are, and gone on from."""
 
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -93,7 +94,7 @@ def test_what_cannot_be_added_up_is_refused(
     random_v1: LoadedModel, random_v2: LoadedModel, waveforms: Sequence[Waveform], folders: list[Path], tmp_path: Path
 ) -> None:
     first = folders[0]
-    with pytest.raises(ConfigError, match="a single adapter is no mix; name two or more"):
+    with pytest.raises(ConfigError, match=r"0 is the only adapter; name two or more"):
         combine([first], None, tmp_path / "mix")
     with pytest.raises(ConfigError, match="--weights: 1 for 2 adapters; give one for each"):
         combine(folders[:2], (1.0,), tmp_path / "mix")
@@ -127,6 +128,18 @@ def test_the_command_says_what_is_wrong_in_one_line_and_writes_nothing(folders: 
     done = moonshine_lora("combine", *folders[:2], "--weights", 0.25, 0.75, *mix, "--overwrite")
     assert done.code == 0, done.err
     assert "--from-adapter" in done.out
+
+
+def test_a_run_is_named_with_its_flag_or_without_and_weights_keep_the_order_of_the_command(folders: list[Path], tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(folders[0], run / "lora_adapter")
+    shares = ("--weights", 0.25, 0.75)
+    for name, named in (("flag", ("--run", run, folders[1])), ("both", ("--run", run, "--run", folders[1])), ("bare", (run, folders[1]))):
+        done = moonshine_lora("combine", *named, *shares, "--output", tmp_path / name)
+        assert done.code == 0, done.err
+        assert done.out.splitlines()[0] == f" 0.250  {run}"
+        assert (tmp_path / name / ADAPTER_WEIGHTS).read_bytes() == (tmp_path / "flag" / ADAPTER_WEIGHTS).read_bytes()
+    assert "no adapter is given; name two or more" in refusal("combine", "--output", tmp_path / "mix")
 
 
 # --- going on -------------------------------------------------------------------------------------------------------------------------

@@ -275,7 +275,17 @@ def _adapter(options: argparse.Namespace) -> int:
 
 
 def _combine_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("adapters", type=Path, nargs="+", metavar="ADAPTER", help="lora_adapter/ folders, or runs, of one base model")
+    adapters = parser.add_argument(
+        "adapters",
+        type=Path,
+        nargs="*",
+        action="extend",
+        default=[],
+        metavar="ADAPTER",
+        help="lora_adapter/ folders, or runs, of one model",
+    )
+    # One list, in the order of the command line, which is that of --weights.
+    parser.add_argument("--run", dest=adapters.dest, type=Path, action="append", metavar="RUN", help="the same as ADAPTER; may be repeated")
     parser.add_argument(
         "--weights",
         type=positive_number,

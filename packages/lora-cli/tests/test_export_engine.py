@@ -43,19 +43,7 @@ class Ears:
 @pytest.fixture(scope="module")
 def ears(tmp_path_factory: pytest.TempPathFactory) -> Ears:
     folder = tmp_path_factory.mktemp("exports") / "tiny" / "export"
-    nothing = dict.fromkeys(("run", "revision", "language", "adapter_folder", "domain_manifest", "heldout_manifest", "proof_clips"))
-    off = dict.fromkeys(("overwrite", "allow_rejected", "allow_outside_paths"), False)
-    request = ExportRequest(
-        model_id=MODEL,
-        targets=("onnx",),
-        precision="fp32",
-        output=folder,
-        skip_proof=True,
-        max_drift_points=None,
-        tags="refuse",
-        **nothing,  # type: ignore[arg-type]
-        **off,  # type: ignore[arg-type]
-    )
+    request = ExportRequest(model_id=MODEL, targets=("onnx",), precision="fp32", output=folder, skip_proof=True)
     export(request, Display(quiet=True))
     torch.set_num_threads(1)
     return Ears(folder, OnnxEar(folder), Ear(open_transcriber(Request(MODEL, None, None, None, "cpu", "float32", 1, None))))

@@ -47,34 +47,30 @@ DRIFT_POINTS: dict[ExportPrecision, float] = {"u8": 0.5, "fp16": 0.5, "fp32": 0.
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExportRequest:
-    """What to export, from where and to where, and how it is proven. `run`, or `model_id` with or without `adapter_folder`."""
+    """What to export, from where and to where, and how it is proven: `run`, or `model_id` with or without `adapter_folder`.
 
-    run: Path | None
-    model_id: str | None
-    revision: str | None
-    language: Language | None
-    adapter_folder: Path | None
+    What is left out has the default of `moonshine-lora export`.
+    """
+
     targets: tuple[Target, ...]
-    precision: ExportPrecision
-    output: Path | None
-    overwrite: bool
-    allow_rejected: bool
-    skip_proof: bool
-    domain_manifest: Path | None
-    heldout_manifest: Path | None
-    proof_clips: int | None
-    max_drift_points: float | None
-    allow_outside_paths: bool
-    tags: TagRule
+    run: Path | None = None
+    model_id: str | None = None
+    revision: str | None = None
+    language: Language | None = None
+    adapter_folder: Path | None = None
+    allow_rejected: bool = False
+    precision: ExportPrecision = "u8"
     license: str | None = None
     """For files that say it; None for the run's `card_license`, or that of a published base model."""
-
-    @classmethod
-    def of_run(cls, run: Path, targets: tuple[Target, ...], tags: TagRule) -> "ExportRequest":
-        """An accepted run, in eight bits, proven on its own test speech."""
-        nothing = dict.fromkeys(("model_id", "revision", "language", "adapter_folder", "output", "domain_manifest", "heldout_manifest"))
-        off = dict.fromkeys(("overwrite", "allow_rejected", "skip_proof", "allow_outside_paths"), False)
-        return cls(run=run, targets=targets, precision="u8", proof_clips=None, max_drift_points=None, tags=tags, **nothing, **off)  # type: ignore[arg-type]
+    output: Path | None = None
+    overwrite: bool = False
+    skip_proof: bool = False
+    domain_manifest: Path | None = None
+    heldout_manifest: Path | None = None
+    proof_clips: int | None = None
+    max_drift_points: float | None = None
+    allow_outside_paths: bool = False
+    tags: TagRule = "refuse"
 
 
 @dataclass(frozen=True)

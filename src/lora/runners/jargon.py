@@ -191,5 +191,6 @@ def _export(config: RunConfig, targets: Sequence[Any]) -> None:
     from lora.display import Display
     from lora.export.run import ExportRequest, export
 
-    exported = export(ExportRequest.of_run(Path(config.output.output_dir), tuple(dict.fromkeys(targets)), config.data.tags), Display())
+    request = ExportRequest(run=Path(config.output.output_dir), targets=tuple(dict.fromkeys(targets)), tags=config.data.tags)
+    exported = export(request, Display())
     say(f"{exported.folder}: export.json, {', '.join(f'{name}/' for name in exported.targets)}")

@@ -29,12 +29,13 @@ def combine(folders: Sequence[Path], weights: Sequence[float] | None, output: Pa
     `folders` are adapters or runs. The rank of a layer is the sum of theirs.
 
     Raises:
-        ConfigError: there is one adapter only, or another number of weights.
+        ConfigError: there are fewer than two adapters, or another number of weights.
         CheckpointError: an adapter is damaged, they do not belong together, or their updates cannot be added up.
         ExportError: there is something at `output`.
     """
     if len(folders) < 2:
-        raise ConfigError(f"{folders[0]}: a single adapter is no mix; name two or more")
+        given = f"{folders[0]} is the only adapter" if folders else "no adapter is given"
+        raise ConfigError(f"{given}; name two or more")
     if weights is not None and len(weights) != len(folders):
         raise ConfigError(f"--weights: {len(weights)} for {len(folders)} adapters; give one for each, in the same order")
     if output.exists() and not overwrite:

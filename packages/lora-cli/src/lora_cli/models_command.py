@@ -109,8 +109,6 @@ def _written(flags: dict[str, Any], speech: Path | None, options: Namespace) -> 
 
     (adapter,) = flags.get("adapter_dir", [None])
     tuned = None if adapter is None else choose(None, [adapter], None)[0]
-    nothing = dict.fromkeys(("heldout_manifest", "proof_clips", "max_drift_points"))
-    off = dict.fromkeys(("overwrite", "allow_rejected", "skip_proof", "allow_outside_paths"), False)
     request = ExportRequest(
         run=flags.get("run"),
         model_id=tuned.model_id if tuned else flags.get("model_id"),
@@ -121,8 +119,5 @@ def _written(flags: dict[str, Any], speech: Path | None, options: Namespace) -> 
         precision="fp32",
         output=options.output,
         domain_manifest=speech,
-        tags="refuse",
-        **nothing,  # type: ignore[arg-type]
-        **off,  # type: ignore[arg-type]
     )
     return export(request, Display()).folder
