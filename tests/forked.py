@@ -7,6 +7,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
@@ -43,8 +44,10 @@ class Forked:
         return self.process.exitcode is None
 
     def send(self, number: signal.Signals) -> None:
+        """Nothing, when it has ended already: its exit code tells."""
         assert self.process.pid is not None
-        os.kill(self.process.pid, number)
+        with suppress(ProcessLookupError):
+            os.kill(self.process.pid, number)
 
     def wait_for(self, text: str, file: Path, timeout_s: float = 120.0) -> None:
         """Until a file holds a text."""
