@@ -1,10 +1,8 @@
 """`moonshine-lora`: one command for the whole flow."""
 
 import argparse
-import platform
 import sys
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 from typing import NoReturn
 
@@ -47,11 +45,13 @@ def _main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="show versions and how this machine computes")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    given = sys.argv[1:] if arguments is None else arguments
     for name, (help_text, add_arguments, execute) in COMMANDS.items():
         command = commands.add_parser(name, help=help_text, description=help_text[0].upper() + help_text[1:] + ".")
-        add_arguments(command)
         command.set_defaults(execute=execute)
-    options = parser.parse_args(arguments)
+        if name in given:  # the flags of all commands would load what each of them needs
+            add_arguments(command)
+    options = parser.parse_args(given)
     code: int = options.execute(options)
     return code
 
@@ -60,6 +60,9 @@ class _Version(argparse.Action):
     """Prints what a bug report needs. It loads PyTorch, so the text is made only when it is asked for."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        import platform
+        from importlib.metadata import version
+
         import torch
 
         from lora.model.products import PRODUCT_DTYPES, choice, instruction_set

@@ -4,6 +4,7 @@ Everything is counted again from the transcripts that a record keeps, so that no
 """
 
 import bisect
+import functools
 import itertools
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -110,7 +111,12 @@ def align(reference: Sequence[str], hypothesis: Sequence[str]) -> tuple[Edit, ..
 
 def align_words(row: UtteranceScore, language: Language = "en") -> tuple[Edit, ...]:
     """The alignment of an utterance's normalised words."""
-    return align(normalise(row.reference, language).split(), normalise(row.hypothesis, language).split())
+    return _aligned(normalise(row.reference, language), normalise(row.hypothesis, language))
+
+
+@functools.lru_cache(maxsize=2**14)  # several tables count the same edits
+def _aligned(reference: str, hypothesis: str) -> tuple[Edit, ...]:
+    return align(reference.split(), hypothesis.split())
 
 
 def error_tables(score: Score, most: int) -> ErrorTables:

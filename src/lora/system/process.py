@@ -34,11 +34,9 @@ def prepare_process() -> None:
     os.environ.setdefault("GOMP_SPINCOUNT", _SPIN_COUNT)
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", _PRODUCT_PROGRAMS)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # transformers' own bars too; it reads both where it is imported
     gc.set_threshold(_GC_OBJECTS)
-    from transformers.utils import logging
-
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
     # accelerate asks transformers for a property that transformers has renamed.
     warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
 

@@ -46,8 +46,12 @@ def normaliser_version(language: Language = "en") -> str:
     return f"{name} ({version('whisper-normalizer')})"
 
 
+@functools.lru_cache(maxsize=2**14)
 def normalise(text: str, language: Language = "en") -> str:
-    """The words that are scored, separated by single spaces; where a language does not separate words, its characters are."""
+    """The words that are scored, separated by single spaces; where a language does not separate words, its characters are.
+
+    The last ones are remembered, for each table of a report asks for the same texts again.
+    """
     text = first_alternatives(text)
     if language == "en":
         plain = _english()(text)
