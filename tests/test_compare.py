@@ -110,6 +110,15 @@ def test_headroom_counts_what_every_run_gets_wrong(tmp_path: Path) -> None:
     assert (found.baseline, found.best, found.floor, found.words) == (6 / 18, 4 / 18, 3 / 18, 18)
 
 
+@pytest.mark.parametrize("suffix", [".md", ".html"])
+def test_headroom_of_a_single_run_says_what_it_is_compared_with(outputs: Path, tmp_path: Path, suffix: str) -> None:
+    for runs, said in (([outputs / "good"], "in the baseline"), (folders(outputs), "in every baseline and run")):
+        assert moonshine_lora("compare", *runs, "--output", tmp_path / f"runs{suffix}").code == 0
+        text = (tmp_path / f"runs{suffix}").read_text()
+        assert f"the same wrong words {said}" in text
+        assert ("the floor is too high" in text) == (said == "in the baseline")
+
+
 # --- formats ---------------------------------------------------------------------------------------------------------------------------
 
 

@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 from running import ANY_VERDICT, ROOT, Result, moonshine_lora
 
-from lora.config import build
+from lora.config import build, flat
 from lora.corpora import commands, quickstart
 from lora.dataset.manifest import Rules, read
 from lora.model.loading import LoadedModel
@@ -444,6 +444,20 @@ def test_manifest_lines(block: tuple[Path, str, str], workplace: Path) -> None:
         (workplace / "line" / "line.jsonl").write_text(line + "\n")
         (utterance,) = read(workplace / "line" / "line.jsonl", Rules())
         assert (utterance.text, utterance.speaker_id) == (row["text"], row["speaker_id"])
+
+
+def test_the_guide_names_the_section_of_every_setting_and_shows_a_complete_file(tmp_path: Path) -> None:
+    guide = ROOT / "docs" / "training.md"
+    complete = max((text for doc, _, text in blocks("toml") if doc == guide), key=len)
+    (tmp_path / "run.toml").write_text(complete)
+    settings = flat(build({}, tmp_path / "run.toml"))
+    assert settings == flat(build({}, ROOT / "configs" / "domain.toml")), "the guide calls it the preset"
+    sections = {name: section for section, _, name in (setting.partition(".") for setting in settings)}
+    assert set(re.findall(r"^\[(\w+)\]", complete, re.M)) == set(sections.values())
+    rows = re.findall(r"^\| ((?:`--[\w-]+`(?:, )?)+) \| `\[(\w+)\]` \|", guide.read_text(), re.M)
+    assert len(rows) > 15
+    for flags, section in rows:
+        assert {sections[flag.replace("-", "_")] for flag in re.findall(r"--([\w-]+)", flags)} == {section}, flags
 
 
 @pytest.mark.parametrize("file", CONFIGS, ids=lambda file: file.name)
