@@ -375,12 +375,26 @@ def build(given: dict[str, Any], file: Path | None, usual: Mapping[str, Any] = M
     return _checked(merged, str(file) if file else "the command line")
 
 
+def changed(config: RunConfig, settings: Mapping[str, Any], origin: str) -> RunConfig:
+    """Other values for some settings, by their dotted names. Raises `ConfigError`, which names `origin`, as `build` does."""
+    merged: dict[str, dict[str, Any]] = msgspec.to_builtins(config)
+    for name, value in settings.items():
+        section, setting = name.split(".")
+        merged[section][setting] = _converted(section, setting, value)
+    return _checked(merged, origin)
+
+
 def dotted(name: str) -> str:
     """The section of a setting and its name: `train.epochs` for `epochs`. Raises `ConfigError` for one that does not exist."""
     found = {setting.name: f"{section.name}.{setting.name}" for section, setting in _settings()}
     if name not in found:
         raise ConfigError(f"unknown setting {name!r}{_near(name, found)}; `moonshine-lora experiment --help` lists them")
     return found[name]
+
+
+def kind_of(setting: str) -> Any:
+    """The plain type of a setting's values, by its dotted name."""
+    return next(_kind_and_help(one.type)[0] for section, one in _settings() if f"{section.name}.{one.name}" == setting)
 
 
 def _read_toml(file: Path) -> dict[str, dict[str, Any]]:

@@ -104,6 +104,14 @@ class TrainingError(LoraError):
     """Training cannot start or cannot go on: the loss is not finite, or the baseline loss shows a broken label path."""
 
 
+class DivergedError(TrainingError):
+    """The loss was finite and is no more: the settings are at fault."""
+
+
+class SweepError(LoraError):
+    """A study of settings cannot be started, joined or gone on with."""
+
+
 class NotFiniteError(LoraError):
     """A computation gave NaN or infinity. `remedy` says what to do about it where whoever saw it knows."""
 

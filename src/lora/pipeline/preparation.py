@@ -2,7 +2,7 @@
 
 import platform
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -71,9 +71,22 @@ def prepare(config: RunConfig, display: Display, *, resume: bool = False) -> Pre
     """
     folder = Path(config.output.output_dir)
     unfinished = distributed.from_main(lambda: resumable(folder, config) if resume else check(folder, config.output.overwrite))
+    require_outlets(config)
+    prepared = ready(config, display)
+    if unfinished is not None:
+        require_same(unfinished, opening_record(prepared))
+    return replace(prepared, unfinished=unfinished)
+
+
+def require_outlets(config: RunConfig) -> None:
+    """Raises the `LoraError` of a tracker or a hub that could not take what the run is to send there."""
     require_trackers(config.output.tracker_names())
     if config.output.push_to_hub is not None:
         publish.require_access(config.output.push_to_hub)
+
+
+def ready(config: RunConfig, display: Display) -> Prepared:
+    """Reads and checks what a training needs, as `prepare` does, with no run folder in view."""
     device = choose_device(config.model.device)
     require_precision(device, config.model.precision)
     if config.train.strength_sweep:
@@ -99,12 +112,7 @@ def prepare(config: RunConfig, display: Display, *, resume: bool = False) -> Pre
         speech = load_model(checkpoint, device, config.model.precision, config.model.language)
         if terms is not None:
             require_writable(terms, speech)
-        sites = adapters.plan(speech, config.adapter)
-        if config.train.gradient_checkpointing and not any(site.in_encoder for site in sites):
-            raise ConfigError(
-                f"--gradient-checkpointing: --lora-targets {config.adapter.lora_targets} has no encoder sites, whose memory it saves; "
-                "leave it out"
-            )
+        sites = planned_sites(speech, config)
         display.line(f"computing in {speech.computing}")
         if speech.precision != "float32" and device.type == "cpu" and (ratio := time_beside_float32(PRODUCT_DTYPES[speech.precision])) > 1:
             display.line(f"{speech.precision} products take {ratio:.1f} times as long as float32's here: --precision float32 is faster")
@@ -112,12 +120,26 @@ def prepare(config: RunConfig, display: Display, *, resume: bool = False) -> Pre
         decode = DecodeSettings(tokens_per_second=config.tokens_per_second)
         for line in require_room(sets, speech, decode, chosen=config.eval.tokens_per_second is not None):
             display.line(line)
-    prepared = Prepared(
-        config, sets, augmenter, checkpoint, speech, sites, decode, equivalents=equivalents, terms=terms, unfinished=unfinished
+    return Prepared(config, sets, augmenter, checkpoint, speech, sites, decode, equivalents=equivalents, terms=terms)
+
+
+def planned_sites(speech: LoadedModel, config: RunConfig) -> tuple[Site, ...]:
+    """The layers to adapt. Raises `ConfigError` as `adapters.plan` does, and for gradient checkpointing that has nothing to save."""
+    sites = adapters.plan(speech, config.adapter)
+    if config.train.gradient_checkpointing and not any(site.in_encoder for site in sites):
+        raise ConfigError(
+            f"--gradient-checkpointing: --lora-targets {config.adapter.lora_targets} has no encoder sites, whose memory it saves; "
+            "leave it out"
+        )
+    return sites
+
+
+def with_settings(prepared: Prepared, config: RunConfig) -> Prepared:
+    """The same speech with other settings of adapter, training and augmentation, and the base model loaded anew: training changes it."""
+    speech = load_model(prepared.checkpoint, prepared.speech.device, config.model.precision, config.model.language)
+    return replace(
+        prepared, config=config, speech=speech, sites=planned_sites(speech, config), augmenter=plan_copies(prepared.sets, config)
     )
-    if unfinished is not None:
-        require_same(unfinished, opening_record(prepared))
-    return prepared
 
 
 def require_writable(terms: Terms, speech: LoadedModel) -> None:

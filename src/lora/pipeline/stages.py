@@ -14,9 +14,9 @@ from lora.display import Display
 from lora.errors import LoraError, StoppedError
 from lora.evaluation.evaluate import Evaluator
 from lora.language import metric
-from lora.model.encoder_outputs import Features, LiveFeatures, StoredFeatures
 from lora.model.loading import LoadedModel, load_model
 from lora.pipeline.baseline import baseline_of, check_texts, evaluator_of, heldout_examples, require_sound_labels, scored, train_data
+from lora.pipeline.fitting import attached, augmented, encoded, scored_on_dev, training_title
 from lora.pipeline.preparation import Prepared, opening_record, prepare
 from lora.pipeline.reporting import Reporter
 from lora.report.card import CARD_FILE, write_card
@@ -44,10 +44,9 @@ from lora.training import adapter as adapters
 from lora.training import checkpointing
 from lora.training import strength as strengths
 from lora.training.adapter import Adapted, Passport
-from lora.training.augment import Augmenter
 from lora.training.checkpointing import TrainState
 from lora.training.loop import Progress, TrainData, learning_rate, planned_steps, train
-from lora.training.sets import SpeechSet, examples, with_copies
+from lora.training.sets import SpeechSet, examples
 from lora.units import Seconds
 
 
@@ -166,10 +165,10 @@ def _reason(error: BaseException) -> str:
 def _stages(prepared: Prepared, record: RunRecord, state: TrainState | None, reporter: Reporter) -> RunRecord:
     display = reporter.display
     if prepared.augmenter is not None:
-        prepared, record = _augmented(prepared, prepared.augmenter, record, reporter)
+        prepared, added = augmented(prepared, prepared.augmenter, reporter)
+        record = msgspec.structs.replace(record, augmentation=added)
     config, sets = prepared.config, prepared.sets
-    features = _encoded(prepared, display)
-    evaluator = evaluator_of(prepared, features)
+    evaluator = evaluator_of(prepared, encoded(prepared, sets.named(), display))
     if config.data.check_texts:
         check_texts(prepared, evaluator, display)
     test_sets = {"domain": examples(prepared.speech, sets.domain, sets.style), "heldout": heldout_examples(prepared, evaluator, display)}
@@ -181,11 +180,8 @@ def _stages(prepared: Prepared, record: RunRecord, state: TrainState | None, rep
         require_sound_labels(prepared, test_sets["heldout"], baseline["heldout"], evaluator)
     data, left_out = train_data(prepared, evaluator, display)
     record = msgspec.structs.replace(record, replay_left_out=left_out)
-    adapted = adapters.attach(prepared.speech, config.adapter, config.train.seed)
-    if adapted.trains_encoder:  # the encoder that was made before it had an adapter knows nothing of it
-        features = LiveFeatures(prepared.speech, config.data.audio(), gradient_checkpointing=config.train.gradient_checkpointing)
-        evaluator = replace(evaluator, features=features)
-    with display.stage("train", f"Training {sum(p.numel() for p in adapted.parameters())} parameters"):
+    adapted, evaluator = attached(prepared, evaluator)
+    with display.stage("train", training_title(adapted)):
         outcome = _train(prepared, adapted, data, evaluator, state, reporter)
     strength, tried = _sweep(adapted, data, outcome, evaluator, reporter) if config.train.strength_sweep else (None, ())
     info = distributed.from_main(lambda: _save(prepared, adapted))
@@ -193,7 +189,7 @@ def _stages(prepared: Prepared, record: RunRecord, state: TrainState | None, rep
     with display.stage("tuned", f"Tuned model, loaded from the saved {'checkpoint' if adapted.full else 'adapter'}"):
         speech = _reloaded(prepared)
         give_back_memory()
-        evaluator = replace(evaluator, speech=speech, features=features.encoded_by(speech))
+        evaluator = replace(evaluator, speech=speech, features=evaluator.features.encoded_by(speech))
         said = [row.hypothesis for row in baseline["heldout"].score.utterances]  # general speech should sound as before
         drafts = {"domain": None, "heldout": said}
         tuned = {name: _read(prepared, scored(evaluator, part, display, drafts[name])) for name, part in test_sets.items()}
@@ -228,17 +224,6 @@ def _damaged(prepared: Prepared, reporter: Reporter) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _augmented(prepared: Prepared, augmenter: Augmenter, record: RunRecord, reporter: Reporter) -> tuple[Prepared, RunRecord]:
-    """The run with varied copies behind its training utterances; from here on they are utterances like any other."""
-    clips = len(prepared.sets.train) * prepared.config.augment.augment_copies
-    with reporter.display.stage("augment", "Augmenting the training speech"):
-        with reporter.display.bar(clips, "clips") as advance:
-            copies = augmenter.make(prepared.config.data.audio(), lambda: advance(1, ""))
-        reporter.augmented(copies.summary)
-    grown = replace(prepared, sets=with_copies(prepared.sets, copies))
-    return grown, msgspec.structs.replace(record, augmentation=copies.summary)
-
-
 def _read(prepared: Prepared, evaluation: Evaluation) -> Evaluation:
     """The evaluation with the user's equivalents in the reader's count."""
     if prepared.equivalents is None:
@@ -248,19 +233,6 @@ def _read(prepared: Prepared, evaluation: Evaluation) -> Evaluation:
 
 def _texts(part: SpeechSet) -> list[str]:
     return [utterance.text or "" for utterance in part.manifest]
-
-
-def _encoded(prepared: Prepared, display: Display) -> Features:
-    """Encoder outputs: all computed now when the encoder is frozen, else on demand."""
-    audio = prepared.config.data.audio()
-    if any(site.in_encoder for site in prepared.sites):
-        return LiveFeatures(prepared.speech, audio)
-    stored = StoredFeatures(prepared.speech, audio, prepared.kept)
-    utterances = [utterance for part in prepared.sets.named().values() for utterance in part.manifest]
-    with display.stage("encode", "Encoding speech, once for all stages"), display.bar(len(utterances), "utterances") as advance:
-        stored.prepare(utterances, lambda: advance(distributed.count(), ""))
-    give_back_memory()
-    return stored
 
 
 def _train(
@@ -313,9 +285,9 @@ def _sweep(
     assert base is not None  # strength.check() wants a guard before anything starts
 
     def score() -> tuple[Evaluation, Evaluation]:
-        with adapters.merged(adapted) as speech:
-            merged = replace(evaluator, speech=speech)
-            return merged.evaluate(data.dev), merged.evaluate(data.guard)
+        dev, guard = scored_on_dev(adapted, data, evaluator)
+        assert guard is not None
+        return dev, guard
 
     with reporter.display.stage("sweep", "Strength of the update"):
         chosen, tried = strengths.sweep(adapted, base, score)

@@ -87,11 +87,15 @@ def resumable(folder: Path, config: RunConfig) -> RunRecord:
     record = read(folder)
     if record.status == "completed":
         raise RunFolderError(f"{folder}: the run is completed, there is nothing to resume; its result is in {RECORD_FILE} and report.md")
-    before, after = flat(record.config), flat(config)
-    changed = [f"{name} was {before[name]}, is {after[name]}" for name in before if before[name] != after[name] and name not in FREE]
-    if changed:
+    if changed := changed_settings(record.config, config):
         raise RunFolderError(f"{folder}: was started with other settings: {'; '.join(changed)}; set them back, or start another run")
     return record
+
+
+def changed_settings(before: RunConfig, after: RunConfig) -> list[str]:
+    """Settings that numbers depend on and that differ, each in words."""
+    was, now = flat(before), flat(after)
+    return [f"{name} was {was[name]}, is {now[name]}" for name in was if was[name] != now[name] and name not in FREE]
 
 
 def require_same(before: RunRecord, here: RunRecord) -> None:

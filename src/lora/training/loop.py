@@ -14,7 +14,7 @@ from accelerate.utils import set_seed
 from torch import Tensor
 
 from lora.config import TrainConfig
-from lora.errors import LoraError, NotFiniteError, RunFolderError, StoppedError, TrainingError
+from lora.errors import DivergedError, LoraError, NotFiniteError, RunFolderError, StoppedError
 from lora.evaluation.evaluate import NAMED, Evaluator, Example
 from lora.model.decoder import Decoder
 from lora.model.loading import LoadedModel, pad_labels
@@ -55,13 +55,14 @@ class TrainData:
 @dataclass(frozen=True)
 class Progress:
     """What the loop reports and asks: `update(step, steps, loss, audio seconds per second)`, `evaluated(step, is best)`,
-    `save(state)` for a checkpoint, and `stopping()`, whether to end as soon as one is saved.
+    `save(state)` for a checkpoint, `stopping()`, whether to end as soon as one is saved, and `priced(cost)`, what a step costs (`costs`).
     """
 
     update: Callable[[int, int, float, float], None] = lambda _step, _steps, _loss, _speed: None
     evaluated: Callable[[Step, bool], None] = lambda _step, _best: None
     save: Callable[[TrainState], None] = lambda _state: None
     stopping: Callable[[], bool] = lambda: False
+    priced: Callable[[float], None] = lambda _cost: None
 
 
 def steps_per_epoch(config: TrainConfig, utterances: int) -> int:
@@ -91,7 +92,7 @@ def train(
     after every update. It takes six parameters, for each is a part of its own: what trains, on what, how it is measured, by which settings,
     whom it tells, and where it goes on.
 
-    Raises `TrainingError` when the loss is not finite (`NotFiniteError` before the first update), `StoppedError` once
+    Raises `DivergedError` when the loss is not finite (`NotFiniteError` before the first update), `StoppedError` once
     `progress.stopping()` has been heard and a checkpoint is saved, and `RunFolderError` when `resumed` was trained on other data.
     """
     loop = _Loop(adapted, data, evaluator, config, progress)
@@ -173,11 +174,11 @@ class _Loop:
             return NotFiniteError(f"step 1: {fault} ({speech.computing}), before any weight has changed", speech.when_not_finite)
         return self._diverged(fault)
 
-    def _diverged(self, fault: str) -> TrainingError:
+    def _diverged(self, fault: str) -> DivergedError:
         """What to do where numbers were finite before weights changed."""
         rate = f"lower --learning-rate (it is {self._config.learning_rate:g})"
         other = "" if self._adapted.speech.precision == "float32" else ", or train with --precision float32"
-        return TrainingError(f"step {self.step}: {fault}; {rate}{other}")
+        return DivergedError(f"step {self.step}: {fault}; {rate}{other}")
 
     def _evaluation_due(self) -> bool:
         return self.step % self._interval == 0 or self.step == self.steps
@@ -345,6 +346,7 @@ class _Selection:
         self.kept = {other.step: self.kept[other.step] for other in kept}  # once out, a step never comes back
         self.misses = 0 if self.best_step == number else self.misses + 1
         self._progress.evaluated(step, self.best_step == number)
+        self._progress.priced(costs(self.history, self.guard_words)[-1][0])
 
     def restore_best(self) -> None:
         restore(self._adapted, self.kept[self.best_step])
@@ -367,19 +369,21 @@ def allowed_rise(guard_words: int) -> float:
 def eligible(history: Sequence[Step], dev_words: int, guard_words: int) -> list[Step]:
     """The steps that dev and guard cannot tell from the best one; of these the lowest dev loss decides.
 
-    A step costs its dev WER, and what its guard WER has risen beyond `GUARD_TOLERANCE` or one word. The cheapest is eligible, and
-    so is every step that spares the guard and is within one standard error of it: on a few hundred words two more errors are
-    chance, and the loss, which every token takes part in, tells more.
+    The cheapest by `costs` is eligible, and so is every step that spares the guard and is within one standard error of it: on a few
+    hundred words two more errors are chance, and the loss, which every token takes part in, tells more.
     """
+    priced = costs(history, guard_words)
+    least = min(cost for cost, _ in priced)
+    margin = math.sqrt(least / dev_words)  # of a count of errors the standard error is its square root
+    return [step for step, (cost, over) in zip(history, priced, strict=True) if cost == least or (over == 0.0 and cost <= least + margin)]
+
+
+def costs(history: Sequence[Step], guard_words: int) -> list[tuple[float, float]]:
+    """What each step costs: its dev WER, and what its guard WER has risen beyond `GUARD_TOLERANCE` or one word; and that alone. Ratios."""
     base = history[0].guard_wer or 0.0
     allowed = allowed_rise(guard_words) if guard_words else math.inf
     excess = [max(0.0, (step.guard_wer or 0.0) - (base + allowed)) for step in history]
-    costs = [step.dev_wer + over for step, over in zip(history, excess, strict=True)]
-    least = min(costs)
-    margin = math.sqrt(least / dev_words)  # of a count of errors the standard error is its square root
-    return [
-        step for step, cost, over in zip(history, costs, excess, strict=True) if cost == least or (over == 0.0 and cost <= least + margin)
-    ]
+    return [(step.dev_wer + over, over) for step, over in zip(history, excess, strict=True)]
 
 
 Update = list[list[Example]]
