@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import soundfile
 from running import ANY_VERDICT, ROOT, Result, moonshine_lora
 
 from lora.config import build, flat
@@ -30,7 +31,7 @@ DOCS = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/*.
 CONFIGS = sorted(ROOT.glob("configs/*.toml"))
 NEEDS = {
     *("", "hub", "quickstart", "export", "own-manifests", "recordings", "slow", "peers", "launcher", "unfinished-run"),
-    *("tools", "cpu-builds", "timed", "terms", "voices", "long", "server"),
+    *("tools", "cpu-builds", "timed", "terms", "voices", "long", "server", "an4"),
 }
 """What a comment `<!-- needs: X -->` before a block says; the empty one is a block that runs as it stands."""
 
@@ -78,7 +79,9 @@ def chosen(*programs: str, needs: str | None = None) -> list[Command]:
 
 
 MAKE, JUST = chosen("make"), chosen("just")
-LORA = [command for command in chosen("moonshine-lora") if command.needs not in ("unfinished-run", "timed", "voices", "long", "server")]
+LORA = [
+    command for command in chosen("moonshine-lora") if command.needs not in ("unfinished-run", "timed", "voices", "long", "server", "an4")
+]
 VOICES = chosen("moonshine-lora", needs="voices")
 LONG = chosen("moonshine-lora", needs="long")
 """test_longform.py runs them."""
@@ -86,6 +89,7 @@ TIMED = chosen("moonshine-lora", needs="timed")
 """test_recordings.py runs them."""
 SERVERS = chosen("moonshine-lora", needs="server")
 CURLS = chosen("curl", needs="server")
+AN4 = chosen("moonshine-lora", needs="an4")
 RESUMED = chosen("moonshine-lora", needs="unfinished-run")
 SCRIPTS = [command for command in chosen("python") if command.words[1].startswith("scripts/")]
 MODULES = [command for command in chosen("python") if command.words[1] == "-m" and command.words[2] != "pytest"]
@@ -178,6 +182,7 @@ def test_every_documented_command_is_looked_at_by_a_test_below() -> None:
             *TIMED,
             *SERVERS,
             *CURLS,
+            *AN4,
             *RESUMED,
             *SCRIPTS,
             *MODULES,
@@ -424,7 +429,7 @@ def understand(words: list[str]) -> None:
     [
         pytest.param(one, marks=[pytest.mark.slow] if one[0].name == "export.md" else [], id=one[0].name)
         for one in blocks("python")
-        if one[1] != "server"
+        if one[1] not in ("server", "an4")
     ],
 )
 @pytest.mark.usefixtures("moonshine_voice")
@@ -432,6 +437,26 @@ def test_python_blocks(block: tuple[Path, str, str], request: pytest.FixtureRequ
     place: Path = request.getfixturevalue("exported" if block[1] == "export" else "finished")
     with chdir(place):
         exec(compile(block[2], str(block[0]), "exec"), {"__name__": "__main__"})  # fails by raising
+
+
+def test_the_recipe_for_an4_reads_its_archive(workplace: Path, tmp_path: Path) -> None:
+    """The archive holds sphere files by speaker, and a list of transcripts with names; the sound is that of prompts."""
+    sounds = sorted((workplace / "data" / "quickstart" / "telephone" / "audio").rglob("*.wav"))
+    for part, folder, line, sound in (
+        ("train", "an4_clstk", "<s> YES </s>", sounds[0]),
+        ("test", "an4test_clstk", "RUBOUT G M", sounds[1]),
+    ):
+        name = tmp_path / "an4" / "wav" / folder / "fash" / "an251-fash-b.sph"
+        name.parent.mkdir(parents=True)
+        (tmp_path / "an4" / "etc").mkdir(exist_ok=True)
+        soundfile.write(name, *soundfile.read(sound, dtype="int16"), format="NIST")
+        (tmp_path / "an4" / "etc" / f"an4_{part}.transcription").write_text(f"{line} ({name.stem})\n")
+    (block,) = (text for _, needs, text in blocks("python") if needs == "an4")
+    with chdir(tmp_path):
+        exec(compile(block, "experiments.md", "exec"), {"__name__": "__main__"})
+        assert [moonshine_lora(*command.words[1:]).code for command in AN4] == [0, 0]
+        rows = [json.loads(Path("data", "domain", f"{part}.jsonl").read_text()) for part in ("train", "test")]
+    assert [(row["text"], row["speaker_id"]) for row in rows] == [("YES", "fash"), ("RUBOUT G M", "fash")]
 
 
 @pytest.mark.parametrize("block", list(blocks("json")), ids=lambda block: block[0].name)
