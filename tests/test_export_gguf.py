@@ -2,6 +2,7 @@
 
 import re
 import struct
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -124,6 +125,18 @@ def test_a_token_that_was_added_is_spelled(random_v1: LoadedModel, tmp_path: Pat
 
 
 # --- in the runtime ----------------------------------------------------------------------------------------------------------------------
+
+
+def test_nothing_of_the_runtime_stays(
+    random_v1: LoadedModel, waveforms: Sequence[Waveform], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It copies the file, and its process is killed."""
+    write_target(random_v1, "gguf", "u8", tmp_path)
+    (temporary := tmp_path / "temporary").mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    heard(tmp_path, waveforms[:1])
+    assert not list(temporary.iterdir())
 
 
 def test_16_bits_say_what_pytorch_says(tiny: LoadedModel, waveforms: Sequence[Waveform], tmp_path: Path) -> None:

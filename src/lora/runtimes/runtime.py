@@ -1,6 +1,7 @@
 """Transcribes clips with an exported folder in the runtime that it is made for."""
 
 import importlib.util
+import os
 import re
 import signal
 import subprocess
@@ -9,7 +10,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Final, Literal, get_args
+from typing import Any, Final, Literal, get_args
 
 import msgspec
 
@@ -102,7 +103,10 @@ def transcribe(
     for clip in clips:
         if duration(clip.samples) < MIN_S:
             raise OnDeviceError(f"{clip.name}: lasts {duration(clip.samples):.3f} s; Moonshine takes {MIN_S:g} s and more")
-    with tempfile.TemporaryFile() as complaints, _Process(name, folder, architecture, complaints) as process:
+    with (
+        tempfile.TemporaryDirectory(prefix="moonshine-lora-") as place,
+        _Process(name, folder, architecture, Path(place)) as process,
+    ):
         ready = process.answer(Ready, f"{folder}: {name} does not load it", "export it again")
         # So that moonshine-voice, which takes the cap as a rate when it loads, seldom has to load again.
         order = sorted(range(len(clips)), key=lambda index: clips[index].cap / len(clips[index].samples))
@@ -118,12 +122,14 @@ def transcribe(
 
 
 class _Process:
-    """The runtime's process while clips are transcribed. What it says besides lands in `complaints`."""
+    """The runtime's process while clips are transcribed. It is killed in the end; what it has not removed lies in `place`."""
 
-    def __init__(self, name: RuntimeName, folder: Path, architecture: str, complaints: BinaryIO) -> None:
-        self._name, self._complaints = name, complaints
+    def __init__(self, name: RuntimeName, folder: Path, architecture: str, place: Path) -> None:
+        self._name, self._complaints = name, place / "stderr"
         command = [sys.executable, "-m", "lora.runtimes.engines", name, str(folder), architecture]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=complaints)
+        environment = {**os.environ, "TMPDIR": str(place)}
+        with self._complaints.open("wb") as stderr:
+            self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, env=environment)
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._asks, self._answers = self._process.stdin, self._process.stdout
@@ -162,8 +168,7 @@ class _Process:
         code = self._process.wait()
         if code < 0:
             return signal.Signals(-code).name
-        self._complaints.seek(0)
-        text = re.sub(r"\x1b\[[\d;]*m", "", self._complaints.read().decode(errors="replace"))
+        text = re.sub(r"\x1b\[[\d;]*m", "", self._complaints.read_bytes().decode(errors="replace"))
         lines = [line.strip() for line in text.splitlines() if line.strip()]
         if not lines:
             return f"exit code {code}"
