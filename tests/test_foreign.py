@@ -142,7 +142,7 @@ def test_annotations_without_times_are_taken_with_their_neighbours_or_named(tmp_
     result = list(elan_reader([])(Timed(tmp_path / "a.eaf", Path("a.wav"), "a", None)))
     assert found(result) == [(None, 1.0, 3.0, "one two three")]
     assert [str(one) for one in result if isinstance(one, Bad)] == [
-        "a.eaf tier x annotation a4: a-x-a4: has no times in ELAN, nor has what stands before and after it; left out"
+        "a.eaf tier x annotation a4: a-x-a4: has no times in ELAN, and its neighbours have none; left out"
     ]
 
 

@@ -157,7 +157,7 @@ def test_a_text_with_a_bare_comma_or_quote_loses_no_words(where: int, bad: str, 
 def test_an_unclosed_quote_in_a_csv_names_the_lines_that_it_swallows() -> None:
     code, said = table('file,text,speaker\nc0.wav,"I go, he said.,a\nc1.wav,Two.,a\nc2.wav,He left",a\nc3.wav,Four.,b\n')
     assert code == 2
-    assert "t.csv lines 2 to 4: a quotation mark opens a cell that goes on over several lines" in said
+    assert "t.csv lines 2 to 4: a quotation mark opens a cell that continues over several lines" in said
     code, said = table('file,text,speaker\nc0.wav,"I go, he said.,a\nc1.wav,Two.,a\n')
     assert code == 2
     assert "over several lines" in said

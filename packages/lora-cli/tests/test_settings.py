@@ -82,7 +82,7 @@ def test_a_change_keeps_comments_and_tables_and_stands_before_these(config: Told
         ('language = "xx"', r"language: must be .*, not 'xx'; "),
         ('model = "~nobody-at-all/run"', r"model: must be the whole path of a folder that there is, not '~nobody-at-all/run'; "),
         ('model = "./run"', r"model: must be the whole path of a folder"),
-        ('mood = "auto"', r"mood: there is no such key \(did you mean mode\?\), only model, .*; moonshine config unset mood takes it out$"),
+        ('mood = "auto"', r"mood: there is no such key \(did you mean mode\?\), only model, .*; moonshine config unset mood removes it$"),
         ("mode =", r"config\.toml: not valid TOML \(.*\); correct it, or remove it"),
     ],
 )

@@ -122,7 +122,7 @@ def _add_columns(parser: argparse.ArgumentParser) -> None:
 def add_choice(parser: argparse.ArgumentParser, *, seed: int) -> None:
     group = parser.add_argument_group("choice")
     group.add_argument("--samples", type=positive_int, metavar="N", help="draw N random recordings (default: take all)")
-    group.add_argument("--seed", type=int_from_zero, default=seed, metavar="S", help="seed of the drawing (default: %(default)s)")
+    group.add_argument("--seed", type=int_from_zero, default=seed, metavar="S", help="seed of the random choice (default: %(default)s)")
     group.add_argument("--limit", type=positive_int, metavar="N", help="take the first N recordings and read no further")
     group.add_argument("--hours", type=positive_number, metavar="H", help="take the first H hours")
     for flag, limit, what in (("--min-seconds", float(MIN_S), "shorter"), ("--max-seconds", Rules().max_s, "longer")):

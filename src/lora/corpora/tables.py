@@ -150,7 +150,7 @@ def _damage(source: CsvSource, header: Sequence[str], record: _Record) -> str | 
     """What shows that cells of a row are not what stands under their headings."""
     if record.last > record.first and (record.error or source.quotes != "csv"):
         reason = f" ({record.error})" if record.error else ""
-        return f"a quotation mark opens a cell that goes on over several lines{reason}; {_QUOTES}, or --quotes csv if it is one text"
+        return f"a quotation mark opens a cell that continues over several lines{reason}; {_QUOTES}, or --quotes csv if it is one text"
     if record.error:
         return f"{record.error}; {_QUOTES}"
     if any(_broken(cell) for cell in record.cells):

@@ -90,7 +90,7 @@ def _whole(reading: Reading, passages: Sequence[Passage]) -> list[Clip]:
         begins = reading.begins(words) or (before is not None and before.reason is None and 0 <= match.start - before.stop <= RUN)
         ends = reading.ends(words) or (after is not None and after.reason is None and 0 <= after.start - match.stop <= RUN)
         if match.reason is None and not (begins and ends):
-            found[number] = replace(match, reason="nobody knows which word of the script it begins or ends with")
+            found[number] = replace(match, reason="it is unclear with which word of the script it begins or ends")
     return [Clip(*pair) for pair in zip(passages, found, strict=True)]
 
 

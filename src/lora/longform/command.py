@@ -260,7 +260,7 @@ def _require_one_model(options: argparse.Namespace) -> None:
             raise ConfigError("--model-id is not set; give it, or --run, or --runtime with --export-dir")
         return
     if options.run is not None:
-        raise ConfigError("--run is heard in PyTorch; with --runtime give --export-dir, such as RUN/export")
+        raise ConfigError("--run is computed by PyTorch; with --runtime give --export-dir, such as RUN/export")
     if options.export_dir is None:
         raise ConfigError(f"--runtime {options.runtime} needs --export-dir, the folder that `moonshine-lora export` made")
     for name in ("model_id", "revision", "adapter_dir", "processor_dir", "tokens_per_second", "language"):

@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--test-per-term", type=positive_int, default=TEST_PER_TERM, metavar="N", help="test sentences per term (default: %(default)s)"
     )
     add_voices(parser, title="voices of the training speech")
-    add_voices(parser, "test", "voices of the test speech, other ones; at least one")
+    add_voices(parser, "test", "voices of the test speech: at least one, and none of the training voices")
     export = parser.add_argument_group("export")
     export.add_argument(
         "--to", nargs="+", default=[], choices=TARGETS, metavar="TARGET", help=f"export an accepted run: {', '.join(TARGETS)}"

@@ -53,7 +53,7 @@ def add_sentences(parser: argparse.ArgumentParser) -> None:
 def add_voices(parser: argparse.ArgumentParser, of: str = "", title: str = "voices") -> None:
     """Flags that say who speaks, with a prefix where there are voices for several sets."""
     group, prefix = parser.add_argument_group(title), f"{of}-" if of else ""
-    default = "" if of else " (default, unless --voice-command is given)"
+    default = "" if of else " (the default without --voice-command)"
     group.add_argument(f"--{prefix}packaged-voice", action="store_true", help=f"use the voice of the extra `synthesis`{default}")
     group.add_argument(
         f"--{prefix}voice-command",

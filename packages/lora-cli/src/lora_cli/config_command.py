@@ -36,11 +36,11 @@ def main(arguments: list[str]) -> int:
 
 
 def _parser() -> ArgumentParser:
-    parser = ArgumentParser(prog="moonshine config", description="The settings that moonshine starts with; flags win over them.")
+    parser = ArgumentParser(prog="moonshine config", description="The settings that moonshine starts with; flags override them.")
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     actions.add_parser("list", help="show all keys and their values")
     actions.add_parser("path", help="show where the file is")
-    for name, help_text in (("get", "show one value"), ("set", "settle one"), ("unset", "leave one open again")):
+    for name, help_text in (("get", "show one value"), ("set", "set a value"), ("unset", "remove a value")):
         action = actions.add_parser(name, help=help_text)
         action.add_argument("key", help=", ".join(KEYS))
         if name == "set":

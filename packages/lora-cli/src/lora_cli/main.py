@@ -37,12 +37,12 @@ COMMANDS: Final[dict[str, Command]] = {
     "toggle": Command("lora_cli.dictation.client", "dictation: start a recording, or end it", function="toggle"),
     "start": Command("lora_cli.dictation.client", "dictation: start a recording", function="start"),
     "stop": Command("lora_cli.dictation.client", "dictation: end the recording; its text is written", function="stop"),
-    "cancel": Command("lora_cli.dictation.client", "dictation: forget the recording", function="cancel"),
+    "cancel": Command("lora_cli.dictation.client", "dictation: discard the recording", function="cancel"),
     "status": Command("lora_cli.dictation.client", "dictation: what the service does", function="status"),
     "service": Command("lora_cli.dictation.units", "dictation: start the service with the desktop session"),
     "config": Command("lora_cli.config_command", "the settings that the app starts with: model, language, microphone, mode, theme"),
     "models": Command("lora_cli.models_command", "list the models, choose one, write an export that starts without PyTorch"),
-    "replacements": Command("lora_cli.replacements_command", "words and replacements: what is written for what is spoken"),
+    "replacements": Command("lora_cli.replacements_command", "words and replacements: what to write for what is spoken"),
     "record": Command("lora_cli.recorder.command", "record your own voice, to train on", asyncio=True),
 }
 
@@ -135,7 +135,7 @@ def _parser() -> ArgumentParser:
         "--mode",
         choices=("auto", "hold", "toggle", "vad"),
         help="how to talk: hold the space bar, toggle with it, or hands-free (vad); auto takes what the terminal supports, vad with --file "
-        "(default: as in the config file, else auto)",
+        "(default: auto, or the config file's)",
     )
     talking.add_argument(
         "--non-interactive", action="store_true", help="no screen and no keys: transcribe --file to its end, or the microphone hands-free"
@@ -153,7 +153,7 @@ def _parser() -> ArgumentParser:
 
 def add_voice_flags(parser: argparse.ArgumentParser) -> "argparse._ArgumentGroup":
     """Which model hears; the dictation service takes them too."""
-    model = parser.add_argument_group("voice", "the model to talk to (default: as in the config file, else the packaged Moonshine tiny)")
+    model = parser.add_argument_group("voice", "the model to talk to (default: the packaged Moonshine tiny, or the config file's)")
     model.add_argument("--run", type=Path, metavar="DIR", help="a run's folder: its adapter, and its base model to compare")
     model.add_argument("--model-id", metavar="TEXT", help="hub id, local folder, packaged:moonshine-tiny or packaged:moonshine-base")
     model.add_argument("--language", type=language_code, metavar="LANG", help="language of --model-id (default: en)")
@@ -178,7 +178,7 @@ def add_keep_flag(parser: "argparse.ArgumentParser | argparse._ArgumentGroup") -
         "--keep",
         action=argparse.BooleanOptionalAction,
         default=None,
-        help="keep audio and text of each session on this machine (default: as in the config file, else keep)",
+        help="keep audio and text of each session on this machine (default: keep, or the config file's)",
     )
 
 

@@ -35,17 +35,21 @@ def main(arguments: list[str]) -> int:
 
 
 def _parser() -> ArgumentParser:
-    parser = ArgumentParser(prog="moonshine models", description="What can be talked to, and which of it moonshine starts with.")
+    parser = ArgumentParser(
+        prog="moonshine models", description="List the models to talk to, choose the one that moonshine starts with, and export one."
+    )
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     listing = actions.add_parser("list", help="show packaged models, and the runs and exports in a folder")
     listing.add_argument("folder", nargs="?", type=Path, default=OUTPUTS, metavar="DIR", help=f"default: {OUTPUTS}")
     using = actions.add_parser("use", help="start with this one from now on")
     using.add_argument("model", metavar="MODEL", help="hub id, packaged:NAME, or the folder of a run, an export, an adapter or a model")
     exporting = actions.add_parser("export", help="write an export that starts without PyTorch, proven against it")
-    exporting.add_argument("model", metavar="MODEL", help="as for use, but no export")
+    exporting.add_argument("model", metavar="MODEL", help="hub id, packaged:NAME, or the folder of a run, an adapter or a model")
     exporting.add_argument("--output", type=Path, metavar="DIR", help="folder of the export (default: RUN/export for a run)")
     exporting.add_argument("--language", type=language_code, metavar="LANG", help="language of a hub id (default: en)")
-    exporting.add_argument("--domain-manifest", type=Path, metavar="FILE", help="speech for the proof (default: the run's, else packaged)")
+    exporting.add_argument(
+        "--domain-manifest", type=Path, metavar="FILE", help="speech for the proof (default: the run's; without a run packaged speech)"
+    )
     return parser
 
 

@@ -39,21 +39,21 @@ def main(arguments: list[str]) -> int:
 
 def _parser() -> ArgumentParser:
     parser = ArgumentParser(
-        prog="moonshine replacements", description="Words and replacements: what is written for what is spoken, after decoding."
+        prog="moonshine replacements", description="Words and replacements: what to write for what is spoken. Applied to finished text."
     )
     parser.add_argument("--file", type=Path, metavar="FILE", help="another table, .toml or .tsv (default: moonshine replacements path)")
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
-    actions.add_parser("list", help="show all entries that count")
+    actions.add_parser("list", help="show all entries in use")
     actions.add_parser("path", help="show where the table is")
     adding = actions.add_parser("add", help="add an entry")
-    adding.add_argument("spoken", help="the words as they are heard")
-    adding.add_argument("written", help="what is written for them; '' for nothing")
+    adding.add_argument("spoken", help="the words as the model hears them")
+    adding.add_argument("written", help="what to write for them; '' for nothing")
     for name, help_text in _OPTIONS.items():
         adding.add_argument(f"--{name}", action="store_true", help=help_text)
     removing = actions.add_parser("remove", help="remove an entry")
     removing.add_argument("spoken", help="the words of the entry")
     testing = actions.add_parser("test", help="apply the table to a text, and say what was applied")
-    testing.add_argument("text", help="a text as it is heard")
+    testing.add_argument("text", help="a text, as the model hears it")
     return parser
 
 

@@ -91,7 +91,7 @@ def read_user_settings() -> Settings:
     file = user_file()
     values = read_values(file)
     for key, value in values.items():
-        require(file, key, value, f"; moonshine config unset {shlex.quote(key)} takes it out")
+        require(file, key, value, f"; moonshine config unset {shlex.quote(key)} removes it")
     return Settings(**values)
 
 

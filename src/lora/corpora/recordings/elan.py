@@ -73,7 +73,7 @@ def _segments(file: Timed, tiers: Sequence[str]) -> Iterator[Segment | Bad]:
             text = " ".join(" ".join(one.text for one in group).split())
             place, name = f"{file.path.name} tier {tier.name} annotation {group[0].id}", f"{file.prefix}-{tier.name}-{group[0].id}"
             if times is None and text:
-                bad.append(Bad(place, f"{name}: has no times in ELAN, nor has what stands before and after it; left out", True))
+                bad.append(Bad(place, f"{name}: has no times in ELAN, and its neighbours have none; left out", True))
             elif times is not None and text:
                 start_s, end_s = (time / 1000 + origin_s for time in times)
                 speaker = tier.participant or file.speaker

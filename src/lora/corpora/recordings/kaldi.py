@@ -108,7 +108,7 @@ def _table(path: Path, bad: list[Bad]) -> dict[str, _Entry]:
         if name in found:
             bad.append(Bad(place, f"{name}: is there twice"))
         elif not rest and path.name != "text":
-            bad.append(Bad(place, f"{name}: nothing stands behind it"))
+            bad.append(Bad(place, f"{name}: nothing follows it"))
         found.setdefault(name, _Entry(place, rest[0].strip() if rest else ""))
     return {name: entry for name, entry in found.items() if entry.rest or path.name == "text"}
 

@@ -19,7 +19,7 @@ _HELP: Final = {
     "toggle": "start a recording, or end the one that is on",
     "start": "start a recording",
     "stop": "end the recording; its text goes where the service was told to put it",
-    "cancel": "forget the recording, and what is not delivered yet",
+    "cancel": "discard the recording, and text that is not written yet",
     "status": "say what the service does, what it heard last, and what is wrong",
 }
 

@@ -45,9 +45,13 @@ def parser() -> ArgumentParser:
         help="where text goes: paste, type (into the window), clipboard, stdout, or a program: 'cmd {text}' (default: paste)",
     )
     flags.add_argument(
-        "--paste-key", default="ctrl+v", metavar="KEY", help="the key that pastes (default: ctrl+v, in terminals ctrl+shift+v)"
+        "--paste-key", default="ctrl+v", metavar="KEY", help="the key that pastes (default: ctrl+v; most terminals need ctrl+shift+v)"
     )
-    flags.add_argument("--any-window", action="store_true", help="write into the window that has the focus by then, not only the first one")
+    flags.add_argument(
+        "--any-window",
+        action="store_true",
+        help="write into the window that then has the focus, even if it is another one than at the start",
+    )
     add_keep_flag(flags)
     flags.set_defaults(file=None, channel=None, track=None, compare=False, mode=None)
     return flags

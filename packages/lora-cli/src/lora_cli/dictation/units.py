@@ -54,7 +54,7 @@ def _parser() -> ArgumentParser:
     parser = ArgumentParser(
         prog="moonshine service",
         description="Start the dictation service with the desktop session, by a unit file of systemd.",
-        epilog="Behind install and show stand the flags that moonshine dictate is started with.",
+        epilog="After install and show, give the flags for moonshine dictate.",
     )
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     actions.add_parser("install", help="write the unit file", add_help=False)

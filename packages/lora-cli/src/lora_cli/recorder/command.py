@@ -40,11 +40,13 @@ def _parser() -> ArgumentParser:
         "model. The built-in sentences were written for this program; read and share them as you like.",
     )
     parser.add_argument("--output-dir", type=Path, metavar="DIR", help="folder for the recordings; an existing one is continued")
-    parser.add_argument("--status", type=Path, metavar="DIR", help="say how far a folder is, what is missing, and how to train with it")
+    parser.add_argument("--status", type=Path, metavar="DIR", help="show what a folder has, what is missing, and how to train with it")
     what = parser.add_argument_group("what is read", "(default: the folder's own sentences; in a new folder the built-in ones, English)")
     one = what.add_mutually_exclusive_group()
     one.add_argument("--prompts", type=Path, metavar="FILE", help="text file with one sentence per line; # begins a comment")
-    one.add_argument("--terms", type=Path, metavar="FILE", help="list of terms, as for moonshine-lora synthesise; each in sentences")
+    one.add_argument(
+        "--terms", type=Path, metavar="FILE", help="list of terms, as for moonshine-lora synthesise; each is put into sentences"
+    )
     what.add_argument(
         "--per-term",
         type=positive_int,
@@ -56,7 +58,9 @@ def _parser() -> ArgumentParser:
     model.add_argument(
         "--model-id", metavar="TEXT", help="hub id, local folder, packaged:moonshine-tiny (default) or packaged:moonshine-base"
     )
-    model.add_argument("--no-listen", action="store_true", help="no model checks the words, as for a language without one")
+    model.add_argument(
+        "--no-listen", action="store_true", help="record without a model that checks the words, for languages that have none"
+    )
     sound = parser.add_argument_group("sound")
     sound.add_argument("--list-devices", action="store_true", help="list the microphones and exit")
     sound.add_argument("--microphone", metavar="INDEX|NAME", help="the microphone, by its index or part of its name")

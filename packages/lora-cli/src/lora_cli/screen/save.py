@@ -12,7 +12,7 @@ from textual.widgets.option_list import Option
 from lora_cli.session import SaveFormat
 
 CHOICES = {
-    SaveFormat.TEXT: "text: one utterance a line",
+    SaveFormat.TEXT: "text: one utterance per line",
     SaveFormat.JSONL: "JSON lines: text, times, latency and voice",
     SaveFormat.SRT: "SRT: subtitles",
 }
