@@ -39,7 +39,7 @@ venv: $(UV) ## make the virtual environment
 # they are chosen in the environment that installs, not in the project, and `uv run` leaves them alone with UV_NO_SYNC=1.
 sync: venv ## install both packages with all they can use (UV_TORCH_BACKEND=cpu: without CUDA)
 ifdef UV_TORCH_BACKEND
-	$(UV) pip install --quiet --python $(BIN)/python --editable '.[dev,elan,export,serve,synthesis,trackers]' --editable packages/lora-cli
+	$(UV) pip install --quiet --python $(BIN)/python --editable '.[dev,elan,export,serve,sweep,synthesis,trackers]' --editable packages/lora-cli
 else
 	$(UV) sync --quiet --inexact
 endif

@@ -218,7 +218,7 @@ def with_exports_apart(commands: list[Command]) -> list[Any]:
 @pytest.mark.parametrize("command", with_exports_apart(LORA), ids=str)
 def test_moonshine_lora_commands(command: Command, finished: Path) -> None:
     name, *arguments = command.words[1:]
-    check_only = ["--dry-run"] if name == "experiment" and not {"--help", "--dry-run"} & set(arguments) else []
+    check_only = ["--dry-run"] if name in ("experiment", "sweep") and not {"--help", "--dry-run"} & set(arguments) else []
     check_only += ["--skip-proof"] if name == "export" else []  # two updates change no transcript, which proves nothing
     with chdir(finished):
         result = moonshine_lora(name, *arguments, *check_only)
@@ -276,11 +276,11 @@ def test_recipes_of_voices(command: Command, workplace: Path) -> None:
 
 @pytest.mark.parametrize("command", RESUMED, ids=str)
 def test_commands_that_go_on_with_a_run_say_so_where_there_is_none(command: Command, workplace: Path) -> None:
-    """With a run they are in test_resume.py."""
+    """With a run or a study they are in test_resume.py and test_sweep.py."""
     with chdir(workplace):
         result = moonshine_lora(*command.words[1:])
     assert result.code == 2
-    assert "holds no run that could be resumed" in result.err
+    assert ("holds no study" if command.words[1] == "sweep" else "holds no run that could be resumed") in result.err
 
 
 @pytest.mark.slow

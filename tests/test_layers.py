@@ -21,7 +21,7 @@ TORCH_FREE = (
     *("system.artifacts", "system.process", "system.terminal", "system.signals", "system.documents", "system.destination", "system.files"),
     *("system.locking", "system.clearing", "system.cache"),
     *("checkpoints.wheels", "checkpoints.provenance", "checkpoints.model_folder", "model.transcript", "live"),
-    *("training.augment", "export.agreement", "serving.command", "serving.sockets", "serving.metrics"),
+    *("training.augment", "export.agreement", "serving.command", "serving.sockets", "serving.metrics", "sweep.space", "sweep.command"),
 )
 """Packages and modules that start without torch, transformers or peft, so that `--help`, manifests and settings answer at once."""
 

@@ -86,6 +86,18 @@ def _experiment(options: argparse.Namespace) -> int:
     return execute(options)
 
 
+def _sweep_arguments(parser: argparse.ArgumentParser) -> None:
+    from lora.sweep.command import add_arguments
+
+    add_arguments(parser)
+
+
+def _sweep(options: argparse.Namespace) -> int:
+    from lora.sweep.command import execute
+
+    return execute(options)
+
+
 def _transcribe_arguments(parser: argparse.ArgumentParser) -> None:
     from lora.longform.command import add_arguments
 
@@ -416,6 +428,7 @@ Execute = Callable[[argparse.Namespace], int]
 
 COMMANDS: dict[str, tuple[str, Arguments, Execute]] = {
     "experiment": ("measure a model, train an adapter, measure again, accept or reject it", _experiment_arguments, _experiment),
+    "sweep": ("search for better settings on dev and guard, then run the best ones as an experiment", _sweep_arguments, _sweep),
     "transcribe": ("transcribe audio files or a manifest, with or without an adapter", _transcribe_arguments, _transcribe),
     "align": ("cut a long recording into clips, with their text from its script", _align_arguments, _align),
     "report": ("write report.md and report.html of a finished run again", _report_arguments, _report),

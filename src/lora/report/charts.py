@@ -129,6 +129,29 @@ def curves(
     )
 
 
+def points(given: Sequence[tuple[float, float]], *, x_title: str, label: Label) -> Plot:
+    """Costs of trials by a number from 0 on."""
+    height, bottom = 240, 240 - _BOTTOM
+    x_steps, y_steps = (steps_to(max(pair[side] for pair in given)) for side in (0, 1))
+    x, y = _scale(x_steps[-1], _LEFT, WIDTH - _RIGHT), _scale(y_steps[-1], bottom, _TOP)
+    name = x_title.rpartition(".")[2]
+    marks = tuple(Mark(x(at), y(value), f"{name} {at:g}: {label(value)}") for at, value in given)
+    least = min(given, key=lambda pair: pair[1])
+    return Plot(
+        height=height,
+        left=_LEFT,
+        right=WIDTH - _RIGHT,
+        top=_TOP,
+        bottom=bottom,
+        x_title=name,
+        y_title="cost",
+        x_ticks=tuple(Tick(x(value), f"{value:g}") for value in x_steps),
+        y_ticks=tuple(Tick(y(value), label(value)) for value in y_steps),
+        lines=(Line("trials", "series-dev", marks),),
+        summary=f"Cost by {name} of {len(given)} trials: lowest {label(least[1])} at {least[0]:g}.",
+    )
+
+
 def before_after(points: Sequence[tuple[str, str, str, float, float]], *, x_title: str, y_title: str, label: Label) -> Plot:
     """Rates (name, style, group, before, after) as points; those below the diagonal got better."""
     height, bottom = 340, 340 - _BOTTOM

@@ -138,7 +138,12 @@ def continue_in(folder: Path, record: RunRecord) -> None:
 
 def _open(folder: Path, record: RunRecord) -> None:
     write(record, folder)
-    write_text(folder / CONFIG_FILE, tomli_w.dumps(_without_none(msgspec.to_builtins(record.config))))
+    write_settings(folder / CONFIG_FILE, record.config)
+
+
+def write_settings(file: Path, config: RunConfig) -> None:
+    """All settings as TOML, for `--config`."""
+    write_text(file, tomli_w.dumps(_without_none(msgspec.to_builtins(config))))
 
 
 class RunLog:
