@@ -265,12 +265,14 @@ def _sampler(seed: int, number: int) -> Any:
 
 
 def _draw(asked: "Asked", one: Dimension) -> float | str:
+    drawn: float | str
     if isinstance(one, Choice):
-        label: str = asked.suggest_categorical(one.name, list(one.options))
-        return label
-    if one.whole:
-        return asked.suggest_int(one.name, int(one.low), int(one.high), log=one.log)
-    return asked.suggest_float(one.name, one.low, one.high, log=one.log)
+        drawn = asked.suggest_categorical(one.name, list(one.options))
+    elif one.whole:
+        drawn = asked.suggest_int(one.name, int(one.low), int(one.high), log=one.log)
+    else:
+        drawn = asked.suggest_float(one.name, one.low, one.high, log=one.log)
+    return drawn
 
 
 def _held(place: Path) -> str | None:
@@ -307,4 +309,5 @@ def _trial(one: "FrozenTrial") -> Trial | None:
 def reported(asked: "Asked", costs: Sequence[float]) -> bool:
     """Tells the cost of the last evaluation; whether the trial is worse by then than half of the others were."""
     asked.report(costs[-1], len(costs) - 1)
-    return asked.should_prune()
+    worse: bool = asked.should_prune()
+    return worse
