@@ -18,6 +18,7 @@ from running import moonshine_lora
 
 CONTEXT: Final = multiprocessing.get_context("forkserver")
 """Processes are forks of one that only imports. This one has threads, and a fork of it may wait for ever for what they held."""
+os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # a command sets it, but in a fork transformers has been imported before
 CONTEXT.set_forkserver_preload(["lora.main", "lora.pipeline.preparation", "lora.pipeline.stages", "lora.training.adapter"])
 
 

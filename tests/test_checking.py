@@ -9,6 +9,7 @@ import threading
 import time
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import psutil
 import pytest
@@ -18,10 +19,11 @@ from running import write_rows
 from lora.audio.loading import AudioSettings
 from lora.dataset import checking
 from lora.dataset.checking import validate
-from lora.dataset.manifest import Manifest, Rules, read
+from lora.dataset.manifest import Manifest, Recording, Rules, read
 from lora.errors import ManifestError, WorkerError
+from lora.system.cache import Kept
 from lora.system.workers import Workers
-from lora.units import SAMPLE_RATE_HZ
+from lora.units import SAMPLE_RATE_HZ, Seconds
 
 
 def spoken(folder: Path, count: int) -> list[dict[str, object]]:
@@ -52,6 +54,67 @@ def test_processes_find_what_one_process_finds(tmp_path: Path, request: pytest.F
     assert validate(given, Rules(), AudioSettings(), prints=True) == alone
     assert len({one.sha256 for one in alone}) == 20
     assert all(one.sound for one in alone)
+
+
+# --- kept for the next check ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("processes", [False, True])
+def test_a_second_check_decodes_nothing_and_finds_the_same(processes: bool, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    """What it finds is what was kept: written otherwise, it finds that."""
+    if processes:
+        request.getfixturevalue("in_processes")
+    given, kept = manifest(tmp_path, spoken(tmp_path, 8)), Kept(tmp_path / "kept")
+    found = validate(given, Rules(), AudioSettings(), prints=True, kept=kept)
+    assert found == validate(given, Rules(), AudioSettings(), prints=True)
+    assert validate(given, Rules(), AudioSettings(), prints=True, kept=kept) == found
+    for file in kept.folder.rglob("*.msgpack"):
+        content = kept.read(file)
+        assert content is not None
+        other = [Recording(Seconds(1.0), one.sha256, one.sound) for one in recordings(content)]
+        kept.write(file, msgspec.msgpack.encode(other))
+    assert {one.length_s for one in validate(given, Rules(), AudioSettings(), prints=True, kept=kept)} == {1.0}
+    assert validate(given, Rules(), AudioSettings(), prints=False, kept=kept) == tuple(Recording(one.length_s, one.sha256) for one in found)
+
+
+def recordings(content: bytes) -> list[Recording]:
+    return msgspec.msgpack.decode(content, type=list[Recording])
+
+
+@pytest.mark.parametrize("what", ["sound", "text", "duration", "limit", "level"])
+def test_whatever_is_changed_is_looked_at_again(what: str, tmp_path: Path) -> None:
+    rows, kept = spoken(tmp_path, 3), Kept(tmp_path / "kept")
+    validate(manifest(tmp_path, rows), Rules(), AudioSettings(), kept=kept)
+    if what == "sound":
+        soundfile.write(tmp_path / "1.flac", np.zeros(SAMPLE_RATE_HZ), SAMPLE_RATE_HZ)
+    rows[1] |= {"text": {"text": "word " * 40}, "duration": {"duration": 9.0}}.get(what, {})
+    rules, settings = Rules(max_s=0.54 if what == "limit" else 30), AudioSettings(rms_dbfs=-1.0 if what == "level" else None)
+    given = manifest(tmp_path, rows)
+    if what == "level":
+        validate(given, rules, settings, kept=kept)
+        assert len(list(kept.folder.rglob("*.msgpack"))) == 2
+        return
+    with pytest.raises(ManifestError, match="over --max-seconds" if what == "limit" else "line 2: "):
+        validate(given, rules, settings, kept=kept)
+    assert len(list(kept.folder.rglob("*.msgpack"))) == 1, "what is wrong is not kept"
+
+
+@pytest.mark.parametrize("processes", [False, True])
+def test_a_damaged_kept_file_is_made_again_and_told(processes: bool, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    if processes:
+        request.getfixturevalue("in_processes")
+    given, kept = manifest(tmp_path, spoken(tmp_path, 3)), Kept(tmp_path / "kept")
+    found = validate(given, Rules(), AudioSettings(), kept=kept)
+    (file,) = kept.folder.rglob("*.msgpack")
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    assert validate(given, Rules(), AudioSettings(), kept=kept) == found
+    assert kept.damaged == [file]
+    assert kept.read(file) is not None
+
+
+# --- in processes -----------------------------------------------------------------------------------------------------------------------
 
 
 def test_processes_name_every_bad_line_as_one_process_does(tmp_path: Path, request: pytest.FixtureRequest) -> None:

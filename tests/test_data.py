@@ -12,6 +12,7 @@ from lora.config import DataConfig, ModelConfig, OutputConfig, RunConfig
 from lora.dataset.manifest import Rules, Utterance
 from lora.errors import ManifestError
 from lora.model.loading import LoadedModel
+from lora.system.cache import Kept
 from lora.text.style import resolve_style
 from lora.training.sets import SpeechSet, examples, read_set, read_sets, trained_sentences
 
@@ -24,7 +25,7 @@ def rows(clips: Sequence[Utterance], tmp_path: Path) -> list[dict[str, object]]:
 
 
 def read(path: Path | str) -> SpeechSet:
-    return read_set(str(path), Rules(), CONFIG)
+    return read_set(str(path), Rules(), CONFIG, Kept())
 
 
 def test_parts_of_a_manifest_are_one_set_in_the_order_of_their_names(rows: list[dict[str, object]], tmp_path: Path) -> None:
@@ -101,7 +102,7 @@ APART = {"train": "aab", "dev": "cc", "domain": "dee", "heldout": "ff"}
 def test_a_speaker_may_be_in_one_of_training_dev_and_domain_only(clips: Sequence[Utterance], tmp_path: Path) -> None:
     def sets(split_by: str = "speaker", **changed: str) -> dict[str, SpeechSet]:
         config = by_speakers(clips, tmp_path, **(APART | changed))
-        return read_sets(run_of(structs.replace(config, split_by=split_by))).named()
+        return read_sets(run_of(structs.replace(config, split_by=split_by)), Kept()).named()
 
     assert {name: len(part) for name, part in sets().items()} == {"train": 3, "dev": 2, "domain": 3, "heldout": 2}
     for changed, pair in (({"dev": "ca"}, "train and dev"), ({"domain": "dea"}, "train and domain"), ({"domain": "dec"}, "dev and domain")):
@@ -115,7 +116,7 @@ def test_dev_and_guard_are_split_off_and_nothing_is_lost(clips: Sequence[Utteran
     """A fifth of the replay speech guards; whole speakers make the dev set where the split is by speaker."""
     spoken = {"train": "aabbcc", "domain": "de", "heldout": "ff", "replay": "gggggggggg"}
     config = structs.replace(by_speakers(clips, tmp_path, **spoken), dev_fraction=1 / 3)
-    named = read_sets(run_of(config)).named()
+    named = read_sets(run_of(config), Kept()).named()
     assert {name: len(part) for name, part in named.items()} == {"train": 4, "dev": 2, "domain": 2, "heldout": 2, "replay": 8, "guard": 2}
     assert not named["train"].manifest.speakers() & named["dev"].manifest.speakers()
     for whole, parts in (("train", ("train", "dev")), ("replay", ("replay", "guard"))):
@@ -135,13 +136,13 @@ def test_sentences_that_stand_in_training_are_counted(clips: Sequence[Utterance]
         heldout_manifest=texts("heldout", 9, "Quite other.", "And another."),
         split_by="utterance",
     )
-    sets = read_sets(run_of(config))
+    sets = read_sets(run_of(config), Kept())
     assert trained_sentences(sets) == {"dev": 1, "domain": 2, "heldout": 0}
 
 
 def test_tags_are_told_for_each_part_of_a_manifest(rows: list[dict[str, object]], tmp_path: Path) -> None:
     write_rows(tmp_path / "part-a.jsonl", [rows[0] | {"text": f"{rows[0]['text']} <COMMA>"}, rows[1]])
     write_rows(tmp_path / "part-b.jsonl", rows[2:4])
-    manifest = read_set(str(tmp_path / "part-*.jsonl"), Rules(tags="drop"), CONFIG).manifest
+    manifest = read_set(str(tmp_path / "part-*.jsonl"), Rules(tags="drop"), CONFIG, Kept()).manifest
     assert manifest.tags == "part-a.jsonl: tags in 1 of 2 transcripts (<COMMA> 1): dropped"
     assert manifest.utterances[0].text == rows[0]["text"]

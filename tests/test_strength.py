@@ -27,6 +27,7 @@ from lora.report.markdown import render as render_markdown
 from lora.runs.outcomes import Evaluation, Strength
 from lora.runs.record import RunRecord, read
 from lora.scoring.counts import score_utterance, total
+from lora.system.cache import Kept
 from lora.text.normaliser import normalise
 from lora.training import strength as strengths
 from lora.training.adapter import Adapted, attach, merged, state
@@ -235,7 +236,7 @@ def test_the_saved_adapter_is_the_chosen_share_of_the_trained_one(random_speech:
     assert record.training is not None
     base, best = record.training.history[0], record.training.history[record.training.best_step]
     assert base.guard_wer is not None
-    guard = read_sets(record.config).guard
+    guard = read_sets(record.config, Kept()).guard
     assert guard is not None
     words = sum(len(normalise(utterance.text or "").split()) for utterance in guard.manifest)
     assert record.strength == strongest(record.strengths, base.guard_wer + allowed_rise(words))

@@ -1,21 +1,28 @@
-"""Recordings of a manifest, decoded once each: what is wrong with them, how long they are, and by what they are known again. No torch."""
+"""Recordings of a manifest, decoded once each: what is wrong with them, how long they are, and by what they are known again. No torch.
+
+What was found of recordings that are in order is kept for the next check: it reads and hashes their files, and decodes none.
+"""
 
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 
-from lora.audio.loading import AudioSettings, FileAudio, duration, is_silent, load, waveform_hash
+import msgspec
+
+from lora.audio.loading import AudioSettings, FileAudio, duration, fingerprint, is_silent, load, waveform_hash
 from lora.dataset.manifest import DURATION_TOLERANCE_S, MIN_S, Manifest, Problems, Recording, Rules, Utterance, too_much_text
 from lora.dataset.near_copies import sound_print
 from lora.dataset.speech_rate import too_much
 from lora.errors import AudioError, ManifestError, Problem, TooLongError, WorkerError
+from lora.system.cache import Kept, key
 from lora.system.workers import Workers, cores
 from lora.units import Seconds
 
 TOGETHER = 50
-"""Recordings that are decoded in one go: what a pool keeps for each of 100,000 calls is more than what is found."""
+"""Recordings that are decoded in one go, and kept in one file: what a pool keeps for each of 100,000 calls is more than what is found."""
 
 MANY = 2_000
 """Recordings from which it pays to start processes: libraries need half a second to load in each."""
@@ -29,23 +36,43 @@ class _Part:
     rules: Rules
     settings: AudioSettings
     prints: bool
+    kept: Path | None
+    """Folder of kept files."""
+
+    def key(self) -> str | None:
+        """Of what is found in them, by their files' content; None where a file cannot be read, which the check will tell."""
+        try:
+            sound = [fingerprint(one.audio, self.settings) for one in self.utterances]
+        except AudioError:
+            return None
+        said = [(one.text, one.declared_s) for one in self.utterances]
+        return key(__name__, sound, said, self.rules.max_s, self.rules.check_rate, self.prints)
 
 
 @dataclass(frozen=True, slots=True)
 class _Found:
     recordings: list[Recording]
     problems: list[Problem]
+    damaged: list[Path] = field(default_factory=list)
+    """Kept files that were damaged."""
 
 
-def validate(manifest: Manifest, rules: Rules, settings: AudioSettings, *, prints: bool = False) -> tuple[Recording, ...]:
+def validate(
+    manifest: Manifest, rules: Rules, settings: AudioSettings, *, prints: bool = False, kept: Kept | None = None
+) -> tuple[Recording, ...]:
     """Decodes every recording once and returns what was found, in the utterances' order; with `prints`, what near copies are found by.
+
+    With `kept`, recordings that were in order before and have not changed since are read and hashed, but not decoded.
 
     Raises `ManifestError` that names every line whose audio is unreadable, empty, not finite, silent although text is claimed,
     shorter than `MIN_S`, longer than `rules.max_s`, or in disagreement with the declared duration.
     """
     rows = manifest.utterances
-    parts = [_Part(rows[start : start + TOGETHER], rules, settings, prints) for start in range(0, len(rows), TOGETHER)]
+    folder = kept.folder if kept is not None and not _has_spans(manifest) else None  # hashing a part of a long recording decodes it
+    parts = [_Part(rows[start : start + TOGETHER], rules, settings, prints, folder) for start in range(0, len(rows), TOGETHER)]
     found = list(_in_processes(manifest, parts) if _pays(manifest) else _in_threads(parts))
+    if kept is not None:
+        kept.damaged += itertools.chain.from_iterable(part.damaged for part in found)
     problems = Problems(manifest.path, list(itertools.chain.from_iterable(part.problems for part in found)))
     recordings = tuple(itertools.chain.from_iterable(part.recordings for part in found))
     for first, second in two_texts(manifest, recordings):
@@ -56,8 +83,11 @@ def validate(manifest: Manifest, rules: Rules, settings: AudioSettings, *, print
 
 def _pays(manifest: Manifest) -> bool:
     """Whether processes are sooner done than threads, which wait for each other's Python. Parts of a long recording share its decoding."""
-    spans = any(isinstance(one.audio, FileAudio) and one.audio.span is not None for one in manifest)
-    return len(manifest) >= MANY and cores() > 1 and not spans
+    return len(manifest) >= MANY and cores() > 1 and not _has_spans(manifest)
+
+
+def _has_spans(manifest: Manifest) -> bool:
+    return any(isinstance(one.audio, FileAudio) and one.audio.span is not None for one in manifest)
 
 
 def _in_threads(parts: Sequence[_Part]) -> Iterator[_Found]:
@@ -77,7 +107,20 @@ def _in_processes(manifest: Manifest, parts: Sequence[_Part]) -> Iterator[_Found
 
 
 def look_into(part: _Part) -> _Found:
-    """Decodes the recordings of a part."""
+    """What is found in the recordings of a part: decoded, or kept by an earlier check."""
+    if part.kept is None or (name := part.key()) is None:
+        return _decoded(part)
+    kept = Kept(part.kept)
+    file = kept.file(name, ".msgpack")
+    if kept.has(file) and (content := kept.read(file)) is not None:
+        return _Found(msgspec.msgpack.decode(content, type=list[Recording]), [])
+    found = _decoded(part)
+    if not found.problems:
+        kept.write(file, msgspec.msgpack.encode(found.recordings))
+    return replace(found, damaged=kept.damaged)
+
+
+def _decoded(part: _Part) -> _Found:
     problems: list[Problem] = []
     return _Found([_look_at(utterance, part, problems) for utterance in part.utterances], problems)
 

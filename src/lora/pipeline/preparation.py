@@ -1,4 +1,5 @@
-"""All that is known and checked before anything expensive starts: settings, folder, device, speech, checkpoint, sites. Writes nothing."""
+"""All that is known and checked before anything expensive starts: settings, folder, device, speech, checkpoint, sites. Writes nothing but
+what the check of recordings keeps."""
 
 import platform
 from collections.abc import Iterator
@@ -65,7 +66,8 @@ class Prepared:
 
 
 def prepare(config: RunConfig, display: Display, *, resume: bool = False) -> Prepared:
-    """Reads and checks everything: run folder, device, manifests with their audio, checkpoint, adapter sites. Writes nothing.
+    """Reads and checks everything: run folder, device, manifests with their audio, checkpoint, adapter sites.
+    Writes nothing but what the check of recordings keeps.
 
     Raises the `LoraError` that says what to mend.
     """
@@ -98,8 +100,9 @@ def ready(config: RunConfig, display: Display) -> Prepared:
         )
     equivalents = table(Path(config.eval.equivalents), config.model.language) if config.eval.equivalents is not None else None
     terms = read_terms(Path(config.eval.terms), config.model.language) if config.eval.terms is not None else None
+    kept = Kept()
     with display.stage("read", "Reading manifests and audio"):
-        sets = read_sets(config)
+        sets = read_sets(config, kept)
         augmenter = plan_copies(sets, config)
         for line in _description(sets):
             display.line(line)
@@ -120,7 +123,7 @@ def ready(config: RunConfig, display: Display) -> Prepared:
         decode = DecodeSettings(tokens_per_second=config.tokens_per_second)
         for line in require_room(sets, speech, decode, chosen=config.eval.tokens_per_second is not None):
             display.line(line)
-    return Prepared(config, sets, augmenter, checkpoint, speech, sites, decode, equivalents=equivalents, terms=terms)
+    return Prepared(config, sets, augmenter, checkpoint, speech, sites, decode, kept, equivalents=equivalents, terms=terms)
 
 
 def planned_sites(speech: LoadedModel, config: RunConfig) -> tuple[Site, ...]:
@@ -181,7 +184,7 @@ def write_augmented(config: RunConfig, count: int, display: Display) -> tuple[Pa
     Trains nothing and needs no model. Raises the `LoraError` that says what to mend.
     """
     with display.stage("read", "Reading manifests and audio"):
-        sets = read_sets(config)
+        sets = read_sets(config, Kept())
         augmenter = plan_copies(sets, config)
     if augmenter is None:
         raise ConfigError("--write-augmented: there are no copies to write; give --augment-copies and an effect")

@@ -1,4 +1,5 @@
-"""What runs keep for later ones, because it can be made again: encoder outputs, the base model's scores, sound of report pages.
+"""What runs keep for later ones, because it can be made again: what a check found in recordings, encoder outputs, the base
+model's scores, sound of report pages.
 
 A file's name is the hash of all that decides its content, the code that makes it included, so nothing stale is ever found and two runs may
 write side by side. A file carries a checksum: one that was damaged is removed and made again.
@@ -19,7 +20,7 @@ from lora.system.files import ABANDONED_S, atomic_file, cache_dir, sha256_bytes
 
 _PACKAGE = Path(__file__).parents[1]
 
-VERSIONS = ("torch", "transformers", "tokenizers", "peft", "numpy", "soundfile", "soxr", "whisper-normalizer")
+VERSIONS = ("torch", "transformers", "tokenizers", "peft", "numpy", "soundfile", "av", "soxr", "whisper-normalizer")
 """Packages whose version is part of every key: another one may read, round or normalise differently."""
 
 

@@ -15,6 +15,7 @@ from lora.errors import ManifestError
 from lora.evaluation.evaluate import Example
 from lora.model.loading import LoadedModel
 from lora.system import distributed
+from lora.system.cache import Kept
 from lora.system.files import sha256_bytes
 from lora.text.style import ResolvedStyle, Styled, apply_style, resolve_style
 from lora.training.augment import Augmenter, Copies, plan
@@ -72,14 +73,14 @@ class SpeechSets:
         return {name: part for name, part in every.items() if part is not None}
 
 
-def read_set(path: str, rules: Rules, config: DataConfig) -> SpeechSet:
+def read_set(path: str, rules: Rules, config: DataConfig, kept: Kept) -> SpeechSet:
     """Reads and checks a manifest with all its audio: a file, or a pattern such as `data/train-*.jsonl` that names its parts.
 
     Ids of parts begin with their file's name. Several processes share the decoding and get the whole; an error names the lines of one.
     """
     if Path(path).is_file() or not any(mark in path for mark in WILDCARDS):
         manifest = read(Path(path), rules)
-        return SpeechSet(manifest, _checked(manifest, rules, config))
+        return SpeechSet(manifest, _checked(manifest, rules, config, kept))
     pattern = Path(path)
     files = sorted(Path(pattern.anchor).glob(str(pattern.relative_to(pattern.anchor))))
     if not files:
@@ -87,7 +88,7 @@ def read_set(path: str, rules: Rules, config: DataConfig) -> SpeechSet:
     if len({file.stem for file in files}) < len(files):
         raise ManifestError(f"{path}: two of the parts have the same name; their ids would be the same too, rename one")
     parts = [read(file, rules) for file in files]
-    recordings = [recording for part in parts for recording in _checked(part, rules, config)]
+    recordings = [recording for part in parts for recording in _checked(part, rules, config, kept)]
     utterances = [replace(one, id=f"{part.path.stem}/{one.id}") for part in parts for one in part]
     sha256 = sha256_bytes(*(f"{part.path.name} {part.sha256}\n".encode() for part in parts))
     tags = "; ".join(f"{part.path.name}: {part.tags}" for part in parts if part.tags)
@@ -96,24 +97,24 @@ def read_set(path: str, rules: Rules, config: DataConfig) -> SpeechSet:
     return SpeechSet(manifest, tuple(recordings))
 
 
-def _checked(manifest: Manifest, rules: Rules, config: DataConfig) -> tuple[Recording, ...]:
+def _checked(manifest: Manifest, rules: Rules, config: DataConfig, kept: Kept) -> tuple[Recording, ...]:
     own = manifest.subset(distributed.part(manifest.utterances))
-    found = [iter(part) for part in distributed.gathered(lambda: validate(own, rules, config.audio(), prints=True))]
+    found = [iter(part) for part in distributed.gathered(lambda: validate(own, rules, config.audio(), prints=True, kept=kept))]
     recordings = tuple(next(found[place % len(found)]) for place in range(len(manifest)))
     require_one_text(manifest, recordings)  # of several processes each has looked into its own part
     return recordings
 
 
-def read_sets(config: RunConfig) -> SpeechSets:
+def read_sets(config: RunConfig, kept: Kept) -> SpeechSets:
     """Reads all manifests, splits dev off where it is not given, and makes sure that no recording is in two sets.
 
     Raises `ManifestError` with every problem of the first manifest that has one, when a test set holds a single utterance or synthesised
     speech, when sets share recordings, and when training, dev and domain share speakers although the split is by speaker.
     """
     data, rules, seed = config.data, config.rules(), config.train.seed
-    train = read_set(data.train_manifest, rules, data)
-    domain = read_set(data.domain_manifest, rules, data)
-    heldout = read_set(data.heldout_manifest, config.heldout_rules(), data)
+    train = read_set(data.train_manifest, rules, data, kept)
+    domain = read_set(data.domain_manifest, rules, data, kept)
+    heldout = read_set(data.heldout_manifest, config.heldout_rules(), data, kept)
     if not data.synthetic_domain:
         require_real(domain.manifest, "domain", "record some, or pass --synthetic-domain and say so with every number")
     require_real(heldout.manifest, "held-out", "give recordings of people")
@@ -121,12 +122,12 @@ def read_sets(config: RunConfig) -> SpeechSets:
         if len(test_set) < 2:
             raise ManifestError(f"{test_set.manifest.path}: one utterance cannot tell a change from chance; add more, better a hundred")
     if data.dev_manifest is not None:
-        dev = read_set(data.dev_manifest, rules, data)
+        dev = read_set(data.dev_manifest, rules, data, kept)
     else:
         train, dev = _divide(train, data.dev_fraction, data.split_by == "speaker", seed)
     replay = guard = None
     if data.replay_manifest is not None:
-        replay = read_set(data.replay_manifest, config.replay_rules(), data)
+        replay = read_set(data.replay_manifest, config.replay_rules(), data, kept)
         replay, guard = _divide(replay, GUARD_FRACTION, False, seed)
     _require_words({"dev": dev, "domain": domain} | ({"held-out": heldout} if config.gate.guardrail == "wer" else {}))
     styled = resolve_style(data.text_style, [utterance.text or "" for utterance in train.manifest], config.model.language)
