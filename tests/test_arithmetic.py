@@ -84,6 +84,7 @@ def _threads_at_work() -> int:
     return 2 if all(spread([0, 1], meet, torch.device("cpu"), lambda _piece: None)) else 1
 
 
+@pytest.mark.slow
 def test_the_verdict_is_the_same_with_packed_and_plain_products(sets: Manifests, tmp_path: Path) -> None:
     """A whole run of four updates each: transcripts, rates and verdict, from an empty cache each."""
     found = [_run(sets, tmp_path / name, kind) for name, kind in (("packed", None), ("plain", "plain"))]

@@ -172,6 +172,7 @@ def test_plain_peft_and_transformers_say_what_the_run_reports(run: Run, tiny: Lo
     assert any(weight.any() for name, weight in weights.items() if "lora_B" in name), "the run ended with an adapter that does nothing"
 
 
+@pytest.mark.slow
 def test_the_module_is_a_command_too(random_v1: LoadedModel, sets: Manifests, tmp_path: Path) -> None:
     arguments = ["--model-id", str(random_v1.checkpoint.folder), *sets.flags(), *map(str, QUICK), "--output-dir", str(tmp_path / "run")]
     command = [sys.executable, "-m", "lora.runners.experiment", *arguments, *ANY_VERDICT]

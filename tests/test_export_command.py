@@ -178,7 +178,8 @@ def test_a_run_that_is_not_complete_and_speech_that_has_changed(run: Path, train
 # --- the wrong weights -----------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("strength", [pytest.param(1.0, marks=pytest.mark.slow), 0.3])
+@pytest.mark.slow
+@pytest.mark.parametrize("strength", [1.0, 0.3])
 def test_weights_of_the_base_model_are_caught(trained: Trained, strength: float, tmp_path: Path) -> None:
     """The graphs of the untuned model in the place of the tuned one's: what the runtime says gives it away."""
     folder = scaled(trained.folder / "lora_adapter", strength, tmp_path / "adapter")
@@ -315,7 +316,7 @@ def test_a_folder_that_is_there(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["export", "file", "home"]
 
 
-@pytest.mark.parametrize("small_disk", [1024, 51_200], indirect=True)
+@pytest.mark.parametrize("small_disk", [1024, pytest.param(51_200, marks=pytest.mark.slow)], indirect=True)
 def test_a_full_disk(small_disk: Path) -> None:
     """One that takes nothing, and one that takes the first target and not the second."""
     model = ("--model-id", "packaged:moonshine-tiny", "--to", "sherpa-onnx", "merged", "--skip-proof")

@@ -134,6 +134,7 @@ def test_a_run_leaves_a_checkpoint_that_says_what_was_reported(random_speech: Lo
         read_passport(saved)
 
 
+@pytest.mark.slow
 def test_the_export_of_a_run_is_what_the_run_scored(random_v1: LoadedModel, sets: Manifests, tmp_path: Path) -> None:
     """Merged, proven and evaluated as the guide says: with `just transcribe`, in a process of its own."""
     run, export = tmp_path / "run", tmp_path / "export"

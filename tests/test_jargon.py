@@ -136,6 +136,7 @@ def test_folders_of_others_are_left_alone(arguments: list[object], tmp_path: Pat
     assert "exists already; pass --overwrite" in refusal(*arguments)
 
 
+@pytest.mark.slow
 def test_an_export_of_a_run_that_was_not_accepted_is_not_made(arguments: list[object], tmp_path: Path) -> None:
     result = moonshine_lora(*arguments, "--to", "merged", "--min-term-recall", 100)
     assert result.code == 3, result.err

@@ -177,6 +177,7 @@ def test_parts_of_a_long_recording_are_what_is_cut_from_it_whole(said: Waveform,
     assert not list(parts(source, []))
 
 
+@pytest.mark.slow
 def test_the_sides_of_a_call_are_not_mixed(said: Waveform, tmp_path: Path) -> None:
     silent = np.zeros(80 * SAMPLE_RATE_HZ, dtype=np.float32)
     both = np.stack([np.concatenate([silent, said]), np.concatenate([silent, said[::-1]])], axis=1)

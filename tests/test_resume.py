@@ -176,6 +176,7 @@ def test_wherever_it_is_killed_a_resumed_run_ends_the_same_bit_for_bit(command: 
     assert sum(phases[name] for name in inside) > KILLS / 2
 
 
+@pytest.mark.slow
 def test_a_run_killed_twice_ends_the_same(command: tuple[object, ...], whole: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     arguments = (*command, "--output-dir", folder)

@@ -149,6 +149,7 @@ def test_a_held_key_gives_the_text_a_narrow_window_passes_and_a_lost_microphone_
     assert "Traceback" not in terminal.bytes
 
 
+@pytest.mark.slow
 def test_a_toggled_recording_gives_the_text_and_a_killed_app_loses_only_what_is_being_said(
     microphone: VirtualMicrophone, sentences: Sequence[Sentence], tmp_path: Path, opened: list[Terminal]
 ) -> None:
@@ -187,6 +188,7 @@ def test_a_toggled_recording_gives_the_text_and_a_killed_app_loses_only_what_is_
     assert [row.text for row in read(tmp_path / "moonshine-lora/corrections.jsonl", Rules())] == [corrected]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("jack", [False, True], ids=["the sound server's", "one that takes nothing else"])
 def test_a_device_of_eight_channels_at_44100_hz_is_heard(
     jack: bool, sentences: Sequence[Sentence], tmp_path: Path, opened: list[Terminal]
@@ -213,6 +215,7 @@ def test_a_device_of_eight_channels_at_44100_hz_is_heard(
     assert "Traceback" not in terminal.bytes
 
 
+@pytest.mark.slow
 def test_hands_free_gives_the_text_without_a_key_and_ends_when_stdin_does(
     microphone: VirtualMicrophone, sentences: Sequence[Sentence], tmp_path: Path, opened: list[Terminal]
 ) -> None:
@@ -233,6 +236,7 @@ def test_hands_free_gives_the_text_without_a_key_and_ends_when_stdin_does(
     assert [row["text"] for row in history(tmp_path)] == said
 
 
+@pytest.mark.slow
 def test_without_a_screen_a_lost_microphone_is_one_error_line_after_the_text_so_far(
     microphone: VirtualMicrophone, sentences: Sequence[Sentence], tmp_path: Path
 ) -> None:
