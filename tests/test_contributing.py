@@ -2,11 +2,14 @@
 
 import re
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
 from clones import clone, surroundings, uv
 from running import ROOT
+
+from lora import __version__
 
 MAP = dict(re.findall(r"^\| ([^|]+\?) \| (.+) \|$", (ROOT / "CONTRIBUTING.md").read_text(), re.MULTILINE))
 
@@ -58,3 +61,9 @@ def test_every_check_before_a_commit_runs_on_this_tree(tmp_path: Path) -> None:
     done = subprocess.run(program, cwd=place, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("Passed") == 3
+
+
+def test_both_packages_have_one_version_and_their_licence_beside_them() -> None:
+    projects = [tomllib.loads((folder / "pyproject.toml").read_text())["project"] for folder in (ROOT, ROOT / "packages" / "lora-cli")]
+    assert {project["version"] for project in projects} == {__version__}
+    assert (ROOT / "packages" / "lora-cli" / "LICENSE").read_bytes() == (ROOT / "LICENSE").read_bytes()

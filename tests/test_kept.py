@@ -40,6 +40,16 @@ def test_pruning_keeps_no_file_that_is_older_than_one_it_removes(tmp_path: Path)
     assert [file.name for file in files(tmp_path)] == ["0.safetensors"]
 
 
+def test_pruning_passes_over_files_that_another_run_takes_away_meanwhile(tmp_path: Path) -> None:
+    """A link that leads nowhere is listed and has no state, as a file that goes between the two."""
+    (tmp_path / "00").mkdir()
+    (tmp_path / "00" / "0.safetensors").write_bytes(bytes(100))
+    for name in ("1.safetensors", ".2.safetensors.part"):
+        (tmp_path / "00" / name).symlink_to(tmp_path / "gone")
+    assert prune(100, tmp_path) == 0
+    assert prune(0, tmp_path) == 100
+
+
 def test_a_kept_file_is_in_the_cache_folder_unless_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MOONSHINE_LORA_CACHE", str(tmp_path))
     assert kept_dir() == tmp_path / "kept"

@@ -81,7 +81,7 @@ def encoded(prepared: Prepared, parts: Mapping[str, SpeechSet], display: Display
 def attached(prepared: Prepared, evaluator: Evaluator) -> tuple[Adapted, Evaluator]:
     """The model with a new adapter, and what evaluates it."""
     config = prepared.config
-    adapted = adapters.attach(prepared.speech, config.adapter, config.train.seed)
+    adapted = adapters.attach(prepared.speech, config.adapter, config.train.seed, prepared.sites)
     if adapted.trains_encoder:  # the encoder that was made before it had an adapter knows nothing of it
         features = LiveFeatures(prepared.speech, config.data.audio(), gradient_checkpointing=config.train.gradient_checkpointing)
         evaluator = replace(evaluator, features=features)

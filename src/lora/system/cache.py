@@ -8,6 +8,8 @@ write side by side. A file carries a checksum: one that was damaged is removed a
 import ast
 import os
 import time
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -135,17 +137,24 @@ def kept_file(key: str, suffix: str, folder: Path | None = None) -> Path:
 
 def prune(limit_bytes: int, folder: Path | None = None) -> int:
     """Removes the least recently used until at most `limit_bytes` are kept; returns how many bytes went."""
-    for file in (folder or kept_dir()).glob("*/.*.part"):
-        if time.time() - file.stat().st_mtime > ABANDONED_S:
+    for file, state in _there((folder or kept_dir()).glob("*/.*.part")):
+        if time.time() - state.st_mtime > ABANDONED_S:
             file.unlink(missing_ok=True)
-    kept_files = [file for file in (folder or kept_dir()).glob("*/*") if not file.name.startswith(".")]
-    files = sorted(kept_files, key=lambda file: file.stat().st_mtime, reverse=True)
+    kept_files = (file for file in (folder or kept_dir()).glob("*/*") if not file.name.startswith("."))
+    files = sorted(_there(kept_files), key=lambda found: found[1].st_mtime, reverse=True)
     kept = removed = 0
-    for file in files:
-        size = file.stat().st_size
+    for file, state in files:
+        size = state.st_size
         if not removed and kept + size <= limit_bytes:
             kept += size
         else:
             file.unlink(missing_ok=True)  # another run may have pruned it
             removed += size
     return removed
+
+
+def _there(files: Iterable[Path]) -> Iterator[tuple[Path, os.stat_result]]:
+    """Files with their sizes and times, without those that another run has pruned or given their name since they were listed."""
+    for file in files:
+        with suppress(FileNotFoundError):
+            yield file, file.stat()

@@ -191,17 +191,18 @@ def _require_of_base(speech: LoadedModel, folder: Path) -> None:
     passports.check(folder, read_passport(folder), checkpoint.model_id, checkpoint.revision, checkpoint.sha256)
 
 
-def attach(speech: LoadedModel, config: AdapterConfig, seed: int = 0) -> Adapted:
-    """Puts a fresh adapter, drawn by `seed`, into the model, or one to go on from, or makes the weights trainable.
+def attach(speech: LoadedModel, config: AdapterConfig, seed: int = 0, sites: Sequence[Site] | None = None) -> Adapted:
+    """Puts a fresh adapter, drawn by `seed`, into the model, or one to continue, or makes the weights trainable.
 
-    A fresh adapter leaves the outputs those of the base model at first. Raises `ConfigError` for an adapter that `plan` refuses.
+    `sites` are what `plan` gave for this model and these settings; None plans them. A fresh adapter leaves the outputs those of the base
+    model at first. Raises `ConfigError` for an adapter that `plan` refuses.
     """
     import peft
 
     if config.from_adapter is not None:
         torch.manual_seed(seed)
         return load(speech, Path(config.from_adapter), trainable=True)
-    sites = plan(speech, config)
+    sites = plan(speech, config) if sites is None else sites
     if config.method == "full":
         for site in sites:
             speech.model.get_submodule(site.name).requires_grad_(True)
