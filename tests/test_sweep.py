@@ -322,6 +322,14 @@ def finished(command: tuple[object, ...]) -> Path:
     return folder
 
 
+def test_a_dry_run_lists_what_would_be_tried_and_writes_nothing(command: tuple[object, ...], tmp_path: Path) -> None:
+    result = moonshine_lora(*command, "--study-dir", tmp_path / "study", "--dry-run")
+    listed = result.out.splitlines()
+    assert (result.code, listed[-1]) == (0, f"ready: {len(listed) - 1} settings to try, nothing was trained or written")
+    assert len({re.match(r"[a-z_]+ +", line).end() for line in listed[:-1]}) == 1, "names and values stand in columns"  # type: ignore[union-attr]
+    assert not list(tmp_path.iterdir())
+
+
 def test_two_trials_and_the_run_of_the_winner(finished: Path, tiny: LoadedModel) -> None:
     rows = list(csv.DictReader((finished / "trials.tsv").open(), dialect="excel-tab"))
     assert [(row["trial"], row["state"], row["given"]) for row in rows] == [("0", "finished", "True"), ("1", "finished", "False")]

@@ -98,11 +98,9 @@ def requested(options: argparse.Namespace) -> Request:
 
 
 def _list(space: Space) -> None:
-    for one in space:
-        told = (
-            "; ".join(one.options) if isinstance(one, Choice) else f"{one.low:g} to {one.high:g}{', by its logarithm' if one.log else ''}"
-        )
-        say(f"{one.name.rpartition('.')[2]}\t{told}")
+    names = [one.name.rpartition(".")[2] for one in space]
+    for name, one in zip(names, space, strict=True):
+        say(f"{name:{max(map(len, names))}}  {_told(one)}")
     say(f"ready: {len(space)} settings to try, nothing was trained or written")
 
 
