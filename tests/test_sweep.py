@@ -4,6 +4,7 @@ import csv
 import json
 import re
 import shutil
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from forked import fork
 from records import REQUIRED, completed
 from running import ANY_VERDICT, ROOT, Manifests, moonshine_lora, refusal
 
@@ -189,6 +191,8 @@ def test_the_first_trial_is_of_the_settings_as_given_and_proposals_follow_from_t
         first = tried(one, 10)
         assert first[0] == {"adapter.lora_r": "8", "train.learning_rate": 1e-3}
         assert first[:4] == tried(other, 4)
+    with (other.folder / "study.jsonl").open("a") as journal:
+        journal.write('{"op_code":5,')  # as a power failure leaves it
     reopened = again(other)
     with reopened.at_work():
         assert first[4:] == tried(reopened, 6), "whoever goes on"
@@ -232,7 +236,7 @@ def test_what_mattered_is_told_once_enough_trials_have_finished(tmp_path: Path) 
     keep_scores(study.folder, best.number, Scores(dev=score(2), guard=None))
     shown = summary(study, CONFIG)
     assert shown.winner == best.number
-    assert f"trial {best.number} is the best of 24 trials" in shown.sentence
+    assert f"trial {best.number} is chosen among 24 trials" in shown.sentence
     assert not shown.sentence.endswith("beyond chance")
     write_results(shown, CONFIG, study.folder)
     page = (study.folder / "report.html").read_text()
@@ -318,7 +322,7 @@ def finished(command: tuple[object, ...]) -> Path:
     assert result.code == 0, result.err
     folder = Path(str(command[command.index("--output-dir") + 1])).with_name("run-sweep")
     assert f"{folder}: report.html, trials.tsv, best.toml" in result.out
-    assert "of 2 trials: dev WER" in result.out
+    assert " 2 trials: dev WER" in result.out
     return folder
 
 
@@ -378,3 +382,57 @@ def test_a_trial_never_looks_at_the_test_sets(sets: Manifests, tmp_path: Path) -
     fitted = fit(prepared, Reporter(RunLog(None, Hold()), Trackers((), tmp_path, print), display, "WER"), lambda _advance: Progress())
     assert [row.id for row in fitted.dev.score.utterances] == [utterance.id for utterance in prepared.sets.dev.manifest]
     assert fitted.outcome.steps == 1
+
+
+# --- kills, and several processes --------------------------------------------------------------------------------------------------------
+
+
+def trials_of(folder: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader((folder / "trials.tsv").open(), dialect="excel-tab"))
+
+
+def found_by(rows: list[dict[str, str]]) -> list[tuple[str, ...]]:
+    """Settings and results of the finished trials, in their order."""
+    return [
+        tuple(row[name] for name in ("learning_rate", "lora_r", "dev_loss", "guard_loss")) for row in rows if row["state"] == "finished"
+    ]
+
+
+@pytest.mark.slow
+def test_a_killed_study_keeps_its_finished_trials_and_runs_the_other_again(command: tuple[object, ...], tmp_path: Path) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert moonshine_lora(*command, "--trials", 3, "--study-dir", whole).code == 0
+    process = fork(*command, "--trials", 3, "--study-dir", killed, output=tmp_path / "output")
+    process.wait_for('"worker"', killed / "study.jsonl")
+    process.wait_for("finished", killed / "trials.tsv")
+    before = (killed / "study.jsonl").read_text()
+    process.send(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    done = {file.name: file.stat().st_mtime_ns for file in (killed / "trials").iterdir() if not file.name.startswith(".")}
+    assert done
+    result = moonshine_lora(*command, "--resume", "--study-dir", killed)
+    assert result.code == 0, result.err
+    assert (killed / "study.jsonl").read_text().startswith(before[: before.rindex("\n")])
+    assert all((killed / "trials" / name).stat().st_mtime_ns == when for name, when in done.items()), "none is trained twice"
+    assert found_by(trials_of(killed)) == found_by(trials_of(whole))
+    assert sum(row["state"] == "interrupted" for row in trials_of(killed)) <= 1
+    assert read_record(killed / "winner").status == "completed"
+
+
+@pytest.mark.slow
+def test_two_processes_share_a_study_and_one_of_them_runs_the_winner(command: tuple[object, ...], tmp_path: Path) -> None:
+    study = tmp_path / "study"
+    first = fork(*command, "--trials", 6, "--study-dir", study, output=tmp_path / "first")
+    first.wait_for('"worker"', study / "study.jsonl")
+    assert "another process works on this study; --join works beside it" in refusal(*command, "--study-dir", study, "--resume")
+    second = fork(*command, "--study-dir", study, "--join", output=tmp_path / "second")
+    assert (first.wait(), second.wait()) == (0, 0), (tmp_path / "first").read_text() + (tmp_path / "second").read_text()
+    said = [(tmp_path / name).read_text() for name in ("first", "second")]
+    assert sorted(" 6 trials: dev WER" in text for text in said) == [False, True]
+    assert sorted("the one that ends last runs the winner" in text for text in said) == [False, True]
+    rows = trials_of(study)
+    assert [row["state"] for row in rows] == ["finished"] * len(rows)
+    assert len(rows) == 6
+    workers = set(re.findall(r'"worker":"([^"]+)"', (study / "study.jsonl").read_text()))
+    assert len(workers) == 2
+    assert read_record(study / "winner").status == "completed"

@@ -14,6 +14,7 @@ from lora.presets import config_file, presets
 from lora.runs.trials import Sweep
 from lora.sweep.space import Choice, Dimension, Space, read_space, usual_space
 from lora.system.artifacts import EXPERIMENT_METRICS_FILE, HTML_FILE, RECORD_FILE
+from lora.system.signals import TerminatedError
 from lora.system.terminal import say
 
 if TYPE_CHECKING:
@@ -154,7 +155,11 @@ def _carried_out(request: Request, study: "Study", speech: "Speech", display: "D
     from lora.sweep.results import BEST_FILE, TABLE_FILE, summary, write_results
     from lora.sweep.search import search
 
-    search(study, speech, display)
+    try:
+        search(study, speech, display)
+    except (KeyboardInterrupt, TerminatedError):
+        display.line("to continue, repeat the command with --resume; finished trials are kept")
+        raise
     if not study.may_end():
         say(f"{request.folder}: other processes are at work on the last trials; the one that ends last runs the winner")
         return 0

@@ -87,7 +87,7 @@ def _sentence(folder: Path, found: Sweep, winner: Trial, seed: int) -> str:
     given = next((trial for trial in found.trials if trial.given and trial.state != "interrupted"), None)
     if winner.given:
         return f"the settings as given are the best of {count} trials: dev {rate} {100 * won:.2f} %"
-    best = f"trial {winner.number} is the best of {count} trials: dev {rate} {100 * won:.2f} %"
+    best = f"trial {winner.number} is chosen among {count} trials: dev {rate} {100 * won:.2f} %"
     if given is None or given.state != "finished":
         return f"{best}; the settings as given have no result ({given.error or given.state if given else 'not tried yet'})"
     change = compare(_scores(folder, given.number).dev, _scores(folder, winner.number).dev, seed)

@@ -4,6 +4,7 @@ import importlib.util
 import os
 import socket
 import uuid
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -201,7 +202,9 @@ class Study:
         if len(finished) < LEAST_FOR_IMPORTANCE or len({one.value for one in finished}) < 2:
             return {}
         evaluator = optuna.importance.PedAnovaImportanceEvaluator(target_quantile=TOP_QUARTER)
-        return dict(optuna.importance.get_param_importances(self._journal, evaluator=evaluator))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a setting that few trials have: the page says how many
+            return dict(optuna.importance.get_param_importances(self._journal, evaluator=evaluator))
 
     @contextmanager
     def _alone(self, *, reap: bool = True) -> Iterator[None]:
@@ -243,9 +246,7 @@ def _storage(folder: Path) -> "JournalStorage":
 def _opened(folder: Path) -> "Journalled":
     """The study of a folder. A last line that a power failure has cut off goes. Raises `SweepError` for a damaged journal."""
     optuna, file = _optuna(), folder / JOURNAL_FILE
-    with writing_errors(file):
-        if not (content := file.read_bytes()).endswith(b"\n"):
-            os.truncate(file, content.rfind(b"\n") + 1)
+    _mend(file)
     pruner = optuna.pruners.MedianPruner(
         n_startup_trials=UNPRUNED_TRIALS, n_warmup_steps=UNPRUNED_EVALUATIONS, n_min_trials=UNPRUNED_TRIALS
     )
@@ -255,6 +256,20 @@ def _opened(folder: Path) -> "Journalled":
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise SweepError(f"{file}: is damaged ({error}); start another study") from error
     return study
+
+
+def _mend(file: Path) -> None:
+    """Takes off a last line that has no end. Nobody writes meanwhile."""
+    from optuna.storages.journal import JournalFileOpenLock
+
+    lock = JournalFileOpenLock(str(file))
+    with writing_errors(file):
+        lock.acquire()
+        try:
+            if not (content := file.read_bytes()).endswith(b"\n"):
+                os.truncate(file, content.rfind(b"\n") + 1)
+        finally:
+            lock.release()
 
 
 def _sampler(seed: int, number: int) -> Any:
