@@ -84,9 +84,10 @@ def machine_refusal(error: Exception) -> str | None:
 
 
 def end(code: int) -> NoReturn:
-    """Ends the process at once with what `run` returned, for commands that may leave a stream of a dataset before its end.
+    """Ends the process at once with what `run` returned, for commands that have loaded much, or may leave a stream of a dataset early.
 
-    Arrow's threads read ahead through Python; at an orderly end they would wait for the interpreter, and it for them, for ever.
+    An orderly end takes apart all that is loaded, 0.4 s with PyTorch. And Arrow's threads read ahead through Python; they would wait for
+    the interpreter, and it for them, for ever.
     """
     sys.stdout.flush()
     sys.stderr.flush()

@@ -17,7 +17,7 @@ from lora.errors import AudioError, CheckpointError, ConfigError, TooLongError
 from lora.evaluation.evaluate import Evaluator, Example, score_transcripts
 from lora.language import Language, metric, traits
 from lora.model.encoder_outputs import LiveFeatures
-from lora.model.loading import LoadedModel, choose_device, load_model, load_processor, require_vocabulary
+from lora.model.loading import LoadedModel, choose_device, load_for_use, load_model, load_processor_for_use, require_vocabulary
 from lora.model.products import require_precision
 from lora.model.transcript import DecodeSettings, Transcript
 from lora.passages import Passage
@@ -190,9 +190,10 @@ def open_transcriber(request: Request) -> Transcriber:
     if passport is not None and language != passport.language:
         spelled = traits(passport.language).name
         raise ConfigError(f"--language {language}: {made} was trained for {spelled}; leave the flag out")
-    speech = load_model(checkpoint, device, request.precision, language)
+    plain = request.adapter_folder is None or passport is None or adapters.is_plain(request.adapter_folder, passport)
+    speech = (load_for_use if plain else load_model)(checkpoint, device, request.precision, language)
     if request.processor_folder is not None:
-        processor = load_processor(request.processor_folder)
+        processor = load_processor_for_use(request.processor_folder)
         require_vocabulary(processor, speech.model, request.processor_folder)
         speech = replace(speech, processor=processor)
     if passport is None:
@@ -200,7 +201,9 @@ def open_transcriber(request: Request) -> Transcriber:
         return Transcriber(speech, DecodeSettings(tokens_per_second=cap), AudioSettings(), request)
     if request.tokens_per_second not in (None, passport.decode.tokens_per_second):
         raise CheckpointError(f"{made}: was scored with --tokens-per-second {passport.decode.tokens_per_second:g}; leave the flag out")
-    if request.adapter_folder is not None:
+    if request.adapter_folder is not None and plain:
+        adapters.fold_plain(speech, request.adapter_folder)
+    elif request.adapter_folder is not None:
         adapters.fold_in(adapters.load(speech, request.adapter_folder))
     return Transcriber(speech, passport.decode, passport.audio, request)
 

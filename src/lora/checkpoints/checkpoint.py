@@ -65,11 +65,10 @@ def resolve(model_id: str, revision: str | None = None) -> Checkpoint:
     if revision is not None and kind != "hub":
         raise CheckpointError(f"{model_id}: only checkpoints on the model hub have revisions; leave out {revision!r}")
     if kind == "packaged":
-        folder = packaged_checkpoint(model_id.removeprefix(_PREFIX))
-    elif kind == "local":
-        folder = Path(model_id).expanduser().resolve()
-    else:
-        folder = _snapshot(model_id, revision)
+        folder, sha256 = packaged_checkpoint(model_id.removeprefix(_PREFIX))
+        _check(folder)
+        return Checkpoint(model_id, kind, folder, None, sha256)
+    folder = Path(model_id).expanduser().resolve() if kind == "local" else _snapshot(model_id, revision)
     weights = _check(folder)
     # The hub cache names a snapshot's folder after its commit.
     return Checkpoint(model_id, kind, folder, folder.name if kind == "hub" else None, _hash(weights))

@@ -115,8 +115,8 @@ class _Version(msgspec.Struct, frozen=True):
     converter: int
 
 
-def packaged_checkpoint(name: str) -> Path:
-    """Returns the folder of the packaged model `name` as a transformers checkpoint, converting it on first use.
+def packaged_checkpoint(name: str) -> tuple[Path, str]:
+    """The folder of the packaged model `name` as a transformers checkpoint, converted on first use, and the SHA-256 of its weights.
 
     The folder loads with `AutoProcessor` and `AutoModelForSpeechSeq2Seq`; weights are float32.
 
@@ -133,7 +133,7 @@ def packaged_checkpoint(name: str) -> Path:
         with FileLock(folder.with_name(f".{name}.lock")):  # a second process waits instead of converting the same weights
             if not _is_current(folder):
                 _convert(model, folder)
-    return folder
+    return folder, _read_record(folder / _RECORD, Conversion).files[WEIGHTS]
 
 
 def _is_current(folder: Path) -> bool:

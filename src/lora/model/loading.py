@@ -1,26 +1,33 @@
-"""The only module that names Moonshine's classes: loads model and processor; batches of encoder outputs and of labels."""
+"""The only module that names Moonshine's classes: loads model and processor; batches of encoder outputs and of labels.
+
+transformers is imported by what needs it: its model classes take twice as long as PyTorch.
+"""
 
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoProcessor, MoonshineForConditionalGeneration, MoonshineStreamingForConditionalGeneration, PreTrainedModel
 
 from lora.checkpoints.checkpoint import Checkpoint, require_language
 from lora.checkpoints.model_folder import require_no_code
 from lora.errors import CheckpointError, ConfigError
 from lora.language import Language
+from lora.model import bare
+from lora.model import processor as processors
 from lora.model.products import PRODUCT_DTYPES, PRODUCTS_VARIABLE, choice, instruction_set
 from lora.system import distributed
 from lora.system.device import Device, Precision
 from lora.system.documents import read_json, require_json
 from lora.text.byte_tokens import whole
 from lora.units import SAMPLE_RATE_HZ
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 MOST = 1e6
 """Largest absolute value of a weight. No training ends near it; a flipped bit of an exponent mostly ends far above."""
@@ -42,9 +49,12 @@ class Encoded:
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A loaded checkpoint with its processor. `model` may carry a LoRA adapter, whose layers replace the adapted ones in place."""
+    """A loaded checkpoint with its processor. `model` may carry a LoRA adapter, whose layers replace the adapted ones in place.
 
-    model: PreTrainedModel
+    It is transformers' own, or for use alone its bare modules.
+    """
+
+    model: "PreTrainedModel | Any"
     processor: Any
     checkpoint: Checkpoint
     device: torch.device
@@ -147,20 +157,48 @@ def _own(kind: str) -> torch.device:
 
 
 def load_model(checkpoint: Checkpoint, device: torch.device, precision: Precision, language: Language = "en") -> LoadedModel:
-    """Loads model and processor in evaluation mode, no parameter requiring a gradient.
+    """Loads transformers' model and processor in evaluation mode, no parameter requiring a gradient.
 
     Raises `CheckpointError` when weights and configuration do not fit together, and `ConfigError` when the checkpoint is for another
     language.
     """
     require_language(checkpoint, language)
+    model, processor = _by_transformers(checkpoint.folder), load_processor(checkpoint.folder)
+    return _checked(LoadedModel(model, processor, checkpoint, device, precision, language))
+
+
+def load_for_use(checkpoint: Checkpoint, device: torch.device, precision: Precision, language: Language = "en") -> LoadedModel:
+    """As `load_model`, for what only transcribes: without transformers where the checkpoint is of the usual form.
+
+    Training, saving and exporting take transformers' model.
+    """
+    require_language(checkpoint, language)
+    processor = load_processor_for_use(checkpoint.folder)  # looks at the files first
+    with _refusing(checkpoint.folder):
+        own = bare.read(checkpoint.folder)
+    model = _by_transformers(checkpoint.folder) if own is None else own
+    return _checked(LoadedModel(model, processor, checkpoint, device, precision, language))
+
+
+def _checked(speech: LoadedModel) -> LoadedModel:
+    """The model on its device, once its weights are looked at, and that it has the processor's tokens."""
+    _require_values(speech.model, speech.checkpoint.folder)
+    require_vocabulary(speech.processor, speech.model, speech.checkpoint.folder)
+    nn.Module.to(speech.model, speech.device)
+    return speech
+
+
+def _by_transformers(folder: Path) -> "PreTrainedModel":
+    from transformers import MoonshineForConditionalGeneration, MoonshineStreamingForConditionalGeneration
+
     classes: dict[str, Any] = {
         "moonshine": MoonshineForConditionalGeneration,
         "moonshine_streaming": MoonshineStreamingForConditionalGeneration,
     }
-    kind = read_json(checkpoint.folder / "config.json", error=CheckpointError)["model_type"]  # resolve() has checked it
-    with _loading(checkpoint.folder):
+    kind = read_json(folder / "config.json", error=CheckpointError)["model_type"]  # resolve() has checked it
+    with _loading(folder):
         model, report = classes[kind].from_pretrained(
-            checkpoint.folder,
+            folder,
             dtype=torch.float32,
             attn_implementation="sdpa",
             ignore_mismatched_sizes=True,  # reported below, with the other reasons
@@ -170,41 +208,55 @@ def load_model(checkpoint: Checkpoint, device: torch.device, precision: Precisio
         )
     absent = sorted(report["missing_keys"]) + sorted(name for name, *_ in report["mismatched_keys"])
     if absent:
-        raise CheckpointError(f"{checkpoint.folder}: {len(absent)} weights are missing or of another shape, among them {absent[0]}")
+        raise CheckpointError(f"{folder}: {len(absent)} weights are missing or of another shape, among them {absent[0]}")
     if model.config.decoder_start_token_id is None or model.config.eos_token_id is None:
-        raise CheckpointError(f"{checkpoint.folder}/config.json: decoder_start_token_id and eos_token_id must be set")
+        raise CheckpointError(f"{folder}/config.json: decoder_start_token_id and eos_token_id must be set")
     model.requires_grad_(False)
-    model.eval()
-    _require_values(model, checkpoint.folder)
-    processor = load_processor(checkpoint.folder)
-    require_vocabulary(processor, model, checkpoint.folder)
-    return LoadedModel(model.to(device), processor, checkpoint, device, precision, language)
+    trained: PreTrainedModel = model.eval()
+    return trained
 
 
 def load_processor(folder: Path) -> Any:
-    """The processor of a checkpoint or of a run's `processor/` folder.
+    """The processor of a checkpoint or of a run's `processor/` folder, as transformers has it.
 
     Raises `CheckpointError` when it is damaged, asks for code of its own, or is not for 16 kHz.
     """
+    from transformers import AutoProcessor
+
     require_no_code(folder)
     with _loading(folder):
         processor = AutoProcessor.from_pretrained(folder, trust_remote_code=False)
         rate_hz = processor.feature_extractor.sampling_rate
-    if rate_hz != SAMPLE_RATE_HZ:
-        raise CheckpointError(f"{folder}: the processor wants {rate_hz} Hz; Moonshine takes {SAMPLE_RATE_HZ} Hz")
+    _require_rate(folder, rate_hz)
     return processor
 
 
-def require_vocabulary(processor: Any, model: PreTrainedModel, folder: Path) -> None:
+def load_processor_for_use(folder: Path) -> Any:
+    """As `load_processor`, without transformers where the files are of the usual form."""
+    require_no_code(folder)
+    with _loading(folder):
+        processor = processors.read(folder)
+    if processor is None:
+        return load_processor(folder)
+    _require_rate(folder, processor.feature_extractor.sampling_rate)
+    return processor
+
+
+def _require_rate(folder: Path, rate_hz: int) -> None:
+    if rate_hz != SAMPLE_RATE_HZ:
+        raise CheckpointError(f"{folder}: the processor wants {rate_hz} Hz; Moonshine takes {SAMPLE_RATE_HZ} Hz")
+
+
+def require_vocabulary(processor: Any, model: Any, folder: Path) -> None:
     """Raises `CheckpointError` when the processor of `folder` has tokens that the model does not know."""
     size, rows = len(processor.tokenizer), model.get_output_embeddings().weight.shape[0]
     if not 0 < size <= rows:
         raise CheckpointError(f"{folder}: its tokenizer has {size} tokens, the model {rows}; give the processor that belongs to the model")
 
 
-def _require_values(model: PreTrainedModel, folder: Path) -> None:
+def _require_values(model: nn.Module, folder: Path) -> None:
     """Raises `CheckpointError` for weights that are not finite, or larger than training gives: a damaged file, or one of another type."""
-    largest = {name: weight.abs().max().item() for name, weight in model.named_parameters()}
+    largest = {name: max(abs(value.item()) for value in weight.aminmax()) for name, weight in model.named_parameters()}
     if broken := [name for name, value in largest.items() if not math.isfinite(value)]:
         raise CheckpointError(f"{folder}: {len(broken)} weights hold NaN or infinity, among them {broken[0]}; get the checkpoint again")
     if wild := [name for name, value in largest.items() if value > MOST]:
@@ -213,15 +265,19 @@ def _require_values(model: PreTrainedModel, folder: Path) -> None:
 
 @contextmanager
 def _loading(folder: Path) -> Iterator[None]:
-    """Turns what transformers and tokenizers raise for a damaged file into one line: exceptions of many kinds, often without a file's name.
-
-    Files that are no JSON are found before, by their names.
-    """
+    """As `_refusing`, once files that are no JSON are told by their names."""
     for file in sorted(folder.glob("*.json")):
         require_json(file, CheckpointError)
+    with _refusing(folder):
+        yield
+
+
+@contextmanager
+def _refusing(folder: Path) -> Iterator[None]:
+    """Turns what libraries raise for a damaged file into one line: exceptions of many kinds, often without a file's name."""
     try:
         yield
-    except MemoryError:
+    except (MemoryError, CheckpointError):
         raise
     except Exception as error:
         reason = " ".join(str(error).split())[:300]

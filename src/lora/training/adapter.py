@@ -343,6 +343,26 @@ def fold_in(adapted: Adapted) -> None:
     adapted.peft.merge_and_unload()
 
 
+def is_plain(folder: Path, passport: Passport) -> bool:
+    """Whether a saved adapter adds nothing but products of two factors, its own files vouched for by the passport's hashes."""
+    settings = adapter_files.read_settings(folder)
+    named = passport.sealed is not None and all(map(adapter_files.FACTOR.fullmatch, passport.sealed.tensors))
+    return named and not settings.use_dora and settings.bias == "none"
+
+
+@torch.no_grad()
+def fold_plain(speech: LoadedModel, folder: Path) -> None:
+    """Merges an adapter that `is_plain` into the weights for good, to the bit as PEFT does, without the seconds that importing PEFT takes.
+
+    Raises `CheckpointError` when it was trained on another model, or is damaged.
+    """
+    _require_of_base(speech, folder)
+    settings = adapter_files.check(speech, folder)
+    for site, (down, up) in adapter_files.factors(folder).items():
+        layer: Any = speech.model.get_submodule(site)
+        layer.weight += (up.to(speech.device) @ down.to(speech.device)) * settings.scale(site)
+
+
 def state(adapted: Adapted) -> dict[str, Tensor]:
     """A copy of the adapter's weights."""
     return {name: parameter.detach().clone() for name, parameter in adapted.peft.named_parameters() if parameter.requires_grad}

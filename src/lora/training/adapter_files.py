@@ -114,6 +114,14 @@ def check_values(file: Path, weights: Mapping[str, Tensor]) -> None:
             raise CheckpointError(f"{file}: {name} holds {largest:.3g}, which no training gives: the file is damaged; {_REMEDY}")
 
 
+def factors(folder: Path) -> dict[str, tuple[Tensor, Tensor]]:
+    """The two factors of each site, float32 `[rank, inputs]` and `[outputs, rank]`, of files that `check` has passed."""
+    weights = load_file(folder / ADAPTER_WEIGHTS)
+    sites = {found["site"]: None for name in weights if (found := FACTOR.fullmatch(name))}
+    named = {site: [weights[f"base_model.model.{site}.lora_{side}.weight"].float() for side in "AB"] for site in sites}
+    return {site: (down, up) for site, (down, up) in named.items()}
+
+
 def check_names(adapted: Any, folder: Path) -> None:
     """Raises `CheckpointError` unless the file's weights are exactly those that the model with the adapter in it has."""
     import peft

@@ -91,11 +91,8 @@ def _factors(adapter: Path) -> dict[str, tuple[Tensor, Tensor]]:
     settings = adapter_files.read_settings(adapter)
     if settings.use_dora or settings.bias != "none":
         raise CheckpointError(f"{adapter}: uses DoRA or trains biases, whose update is no product of two factors; combine plain LoRA")
-    weights = load_file(adapter / ADAPTER_WEIGHTS)
-    adapter_files.check_values(adapter / ADAPTER_WEIGHTS, weights)
-    sites = {found["site"]: None for name in weights if (found := adapter_files.FACTOR.fullmatch(name))}
-    named = {site: [weights[f"base_model.model.{site}.lora_{side}.weight"].float() for side in "AB"] for site in sites}
-    return {site: (down, settings.scale(site) * up) for site, (down, up) in named.items()}
+    adapter_files.check_values(adapter / ADAPTER_WEIGHTS, load_file(adapter / ADAPTER_WEIGHTS))
+    return {site: (down, settings.scale(site) * up) for site, (down, up) in adapter_files.factors(adapter).items()}
 
 
 def _write(folder: Path, factors: Mapping[str, tuple[Tensor, Tensor]], passport: Passport) -> None:
