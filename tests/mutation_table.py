@@ -302,6 +302,18 @@ TABLE = (
         "",
         by("test_best_step.py::test_training_that_does_harm_ends_with_an_adapter_that_does_nothing"),
     ),
+    Mutation(
+        "sweep: the guard has no say in the winner",
+        "eligible([base, *steps], dev_words, guard_words)",
+        "eligible([base, *steps], dev_words, 0)",
+        by("test_sweep.py::test_the_winner_is_chosen_by_the_rule_that_chooses_a_step"),
+    ),
+    Mutation(
+        "sweep: whatever is better is better beyond chance",
+        "change.interval.high < 0",
+        "change.difference < 0",
+        by("test_sweep.py::test_a_winner_within_chance_of_the_settings_as_given_is_said_to_be_so"),
+    ),
     Mutation("no margin between steps", "cost <= least + margin)", "cost <= least)", CHOICE),
     Mutation("a step that harms the guard is eligible", "(over == 0.0 and cost <= least + margin)", "(cost <= least + margin)", CHOICE),
     Mutation(
