@@ -112,6 +112,13 @@ def test_only_the_loader_names_moonshine_classes() -> None:
     assert naming == {"model.loading"}
 
 
+def test_what_a_layer_of_transformers_looks_like_is_known_in_one_module() -> None:
+    """Beside the modules that hold such layers without transformers, and those that read or write files with the same names in them."""
+    inside = re.compile(r"\b(self_attn|encoder_attn|[qkvo]_proj|fc[12]|post_attention_layernorm|final_layernorm|activation_fn)\b")
+    naming = {module for module, file in MODULES.items() if inside.search(file.read_text())}
+    assert naming == {"model.parts", "model.bare", "checkpoints.packaged", "export.gguf_file", "export.official"}
+
+
 @pytest.mark.parametrize("module", [module for module in MODULES if layer(module) in TORCH_FREE or module in TORCH_FREE])
 def test_modules_that_answer_at_once_do_not_load_torch(module: str) -> None:
     """Followed through every import that is made when the module is loaded."""

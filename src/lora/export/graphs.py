@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from lora.errors import ExportError
 from lora.export.level import Place, level, test_signals
+from lora.model import parts
 from lora.model.loading import LoadedModel
 from lora.model.word_heads import chosen
 
@@ -198,11 +199,10 @@ class Rotation(nn.Module):
 
 
 class _SelfAttention(nn.Module):
-    def __init__(self, module: Any, pairs: int) -> None:
+    def __init__(self, attention: parts.Attention, pairs: int) -> None:
         super().__init__()
-        self.width, self.pairs = int(module.head_dim), pairs
-        query, key, value = module.q_proj, module.k_proj, module.v_proj
-        self.heads = query.weight.shape[0] // self.width
+        self.width, self.pairs, self.heads = attention.width, pairs, attention.heads
+        query, key, value = attention.query, attention.key, attention.value
         order = torch.cat([torch.arange(2 * pairs).view(-1, 2).T.flatten(), torch.arange(2 * pairs, self.width)])
 
         def laid_out(layer: Any, scale: float) -> tuple[Tensor, Tensor | None]:
@@ -211,9 +211,9 @@ class _SelfAttention(nn.Module):
             bias = _bias(layer)
             return layer.weight.detach()[rows] * scale, None if bias is None else bias[rows] * scale
 
-        parts = [laid_out(query, module.scaling), laid_out(key, 1.0), (value.weight.detach(), _bias(value))]
-        self.qkv = Product([weight for weight, _ in parts], [bias for _, bias in parts])
-        self.out = product(module.o_proj)
+        three = [laid_out(query, attention.scale), laid_out(key, 1.0), (value.weight.detach(), _bias(value))]
+        self.qkv = Product([weight for weight, _ in three], [bias for _, bias in three])
+        self.out = product(attention.out)
 
     def forward(
         self, inputs: Tensor, turns: tuple[Tensor, Tensor] | None, past: tuple[Tensor, Tensor] | None, mask: Tensor | None
@@ -238,13 +238,13 @@ class _SelfAttention(nn.Module):
 
 
 class _CrossAttention(nn.Module):
-    def __init__(self, module: Any) -> None:
+    def __init__(self, attention: parts.Attention) -> None:
         super().__init__()
-        self.width = int(module.head_dim)
-        bias = _bias(module.q_proj)
-        weight = module.q_proj.weight.detach() * module.scaling
-        self.query = Product([weight], [None if bias is None else bias * module.scaling])
-        self.out = product(module.o_proj)
+        self.width = attention.width
+        bias = _bias(attention.query)
+        weight = attention.query.weight.detach() * attention.scale
+        self.query = Product([weight], [None if bias is None else bias * attention.scale])
+        self.out = product(attention.out)
         self.weights: Tensor | None = None
         """Of the last call, `[batch, heads, tokens, frames]`."""
 
@@ -292,11 +292,11 @@ class Looks:
 
 
 class EncoderLayer(nn.Module):
-    def __init__(self, module: Any, pairs: int) -> None:
+    def __init__(self, layer: parts.EncoderLayer, pairs: int) -> None:
         super().__init__()
-        self.norm_1, self.norm_2 = (copy.deepcopy(norm) for norm in (module.input_layernorm, module.post_attention_layernorm))
-        self.attention = _SelfAttention(module.self_attn, pairs)
-        self.up, self.down, self.activation = product(module.mlp.fc1), product(module.mlp.fc2), module.mlp.activation_fn
+        self.norm_1, self.norm_2 = (copy.deepcopy(norm) for norm in layer.norms)
+        self.attention = _SelfAttention(layer.attention, pairs)
+        self.up, self.down, self.activation = product(layer.up), product(layer.down), layer.activation
 
     def forward(self, hidden: Tensor, turns: tuple[Tensor, Tensor] | None, mask: Tensor | None = None) -> Tensor:
         hidden = hidden + self.attention(self.norm_1(hidden), turns, None, mask)[0]
@@ -310,7 +310,7 @@ class _Encoder(nn.Module):
         self.conv1, self.conv2, self.conv3 = encoder.conv1, encoder.conv2, encoder.conv3
         self.groupnorm, self.norm = encoder.groupnorm, encoder.layer_norm
         self.rotation = Rotation(encoder.rotary_emb)
-        self.layers = nn.ModuleList(EncoderLayer(layer, len(encoder.rotary_emb.inv_freq)) for layer in encoder.layers)
+        self.layers = nn.ModuleList(EncoderLayer(layer, len(encoder.rotary_emb.inv_freq)) for layer in parts.encoder_layers(speech))
 
     def forward(self, input_values: Tensor) -> Tensor:
         hidden = self.groupnorm(self.conv1(input_values[:, None]).tanh())
@@ -331,12 +331,11 @@ class _Encoder(nn.Module):
 
 
 class DecoderLayer(nn.Module):
-    def __init__(self, module: Any, pairs: int) -> None:
+    def __init__(self, layer: parts.DecoderLayer, pairs: int) -> None:
         super().__init__()
-        norms = (module.input_layernorm, module.post_attention_layernorm, module.final_layernorm)
-        self.norm_1, self.norm_2, self.norm_3 = (copy.deepcopy(norm) for norm in norms)
-        self.own, self.cross = _SelfAttention(module.self_attn, pairs), _CrossAttention(module.encoder_attn)
-        self.up, self.down, self.activation = product(module.mlp.fc1), product(module.mlp.fc2), module.mlp.activation_fn
+        self.norm_1, self.norm_2, self.norm_3 = (copy.deepcopy(norm) for norm in layer.norms)
+        self.own, self.cross = _SelfAttention(layer.own, pairs), _CrossAttention(layer.cross)
+        self.up, self.down, self.activation = product(layer.up), product(layer.down), layer.activation
 
     def forward(
         self,
@@ -367,14 +366,13 @@ class _Decoder(nn.Module):
         table = decoder.embed_tokens.weight.detach()
         self.embedding = None if torch.equal(table, speech.head.weight) else nn.Parameter(table, requires_grad=False)
         self.rotation = Rotation(decoder.rotary_emb)
-        self.layers = nn.ModuleList(DecoderLayer(layer, len(decoder.rotary_emb.inv_freq)) for layer in decoder.layers)
+        layers = parts.decoder_layers(speech)
+        self.layers = nn.ModuleList(DecoderLayer(layer, len(decoder.rotary_emb.inv_freq)) for layer in layers)
         self.norm = decoder.norm
         self.volume: nn.Parameter | None = None
-        crossing = [layer.encoder_attn for layer in decoder.layers]
-        self.width = int(crossing[0].head_dim)
-        self.heads = crossing[0].k_proj.weight.shape[0] // self.width
+        self.width, self.heads = layers[0].cross.width, layers[0].cross.key_heads
         if not follows:
-            self.heard = product(*(layer for module in crossing for layer in (module.k_proj, module.v_proj)))
+            self.heard = product(*(linear for layer in layers for linear in (layer.cross.key, layer.cross.value)))
 
     def forward(self, input_ids: Tensor, *given: Tensor) -> tuple[Tensor, ...]:
         """`given` is the encoder output, or the past: of each layer own key and value, then those of the encoder output."""
@@ -388,8 +386,8 @@ class _Decoder(nn.Module):
             before = 0
             past = [None] * len(self.layers)
             memory = given[0] if self.volume is None else given[0] * self.volume
-            parts = self.heard(memory).split(self.heads * self.width, dim=-1)
-            laid_out = [part.view(batch, -1, self.heads, self.width).transpose(1, 2) for part in parts]
+            both = self.heard(memory).split(self.heads * self.width, dim=-1)
+            laid_out = [part.view(batch, -1, self.heads, self.width).transpose(1, 2) for part in both]
             heard = [tuple(laid_out[at : at + 2]) for at in range(0, len(laid_out), 2)]
         positions = torch.arange(before, before + count)
         mask = hidden_from(torch.arange(before + count) > positions[:, None])

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from lora.errors import ExportError
 from lora.export.graphs import DecoderLayer, EncoderLayer, Looks, Rotation, hidden_from, looks, product, require_plain, traced
+from lora.model import parts
 from lora.model.loading import LoadedModel
 
 if TYPE_CHECKING:
@@ -49,13 +50,13 @@ def streaming_config(speech: LoadedModel) -> dict[str, Any]:
     """What `streaming_config.json` tells the runtime: sizes, special tokens, and the state that it carries from chunk to chunk."""
     config, encoder = speech.model.config, speech.encoder.config
     wide, frame = encoder.hidden_size, speech.encoder.embedder.frame_len
-    attention = speech.decoder.layers[0].self_attn
+    attention = parts.decoder_layers(speech)[0].own
     return {
         "encoder_dim": wide,
         "decoder_dim": config.hidden_size,
         "depth": len(speech.decoder.layers),
-        "nheads": attention.k_proj.weight.shape[0] // attention.head_dim,
-        "head_dim": int(attention.head_dim),
+        "nheads": attention.key_heads,
+        "head_dim": attention.width,
         "vocab_size": speech.head.weight.shape[0],
         "bos_id": speech.start_id,
         "eos_id": speech.end_id,
@@ -75,9 +76,9 @@ def streaming_config(speech: LoadedModel) -> dict[str, Any]:
 
 
 def _require_runnable(speech: LoadedModel) -> None:
-    for side, layers in (("encoder", speech.encoder.layers), ("decoder", speech.decoder.layers)):
-        attention = layers[0].self_attn
-        if attention.q_proj.weight.shape != attention.k_proj.weight.shape:
+    first = (("encoder", parts.encoder_layers(speech)[0].attention), ("decoder", parts.decoder_layers(speech)[0].own))
+    for side, attention in first:
+        if attention.heads != attention.key_heads:
             raise ExportError(
                 f"{speech.checkpoint.model_id}: heads of the {side} share keys; the runtime's graphs have a key for each head"
             )
@@ -168,7 +169,7 @@ def _frontend(speech: LoadedModel) -> "onnx.ModelProto":
 class _Encoder(nn.Module):
     def __init__(self, speech: LoadedModel) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(EncoderLayer(layer, 0) for layer in speech.encoder.layers)
+        self.layers = nn.ModuleList(EncoderLayer(layer, 0) for layer in parts.encoder_layers(speech))
         self.norm = speech.encoder.final_norm
         self.windows = [tuple(window) for window in speech.encoder.config.sliding_windows]
 
@@ -208,14 +209,13 @@ def _adapter(speech: LoadedModel) -> "onnx.ModelProto":
 class _CrossKV(nn.Module):
     def __init__(self, speech: LoadedModel) -> None:
         super().__init__()
-        attention = [layer.encoder_attn for layer in speech.decoder.layers]
-        self.width = int(attention[0].head_dim)
-        self.heads = attention[0].k_proj.weight.shape[0] // self.width
-        self.heard = product(*(module.k_proj for module in attention), *(module.v_proj for module in attention))
+        attention = [layer.cross for layer in parts.decoder_layers(speech)]
+        self.width, self.heads = attention[0].width, attention[0].key_heads
+        self.heard = product(*(one.key for one in attention), *(one.value for one in attention))
 
     def forward(self, memory: Tensor) -> tuple[Tensor, ...]:
-        parts = self.heard(memory).view(1, memory.shape[1], -1, self.heads, self.width).permute(2, 0, 3, 1, 4)
-        keys, values = parts.chunk(2)
+        both = self.heard(memory).view(1, memory.shape[1], -1, self.heads, self.width).permute(2, 0, 3, 1, 4)
+        keys, values = both.chunk(2)
         return keys, values
 
 
@@ -232,7 +232,8 @@ class _DecoderKV(nn.Module):
         self.looks = looks
         self.embedding = nn.Parameter(decoder.embed_tokens.weight.detach(), requires_grad=False)
         self.rotation = Rotation(decoder.rotary_emb)
-        self.layers = nn.ModuleList(DecoderLayer(layer, len(decoder.rotary_emb.inv_freq)) for layer in decoder.layers)
+        layers = parts.decoder_layers(speech)
+        self.layers = nn.ModuleList(DecoderLayer(layer, len(decoder.rotary_emb.inv_freq)) for layer in layers)
         self.norm, self.head = decoder.norm, product(speech.head)
 
     def forward(self, token: Tensor, keys: Tensor, values: Tensor, heard_keys: Tensor, heard_values: Tensor) -> tuple[Tensor, ...]:
@@ -247,7 +248,7 @@ class _DecoderKV(nn.Module):
             hidden, key, value = layer(hidden, turns, past, heard, mask)
             present.append((key, value))
         seen = [self.looks.seen(self.layers)] * len(self.layers) if self.looks else []
-        return self.head(self.norm(hidden)), *(torch.stack(parts) for parts in zip(*present, strict=True)), *seen
+        return self.head(self.norm(hidden)), *(torch.stack(each) for each in zip(*present, strict=True)), *seen
 
 
 def _decoder_kv(speech: LoadedModel, looks: Looks | None) -> "onnx.ModelProto":

@@ -51,9 +51,10 @@ def architecture(speech: "LoadedModel") -> Architecture:
     """
     if speech.streaming:
         return "streaming"
-    attention = speech.decoder.layers[0].self_attn
-    width = int(attention.head_dim)
-    size = (len(speech.decoder.layers), attention.k_proj.weight.shape[0] // width, width)
+    from lora.model.parts import decoder_layers
+
+    layers = decoder_layers(speech)
+    size = (len(layers), layers[0].own.key_heads, layers[0].own.width)
     if size not in _SIZES:
         raise ExportError(
             f"{speech.checkpoint.model_id}: has {size[0]} decoder layers of {size[1]} heads {size[2]} wide; moonshine-voice and "

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from lora.model.layers import Projection, dora_gain
+from lora.model.parts import Attention
 from lora.model.products import matmul
 
 SCORES = 2**21
@@ -92,14 +93,14 @@ class CrossAttention:
     Updates are apart from the frozen weights, in float32: added to bfloat16 their first steps would be rounded away.
     """
 
-    def __init__(self, module: Any, dtype: torch.dtype) -> None:
-        self.heads: int = module.k_proj.weight.shape[0] // module.head_dim
-        self._query = Projection([module.q_proj], dtype)
-        self._key = FromFrames(module.k_proj, self.heads, dtype)
-        self._value = FromFrames(module.v_proj, self.heads, dtype)
-        self._out = Projection([module.o_proj], dtype)
-        self._scale = module.scaling
-        self._dropout = module.attention_dropout
+    def __init__(self, attention: Attention, dtype: torch.dtype) -> None:
+        self.heads = attention.key_heads
+        self._query = Projection([attention.query], dtype)
+        self._key = FromFrames(attention.key, self.heads, dtype)
+        self._value = FromFrames(attention.value, self.heads, dtype)
+        self._out = Projection([attention.out], dtype)
+        self._scale = attention.scale
+        self._dropout = attention.dropout
 
     def downs(self, frames: Tensor) -> Sequence[Tensor | None]:
         """What the updates of keys and values make of frames `[batch, frames, width]` first, for `Memory`."""

@@ -8,7 +8,6 @@ outputs and gradients to those of transformers and PEFT.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,6 +17,7 @@ from lora.model.cross_attention import CrossAttention, Memory
 from lora.model.layers import Projection, Rotation
 from lora.model.loading import IGNORED_LABEL, Encoded, LoadedModel
 from lora.model.output_head import Head
+from lora.model.parts import DecoderLayer, decoder_layers
 from lora.model.products import PRODUCT_DTYPES, matmul
 
 SUM_STEP = 64
@@ -71,15 +71,15 @@ def _lengthened(part: Tensor, tokens: int = 0) -> Tensor:
 
 
 class _Layer:
-    def __init__(self, module: Any, dtype: torch.dtype) -> None:
-        own, cross, mlp = module.self_attn, module.encoder_attn, module.mlp
-        self.norms = (module.input_layernorm, module.post_attention_layernorm, module.final_layernorm)
-        self.qkv = Projection([own.q_proj, own.k_proj, own.v_proj], dtype)
-        self.out = Projection([own.o_proj], dtype)
-        self.cross = CrossAttention(cross, dtype)
-        self.up = Projection([mlp.fc1], dtype)
-        self.down = Projection([mlp.fc2], dtype)
-        self.activation = mlp.activation_fn
+    def __init__(self, layer: DecoderLayer, dtype: torch.dtype) -> None:
+        own = layer.own
+        self.norms = layer.norms
+        self.qkv = Projection([own.query, own.key, own.value], dtype)
+        self.out = Projection([own.out], dtype)
+        self.cross = CrossAttention(layer.cross, dtype)
+        self.up = Projection([layer.up], dtype)
+        self.down = Projection([layer.down], dtype)
+        self.activation = layer.activation
 
 
 @dataclass
@@ -100,14 +100,14 @@ class Decoder:
         decoder, dtype = speech.decoder, PRODUCT_DTYPES[speech.precision]
         self.speech = speech
         self._embedding = decoder.embed_tokens.weight
-        self._layers = [_Layer(layer, dtype) for layer in decoder.layers]
-        attention = [layer.encoder_attn for layer in decoder.layers]
+        layers = decoder_layers(speech)
+        self._layers = [_Layer(layer, dtype) for layer in layers]
         self._dtype = dtype
         self._norm = decoder.norm
         self.head = Head(speech.head.weight, dtype)
-        self._width = attention[0].head_dim
-        self._dropout = attention[0].attention_dropout
-        self._scale = attention[0].scaling
+        self._width = layers[0].cross.width
+        self._dropout = layers[0].cross.dropout
+        self._scale = layers[0].cross.scale
         self._rotation = Rotation(decoder.rotary_emb, speech.device)
 
     def listen(self, encoded: Encoded) -> Memory:

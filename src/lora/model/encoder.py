@@ -17,6 +17,7 @@ from lora.audio.loading import Waveform
 from lora.errors import AudioError
 from lora.model.layers import FrozenProduct, Projection, Rotation
 from lora.model.loading import Encoded, LoadedModel, join
+from lora.model.parts import EncoderLayer, encoder_layers
 from lora.model.products import PRODUCT_DTYPES, matmul
 from lora.units import SAMPLE_RATE_HZ, Samples, seconds
 
@@ -31,17 +32,17 @@ CHUNK_FRAMES = 128
 
 
 class _Layer:
-    def __init__(self, module: Any, dtype: torch.dtype) -> None:
-        own = module.self_attn
-        self.norms = (module.input_layernorm, module.post_attention_layernorm)
-        self.qkv = Projection([own.q_proj, own.k_proj, own.v_proj], dtype)
-        self.out = Projection([own.o_proj], dtype)
-        self.up = Projection([module.mlp.fc1], dtype)
-        self.down = Projection([module.mlp.fc2], dtype)
-        self.activation = module.mlp.activation_fn
-        self.width = own.head_dim
-        self.scale = own.scaling
-        self.dropout = own.attention_dropout
+    def __init__(self, layer: EncoderLayer, dtype: torch.dtype) -> None:
+        own = layer.attention
+        self.norms = layer.norms
+        self.qkv = Projection([own.query, own.key, own.value], dtype)
+        self.out = Projection([own.out], dtype)
+        self.up = Projection([layer.up], dtype)
+        self.down = Projection([layer.down], dtype)
+        self.activation = layer.activation
+        self.width = own.width
+        self.scale = own.scale
+        self.dropout = own.dropout
 
 
 class Encoder:
@@ -55,7 +56,7 @@ class Encoder:
         self.speech = speech
         self._checkpointing = gradient_checkpointing
         self._dtype = PRODUCT_DTYPES[speech.precision]
-        self._layers = [_Layer(layer, self._dtype) for layer in speech.encoder.layers]
+        self._layers = [_Layer(layer, self._dtype) for layer in encoder_layers(speech)]
         if speech.streaming:
             self._norm = speech.encoder.final_norm
             self._windows: list[tuple[int, int] | None] = [tuple(window) for window in speech.encoder.config.sliding_windows]

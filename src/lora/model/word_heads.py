@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from lora.model.loading import LoadedModel
+from lora.model.parts import decoder_layers
 
 Heads = tuple[tuple[int, int], ...]
 
@@ -26,7 +27,6 @@ CHOSEN: Final[dict[tuple[bool, int, int], Chosen]] = {
 def chosen(speech: LoadedModel) -> Chosen:
     """The heads for a model of its kind; all of them where none were chosen."""
     config = speech.decoder.config
-    attention = speech.decoder.layers[0].encoder_attn
-    count = attention.q_proj.weight.shape[0] // attention.head_dim
+    count = decoder_layers(speech)[0].cross.heads
     everything = tuple((layer, head) for layer in range(config.num_hidden_layers) for head in range(count))
     return CHOSEN.get((speech.streaming, config.num_hidden_layers, config.hidden_size), Chosen(everything, 0.0))

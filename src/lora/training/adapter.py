@@ -24,6 +24,7 @@ from lora.config import AdapterConfig
 from lora.errors import CheckpointError, ConfigError
 from lora.language import code
 from lora.model.loading import LoadedModel
+from lora.model.parts import SITES
 from lora.model.transcript import DecodeSettings
 from lora.system.documents import read_json
 from lora.system.files import write_json
@@ -31,18 +32,6 @@ from lora.text.style import ResolvedStyle
 from lora.training import adapter_files
 
 _FACTOR = re.compile(r"\.lora_(?P<side>[AB])\.weight$")
-_ATTENTION = "(q|k|v|o)_proj"
-_DECODER = r"model\.decoder\.layers\.\d+"
-_ENCODER = r"model\.encoder\.layers\.\d+"
-SITES = {
-    "decoder": rf"{_DECODER}\.((self_attn|encoder_attn)\.{_ATTENTION}|mlp\.fc[12])",
-    "self": rf"{_DECODER}\.self_attn\.{_ATTENTION}",
-    "cross": rf"{_DECODER}\.encoder_attn\.{_ATTENTION}",
-    "mlp": rf"{_DECODER}\.mlp\.fc[12]",
-    "encoder": rf"{_ENCODER}\.(self_attn\.{_ATTENTION}|mlp\.fc[12])",
-}
-SITES["both"] = SITES["all"] = f"{SITES['decoder']}|{SITES['encoder']}"
-"""Named sites as patterns over full module names. None touches the head or the embedding: v1 ties the two."""
 
 
 class Passport(passports.Origin, frozen=True, kw_only=True, omit_defaults=True):
@@ -110,7 +99,7 @@ def find_sites(speech: LoadedModel, targets: str) -> tuple[str, ...]:
     named = {name: module for name, module in speech.model.named_modules() if isinstance(module, (nn.Linear, nn.Embedding))}
     found = tuple(name for name in named if wanted.fullmatch(name))
     if not found:
-        example = next(name for name in named if "self_attn" in name)
+        example = next(name for name in named if re.fullmatch(SITES["all"], name))
         near = [(word, close[0]) for word in words if word not in SITES and (close := difflib.get_close_matches(word, SITES, n=1))]
         meant = f" (did you mean {near[0][1]!r} for {near[0][0]!r}?)" if near else ""
         raise ConfigError(
