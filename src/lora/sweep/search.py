@@ -94,7 +94,7 @@ def search(study: Study, speech: Speech, display: Display) -> None:
         if given := bool(asked.user_attrs.get("given")):  # in all their digits
             settings = {name: flat(speech.config)[name] for name in settings}
         asked.set_user_attr("settings", settings)
-        display.console.print(_heading(study, asked.number, settings), style="bold", markup=False, soft_wrap=True)
+        display.console.print(_heading(asked.number, settings), style="bold", markup=False, soft_wrap=True)
         trial = _tried(asked, speech, settings, Place(study.folder, display, given))
         study.finish(asked, trial)
         found = summary(study, speech.config)
@@ -112,9 +112,9 @@ def _values(speech: Speech, draw: Draw) -> Values:
     return values
 
 
-def _heading(study: Study, number: int, settings: dict[str, object]) -> str:
+def _heading(number: int, settings: dict[str, object]) -> str:
     told = ", ".join(f"{name.rpartition('.')[2]} {value}" for name, value in settings.items())
-    return f"Trial {number} (of {study.wanted}): {told}"
+    return f"Trial {number}: {told}"
 
 
 def _outcome(trial: Trial, rate: str) -> str:
