@@ -156,6 +156,7 @@ def experiment(speech: LoadedModel, sets: Manifests, run: Path, *options: object
     return moonshine_lora("experiment", *common, *QUICK, *options)
 
 
+@pytest.mark.slow
 def test_an_adapter_is_judged_as_it_is_and_gone_on_from(
     random_v1: LoadedModel, speech_sets: Manifests, folders: list[Path], tmp_path: Path
 ) -> None:

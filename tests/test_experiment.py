@@ -183,6 +183,7 @@ def test_the_module_is_a_command_too(random_v1: LoadedModel, sets: Manifests, tm
     assert "Warning" not in done.stderr
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_run_and_another_seed_another(random_speech: LoadedModel, sets: Manifests, tmp_path: Path) -> None:
     found = []
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):

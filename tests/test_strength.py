@@ -229,6 +229,7 @@ def test_a_run_without_the_sweep_saves_all_and_says_nothing_of_it(random_v1: Loa
     assert "Strength</h3>" not in (tmp_path / "run" / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_the_saved_adapter_is_the_chosen_share_of_the_trained_one(random_speech: LoadedModel, sets: Manifests, tmp_path: Path) -> None:
     run(random_speech, sets, tmp_path / "all")
     record = run(random_speech, sets, tmp_path / "share", "--strength-sweep")

@@ -128,7 +128,7 @@ class _Process:
         self._name, self._complaints = name, place / "stderr"
         command = [sys.executable, "-m", "lora.runtimes.engines", name, str(folder), architecture]
         environment = {**os.environ, "TMPDIR": str(place)}
-        with self._complaints.open("wb") as stderr:
+        with self._complaints.open("w+b") as stderr:  # sherpa-onnx's engine reads there what the library complains of
             self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, env=environment)
         assert self._process.stdin is not None
         assert self._process.stdout is not None
