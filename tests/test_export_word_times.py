@@ -9,8 +9,10 @@ from pathlib import Path
 import jiwer
 import numpy as np
 import pytest
+import torch
 
 from lora.audio.loading import AudioSettings, duration, load
+from lora.checkpoints.checkpoint import resolve
 from lora.dataset.manifest import Rules, read
 from lora.export.targets import write_target
 from lora.longform.seams import plain
@@ -18,8 +20,9 @@ from lora.longform.words import words
 from lora.model.decoder import Decoder
 from lora.model.encoder import Encoder
 from lora.model.greedy import transcribe
+from lora.model.loading import load_model
+from lora.model.transcript import DecodeSettings
 from lora.runtimes.separate import voice_packages
-from lora.transcribe import Request, open_transcriber
 
 HELDOUT = Path(__file__).parents[2] / "shared/data/librispeech/heldout.jsonl"
 
@@ -41,18 +44,18 @@ print(json.dumps(found))
 @pytest.mark.slow
 @pytest.mark.skipif(not HELDOUT.is_file(), reason="needs LibriSpeech clips in ../shared")
 def test_moonshine_voice_gives_words_with_times_close_to_ours(tmp_path: Path) -> None:
-    transcriber = open_transcriber(Request("packaged:moonshine-tiny", None, None, None, "cpu", "float32", 8, None))
+    speech, settings = load_model(resolve("packaged:moonshine-tiny"), torch.device("cpu"), "float32"), DecodeSettings(tokens_per_second=6.5)
     sounds = [load(row.audio, AudioSettings()) for row in list(read(HELDOUT, Rules(max_s=40)))[:6]]
-    encoder, decoder = Encoder(transcriber.speech), Decoder(transcriber.speech)
+    encoder, decoder = Encoder(speech), Decoder(speech)
     ours = []
     for number, sound in enumerate(sounds):
         np.save(tmp_path / f"{number}.npy", sound)
         encoded = encoder([sound])
-        said = transcribe(decoder, encoded, [duration(sound)], transcriber.decode)
+        said = transcribe(decoder, encoded, [duration(sound)], settings)
         ours.append([(word.text, word.start_s, word.end_s) for word in words(decoder, encoded, said, [sound])[0]])
     folder = tmp_path / "export"
     folder.mkdir()
-    write_target(transcriber.speech, "moonshine-voice", "fp32", folder)
+    write_target(speech, "moonshine-voice", "fp32", folder)
     files = [str(tmp_path / f"{number}.npy") for number in range(len(sounds))]
     command = [sys.executable, "-c", TIMED, str(voice_packages()), str(folder), *files]
     theirs = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
