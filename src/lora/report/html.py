@@ -10,7 +10,7 @@ from pathlib import Path
 
 from lora.config import flat
 from lora.language import traits
-from lora.report import charts, terms
+from lora.report import charts, pages, terms
 from lora.report.clips import EMBEDDED, Clip, Clips, Wanted, megabytes
 from lora.report.diff import Piece, pieces
 from lora.runs.record import RunRecord, SetResult
@@ -88,16 +88,9 @@ def write_html(record: RunRecord, file: Path, audio_mb: float | None = AUDIO_MB)
 
 def render(record: RunRecord, page: Path, audio_mb: float | None = AUDIO_MB) -> str:
     """The page that will lie at `page`: links to recordings that are not embedded are relative to it."""
-    import jinja2
     from markupsafe import Markup
 
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("lora.report", ""),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        autoescape=True,
-    )
+    environment = pages.environment()
     environment.filters |= {"percent": _percent, "points": lambda ratio: f"{100 * ratio:+.2f}", "command": shlex.join}
     environment.filters |= {"recall": terms.recall, "alarms": terms.alarms}
     clips = Clips(record.config.data, page, None if audio_mb is None else int(audio_mb * 1e6))

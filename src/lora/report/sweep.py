@@ -6,7 +6,7 @@ from importlib.resources import files
 from pathlib import Path
 from statistics import median
 
-from lora.report import charts
+from lora.report import charts, pages
 from lora.runs.trials import Sweep, Trial
 from lora.system.files import write_text
 
@@ -35,16 +35,9 @@ class Setting:
 
 def write_page(found: Sweep, file: Path) -> None:
     """Writes the page; it is whole after each trial, of what there is so far."""
-    import jinja2
     from markupsafe import Markup
 
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("lora.report", ""),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        autoescape=True,
-    )
+    environment = pages.environment()
     environment.filters["percent"] = lambda ratio: f"{100 * ratio:.2f}\N{NO-BREAK SPACE}%"
     environment.filters["short"] = lambda name: name.rpartition(".")[2]
     style = files("lora.report").joinpath("report.css").read_text(encoding="utf-8")

@@ -19,7 +19,7 @@ from lora.system.terminal import say
 
 if TYPE_CHECKING:
     from lora.display import Display
-    from lora.sweep.search import Speech
+    from lora.sweep.search import Shared
     from lora.sweep.study import Study
 
 TRIALS: Final = 20
@@ -73,19 +73,19 @@ def execute(options: argparse.Namespace) -> int:
     prepare_process()
     from lora.display import Display
     from lora.pipeline.preparation import require_outlets
-    from lora.sweep.search import read_speech
+    from lora.sweep.search import read_shared
     from lora.system import distributed
 
     if distributed.launched():
         raise ConfigError("a sweep is no launch of several processes; start one, then others with --join")
     require_outlets(request.config)
     display = Display()
-    speech = read_speech(request.config, request.space, display)
+    shared = read_shared(request.config, request.space, display)
     if options.dry_run:
         _list(request.space)
         return 0
-    with _at_work(request, speech) as study:
-        return _carried_out(request, study, speech, display)
+    with _at_work(request, shared) as study:
+        return _carried_out(request, study, shared, display)
 
 
 def requested(options: argparse.Namespace) -> Request:
@@ -133,13 +133,13 @@ def _require_unjudged(request: Request) -> None:
 
 
 @contextmanager
-def _at_work(request: Request, speech: "Speech") -> "Iterator[Study]":
+def _at_work(request: Request, shared: "Shared") -> "Iterator[Study]":
     """This process's part in the study: a new one, or the one that is there, if it is the same."""
     from lora.sweep.study import Study, create, read_opening, require_same_study
 
-    opening = speech.opening(request.folder)
+    opening = shared.opening(request.folder)
     if request.mode == "start":
-        create(request.folder, opening, speech.given, request.trials or TRIALS)
+        create(request.folder, opening, shared.given, request.trials or TRIALS)
     else:
         require_same_study(request.folder, read_opening(request.folder), opening)
     study = Study(request.folder, request.space, request.config.train.seed)
@@ -151,12 +151,12 @@ def _at_work(request: Request, speech: "Speech") -> "Iterator[Study]":
         yield study
 
 
-def _carried_out(request: Request, study: "Study", speech: "Speech", display: "Display") -> int:
+def _carried_out(request: Request, study: "Study", shared: "Shared", display: "Display") -> int:
     from lora.sweep.results import BEST_FILE, TABLE_FILE, summary, write_results
     from lora.sweep.search import search
 
     try:
-        search(study, speech, display)
+        search(study, shared, display)
     except (KeyboardInterrupt, TerminatedError):
         display.line("to continue, repeat the command with --resume; finished trials are kept")
         raise

@@ -39,7 +39,7 @@ class PrunedError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Speech:
+class Shared:
     """What all trials share: the speech and the base model, read and checked, and where the settings as given lie in the space."""
 
     prepared: Prepared
@@ -66,14 +66,14 @@ class Place:
     given: bool
 
 
-def read_speech(config: RunConfig, space: Space, display: Display) -> Speech:
+def read_shared(config: RunConfig, space: Space, display: Display) -> Shared:
     """Reads and checks all that the trials need, and every end of the space. Raises the `LoraError` that says what to mend."""
     prepared = ready(config, display)
     for one in corners(space, config, ORIGIN):
         planned_sites(prepared.speech, one)
         if one.train.strength_sweep:
             _require_scalable(one)
-    return Speech(prepared, space, given_values(space, config, ORIGIN))
+    return Shared(prepared, space, given_values(space, config, ORIGIN))
 
 
 def _require_scalable(config: RunConfig) -> None:
@@ -85,28 +85,28 @@ def _require_scalable(config: RunConfig) -> None:
     )
 
 
-def search(study: Study, speech: Speech, display: Display) -> None:
+def search(study: Study, shared: Shared, display: Display) -> None:
     """Runs trials until as many as are wanted are finished or at work elsewhere; after each the results are written."""
-    space = speech.space
-    while (claimed := study.claim(lambda draw: _values(speech, draw))) is not None:
+    space = shared.space
+    while (claimed := study.claim(lambda draw: _values(shared, draw))) is not None:
         asked, values = claimed
         settings = settings_of(space, values)
         if given := bool(asked.user_attrs.get("given")):  # in all their digits
-            settings = {name: flat(speech.config)[name] for name in settings}
+            settings = {name: flat(shared.config)[name] for name in settings}
         asked.set_user_attr("settings", settings)
         display.console.print(_heading(asked.number, settings), style="bold", markup=False, soft_wrap=True)
-        trial = _tried(asked, speech, settings, Place(study.folder, display, given))
+        trial = _tried(asked, shared, settings, Place(study.folder, display, given))
         study.finish(asked, trial)
-        found = summary(study, speech.config)
-        write_results(found, speech.config, study.folder)
+        found = summary(study, shared.config)
+        write_results(found, shared.config, study.folder)
         display.line(f"trial {trial.number}: {_outcome(trial, found.metric)}; {found.done} of {found.wanted} done")
 
 
-def _values(speech: Speech, draw: Draw) -> Values:
+def _values(shared: Shared, draw: Draw) -> Values:
     """Draws the dimensions in turn: those drawn before decide whether one after them changes anything."""
     values = Values()
-    for one in in_order(speech.space):
-        here = with_values(speech.config, settings_of(speech.space, values), ORIGIN)
+    for one in in_order(shared.space):
+        here = with_values(shared.config, settings_of(shared.space, values), ORIGIN)
         if one in varied((one,), here):
             values[one.name] = draw(one)
     return values
@@ -161,13 +161,13 @@ class _Watch:
         return msgspec.structs.replace(trial, base=self.history[0], best=best, cost=cost, steps=self.updates)
 
 
-def _tried(asked: "Asked", speech: Speech, settings: dict[str, object], place: Place) -> Trial:
+def _tried(asked: "Asked", shared: Shared, settings: dict[str, object], place: Place) -> Trial:
     """One trial, to its end or until it is given up. Raises what is no fault of its settings."""
-    config = with_values(speech.config, settings, ORIGIN)
+    config = with_values(shared.config, settings, ORIGIN)
     reporter = Reporter(RunLog(None, Hold()), Trackers((), place.folder, place.display.line), place.display, metric(config.model.language))
     watch = _Watch(asked, reporter, prune=not place.given)
     started = time.perf_counter()
-    state, error = _fitted(with_settings(speech.prepared, config), watch, asked.number, place)
+    state, error = _fitted(with_settings(shared.prepared, config), watch, asked.number, place)
     seconds = Seconds(time.perf_counter() - started)
     return watch.trial(Trial(number=asked.number, state=state, given=place.given, settings=dict(settings), seconds=seconds, error=error))
 

@@ -246,7 +246,7 @@ def _storage(folder: Path) -> "JournalStorage":
 def _opened(folder: Path) -> "Journalled":
     """The study of a folder. A last line that a power failure has cut off goes. Raises `SweepError` for a damaged journal."""
     optuna, file = _optuna(), folder / JOURNAL_FILE
-    _mend(file)
+    _drop_torn_line(file)
     pruner = optuna.pruners.MedianPruner(
         n_startup_trials=UNPRUNED_TRIALS, n_warmup_steps=UNPRUNED_EVALUATIONS, n_min_trials=UNPRUNED_TRIALS
     )
@@ -258,7 +258,7 @@ def _opened(folder: Path) -> "Journalled":
     return study
 
 
-def _mend(file: Path) -> None:
+def _drop_torn_line(file: Path) -> None:
     """Takes off a last line that has no end. Nobody writes meanwhile."""
     from optuna.storages.journal import JournalFileOpenLock
 
