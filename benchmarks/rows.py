@@ -1,4 +1,4 @@
-"""How much memory a training set takes for each utterance: the manifest, what decoding showed, labels, and the cache's keys.
+"""How much memory a training set takes for each utterance: the manifest, what the check found, and labels.
 
 The audio files are links to one file of a few bytes: nothing here decodes them.
 """
@@ -12,14 +12,11 @@ from pathlib import Path
 
 import torch
 
-from lora.audio.loading import AudioSettings
 from lora.checkpoints.checkpoint import resolve
 from lora.dataset.manifest import Recording, Row, Rules, read, write
-from lora.model.encoder_outputs import StoredFeatures
 from lora.model.loading import load_model
-from lora.system.cache import Kept
 from lora.text.style import resolve_style
-from lora.training.sets import SpeechSet, examples
+from lora.training.sets import checked_set, examples
 from lora.units import Seconds
 
 TEXT = "the quick brown fox jumps over the lazy dog and runs on through the field"
@@ -46,14 +43,12 @@ def main() -> None:
 
         content = read(manifest, Rules(language="en"))
         say("manifest")
-        part = SpeechSet(content, tuple(Recording(Seconds(6 + n / 1e9), os.urandom(32).hex()) for n in range(len(content))))
-        say("recordings")
+        found = (Recording(Seconds(6 + n / 1e9), os.urandom(32).hex(), stored_sha256=os.urandom(32).hex()) for n in range(len(content)))
+        part = checked_set(content, tuple(found))
+        del content, found
+        say("recordings, with their hashes")
         made = examples(speech, part, resolve_style("none", [], "en"))
         say(f"labels, {sum(len(one.labels) for one in made) / len(made):.0f} tokens each")
-        features = StoredFeatures(speech, AudioSettings(), Kept(Path(name) / "features"))
-        for utterance in content:
-            features._file(utterance)
-        say("keys of the cache")
         print(f"{'all':40} {before / options.rows:7.0f} bytes an utterance")
 
 

@@ -7,6 +7,7 @@ import sys
 import textwrap
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -71,10 +72,22 @@ def test_a_second_check_decodes_nothing_and_finds_the_same(processes: bool, tmp_
     for file in kept.folder.rglob("*.msgpack"):
         content = kept.read(file)
         assert content is not None
-        other = [Recording(Seconds(1.0), one.sha256, one.sound) for one in recordings(content)]
+        other = [replace(one, length_s=Seconds(1.0)) for one in recordings(content)]
         kept.write(file, msgspec.msgpack.encode(other))
     assert {one.length_s for one in validate(given, Rules(), AudioSettings(), prints=True, kept=kept)} == {1.0}
-    assert validate(given, Rules(), AudioSettings(), prints=False, kept=kept) == tuple(Recording(one.length_s, one.sha256) for one in found)
+    assert validate(given, Rules(), AudioSettings(), prints=False, kept=kept) == tuple(replace(one, sound=b"") for one in found)
+
+
+def test_only_recordings_that_changed_are_decoded_again(tmp_path: Path) -> None:
+    given, kept = manifest(tmp_path, spoken(tmp_path, 3)), Kept(tmp_path / "kept")
+    before = validate(given, Rules(), AudioSettings(), kept=kept)
+    (file,) = kept.folder.rglob("*.msgpack")
+    kept.write(file, msgspec.msgpack.encode([replace(one, length_s=Seconds(1.0)) for one in before]))
+    soundfile.write(tmp_path / "1.flac", 0.1 * np.random.default_rng(4).standard_normal(12_000), SAMPLE_RATE_HZ)
+    after = validate(given, Rules(), AudioSettings(), kept=kept)
+    assert [one.length_s for one in after] == [1.0, 0.75, 1.0]
+    assert [one.stored_sha256 == two.stored_sha256 for one, two in zip(before, after, strict=True)] == [True, False, True]
+    assert validate(given, Rules(), AudioSettings(), kept=kept) == after
 
 
 def recordings(content: bytes) -> list[Recording]:

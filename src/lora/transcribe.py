@@ -11,7 +11,7 @@ from lora.audio.channels import Channel
 from lora.audio.decoding import stored_format
 from lora.audio.loading import AudioSettings, FileAudio, duration, load
 from lora.checkpoints.checkpoint import resolve
-from lora.dataset.checking import validate
+from lora.dataset.checking import as_checked, validate
 from lora.dataset.manifest import MIN_S, Rules, Utterance, read
 from lora.errors import AudioError, CheckpointError, ConfigError, TooLongError
 from lora.evaluation.evaluate import Evaluator, Example, score_transcripts
@@ -211,7 +211,8 @@ def open_transcriber(request: Request) -> Transcriber:
 def from_manifest(path: Path, rules: Rules, audio: AudioSettings) -> tuple[tuple[Utterance, ...], list[Seconds]]:
     """Utterances of a manifest with their durations, checked."""
     manifest = read(path, rules)
-    return manifest.utterances, [recording.length_s for recording in validate(manifest, rules, audio)]
+    recordings = validate(manifest, rules, audio)
+    return as_checked(manifest, recordings).utterances, [recording.length_s for recording in recordings]
 
 
 @dataclass(frozen=True, slots=True)

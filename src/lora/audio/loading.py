@@ -3,7 +3,7 @@
 import json
 import math
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -75,12 +75,15 @@ class FileAudio:
     """Which of a container's audio tracks, counted from 1; None takes the only one."""
     span: Span | None = None
     """Which part of a long recording; None is all of it."""
+    stored_sha256: str | None = field(default=None, compare=False)
+    """`stored_hash` of what was read when it was checked; None before that."""
 
     def __init__(self, path: Path, channel: Channel | None = None, track: int | None = None, span: Span | None = None) -> None:
         object.__setattr__(self, "name", str(path))
         object.__setattr__(self, "channel", channel)
         object.__setattr__(self, "track", track)
         object.__setattr__(self, "span", span)
+        object.__setattr__(self, "stored_sha256", None)
 
     @property
     def path(self) -> Path:
@@ -89,6 +92,12 @@ class FileAudio:
     def part(self, channel: Channel | None, track: int | None) -> "FileAudio":
         """Another channel or track of the same file, at the same times."""
         return FileAudio(self.path, channel, track, self.span)
+
+    def checked(self, stored_sha256: str) -> "FileAudio":
+        """The same audio with the hash that its check found."""
+        known = FileAudio(self.path, self.channel, self.track, self.span)
+        object.__setattr__(known, "stored_sha256", stored_sha256)
+        return known
 
     def __str__(self) -> str:
         return self.name
@@ -99,9 +108,14 @@ class FileAudio:
         except OSError as error:
             raise AudioError(f"{self.path}: cannot be read ({error.strerror}); check the path in the manifest") from error
 
-    def waveform(self, max_s: float | None = None) -> Waveform:
-        """Decoded mono samples at 16 kHz, level untouched. Raises `AudioError`; `TooLongError` beyond `max_s`."""
-        return _decode(self, max_s) if self.span is None else _part_of(self, self.span, max_s)
+    def waveform(self, max_s: float | None = None, content: bytes | None = None) -> Waveform:
+        """Decoded mono samples at 16 kHz, level untouched. Raises `AudioError`; `TooLongError` beyond `max_s`.
+
+        `content` is what `stored` returned, if it has been read already.
+        """
+        if self.span is None:
+            return _decode(self, max_s, content)
+        return _part_of(self, self.span, max_s) if content is None else np.frombuffer(content, dtype=np.float32).copy()
 
     def rate_hz(self) -> int:
         """The file's own sampling rate, from its header."""
@@ -116,6 +130,12 @@ class InlineAudio:
     offset: int
     length: int
     rate: int = SAMPLE_RATE_HZ
+    stored_sha256: str | None = field(default=None, compare=False)
+    """As that of a file."""
+
+    def checked(self, stored_sha256: str) -> "InlineAudio":
+        """The same audio with the hash that its check found."""
+        return replace(self, stored_sha256=stored_sha256)
 
     def __str__(self) -> str:
         return f"{self.manifest} (inline audio)"
@@ -128,9 +148,9 @@ class InlineAudio:
     channel: None = None
     track: None = None
 
-    def waveform(self, max_s: float | None = None) -> Waveform:
+    def waveform(self, max_s: float | None = None, content: bytes | None = None) -> Waveform:
         """Samples at 16 kHz, resampled when the row declares another rate. Raises `AudioError`; `TooLongError` beyond `max_s`."""
-        content, limit_s = self.content(), LONGEST_S if max_s is None else max_s
+        content, limit_s = self.content() if content is None else content, LONGEST_S if max_s is None else max_s
         _require_rate(self.rate, str(self))
         if (count := content.count(b",") + 1) > limit_s * self.rate:
             raise TooLongError(str(self), count / self.rate, limit_s)
@@ -153,6 +173,7 @@ class EncodedAudio:
     name: str
     channel: Channel | None = None
     track: int | None = None
+    stored_sha256: None = None
 
     def __str__(self) -> str:
         return self.name
@@ -164,9 +185,9 @@ class EncodedAudio:
     def content(self) -> bytes:
         return self.data
 
-    def waveform(self, max_s: float | None = None) -> Waveform:
+    def waveform(self, max_s: float | None = None, content: bytes | None = None) -> Waveform:
         """As that of a file."""
-        return _decode(self, max_s)
+        return _decode(self, max_s, content)
 
 
 AudioSource = FileAudio | InlineAudio
@@ -175,14 +196,32 @@ AudioSource = FileAudio | InlineAudio
 _FLOATS = msgspec.json.Decoder(list[float])
 
 
-def load(source: AudioSource | EncodedAudio, settings: AudioSettings, max_s: float | None = None) -> Waveform:
-    """The waveform of `source` as every stage sees it.
+def load(source: AudioSource | EncodedAudio, settings: AudioSettings, max_s: float | None = None, content: bytes | None = None) -> Waveform:
+    """The waveform of `source` as every stage sees it. `content` is what `stored` returned, if it has been read already.
 
-    Raises `AudioError` when it cannot be read or decoded, broke off, contradicts its header, is empty, holds values that are not finite
-    or beyond full scale, or channels or tracks of which one has to be chosen; `TooLongError` when it lasts longer than `max_s`, or
-    than `LONGEST_S` without one: by its header, before anything is decoded, where that says so.
+    Raises `AudioError` when it cannot be read or decoded, has changed since it was checked, is truncated, contradicts its header, is empty,
+    holds values that are not finite or beyond full scale, or several channels or tracks of which one has to be chosen; `TooLongError` when
+    it lasts longer than `max_s`, or than `LONGEST_S` without one: before anything is decoded if the header gives the length.
     """
-    return prepare(source.waveform(max_s), settings, str(source))
+    if content is None and source.stored_sha256 is not None:
+        content = stored(source, max_s)
+    return prepare(source.waveform(max_s, content), settings, str(source))
+
+
+def stored(source: AudioSource | EncodedAudio, max_s: float | None = None) -> bytes:
+    """What one read of a recording gives, for its hash and its samples: the stored bytes, or the samples of a part of a long recording.
+
+    Raises `AudioError` when it cannot be read or has changed since it was checked, and for a part what `load` raises.
+    """
+    content = source.waveform(max_s).tobytes() if isinstance(source, FileAudio) and source.span is not None else source.content()
+    if source.stored_sha256 is not None and stored_hash(content) != source.stored_sha256:
+        raise AudioError(f"{source}: has changed since it was checked; leave recordings alone while a run reads them, and start again")
+    return content
+
+
+def stored_hash(content: bytes) -> str:
+    """Hex SHA-256 of what `stored` returned: the one hash of a recording that every later stage goes by."""
+    return sha256_bytes(content)
 
 
 def prepare(samples: Waveform, settings: AudioSettings, name: str) -> Waveform:
@@ -214,13 +253,20 @@ def duration(samples: Waveform) -> Seconds:
 
 
 def fingerprint(source: AudioSource, settings: AudioSettings) -> str:
-    """Hex SHA-256 over the stored bytes and all that decides how they become a waveform. Equal content, equal value."""
+    """Hex SHA-256 of all that decides a waveform: the stored bytes and how they are decoded. Equal content, equal value.
+
+    Reads nothing if the recording has been checked.
+    """
+    return fingerprint_of(source.stored_sha256 or stored_hash(stored(source)), source, settings)
+
+
+def fingerprint_of(stored_sha256: str, source: AudioSource, settings: AudioSettings) -> str:
+    """The `fingerprint` of a recording whose `stored_hash` is known."""
     rate = source.rate if isinstance(source, InlineAudio) else 0
     options = {"rms_dbfs": settings.rms_dbfs, "rate": rate, "resampler": RESAMPLER_QUALITY, "decoding": _DECODING}
-    chosen = {"channel": source.channel, "track": source.track}
-    if isinstance(source, FileAudio) and source.span is not None:  # its own samples: a long recording is not hashed for each of its parts
-        return sha256_bytes(source.waveform().tobytes(), json.dumps({**options, "part": True}, sort_keys=True).encode())
-    return sha256_bytes(source.content(), json.dumps({**options, **chosen}, sort_keys=True).encode())
+    part = isinstance(source, FileAudio) and source.span is not None  # its hash is that of samples: channel and track are chosen already
+    chosen = {"part": True} if part else {"channel": source.channel, "track": source.track}
+    return sha256_bytes(stored_sha256.encode(), json.dumps({**options, **chosen}, sort_keys=True).encode())
 
 
 def waveform_hash(samples: Waveform) -> str:
@@ -322,9 +368,9 @@ class _Recordings:
 _recordings = _Recordings()
 
 
-def _decode(source: FileAudio | EncodedAudio, max_s: float | None) -> Waveform:
+def _decode(source: FileAudio | EncodedAudio, max_s: float | None, content: bytes | None = None) -> Waveform:
     name = str(source)
-    sound = decode(source.content(), name, source.track, max_s)
+    sound = decode(source.content() if content is None else content, name, source.track, max_s)
     require_scale(sound.samples, FILE_PEAK, name, "write them again, divided")
     return _at_model_rate(mono(sound.samples, sound.rate_hz, source.channel, name), sound.rate_hz)
 

@@ -1,6 +1,6 @@
-"""Recordings of a manifest, decoded once each: what is wrong with them, how long they are, and by what they are known again. No torch.
+"""Recordings of a manifest, read and decoded once each: what is wrong with them, how long they are, and their hashes. No torch.
 
-What was found of recordings that are in order is kept for the next check: it reads and hashes their files, and decodes none.
+What was found in sound recordings is kept for the next check, which reads and hashes their files but decodes none.
 """
 
 import itertools
@@ -12,7 +12,18 @@ from pathlib import Path
 
 import msgspec
 
-from lora.audio.loading import AudioSettings, FileAudio, duration, fingerprint, is_silent, load, waveform_hash
+from lora.audio.loading import (
+    AudioSettings,
+    FileAudio,
+    InlineAudio,
+    duration,
+    fingerprint_of,
+    is_silent,
+    load,
+    stored,
+    stored_hash,
+    waveform_hash,
+)
 from lora.dataset.manifest import DURATION_TOLERANCE_S, MIN_S, Manifest, Problems, Recording, Rules, Utterance, too_much_text
 from lora.dataset.near_copies import sound_print
 from lora.dataset.speech_rate import too_much
@@ -30,7 +41,7 @@ MANY = 2_000
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """Some utterances of a manifest, and how they are looked at."""
+    """Some utterances of a manifest, and how they are checked."""
 
     utterances: tuple[Utterance, ...]
     rules: Rules
@@ -39,14 +50,12 @@ class _Part:
     kept: Path | None
     """Folder of kept files."""
 
-    def key(self) -> str | None:
-        """Of what is found in them, by their files' content; None where a file cannot be read, which the check will tell."""
-        try:
-            sound = [fingerprint(one.audio, self.settings) for one in self.utterances]
-        except AudioError:
-            return None
-        said = [(one.text, one.declared_s) for one in self.utterances]
-        return key(__name__, sound, said, self.rules.max_s, self.rules.check_rate, self.prints)
+    def key(self, first_sha256: str) -> str:
+        """Of what is kept of them: by the content of the first, so that it can be found before the others are read, and by their texts."""
+        first = fingerprint_of(first_sha256, self.utterances[0].audio, self.settings)
+        rows = [(one.text, one.declared_s, one.audio.channel, one.audio.track) for one in self.utterances]
+        rates = [one.audio.rate if isinstance(one.audio, InlineAudio) else None for one in self.utterances]
+        return key(__name__, first, rows, rates, self.rules.max_s, self.rules.check_rate, self.prints)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +64,34 @@ class _Found:
     problems: list[Problem]
     damaged: list[Path] = field(default_factory=list)
     """Kept files that were damaged."""
+
+
+class _Earlier:
+    """What an earlier check found in the recordings of a part, if it kept that."""
+
+    def __init__(self, part: _Part) -> None:
+        self._part = part
+        self._kept = Kept(part.kept) if part.kept is not None else None
+        self._file: Path | None = None
+        self._known: list[Recording] = []
+
+    @property
+    def damaged(self) -> list[Path]:
+        return self._kept.damaged if self._kept is not None else []
+
+    def find(self, place: int, stored_sha256: str) -> Recording | None:
+        """What was found in the recording at this place of the part, if its content was the same. The first is asked for first."""
+        if self._kept is not None and place == 0:
+            self._file = self._kept.file(self._part.key(stored_sha256), ".msgpack")
+            if self._kept.has(self._file) and (content := self._kept.read(self._file)) is not None:
+                self._known = msgspec.msgpack.decode(content, type=list[Recording])
+        known = self._known[place] if self._known else None
+        return known if known is not None and known.stored_sha256 == stored_sha256 else None
+
+    def keep(self, found: list[Recording]) -> None:
+        """Keeps what was found, unless it is kept already."""
+        if self._kept is not None and self._file is not None and found != self._known:
+            self._kept.write(self._file, msgspec.msgpack.encode(found))
 
 
 def validate(
@@ -92,11 +129,11 @@ def _has_spans(manifest: Manifest) -> bool:
 
 def _in_threads(parts: Sequence[_Part]) -> Iterator[_Found]:
     with ThreadPoolExecutor(cores()) as pool:  # libsndfile and soxr release the interpreter lock
-        yield from pool.map(look_into, parts)
+        yield from pool.map(check_part, parts)
 
 
 def _in_processes(manifest: Manifest, parts: Sequence[_Part]) -> Iterator[_Found]:
-    with Workers(look_into, cores()) as workers:
+    with Workers(check_part, cores()) as workers:
         try:
             yield from workers.map(parts)
         except WorkerError as error:
@@ -106,29 +143,25 @@ def _in_processes(manifest: Manifest, parts: Sequence[_Part]) -> Iterator[_Found
             ) from error
 
 
-def look_into(part: _Part) -> _Found:
-    """What is found in the recordings of a part: decoded, or kept by an earlier check."""
-    if part.kept is None or (name := part.key()) is None:
-        return _decoded(part)
-    kept = Kept(part.kept)
-    file = kept.file(name, ".msgpack")
-    if kept.has(file) and (content := kept.read(file)) is not None:
-        return _Found(msgspec.msgpack.decode(content, type=list[Recording]), [])
-    found = _decoded(part)
-    if not found.problems:
-        kept.write(file, msgspec.msgpack.encode(found.recordings))
-    return replace(found, damaged=kept.damaged)
-
-
-def _decoded(part: _Part) -> _Found:
+def check_part(part: _Part) -> _Found:
+    """What is found in the recordings of a part, each read once: decoded, or kept by an earlier check."""
     problems: list[Problem] = []
-    return _Found([_look_at(utterance, part, problems) for utterance in part.utterances], problems)
+    earlier = _Earlier(part)
+    recordings = [_check(place, part, earlier, problems) for place in range(len(part.utterances))]
+    if not problems:
+        earlier.keep(recordings)
+    return _Found(recordings, problems, earlier.damaged)
 
 
-def _look_at(utterance: Utterance, part: _Part, problems: list[Problem]) -> Recording:
-    rules, problem = part.rules, partial(Problem, utterance.line)
+def _check(place: int, part: _Part, earlier: _Earlier, problems: list[Problem]) -> Recording:
+    utterance, rules = part.utterances[place], part.rules
+    problem = partial(Problem, utterance.line)
     try:
-        samples = load(utterance.audio, part.settings, rules.max_s)
+        content = stored(utterance.audio, rules.max_s)
+        sha256 = stored_hash(content)
+        if (known := earlier.find(place, sha256)) is not None:
+            return known
+        samples = load(utterance.audio, part.settings, rules.max_s, content)
     except TooLongError as error:
         problems.append(problem("audio", f"{error.lasts} is over --max-seconds {rules.max_s:g}; cut it or raise the limit"))
         problems += _undeclared(utterance, error.length_s)
@@ -144,7 +177,14 @@ def _look_at(utterance: Utterance, part: _Part, problems: list[Problem]) -> Reco
     if utterance.text and rules.check_rate and too_much(utterance.text, length_s):
         problems.append(problem("text", too_much_text(utterance.text, f"the audio lasts {length_s:.1f} s")))
     problems += _undeclared(utterance, length_s)
-    return Recording(length_s, waveform_hash(samples), sound_print(samples) if part.prints and utterance.text != "" else b"")
+    sound = sound_print(samples) if part.prints and utterance.text != "" else b""
+    return Recording(length_s, waveform_hash(samples), sound, sha256)
+
+
+def as_checked(manifest: Manifest, recordings: Iterable[Recording]) -> Manifest:
+    """The manifest whose recordings are known by the hashes that their check found: they are hashed no more, and refused if they change."""
+    pairs = zip(manifest, recordings, strict=True)
+    return manifest.subset([replace(one, audio=one.audio.checked(found.stored_sha256)) for one, found in pairs])
 
 
 def _undeclared(utterance: Utterance, length_s: float | None) -> list[Problem]:

@@ -96,6 +96,8 @@ class Recording:
     """`waveform_hash` of the audio as recorded: equal for the same sound in any container."""
     sound: bytes = b""
     """`sound_print` of it, where that was asked for and somebody speaks."""
+    stored_sha256: str = ""
+    """`stored_hash` of what was read: by this every later stage knows the recording, without reading it again."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,7 +38,7 @@ from lora.system.locking import held
 from lora.system.process import peak_bytes
 from lora.text.tags import TagRule
 from lora.training import adapter as adapters
-from lora.training.sets import SpeechSet
+from lora.training.sets import SpeechSet, checked_set
 from lora.units import Seconds
 
 DRIFT_POINTS: dict[ExportPrecision, float] = {"u8": 0.5, "fp16": 0.5, "fp32": 0.0}
@@ -281,7 +281,7 @@ def _of_run(name: str, record: RunRecord, audio: AudioSettings, request: ExportR
 
 def _read(path: Path, rules: Rules, audio: AudioSettings, request: ExportRequest) -> SpeechSet:
     manifest = read(path, rules)
-    part = chosen(SpeechSet(manifest, validate(manifest, rules, audio)), request.proof_clips)
+    part = chosen(checked_set(manifest, validate(manifest, rules, audio)), request.proof_clips)
     if len(part) < 2:
         raise ManifestError(f"{path}: one utterance proves nothing; add more, better a hundred")
     return part

@@ -10,7 +10,7 @@ from safetensors.torch import load as deserialise
 from safetensors.torch import save as serialise
 from torch import Tensor
 
-from lora.audio.loading import AudioSettings, AudioSource, Waveform, fingerprint, load
+from lora.audio.loading import AudioSettings, Waveform, fingerprint, load
 from lora.dataset.manifest import Utterance
 from lora.errors import NotFiniteError
 from lora.model.encoder import Encoder
@@ -57,8 +57,9 @@ class LiveFeatures:
 class StoredFeatures:
     """Runs the frozen encoder once for each recording; what it gave is shared by all stages, and by later runs.
 
-    A file's key is the hash of all that decides it: recording, audio settings, checkpoint, arithmetic, code and versions. Files that are
-    damaged are made again; `kept` says which were. Outputs that are not finite raise `NotFiniteError` and are not stored.
+    A file's key is the hash of all that decides it: recording, audio settings, checkpoint, arithmetic, code and versions. A recording that
+    has been checked is read only to be encoded, and refused with `AudioError` if it has changed. Damaged files are made again; `kept` says
+    which were. Outputs that are not finite raise `NotFiniteError` and are not stored.
     """
 
     def __init__(self, speech: LoadedModel, audio: AudioSettings, kept: Kept | None = None) -> None:
@@ -66,7 +67,6 @@ class StoredFeatures:
         self._encoder = Encoder(speech)
         self._audio = audio
         self._kept = kept or Kept()
-        self._keys: dict[AudioSource, str] = {}
 
     def encoded_by(self, speech: LoadedModel) -> "StoredFeatures":
         """The same outputs, where another copy of the same frozen encoder computes what is no longer stored."""
@@ -109,9 +109,8 @@ class StoredFeatures:
         return join([self._read(utterance).to(self._speech.device, non_blocking=True) for utterance in utterances])
 
     def _file(self, utterance: Utterance) -> Path:
-        if utterance.audio not in self._keys:
-            self._keys[utterance.audio] = key(__name__, fingerprint(utterance.audio, self._audio), self._speech.arithmetic)
-        return self._kept.file(self._keys[utterance.audio], ".safetensors")
+        name = key(__name__, fingerprint(utterance.audio, self._audio), self._speech.arithmetic)
+        return self._kept.file(name, ".safetensors")
 
     def _read(self, utterance: Utterance) -> Tensor:
         file = self._file(utterance)

@@ -9,7 +9,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from lora.audio.decoding import nameless_file
-from lora.audio.loading import FileAudio, Waveform, duration, fingerprint, load
+from lora.audio.loading import FileAudio, Waveform, duration, fingerprint_of, load, stored, stored_hash
 from lora.config import DataConfig
 from lora.dataset.manifest import Rules, Utterance, read
 from lora.errors import AudioError, ManifestError
@@ -99,10 +99,12 @@ class Clips:
     def _mp3(self, utterance: Utterance, length_s: Seconds) -> bytes:
         """The recording as `encode_mp3` gives it, encoded once for all pages that play it. Raises `AudioError` when it is another now."""
         settings = self._data.audio()
-        file = self._kept.file(key(__name__, fingerprint(utterance.audio, settings), length_s), ".mp3")
+        content = stored(utterance.audio)
+        found = fingerprint_of(stored_hash(content), utterance.audio, settings)
+        file = self._kept.file(key(__name__, found, length_s), ".mp3")
         if self._kept.has(file) and (sound := self._kept.read(file)) is not None:
             return sound
-        samples = load(utterance.audio, settings)
+        samples = load(utterance.audio, settings, content=content)
         if abs(duration(samples) - length_s) > DURATION_TOLERANCE_S:
             raise AudioError(f"it lasts {duration(samples):.2f} s now, and lasted {length_s:.2f} s in the run")
         encoded = encode_mp3(samples)

@@ -34,7 +34,7 @@ from lora.audio.loading import (
     waveform_hash,
 )
 from lora.config import AugmentConfig
-from lora.dataset.checking import validate
+from lora.dataset.checking import as_checked, validate
 from lora.dataset.manifest import Manifest, Recording, Row, Rules, Utterance, read, to_row, write
 from lora.dataset.splits import sample
 from lora.errors import AudioError, ConfigError, ManifestError, RunFolderError
@@ -132,7 +132,7 @@ class Augmenter:
             scaled=sum(one.scaled_db is not None for one in done),
             folder=str(folder),
         )
-        return Copies(manifest, recordings, summary)
+        return Copies(as_checked(manifest, recordings), recordings, summary)
 
     def write_examples(self, folder: Path, count: int) -> int:
         """Writes `count` of the copies, or all, as wav files with a manifest that says what was done to each; returns how many.

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lora.config import DataConfig, RunConfig
-from lora.dataset.checking import require_one_text, validate
+from lora.dataset.checking import as_checked, require_one_text, validate
 from lora.dataset.manifest import Manifest, Recording, Rules, Utterance, read
 from lora.dataset.splits import require_disjoint, require_no_near_copies, split
 from lora.dataset.synthetic import require_real
@@ -80,7 +80,7 @@ def read_set(path: str, rules: Rules, config: DataConfig, kept: Kept) -> SpeechS
     """
     if Path(path).is_file() or not any(mark in path for mark in WILDCARDS):
         manifest = read(Path(path), rules)
-        return SpeechSet(manifest, _checked(manifest, rules, config, kept))
+        return checked_set(manifest, _checked(manifest, rules, config, kept))
     pattern = Path(path)
     files = sorted(Path(pattern.anchor).glob(str(pattern.relative_to(pattern.anchor))))
     if not files:
@@ -94,14 +94,19 @@ def read_set(path: str, rules: Rules, config: DataConfig, kept: Kept) -> SpeechS
     tags = "; ".join(f"{part.path.name}: {part.tags}" for part in parts if part.tags)
     manifest = Manifest(pattern, sha256, tuple(utterances), tags)
     require_one_text(manifest, recordings)
-    return SpeechSet(manifest, tuple(recordings))
+    return checked_set(manifest, tuple(recordings))
+
+
+def checked_set(manifest: Manifest, recordings: tuple[Recording, ...]) -> SpeechSet:
+    """A manifest and what its check found, each recording known by its hash from now on."""
+    return SpeechSet(as_checked(manifest, recordings), recordings)
 
 
 def _checked(manifest: Manifest, rules: Rules, config: DataConfig, kept: Kept) -> tuple[Recording, ...]:
     own = manifest.subset(distributed.part(manifest.utterances))
     found = [iter(part) for part in distributed.gathered(lambda: validate(own, rules, config.audio(), prints=True, kept=kept))]
     recordings = tuple(next(found[place % len(found)]) for place in range(len(manifest)))
-    require_one_text(manifest, recordings)  # of several processes each has looked into its own part
+    require_one_text(manifest, recordings)  # of several processes, each has checked its own part
     return recordings
 
 
