@@ -31,7 +31,6 @@ from lora.longform.words import words
 from lora.model.decoder import Decoder
 from lora.model.encoder import Encoder
 from lora.model.transcript import Transcript
-from lora.system.process import prepare_process
 from lora.transcribe import Request, open_transcriber
 from lora.units import SAMPLE_RATE_HZ
 
@@ -72,7 +71,6 @@ def main() -> int:
     parser.add_argument("--judge", default="packaged:moonshine-tiny", metavar="ID", help="model of the forced alignment")
     parser.add_argument("--lost", action="store_true", help="list the clips that are wrong or not recovered")
     options = parser.parse_args()
-    prepare_process()
     with tempfile.TemporaryDirectory() as folder:
         measure(options, Path(folder))
     return 0

@@ -30,7 +30,6 @@ from lora.audio.loading import AudioSettings, Waveform, duration, load
 from lora.console import ArgumentParser, positive_int, run
 from lora.dataset.manifest import Rules, Utterance, read
 from lora.errors import LoraError
-from lora.system.process import prepare_process
 from lora.units import SAMPLE_RATE_HZ
 
 if TYPE_CHECKING:
@@ -91,7 +90,6 @@ def main() -> int:
     for needed in (options.peer_python, manifest):
         if needed is not None and not needed.exists():
             raise LoraError(f"{needed}: is not there; name it with --peer-python or --data")
-    prepare_process()
     speech = list(read(manifest, Rules()))
     clips = _chosen(speech, options.utterances)
     if options.peer_python is not None:

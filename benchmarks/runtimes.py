@@ -31,9 +31,6 @@ def main() -> int:
     parser.add_argument("--clips", type=positive_int, default=40, help="how many of them, evenly spaced (default 40)")
     parser.add_argument("--rounds", type=positive_int, default=3, help="times that each is run (default 3)")
     options = parser.parse_args()
-    from lora.system.process import prepare_process
-
-    prepare_process()
     from lora.audio.loading import AudioSettings, duration, load
     from lora.dataset.manifest import Rules, read
     from lora.model.transcript import DecodeSettings

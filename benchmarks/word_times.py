@@ -38,7 +38,6 @@ from lora.model.greedy import transcribe
 from lora.model.loading import pad_labels
 from lora.model.word_heads import chosen
 from lora.runtimes.separate import voice_packages
-from lora.system.process import prepare_process
 from lora.transcribe import Request, Transcriber, open_transcriber
 
 ROOT = Path(__file__).parents[1]
@@ -90,7 +89,6 @@ def main() -> int:
         "--export-dir", type=Path, metavar="DIR", help="folder that holds `moonshine-voice/`, exported with --precision fp32"
     )
     options = parser.parse_args()
-    prepare_process()
     transcriber = open_transcriber(Request(options.model_id, None, None, None, "cpu", "float32", 8, None))
     hear = Hearing(transcriber)
     heads, early_s = [hear.decoder.heads.index(head) for head in chosen(hear.decoder.speech).heads], chosen(hear.decoder.speech).early_s

@@ -1,5 +1,6 @@
 """Shared speech and models. The models are never modified here: a test that adapts or trains one loads its checkpoint afresh."""
 
+import gc
 import os
 import shutil
 import signal
@@ -34,6 +35,7 @@ from lora.dataset.manifest import Rules, Utterance, read
 from lora.model.greedy import DecodeSettings
 from lora.model.loading import LoadedModel, load_model
 from lora.runtimes.separate import voice_packages
+from lora.system.process_settings import GC_OBJECTS
 from lora.training.adapter import Passport, attach, save
 from lora.transcribe import Request, Transcriber, open_transcriber
 from lora.units import SAMPLE_RATE_HZ
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
 # A background job inherits an ignored SIGINT, and so would the commands that tests interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 # One clip at a time: a second thread on a busy machine costs more than it brings. `make test-processors` asks for two.
+gc.set_threshold(GC_OBJECTS)  # as in commands: a round through all that tests import takes long
 torch.set_num_threads(int(os.environ.get("MOONSHINE_LORA_TEST_THREADS", "1")))
 if os.environ.get("MOONSHINE_LORA_TEST_POISON"):  # new memory holds NaN until somebody sets it
     torch.use_deterministic_algorithms(True, warn_only=True)

@@ -16,6 +16,8 @@ def __getattr__(name: str) -> Any:
     """What computes is loaded when it is asked for: `import lora` alone stays quick."""
     if name not in ("Model", "experiment", "load"):
         raise AttributeError(f"module 'lora' has no attribute {name!r}")
-    from lora import api
+    from lora.system.process_settings import process_settings
 
+    with process_settings():  # before PyTorch is imported
+        from lora import api
     return getattr(api, name)

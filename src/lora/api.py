@@ -13,7 +13,7 @@ from lora.presets import config_file
 from lora.runs.record import RunRecord
 from lora.system.artifacts import EXPERIMENT_METRICS_FILE
 from lora.system.device import Device, Precision
-from lora.system.process import prepare_process
+from lora.system.process_settings import process_settings
 from lora.transcribe import Choice, Request, Transcriber, Transcription, named, open_transcriber
 
 BATCH_SIZE = 32
@@ -46,18 +46,17 @@ def load(
 
     Without `language` the model speaks that of its adapter, or English. Raises `CheckpointError` and `ConfigError` as the command does.
     """
-    prepare_process()
     folder = Path(adapter) if adapter is not None else None
     request = Request(model, None, folder, None, device, precision, BATCH_SIZE, None, language)
     return Model(open_transcriber(request))
 
 
+@process_settings()
 def experiment(config: str | Path, **settings: object) -> RunRecord:
     """Baseline, training, tuned scores and verdict, as `moonshine-lora experiment` does; the artifacts are in the output folder.
 
     `config` is a TOML file or the name of a preset, `settings` are those of the command line under their names in TOML:
     `experiment("domain", train_manifest="train.jsonl", epochs=3)`. Raises `LoraError` where the run is refused.
     """
-    prepare_process()
     given = {dotted(name): str(value) if isinstance(value, Path) else value for name, value in settings.items()}
     return stages.experiment(build(given, config_file(str(config))), EXPERIMENT_METRICS_FILE, Display(quiet=True))

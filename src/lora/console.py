@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn, get_args
 from lora.errors import ConfigError, LoraError
 from lora.system.destination import MACHINE, refusal
 from lora.system.device import Device, Precision
+from lora.system.process_settings import process_settings
 from lora.system.signals import EXIT_INTERRUPTED, EXIT_TERMINATED, Ending, TerminatedError
 from lora.system.terminal import say
 
@@ -30,11 +31,11 @@ def run(main: Callable[[], int], *, leave_interrupt: bool = False) -> int:
     A `LoraError` becomes one line `error: ...` on stderr and its own exit code, and so does what the machine refuses: memory, or a file or
     disk. Ctrl-C, SIGTERM and a closed pipe end the command quietly, after every `finally` on the way has removed what was half-written;
     what fails only because of a signal is no error. Any other exception is a bug and keeps its traceback. `leave_interrupt` is for
-    commands that run asyncio, which handles SIGINT itself.
+    commands that run asyncio, which handles SIGINT itself. The command runs under `process_settings`.
     """
     ending = Ending(leave_interrupt=leave_interrupt)
     try:
-        with ending:
+        with ending, process_settings():
             code = main()
             sys.stdout.flush()
     except BrokenPipeError:

@@ -220,9 +220,6 @@ def _export_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _export(options: argparse.Namespace) -> int:
-    from lora.system.process import prepare_process
-
-    prepare_process()
     from lora.display import Display
     from lora.export.run import ExportRequest, export
 
@@ -277,9 +274,6 @@ def _adapter_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _adapter(options: argparse.Namespace) -> int:
-    from lora.system.process import prepare_process
-
-    prepare_process()
     import torch
 
     from lora.checkpoints.checkpoint import resolve
@@ -316,9 +310,6 @@ def _combine_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _combine(options: argparse.Namespace) -> int:
-    from lora.system.process import prepare_process
-
-    prepare_process()
     from lora.training.combine import combine
 
     shares = combine(options.adapters, options.weights, options.output, overwrite=options.overwrite)

@@ -68,9 +68,7 @@ def push(uploads: tuple[Upload, ...], repo_id: str, *, private: bool) -> str:
     The hub's own settings hold: `HF_TOKEN`, `HF_ENDPOINT`, `HF_HUB_OFFLINE`. Raises `PublishError` with what the hub says.
     """
     from huggingface_hub import CommitOperationAdd, HfApi
-    from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]
 
-    disable_progress_bars()
     with _hub_errors(repo_id):
         api = HfApi()
         api.create_repo(repo_id, private=private, exist_ok=True)

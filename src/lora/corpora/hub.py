@@ -17,6 +17,7 @@ from typing import Any, Final
 from lora.audio.loading import EncodedAudio
 from lora.corpora.build import Item, field_of, require_columns
 from lora.errors import ConfigError, FetchError
+from lora.system.process_settings import mute
 
 _log = logging.getLogger(__name__)
 
@@ -100,8 +101,7 @@ def _open(source: HubSource) -> tuple[Any, bool]:
     import datasets
     from datasets.packaged_modules.folder_based_builder.folder_based_builder import FolderBasedBuilder
 
-    datasets.disable_progress_bars()
-    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # it logs what it then raises, which becomes one line here
+    mute("datasets")
     _require_reachable(source)
     place = _find(source)
     _log.info("reading %s of %s", place, source.dataset)
@@ -142,7 +142,7 @@ def _require_reachable(source: HubSource) -> None:
         return
     import huggingface_hub
 
-    huggingface_hub.utils.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    mute("huggingface_hub")
     huggingface_hub.HfApi().dataset_info(source.dataset, revision=source.revision, timeout=_TIMEOUT_S)
 
 

@@ -89,9 +89,6 @@ def execute(options: argparse.Namespace) -> int:
 
 
 def _aligned(options: argparse.Namespace, script: Sequence[str]) -> tuple["Source", list["Clip"]]:
-    from lora.system.process import prepare_process
-
-    prepare_process()
     from lora.longform.clips import Source, aligned
     from lora.longform.pieces import pieces
     from lora.longform.recording import Listener

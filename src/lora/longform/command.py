@@ -118,9 +118,6 @@ def execute(options: argparse.Namespace) -> int:
         split = options.channel == "split"  # several results of one file
         require_kind(options.output, None if options.manifest is not None else 2 if split else len(options.audio))
         require_writable(options.output)
-    from lora.system.process import prepare_process
-
-    prepare_process()
     from lora.model.loading import choose_device
     from lora.system import distributed
 

@@ -50,9 +50,6 @@ def execute(arguments: argparse.Namespace) -> int:
 
 def write_examples(config: RunConfig, count: int) -> int:
     """Writes augmented clips for listening and says where."""
-    from lora.system.process import prepare_process
-
-    prepare_process()
     from lora.display import Display
     from lora.pipeline.preparation import write_augmented
 
@@ -63,9 +60,6 @@ def write_examples(config: RunConfig, count: int) -> int:
 
 def start(config: RunConfig, metrics_file: str, *, dry_run: bool, resume: bool) -> int:
     """Runs, shows the result, and returns the verdict's code of `EXIT_CODES`; 0 for a dry run."""
-    from lora.system.process import prepare_process  # heavy imports wait until the settings are known to be good
-
-    prepare_process()
     from lora.display import Display, result_table
     from lora.model.loading import choose_device
     from lora.pipeline.preparation import prepare

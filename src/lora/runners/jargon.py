@@ -112,10 +112,8 @@ def _checked(options: argparse.Namespace, config: RunConfig) -> Making:
     from lora.model.loading import choose_device, load_model
     from lora.pipeline.preparation import require_writable
     from lora.runs.folder import check
-    from lora.system.process import prepare_process
     from lora.text.terms import read_terms
 
-    prepare_process()
     require_export(options.to, "u8")
     terms = read_terms(options.terms, "en")
     if config.model.language != "en":

@@ -12,6 +12,7 @@ from typing import Any
 from lora.config import RunConfig, Tracker, flat
 from lora.errors import ConfigError
 from lora.system.destination import writing_errors
+from lora.system.process_settings import set_default
 
 PROJECT = "moonshine-lora"
 TRACKERS_FOLDER = "trackers"
@@ -116,7 +117,7 @@ def _make(name: Tracker, folder: Path, run: str) -> Any:
 
         mlflow.set_tracking_uri(f"sqlite:///{folder.resolve() / 'mlflow.db'}")
         return tracking.MLflowTracker(PROJECT, (folder / "artifacts").resolve().as_uri(), run_id=known, run_name=run)
-    os.environ.setdefault("TRACKIO_DIR", str(folder.resolve()))  # it is read when trackio is imported
+    set_default("TRACKIO_DIR", str(folder.resolve()))  # it is read when trackio is imported
     return tracking.TrackioTracker(PROJECT, name=run, resume="allow")
 
 

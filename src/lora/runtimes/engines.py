@@ -22,7 +22,7 @@ import numpy as np
 
 from lora.audio.loading import Waveform
 from lora.runtimes.separate import javascript_packages, voice_packages
-from lora.system.process import peak_bytes
+from lora.system.process import exclusive_stdout, peak_bytes
 from lora.text.byte_tokens import joined, whole
 from lora.units import SAMPLE_RATE_HZ, Seconds
 
@@ -324,8 +324,7 @@ def read_message(stream: BinaryIO) -> bytes | None:
 
 def main(runtime: str, folder: str, architecture: str) -> None:
     """Answers each `Ask` on standard input with `Heard` on standard output. What goes wrong ends the process with a traceback."""
-    answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what a library prints must not stand between the answers
+    answers = exclusive_stdout()
     started = time.perf_counter()
     engine = ENGINES[runtime](Path(folder), architecture)
     write_message(answers, Ready(Seconds(time.perf_counter() - started)))

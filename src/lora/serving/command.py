@@ -71,9 +71,6 @@ def execute(options: argparse.Namespace) -> int:
     of_wyoming = None if options.wyoming is None else bound(_wyoming_address(options.wyoming))
     with listening:
         _require_no_key_around(of_wyoming, key)
-        from lora.system.process import prepare_process
-
-        prepare_process()
         from lora.serving.running import run
 
         run(options, named, key, listening, of_wyoming)

@@ -9,7 +9,7 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from itertools import chain, islice, zip_longest
 from typing import Final
 
@@ -21,7 +21,7 @@ from lora.longform.recording import Heard
 from lora.serving.metrics import Metrics
 from lora.serving.models import Served
 from lora.serving.recording import Clip, Recording
-from lora.system.parallel import AT_A_TIME
+from lora.system.parallel import AT_A_TIME, threads_each
 from lora.system.process import give_back_memory
 
 BATCH_S: Final = 60.0
@@ -62,7 +62,8 @@ class Engine:
         """Sound that is being decoded."""
         self._speed = SLOWEST
         workers = min(AT_A_TIME, torch.get_num_threads()) if device.type == "cpu" else 1
-        torch.set_num_threads(max(1, torch.get_num_threads() // workers))
+        self._at_end = ExitStack()
+        self._at_end.enter_context(threads_each(max(1, torch.get_num_threads() // workers)))
         self._cutters = ThreadPoolExecutor(AT_A_TIME, "cut")
         self._workers = [threading.Thread(target=self._work, name=f"hear-{number}") for number in range(workers)]
         for worker in self._workers:
@@ -76,6 +77,7 @@ class Engine:
             self._changed.notify_all()
         for worker in self._workers:
             worker.join()
+        self._at_end.close()
 
     @contextmanager
     def place(self) -> Iterator["Place"]:

@@ -2,7 +2,6 @@
 
 import argparse
 import asyncio
-import logging
 import sys
 from collections.abc import Sequence
 from contextlib import closing
@@ -19,6 +18,7 @@ from lora.serving.models import Computing, open_models
 from lora.serving.server import serve
 from lora.serving.sockets import is_local, where
 from lora.serving.wyoming import WyomingServer
+from lora.system.process_settings import mute
 from lora.system.terminal import say
 
 HELD: Final = 4
@@ -29,7 +29,7 @@ def run(
     options: argparse.Namespace, named: Sequence[tuple[str, str]], key: str | None, listening: socket, of_wyoming: socket | None
 ) -> None:
     """Loads the models and serves them until it is told to stop. Raises what `open_models` raises."""
-    logging.getLogger("python_multipart").setLevel(logging.CRITICAL + 1)  # it would quote what clients send
+    mute("python_multipart")
     models = open_models(named, Computing(options.device, options.precision, options.eval_batch_size, options.language))
     metrics, limits = Metrics(), Limits(round(1e6 * options.max_upload_mb), options.read_timeout)
     engine = Engine(

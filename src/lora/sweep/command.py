@@ -68,9 +68,6 @@ def execute(options: argparse.Namespace) -> int:
 
     require_optuna()
     _require_possible(request)
-    from lora.system.process import prepare_process
-
-    prepare_process()
     from lora.display import Display
     from lora.pipeline.preparation import require_outlets
     from lora.sweep.search import read_shared

@@ -23,6 +23,7 @@ from lora.system.documents import read_json
 from lora.system.files import atomic_folder, sha256_bytes, write_json
 from lora.system.locking import Hold, refuse_held
 from lora.system.process import signals_wait
+from lora.system.process_settings import mute
 
 if TYPE_CHECKING:
     from optuna import Study as Journalled
@@ -231,7 +232,7 @@ class Study:
 def _optuna() -> Any:
     import optuna
 
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    mute("optuna")
     return optuna
 
 

@@ -41,7 +41,7 @@ def spread(pieces: Iterable[Piece], do: Callable[[Piece], Result], device: torch
         waiting.popleft()
         done(piece)
 
-    with _threads_each(torch.get_num_threads() // workers), ThreadPoolExecutor(workers, "spread") as pool:
+    with threads_each(torch.get_num_threads() // workers), ThreadPoolExecutor(workers, "spread") as pool:
         try:
             for piece in pieces:
                 waiting.append((piece, pool.submit(do, piece)))
@@ -56,7 +56,7 @@ def spread(pieces: Iterable[Piece], do: Callable[[Piece], Result], device: torch
 
 
 @contextmanager
-def _threads_each(count: int) -> Iterator[None]:
+def threads_each(count: int) -> Iterator[None]:
     """Gives this thread and those that start in the block so many of PyTorch's threads."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)

@@ -1,44 +1,18 @@
-"""Settles how this process computes and talks, before PyTorch is imported, and when signals may interrupt it."""
+"""What this process is and does, as the system sees it: its age, its memory, its standard output, and when signals may interrupt it."""
 
 import ctypes
-import gc
 import os
 import signal
 import sys
 import threading
 import time
-import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
+from typing import BinaryIO
 
 from lora.units import Seconds
-
-_SPIN_COUNT = "1000"
-"""How long OpenMP threads spin for work before they sleep. With the default (about 300,000 turns) a second busy program on two
-cores makes decoding 17 times slower, for each thread spins in the other's time; with 1000 it is 1.2 times, and as fast alone."""
-
-_PRODUCT_PROGRAMS = "128"
-"""Programs for products of one size that oneDNN keeps; each takes half a megabyte or more. With its default of 1024 a run takes 0.2 GB
-more, with 256 it takes 50 MB more and no less time, and the voice engine grows for as long as an hour until it has them all; with 64
-live looks take 6 to 9 % longer."""
-
-_GC_OBJECTS = 50_000
-"""New objects between two rounds of garbage collection. With Python's 700 to 2000 they take a tenth of the time that importing PyTorch
-and transformers takes: half a million objects that stay."""
-
-
-def prepare_process() -> None:
-    """Sets defaults that the user's environment wins over. Errors of libraries still come through, as exceptions."""
-    os.environ.setdefault("GOMP_SPINCOUNT", _SPIN_COUNT)
-    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", _PRODUCT_PROGRAMS)
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # transformers' own bars too; it reads both where it is imported
-    gc.set_threshold(_GC_OBJECTS)
-    # accelerate asks transformers for a property that transformers has renamed.
-    warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
 
 
 def age_s() -> Seconds:
@@ -72,6 +46,13 @@ def peak_bytes() -> int:
     import resource
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # macOS counts bytes
+
+
+def exclusive_stdout() -> BinaryIO:
+    """Standard output for the caller's messages alone: what libraries print goes to standard error from now on."""
+    stream = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    return stream
 
 
 @contextmanager

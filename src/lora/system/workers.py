@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, BinaryIO, Generic, TypeVar
 
 from lora.errors import WorkerError
+from lora.system.process import exclusive_stdout
 
 Given = TypeVar("Given")
 Result = TypeVar("Result")
@@ -110,8 +111,7 @@ def _write(stream: BinaryIO, thing: object) -> None:
 
 def main(name: str) -> None:
     """Answers each thing on standard input with `(True, result)` or `(False, exception)` on standard output, until the input ends."""
-    answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what a library prints must not stand between the answers
+    answers = exclusive_stdout()
     module, _, function = name.partition(":")
     apply: Callable[[object], object] = getattr(importlib.import_module(module), function)
     for thing in _things():

@@ -188,8 +188,8 @@ def attach(speech: LoadedModel, config: AdapterConfig, seed: int = 0, sites: Seq
     """
     import peft
 
+    torch.manual_seed(seed)
     if config.from_adapter is not None:
-        torch.manual_seed(seed)
         return load(speech, Path(config.from_adapter), trainable=True)
     sites = plan(speech, config) if sites is None else sites
     if config.method == "full":
@@ -197,7 +197,6 @@ def attach(speech: LoadedModel, config: AdapterConfig, seed: int = 0, sites: Seq
             speech.model.get_submodule(site.name).requires_grad_(True)
         return Adapted(speech, speech.model, tuple(site.name for site in sites), full=True)
     starts: dict[str, Any] = {"default": True}
-    torch.manual_seed(seed)
     names = tuple(site.name for site in sites)
     others = {site.name: site.rank for site in sites if site.rank is not None and site.rank != config.lora_r}
     settings = peft.LoraConfig(

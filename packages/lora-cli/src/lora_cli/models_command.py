@@ -87,7 +87,6 @@ def _below(folder: Path) -> Iterator[tuple[str, str]]:
 
 def _export(options: Namespace) -> None:
     """Writes the export and proves it, in `fp32`: its texts are PyTorch's."""
-    from lora.system.process import prepare_process
 
     flags = as_flags(options.model)
     if "export_dir" in flags:
@@ -95,7 +94,6 @@ def _export(options: Namespace) -> None:
     if "run" not in flags and options.output is None:
         raise ConfigError("--output is not set; name the folder to export to")
     require(options.model)
-    prepare_process()
     from lora.corpora import general
 
     with tempfile.TemporaryDirectory() as folder:

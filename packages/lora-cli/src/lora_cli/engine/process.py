@@ -18,7 +18,8 @@ from pathlib import Path
 from lora.audio.loading import Waveform, duration
 from lora.errors import ConfigError
 from lora.system.device import Device, Precision
-from lora.system.process import age_s, prepare_process
+from lora.system.process import age_s
+from lora.system.process_settings import process_settings
 from lora.units import Seconds
 from lora_cli.engine.commands import Begin, Cancel, Command, Compare, End, Feed, Inbox, Sent, Use
 from lora_cli.engine.events import Event, Failed, Final, Loading, Ready, Voice
@@ -189,6 +190,7 @@ class Engine:
                 self._emit(event)
 
 
+@process_settings()
 def _work(pipe: Connection, voices: tuple[Voice, ...], device: Device, precision: Precision, errors: Path) -> None:
     """What the process does. PyTorch takes seconds to import, so the app hears of it first, and can end it meanwhile.
 
@@ -202,18 +204,16 @@ def _work(pipe: Connection, voices: tuple[Voice, ...], device: Device, precision
     computing = "ONNX Runtime" if all(voice.export_folder for voice in voices) else "PyTorch"
     pipe.send(Sent(Loading(f"loading {computing}", 1, len(voices) + 2)))
     if computing == "PyTorch":
-        _prepare_pytorch()
+        _share_no_lock()
     from lora_cli.engine.recognition import work
 
     work(pipe, inbox, voices, device, precision)
 
 
-def _prepare_pytorch() -> None:
-    """Before it is imported: OpenMP reads its settings then."""
-    prepare_process()
+def _share_no_lock() -> None:
+    """Keeps progress bars from making a lock for several processes: this one ends at once and would leave its semaphore behind."""
     from tqdm import tqdm
 
-    # Libraries' progress bars would make a lock for several processes, a semaphore that this one, which ends at once, would leave behind.
     tqdm.set_lock(threading.RLock())
 
 

@@ -1,7 +1,6 @@
 """The terminal app: passes what the user does to microphone, engine and history, and shows what they say."""
 
 import asyncio
-import gc
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -20,6 +19,7 @@ from textual.timer import Timer
 
 from lora.console import EXIT_BROKEN_PIPE
 from lora.errors import LoraError
+from lora.system.process_settings import keep_objects
 from lora.units import Seconds
 from lora_cli.engine.events import Ended, Event, Failed, Final, Loading, Partial, Problem, Ready, Switched, Voice
 from lora_cli.screen.correct import CorrectScreen
@@ -133,7 +133,7 @@ class MoonshineApp(App[None]):
         self.main.show_hint("What you say appears here.")
         self.ticking = self.set_interval(TICK_S, self.tick)
         self._engine = await asyncio.to_thread(self._session.open_engine, self._on_event)  # it is imported then
-        gc.freeze()  # what is there by now stays; looking through it for garbage would keep the screen waiting for 50 ms each time
+        keep_objects()  # a round of garbage collection would keep the screen waiting
         self._engine.start()
         self._recorder = Recorder(self._engine)
         self._open_source(self._recorder)
