@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 WIDTH = 360
 """Every chart is as wide as a phone, so that its text is never scaled down below what can be read."""
@@ -92,6 +92,41 @@ def steps_to(high: float) -> tuple[float, ...]:
     return tuple(round(step * number, 10) for number in range(math.ceil(high / step - 1e-9) + 1 if high > 0 else 2))
 
 
+@dataclass(frozen=True, slots=True)
+class _Axes:
+    """Two axes that start at 0, in a frame of a height: where values lie, and what is written beside them."""
+
+    height: int
+    x_steps: tuple[float, ...]
+    y_steps: tuple[float, ...]
+
+    @property
+    def bottom(self) -> int:
+        return self.height - _BOTTOM
+
+    def x(self, value: float) -> float:
+        return _scale(self.x_steps[-1], _LEFT, WIDTH - _RIGHT)(value)
+
+    def y(self, value: float) -> float:
+        return _scale(self.y_steps[-1], self.bottom, _TOP)(value)
+
+    def plot(self, lines: Sequence[Line], titles: tuple[str, str], labels: tuple[Label, Label], summary: str) -> Plot:
+        """The frame with these lines; titles and labels are those of x and y."""
+        return Plot(
+            height=self.height,
+            left=_LEFT,
+            right=WIDTH - _RIGHT,
+            top=_TOP,
+            bottom=self.bottom,
+            x_title=titles[0],
+            y_title=titles[1],
+            x_ticks=tuple(Tick(self.x(value), labels[0](value)) for value in self.x_steps),
+            y_ticks=tuple(Tick(self.y(value), labels[1](value)) for value in self.y_steps),
+            lines=tuple(lines),
+            summary=summary,
+        )
+
+
 def curves(
     series: Sequence[tuple[str, str, Sequence[tuple[float, float]]]],
     *,
@@ -101,85 +136,44 @@ def curves(
     highlight: tuple[float, str],
 ) -> Plot:
     """Series of (name, style, points of x and value), with a named rule at one x."""
-    height, bottom = 240, 240 - _BOTTOM
-    x_steps = steps_to(max(at for _, _, points in series for at, _ in points))
-    y_steps = steps_to(max(value for _, _, points in series for _, value in points))
-    x, y = _scale(x_steps[-1], _LEFT, WIDTH - _RIGHT), _scale(y_steps[-1], bottom, _TOP)
-    lines = tuple(
-        Line(name, style, tuple(Mark(x(at), y(value), f"{name}, {x_title} {at:g}: {label(value)}") for at, value in points))
+    axes = _axes([point for _, _, points in series for point in points])
+    lines = [
+        Line(name, style, tuple(Mark(axes.x(at), axes.y(value), f"{name}, {x_title} {at:g}: {label(value)}") for at, value in points))
         for name, style, points in series
-    )
-    told = "; ".join(
+    ]
+    ends = "; ".join(
         f"{name} from {label(points[0][1])} at {x_title} {points[0][0]:g} to {label(points[-1][1])} at {x_title} {points[-1][0]:g}"
         for name, _, points in series
     )
-    return Plot(
-        height=height,
-        left=_LEFT,
-        right=WIDTH - _RIGHT,
-        top=_TOP,
-        bottom=bottom,
-        x_title=x_title,
-        y_title=y_title,
-        x_ticks=tuple(Tick(x(value), f"{value:g}") for value in x_steps),
-        y_ticks=tuple(Tick(y(value), label(value)) for value in y_steps),
-        lines=lines,
-        highlight=Tick(x(highlight[0]), highlight[1]),
-        summary=f"{y_title} by {x_title}: {told}; {highlight[1]}.",
-    )
+    plot = axes.plot(lines, (x_title, y_title), (_plain, label), f"{y_title} by {x_title}: {ends}; {highlight[1]}.")
+    return replace(plot, highlight=Tick(axes.x(highlight[0]), highlight[1]))
 
 
 def points(given: Sequence[tuple[float, float]], *, x_title: str, label: Label) -> Plot:
     """Costs of trials by a number from 0 on."""
-    height, bottom = 240, 240 - _BOTTOM
-    x_steps, y_steps = (steps_to(max(pair[side] for pair in given)) for side in (0, 1))
-    x, y = _scale(x_steps[-1], _LEFT, WIDTH - _RIGHT), _scale(y_steps[-1], bottom, _TOP)
-    name = x_title.rpartition(".")[2]
-    marks = tuple(Mark(x(at), y(value), f"{name} {at:g}: {label(value)}") for at, value in given)
+    axes, name = _axes(given), x_title.rpartition(".")[2]
+    marks = tuple(Mark(axes.x(at), axes.y(value), f"{name} {at:g}: {label(value)}") for at, value in given)
     least = min(given, key=lambda pair: pair[1])
-    return Plot(
-        height=height,
-        left=_LEFT,
-        right=WIDTH - _RIGHT,
-        top=_TOP,
-        bottom=bottom,
-        x_title=name,
-        y_title="cost",
-        x_ticks=tuple(Tick(x(value), f"{value:g}") for value in x_steps),
-        y_ticks=tuple(Tick(y(value), label(value)) for value in y_steps),
-        lines=(Line("trials", "series-dev", marks),),
-        summary=f"Cost by {name} of {len(given)} trials: lowest {label(least[1])} at {least[0]:g}.",
-    )
+    summary = f"Cost by {name} of {len(given)} trials: lowest {label(least[1])} at {least[0]:g}."
+    return axes.plot([Line("trials", "series-dev", marks)], (name, "cost"), (_plain, label), summary)
 
 
 def before_after(points: Sequence[tuple[str, str, str, float, float]], *, x_title: str, y_title: str, label: Label) -> Plot:
     """Rates (name, style, group, before, after) as points; those below the diagonal got better."""
-    height, bottom = 340, 340 - _BOTTOM
     steps = steps_to(max(max(before, after) for *_, before, after in points))
-    x, y = _scale(steps[-1], _LEFT, WIDTH - _RIGHT), _scale(steps[-1], bottom, _TOP)
+    axes = _Axes(340, steps, steps)
     groups = list(dict.fromkeys((group, style) for _, style, group, _, _ in points))
-    lines = tuple(
+    lines = [
         Line(
             group,
             style,
-            tuple(Mark(x(b), y(a), f"{name} ({group}): {label(b)} to {label(a)}") for name, _, of, b, a in points if of == group),
+            tuple(Mark(axes.x(b), axes.y(a), f"{name} ({group}): {label(b)} to {label(a)}") for name, _, of, b, a in points if of == group),
         )
         for group, style in groups
-    )
+    ]
     better, worse = (sum(1 for *_, b, a in points if sign * (a - b) > 0) for sign in (-1, 1))
-    return Plot(
-        height=height,
-        left=_LEFT,
-        right=WIDTH - _RIGHT,
-        top=_TOP,
-        bottom=bottom,
-        x_title=x_title,
-        y_title=y_title,
-        x_ticks=tuple(Tick(x(value), label(value)) for value in steps),
-        y_ticks=tuple(Tick(y(value), label(value)) for value in steps),
-        lines=lines,
-        summary=f"{y_title} against {x_title} of {len(points)} speakers: {better} got better, {worse} got worse.",
-    )
+    summary = f"{y_title} against {x_title} of {len(points)} speakers: {better} got better, {worse} got worse."
+    return axes.plot(lines, (x_title, y_title), (label, label), summary)
 
 
 def whiskers(
@@ -204,6 +198,15 @@ def whiskers(
         rows=tuple(drawn),
         summary=summary,
     )
+
+
+def _axes(points: Sequence[tuple[float, float]]) -> _Axes:
+    """Axes that reach as far as these points."""
+    return _Axes(240, steps_to(max(at for at, _ in points)), steps_to(max(value for _, value in points)))
+
+
+def _plain(value: float) -> str:
+    return f"{value:g}"
 
 
 def _scale(high: float, start: float, end: float) -> Callable[[float], float]:
