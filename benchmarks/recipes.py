@@ -16,7 +16,7 @@ minutes of eight speakers. All have the same held-out and replay speech. A run t
 was interrupted is resumed, so the work can be done in parts, and by several processes with different `--domains`. A recipe that has changed
 under its old name is refused.
 
-An interval is 95 % of a paired bootstrap: speakers are drawn, clips where there is one speaker, with the errors of all seeds. It is narrow
+An interval is 95 % of a paired bootstrap: speakers are drawn, clips if there is one speaker, with the errors of all seeds. It is narrow
 where few speakers are (ten in AN4), and knows nothing of other seeds. The mean is over the domains, each drawn by itself.
 """
 
@@ -138,7 +138,7 @@ def cut_to_five_minutes(source: Path, file: Path) -> None:
 
 
 def made(bench: Bench, run_of: tuple[str, str, int], flags: Sequence[str]) -> None:
-    """The run of a domain, recipe and seed; one that is complete is left as it is. Raises `RunFolderError` where it fails."""
+    """The run of a domain, recipe and seed; one that is complete is left as it is. Raises `RunFolderError` if it fails."""
     domain, _, seed = run_of
     folder, (train, test) = bench.folder(*run_of), bench.manifests(domain)
     command = [sys.executable, "-m", "lora.main", "experiment", "--output-dir", str(folder), "--seed", str(seed), *flags]
@@ -192,7 +192,7 @@ def _result(found: SetResult | None) -> SetResult:
 
 
 def errors(records: Sequence[RunRecord]) -> dict[str, int]:
-    """Errors of all seeds together by speaker, or by utterance where there is one speaker."""
+    """Errors of all seeds together by speaker, or by utterance if there is one speaker."""
     scores: list[Score] = [_result(record.domain).tuned.score for record in records]
     speakers = {row.speaker_id for score in scores for row in score.utterances}
     found: dict[str, int] = defaultdict(int)

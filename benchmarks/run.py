@@ -39,7 +39,7 @@ OURS = "--precision bfloat16 --batch-size 16 --learning-rate 1.5e-3 --encoder-le
 
 @dataclass(frozen=True)
 class Measured:
-    """One run. Rates are audio seconds per second; word error rates are ratios. None where the run does not show it."""
+    """One run. Rates are audio seconds per second; word error rates are ratios. None if the run does not show it."""
 
     wall_s: float
     peak_mb: float

@@ -95,7 +95,7 @@ def _compare(arguments: list[str], builds: dict[str, Path], rounds: int) -> None
 
 
 def _whole(checkout: Path, arguments: list[str]) -> Whole:
-    """Runs a command to its end. Raises `LoraError` where it fails."""
+    """Runs a command to its end. Raises `LoraError` if it fails."""
     started = time.monotonic()
     environment = os.environ | {"PYTHONPATH": f"{checkout}/src"}
     quiet = [(os.POSIX_SPAWN_OPEN, number, os.devnull, os.O_WRONLY, 0) for number in (1, 2)]

@@ -56,7 +56,7 @@ def experiment(config: str | Path, **settings: object) -> RunRecord:
     """Baseline, training, tuned scores and verdict, as `moonshine-lora experiment` does; the artifacts are in the output folder.
 
     `config` is a TOML file or the name of a preset, `settings` are those of the command line under their names in TOML:
-    `experiment("domain", train_manifest="train.jsonl", epochs=3)`. Raises `LoraError` where the run is refused.
+    `experiment("domain", train_manifest="train.jsonl", epochs=3)`. Raises `LoraError` if the run is refused.
     """
     given = {dotted(name): str(value) if isinstance(value, Path) else value for name, value in settings.items()}
     return stages.experiment(build(given, config_file(str(config))), EXPERIMENT_METRICS_FILE, Display(quiet=True))

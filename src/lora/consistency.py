@@ -39,13 +39,13 @@ def _require_guardrail(gate: "GateConfig", origin: str) -> None:
 
 
 def require_consistent_teaching(config: "RunConfig", origin: str) -> None:
-    """Raises `ConfigError` where terms are to be taught and none are named."""
+    """Raises `ConfigError` if terms are to be taught and none are named."""
     if config.train.teach == "terms" and config.eval.terms is None:
         raise ConfigError(f"{origin}: --teach terms needs the list of terms; give --terms too, or --teach transcripts")
 
 
 def require_consistent_adapter(adapter: "AdapterConfig", origin: str) -> None:
-    """Raises `ConfigError` for a setting of LoRA where there is none."""
+    """Raises `ConfigError` for a setting of LoRA in a run without LoRA."""
     usual = type(adapter)(method=adapter.method, lora_targets=adapter.lora_targets)
     for name in adapter.__struct_fields__:
         if adapter.method == "full" and getattr(adapter, name) != getattr(usual, name):

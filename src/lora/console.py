@@ -132,7 +132,7 @@ class ArgumentParser(argparse.ArgumentParser):
         return options
 
     def _asked(self, options: argparse.Namespace) -> "ArgumentParser":
-        """The parser of the command that was given, or this one where there are no commands."""
+        """The parser of the command that was given, or this one if there are no commands."""
         for action in self._actions:
             if isinstance(action, argparse._SubParsersAction) and (chosen := getattr(options, action.dest)) is not None:
                 parser: ArgumentParser = action.choices[chosen]
@@ -160,7 +160,7 @@ def add_run(parser: argparse.ArgumentParser) -> None:
 
 
 def given_run(options: argparse.Namespace) -> Path:
-    """What `add_run` has read. Raises `ConfigError` where that is no run, or more than one."""
+    """What `add_run` has read. Raises `ConfigError` if that is no run, or more than one."""
     given = [folder for folder in (options.folder, options.run) if folder is not None]
     if len(given) != 1:
         raise ConfigError(f"give one run, not {' and '.join(map(str, given))}" if given else "no run is given; give the run's folder")

@@ -23,7 +23,7 @@ class Traits:
 
     name: str
     scripts: frozenset[str] | None
-    """First words of the Unicode names of its letters; None where they are not known."""
+    """First words of the Unicode names of its letters; None if they are not known."""
     tokens_per_second: float = 13.0
     """Cap on decoded tokens. The tokenizer was made for English: letters of other languages take more tokens."""
     separates_words: bool = True
@@ -91,7 +91,7 @@ def metric(language: Language) -> Metric:
 
 
 def foreign_script(text: str, language: Language) -> str | None:
-    """The script, such as `Cyrillic`, that most letters of a text are of, where the language does not use it.
+    """The script, such as `Cyrillic`, that most letters of a text are of, if the language does not use it.
 
     Latin letters are foreign to no language here: names and abbreviations are written in them everywhere.
     """

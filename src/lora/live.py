@@ -92,7 +92,7 @@ class Growing:
 
 
 def _behind(committed: Sequence[str], words: Sequence[str]) -> int | None:
-    """Where a hypothesis goes on behind the committed words, told by the last of them; None where they are not near their place."""
+    """Where a hypothesis goes on behind the committed words, told by the last of them; None if they are not near their place."""
     last = [_plain(word) for word in committed[-ANCHOR:]]
     for shift in (0, 1, -1, 2, -2):
         place = len(committed) + shift

@@ -23,4 +23,4 @@ class Passage(msgspec.Struct, frozen=True, kw_only=True):
     text: str
     capped: bool
     words: tuple[Word, ...] | None = None
-    """None where they were not asked for."""
+    """None if they were not asked for."""

@@ -63,7 +63,7 @@ def require_access(repo_id: str) -> None:
 
 
 def push(uploads: tuple[Upload, ...], repo_id: str, *, private: bool) -> str:
-    """Makes the repository where there is none, uploads in one commit, and returns the commit's address.
+    """Makes the repository if there is none, uploads in one commit, and returns the commit's address.
 
     The hub's own settings hold: `HF_TOKEN`, `HF_ENDPOINT`, `HF_HUB_OFFLINE`. Raises `PublishError` with what the hub says.
     """

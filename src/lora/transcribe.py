@@ -53,14 +53,14 @@ class Request:
 
 
 class Transcription(msgspec.Struct, frozen=True, kw_only=True):
-    """One row of the output. Rates and `errors` are None where there is no reference."""
+    """One row of the output. Rates and `errors` are None if there is no reference."""
 
     id: str
     audio: str
     seconds: Seconds
     text: str
     capped: bool | None
-    """None where a runtime does not tell."""
+    """None if a runtime does not tell."""
     reference: str | None = None
     wer: float | None = None
     """As a reader counts, as `errors` are: what is said the same way is the same."""
@@ -71,7 +71,7 @@ class Transcription(msgspec.Struct, frozen=True, kw_only=True):
     """Time to the transcript in a runtime; None in PyTorch, where clips are decoded together."""
     channel: Channel | None = None
     track: int | None = None
-    """Of the file; None where none was chosen."""
+    """Of the file; None if none was chosen."""
     marks: tuple[Mark, ...] = ()
     """What makes the transcript doubtful."""
     terms: tuple[str, ...] = ()
@@ -153,7 +153,7 @@ class RuntimeTranscriber:
         return self.exported.language
 
     def __call__(self, utterances: Sequence[Utterance], lengths_s: Sequence[Seconds]) -> Result:
-        """Transcribes utterances one by one; those with a text are scored. Raises `OnDeviceError` where the runtime fails."""
+        """Transcribes utterances one by one; those with a text are scored. Raises `OnDeviceError` if the runtime fails."""
         examples = [Example(utterance, length_s, ()) for utterance, length_s in zip(utterances, lengths_s, strict=True)]
         decode = DecodeSettings(tokens_per_second=self.exported.tokens_per_second)
         clips = [Clip(one.utterance.id, load(one.utterance.audio, self.audio), decode.cap(one.length_s)) for one in examples]
@@ -217,7 +217,7 @@ def from_manifest(path: Path, rules: Rules, audio: AudioSettings) -> tuple[tuple
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """Which part of each file is heard: None where only one is to be had."""
+    """Which part of each file is heard: None if only one is to be had."""
 
     channel: Channel | Literal["split"] | None = None
     """`split` hears every channel by itself."""
@@ -289,7 +289,7 @@ class Said:
     transcribe_s: Seconds | None = None
     passages: tuple[Passage, ...] = ()
     speech: bool | None = None
-    """Whether there is any; None where nobody has looked."""
+    """Whether there is any; None if nobody has looked."""
 
 
 @dataclass(frozen=True, slots=True)

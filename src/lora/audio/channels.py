@@ -35,7 +35,7 @@ _Samples = npt.NDArray[np.float32]
 def mono(samples: _Samples, rate_hz: int, channel: Channel | None, name: str) -> _Samples:
     """One channel `[frames]` of samples `[frames, channels]`.
 
-    Raises `AudioError` where the channel is not there; and, without one, where the mean would not be what was recorded: channels
+    Raises `AudioError` if the channel is not there; and, without one, if the mean would not be what was recorded: channels
     that cancel, or that hold different sounds.
     """
     if channel is None and samples.shape[1] > 1:
@@ -44,7 +44,7 @@ def mono(samples: _Samples, rate_hz: int, channel: Channel | None, name: str) ->
 
 
 def mixed(samples: _Samples, channel: Channel | None, name: str) -> _Samples:
-    """A channel, or the mean of all, whatever they hold. Raises `AudioError` where the channel is not there."""
+    """A channel, or the mean of all, whatever they hold. Raises `AudioError` if the channel is not there."""
     count = samples.shape[1]
     if isinstance(channel, int):
         if not 1 <= channel <= count:
@@ -57,7 +57,7 @@ def mixed(samples: _Samples, channel: Channel | None, name: str) -> _Samples:
 
 
 def require_one_sound(samples: _Samples, rate_hz: int, name: str) -> None:
-    """Raises `AudioError` where the mean of samples `[frames, channels]` would not be what was recorded."""
+    """Raises `AudioError` if the mean of samples `[frames, channels]` would not be what was recorded."""
     _require_one_sound(_voices(samples, rate_hz), rate_hz, name)
 
 

@@ -28,7 +28,7 @@ RATES_HZ: Final = (4_000, 768_000)
 
 MOST_CHANNELS: Final = 64
 LONGEST_S: Final = Seconds(6 * 3600.0)
-"""What is read at once where nobody sets a limit."""
+"""What is read at once if nobody sets a limit."""
 
 _BLOCK: Final = 1 << 20
 """Samples of a channel that are decoded at a time: a claim in a header never decides how much memory is taken."""
@@ -77,12 +77,12 @@ class Kind:
     """Who reads a file. `container` is FFmpeg's name for it, as it is never asked to guess: some of its formats open other files."""
 
     container: str | None
-    """None where libsndfile reads it."""
+    """None if libsndfile reads it."""
     check: Callable[[bytes], None] | None = None
 
 
 def kind_of(data: bytes, name: str) -> Kind:
-    """The kind of a file by its first bytes. Raises `AudioError` where it is none that is known."""
+    """The kind of a file by its first bytes. Raises `AudioError` if it is none that is known."""
     if data[:4] == b"RIFF" and data[8:12] == b"AVI ":
         return Kind("avi", chunks.check_avi)
     if data.startswith(b"fLaC"):
@@ -149,7 +149,7 @@ _UNREADABLE: Final = "not readable as wav, flac, ogg or mp3, nor as m4a, webm, a
 def decode(data: bytes, name: str, track: int | None, max_s: float | None) -> Sound:
     """All samples of an encoded file.
 
-    Raises `AudioError` where it is unreadable, broken off, contradicts its header, or holds several tracks and `track` (counted from 1)
+    Raises `AudioError` if it is unreadable, broken off, contradicts its header, or holds several tracks and `track` (counted from 1)
     chooses none; `TooLongError` beyond `max_s`, which the header decides where it can.
     """
     kind = checked_kind(data, name)
@@ -204,7 +204,7 @@ def checked_kind(data: bytes, name: str) -> Kind:
 
 
 def stored_length(data: bytes, name: str) -> Seconds | None:
-    """How long a file lasts by its header; None where no header says it for certain. Raises `AudioError`."""
+    """How long a file lasts by its header; None if no header says it for certain. Raises `AudioError`."""
     if checked_kind(data, name).container is not None:
         return None
     import soundfile
@@ -334,7 +334,7 @@ def _open(file: IO[bytes], name: str, container: str) -> Any:
 
 
 def _track(container: Any, name: str, track: int | None) -> Any:
-    """The wanted audio stream. Raises `AudioError` where there is none, or several and none is chosen."""
+    """The wanted audio stream. Raises `AudioError` if there is none, or several and none is chosen."""
     found = container.streams.audio
     if not found:
         raise AudioError(f"{name}: holds no audio stream")
@@ -412,7 +412,7 @@ def _gathered(frames: Iterator[npt.NDArray[np.float32]]) -> Iterator[npt.NDArray
 
 
 def _stated_s(container: Any, stream: Any, kind: str) -> float | None:
-    """How long the track lasts by its header; None where that is an estimate, or may be another track's length."""
+    """How long the track lasts by its header; None if that is an estimate, or may be another track's length."""
     if kind in _ESTIMATED:
         return None
     if stream.duration is not None and stream.time_base is not None:

@@ -35,7 +35,7 @@ def change_speed(samples: Waveform, factor: float) -> Waveform:
 def change_pitch(samples: Waveform, semitones: float) -> Waveform:
     """The clip with its voice `semitones` higher, at the same speed and of the same length. Formants move with the pitch.
 
-    Raises `AudioError` where `python-stretch` is not installed.
+    Raises `AudioError` if `python-stretch` is not installed.
     """
     stretch = _pitch_library().Signalsmith.Stretch(0)  # a seed, as the library would take the system's chance otherwise
     stretch.preset(1, SAMPLE_RATE_HZ)
@@ -45,7 +45,7 @@ def change_pitch(samples: Waveform, semitones: float) -> Waveform:
 
 
 def pitch_version() -> str:
-    """The version of the library that shifts pitch. Raises `AudioError` where it is not installed."""
+    """The version of the library that shifts pitch. Raises `AudioError` if it is not installed."""
     _pitch_library()
     return version("python-stretch")
 
@@ -70,7 +70,7 @@ def add_noise(samples: Waveform, noise: Waveform, snr_db: float) -> Waveform:
 
 
 def cut(noise: Waveform, start: Samples, length: Samples, name: str) -> Waveform:
-    """`length` samples from `start` on, beginning again at its end. Raises `AudioError` where they are silent."""
+    """`length` samples from `start` on, beginning again at its end. Raises `AudioError` if they are silent."""
     part = noise[(start + np.arange(length)) % len(noise)]
     if is_silent(part):
         seconds = start / SAMPLE_RATE_HZ

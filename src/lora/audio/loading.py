@@ -376,7 +376,7 @@ def _decode(source: FileAudio | EncodedAudio, max_s: float | None, content: byte
 
 
 def require_scale(samples: npt.NDArray[np.float32], most: float, name: str, remedy: str) -> None:
-    """Raises `AudioError` where samples lie beyond full scale. NaN and infinity have a message of their own."""
+    """Raises `AudioError` if samples lie beyond full scale. NaN and infinity have a message of their own."""
     peak = float(max(samples.max(initial=0.0), -samples.min(initial=0.0)))
     if most < peak < math.inf:
         scale = next((1 << bits for bits in (7, 15, 23, 31) if peak <= 1 << bits), None)

@@ -74,7 +74,7 @@ class _Resampler:
 
 
 def _channel(source: FileAudio | EncodedAudio, max_s: float | None) -> Channel | None:
-    """`mix` where all channels hold the same sound, None where there is one. Raises `AudioError` where one has to be chosen.
+    """`mix` if all channels hold the same sound, None if there is one. Raises `AudioError` if one has to be chosen.
 
     Channels are compared where all of them are loud: there the two sides of a call differ most.
     """

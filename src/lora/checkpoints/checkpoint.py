@@ -113,7 +113,7 @@ def _kind(model_id: str) -> Kind:
 
 
 def _did_you_mean(model_id: str) -> str:
-    """A suggestion for a misspelt packaged name, with or without the prefix or `moonshine-`; empty where nothing is near."""
+    """A suggestion for a misspelt packaged name, with or without the prefix or `moonshine-`; empty if nothing is near."""
     spellings = {spelling: name for name in PACKAGED for spelling in (name, name.removeprefix("moonshine-"))}
     wanted = model_id.lower().replace("_", "-").rpartition(":")[2].strip()
     close = difflib.get_close_matches(wanted, spellings, n=1, cutoff=0.6)

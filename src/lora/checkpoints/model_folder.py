@@ -41,7 +41,7 @@ def require_no_pickle(file: Path) -> None:
 
 
 def require_weights(file: Path, remedy: str) -> None:
-    """Raises `CheckpointError` where a file of weights is missing, and names the pickle that there is in its place."""
+    """Raises `CheckpointError` if a file of weights is missing, and names the pickle that there is in its place."""
     if file.is_file():
         return
     for other in sorted(file.parent.iterdir()) if file.parent.is_dir() else ():
@@ -50,7 +50,7 @@ def require_weights(file: Path, remedy: str) -> None:
 
 
 def require_sizes(folder: Path, shapes: dict[str, list[int]]) -> None:
-    """Raises `CheckpointError` where config.json has sizes that none of the weights have, by name and shape.
+    """Raises `CheckpointError` if config.json has sizes that none of the weights have, by name and shape.
 
     Whoever makes the model would otherwise allocate whatever a damaged number says.
     """

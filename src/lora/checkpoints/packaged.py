@@ -137,7 +137,7 @@ def packaged_checkpoint(name: str) -> tuple[Path, str]:
 
 
 def _is_current(folder: Path) -> bool:
-    """Whether `folder` holds an unchanged conversion of this version; False where there is none or one of another version."""
+    """Whether `folder` holds an unchanged conversion of this version; False if there is none or one of another version."""
     if not folder.exists():
         return False
     remedy = f"delete the folder {folder} and run again"

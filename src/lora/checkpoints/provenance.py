@@ -52,7 +52,7 @@ class Tuned:
     model_id: str
     revision: str | None
     adapter_folder: Path | None
-    """None where whole weights were trained: `model_id` is their folder."""
+    """None if whole weights were trained: `model_id` is their folder."""
     base: Origin
 
 

@@ -48,7 +48,7 @@ class Item:
     text: str
     speaker_id: str | None
     place: str = ""
-    """Where it stands in its source, such as `t.csv line 4`; empty where the id says it."""
+    """Where it stands in its source, such as `t.csv line 4`; empty if the id says it."""
 
     def bad(self, reason: str) -> "Bad":
         """Why this one cannot be taken."""
@@ -180,7 +180,7 @@ def choose(items: Iterable[Item], choice: Choice, summary: Summary) -> Iterator[
     """The chosen items in the corpus's order; `summary` is told how many lay outside the limits of length.
 
     A sample is a reservoir: every item of the corpus has the same chance, whatever order it comes in, and the same seed gives the
-    same items. Raises `ConfigError` where there are fewer.
+    same items. Raises `ConfigError` if there are fewer.
     """
     fitting = _fitting(items, choice, summary)
     return _first(fitting, choice) if choice.samples is None else iter(_sample(fitting, choice.samples, choice, summary))
@@ -381,7 +381,7 @@ def describe(output: Path, summary: Summary) -> Iterator[str]:
 
 
 def field_of(row: dict[str, Any], column: str | None) -> str | None:
-    """The value of a column as text, None where there is no such column or value."""
+    """The value of a column as text, None if there is no such column or value."""
     value = row[column] if column is not None else None
     return None if value is None else str(value)
 

@@ -136,7 +136,7 @@ def _item(folder: Path, path: Path, transcript: Path, speaker_from: SpeakerFrom 
 
 
 def speaker_of(relative: Path, speaker_from: SpeakerFrom | None) -> str | None:
-    """The speaker of a file at this place in the folder; None where no folder names one."""
+    """The speaker of a file at this place in the folder; None if no folder names one."""
     if speaker_from == "none" or len(relative.parts) == 1:
         return None
     return relative.parts[0] if speaker_from == "top" else relative.parent.name

@@ -77,7 +77,7 @@ class Utterance:
     id: str
     audio: AudioSource
     text: str | None
-    """The reference transcript; None where the manifest gives none, which only replay audio may do."""
+    """The reference transcript; None if the manifest gives none, which only replay audio may do."""
     speaker_id: str | None
     line: int
     declared_s: Seconds | None = None
@@ -95,7 +95,7 @@ class Recording:
     sha256: str
     """`waveform_hash` of the audio as recorded: equal for the same sound in any container."""
     sound: bytes = b""
-    """`sound_print` of it, where that was asked for and somebody speaks."""
+    """`sound_print` of it, if asked for and somebody speaks."""
     stored_sha256: str = ""
     """`stored_hash` of what was read: by this every later stage knows the recording, without reading it again."""
 
@@ -108,7 +108,7 @@ class Manifest:
     sha256: str
     utterances: tuple[Utterance, ...]
     tags: str = ""
-    """What was found of tags in its transcripts and done with them, in words; empty where there are none."""
+    """What was found of tags in its transcripts and done with them, in words; empty if there are none."""
 
     def __len__(self) -> int:
         return len(self.utterances)
@@ -326,7 +326,7 @@ def _check_language(line: _Line, row: _RawRow) -> None:
 
 
 def _settle_tags(utterances: list[Utterance], rules: Rules, problems: Problems) -> str:
-    """Treats the tags of the transcripts as the rules say, and says what was found and done; nothing where there are none."""
+    """Treats the tags of the transcripts as the rules say, and says what was found and done; nothing if there are none."""
     tagged = [place for place, utterance in enumerate(utterances) if tags_in(utterance.text or "")]
     if not tagged:
         return ""

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class About:
-    """`adapter` is its name, None for a base model. `license` is None where nobody has said it, and is then left out."""
+    """`adapter` is its name, None for a base model. `license` is None if nobody has said it, and is then left out."""
 
     adapter: str | None = None
     license: str | None = None

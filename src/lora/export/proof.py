@@ -76,7 +76,7 @@ class Unscored:
 
 
 def chosen(part: SpeechSet, count: int | None) -> SpeechSet:
-    """`count` utterances of a set, evenly spaced over the manifest, the first among them; all where there are no more, or none is said."""
+    """`count` utterances of a set, evenly spaced over the manifest, the first among them; all if there are no more, or none is said."""
     if count is None or count >= len(part):
         return part
     places = [number * len(part) // count for number in range(count)]

@@ -46,7 +46,7 @@ def write_settings(speech: "LoadedModel", precision: str, folder: Path) -> None:
 
 
 def write_page(speech: "LoadedModel", about: About, folder: Path) -> None:
-    """`index.html` and what it loads besides the model. Raises `FetchError` where npm cannot bring the library."""
+    """`index.html` and what it loads besides the model. Raises `FetchError` if npm cannot bring the library."""
     packages = javascript_packages() / "node_modules"
     (folder / "lib").mkdir()
     for name in LIBRARY_FILES:

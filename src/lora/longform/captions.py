@@ -105,7 +105,7 @@ def _break_cost(word: Word, following: Word | None) -> float:
 
 
 def _lines(words: Sequence[Word], joint: str) -> tuple[str, ...] | None:
-    """One line, or the two whose break disturbs least and that are about as long; None where two do not hold the words."""
+    """One line, or the two whose break disturbs least and that are about as long; None if two do not hold the words."""
     text = joint.join(word.text for word in words)
     if len(text) <= WIDTH:
         return (text,)

@@ -89,7 +89,7 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
 def take_run(options: argparse.Namespace) -> None:
     """Puts the model of `--run` in the place of the flags that would name it.
 
-    Raises `ConfigError` where both are given, `CheckpointError` for a folder without a tuned model.
+    Raises `ConfigError` if both are given, `CheckpointError` for a folder without a tuned model.
     """
     from lora.checkpoints.provenance import tuned_by
     from lora.errors import ConfigError
@@ -245,7 +245,7 @@ def _with_pytorch(options: argparse.Namespace) -> "Transcriber":
 
 
 def _require_one_model(options: argparse.Namespace) -> None:
-    """Raises `ConfigError` where the model is unclear or a flag would be ignored, `OnDeviceError` where the runtime is missing."""
+    """Raises `ConfigError` if the model is unclear or a flag would be ignored, `OnDeviceError` if the runtime is missing."""
     from lora.errors import ConfigError
     from lora.runtimes.runtime import require_runtimes
 

@@ -20,7 +20,7 @@ OF_ONE: Final = (".srt", ".vtt", ".TextGrid", ".eaf")
 
 
 def require_kind(path: Path, recordings: int | None) -> None:
-    """Raises `ConfigError` where no file of that name can be written of so many recordings; None is a manifest."""
+    """Raises `ConfigError` if no file of that name can be written of so many recordings; None is a manifest."""
     if path.suffix not in SUFFIXES:
         raise ConfigError(f"--output {path}: name it {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}, which says what is written")
     if path.suffix in OF_ONE and recordings != 1:

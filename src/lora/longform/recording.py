@@ -114,7 +114,7 @@ class Listener:
 
     @torch.inference_mode()
     def batch(self, sounds: Sequence[Waveform], timed: Sequence[bool]) -> list[tuple[Transcript, list[Word] | None]]:
-        """Transcripts of clips that are decoded at once, in this thread; with their words where they are `timed`."""
+        """Transcripts of clips that are decoded at once, in this thread; with their words if they are `timed`."""
         encoded = self._encoder(sounds)
         try:
             transcripts = transcribe(self._decoder, encoded, [duration(samples) for samples in sounds], self._transcriber.decode)
@@ -145,7 +145,7 @@ class Listener:
         return self._transcriber.audio
 
     def _texts(self, sounds: Sequence[Waveform], *, timed: bool) -> list[tuple[Transcript, list[Word] | None]]:
-        """Transcripts of clips, in their order, with their words where they are `timed`."""
+        """Transcripts of clips, in their order, with their words if they are `timed`."""
         lengths_s = [duration(samples) for samples in sounds]
 
         def one(indices: list[int]) -> list[tuple[int, Transcript, list[Word] | None]]:
@@ -163,7 +163,7 @@ class Listener:
 def transcribe_files(transcriber: Transcriber, files: Sequence[Utterance], longest_s: float, *, timed: bool) -> Result:
     """Transcripts of files of any length, cut into pieces of up to `longest_s`.
 
-    Raises `AudioError` for a file that `lora.longform.pieces` refuses, and where nobody speaks in any, of which one was cut.
+    Raises `AudioError` for a file that `lora.longform.pieces` refuses, and if nobody speaks in any, of which one was cut.
     """
     sources = [one.audio for one in files if isinstance(one.audio, FileAudio)]
     for source in sources:
@@ -203,7 +203,7 @@ def _chunks(cut: Iterable[Piece]) -> Iterator[list[Piece]]:
 
 
 def seam(before: Piece, after: Piece) -> Waveform | None:
-    """The sound around the cut between two pieces of a recording; None where no sentence goes on across it."""
+    """The sound around the cut between two pieces of a recording; None if no sentence goes on across it."""
     if after.pause is None or after.pause >= OPEN:
         return None
     return across(before.samples, after.pause, after.samples)

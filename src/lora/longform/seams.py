@@ -51,7 +51,7 @@ class Join:
 
 
 def mended(before: Sequence[str], after: Sequence[str], heard: Sequence[str]) -> Join | None:
-    """Both words as `heard` across the seam has them; None where it does not hold them side by side."""
+    """Both words as `heard` across the seam has them; None if it does not hold them side by side."""
     if not before or not after:
         return None
     last, first = [plain(word) for word in before[-NEAR:]], [plain(word) for word in after[:NEAR]]

@@ -62,7 +62,7 @@ def _words(decoder: Decoder, tokens: list[int], looks: Array, log_odds: Array, s
 
 
 def spans(speech: LoadedModel, tokens: Sequence[int]) -> list[tuple[int, int]]:
-    """Where the words lie among tokens; where a language does not separate words, its characters."""
+    """Where the words lie among tokens; if a language does not separate words, its characters."""
     pieces: list[str] = [speech.processor.tokenizer.convert_ids_to_tokens(token) for token in tokens]
     apart = traits(speech.language).separates_words
     starts = [index for index, piece in enumerate(pieces) if not index or piece.startswith("▁") or not (apart or piece.startswith("<0x"))]

@@ -187,7 +187,7 @@ class Moonshine(nn.Module):
 
 
 def read(folder: Path) -> Moonshine | None:
-    """The model of a checkpoint folder in float32, frozen, in evaluation mode; None where it is not of the usual form.
+    """The model of a checkpoint folder in float32, frozen, in evaluation mode; None if it is not of the usual form.
 
     Usual are one file of weights, a head that shares those of the embedding, and the settings of the published checkpoints.
     """

@@ -45,7 +45,7 @@ class Memory:
 
 
 class FromFrames:
-    """A linear layer from frames to heads, with its LoRA update where it has one that is not merged."""
+    """A linear layer from frames to heads, with its LoRA update if it has one that is not merged."""
 
     def __init__(self, module: Any, heads: int, dtype: torch.dtype) -> None:
         layer = getattr(module, "base_layer", module)

@@ -201,7 +201,7 @@ class Decoder:
         return tokens.masked_fill(tokens == IGNORED_LABEL, self.speech.end_id)
 
     def _attend(self, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
-        """Attention `[batch, heads, new, width]` of tokens, to those before them where there is no mask."""
+        """Attention `[batch, heads, new, width]` of tokens, to those before them if there is no mask."""
         dropout = self._dropout if self.speech.model.training else 0.0
         if mask is None:
             return functional.scaled_dot_product_attention(query, keys, values, None, dropout, True, scale=self._scale)

@@ -40,7 +40,7 @@ class Features(Protocol):
 
 
 class LiveFeatures:
-    """Runs the encoder in every call; gradients flow into it where they are asked for, checkpointed or not."""
+    """Runs the encoder in every call; gradients flow into it if they are asked for, checkpointed or not."""
 
     def __init__(self, speech: LoadedModel, audio: AudioSettings, *, gradient_checkpointing: bool = False) -> None:
         self._encoder = Encoder(speech, gradient_checkpointing=gradient_checkpointing)

@@ -11,7 +11,7 @@ from lora.model.products import PackedProduct, Product, laid_out
 
 
 class Projection:
-    """Linear layers with the same input as one product, each with its LoRA update where it has one that is not merged.
+    """Linear layers with the same input as one product, each with its LoRA update if it has one that is not merged.
 
     Weights that train themselves are read in each call; they are float32 whatever `dtype` is.
     """

@@ -168,7 +168,7 @@ def load_model(checkpoint: Checkpoint, device: torch.device, precision: Precisio
 
 
 def load_for_use(checkpoint: Checkpoint, device: torch.device, precision: Precision, language: Language = "en") -> LoadedModel:
-    """As `load_model`, for what only transcribes: without transformers where the checkpoint is of the usual form.
+    """As `load_model`, for what only transcribes: without transformers if the checkpoint is of the usual form.
 
     Training, saving and exporting take transformers' model.
     """
@@ -232,7 +232,7 @@ def load_processor(folder: Path) -> Any:
 
 
 def load_processor_for_use(folder: Path) -> Any:
-    """As `load_processor`, without transformers where the files are of the usual form."""
+    """As `load_processor`, without transformers if the files are of the usual form."""
     require_no_code(folder)
     with _loading(folder):
         processor = processors.read(folder)

@@ -67,7 +67,7 @@ class Processor:
 
 
 def read(folder: Path) -> Processor | None:
-    """The processor in a folder; None where it is not of the usual form. Raises what tokenizers raises for a damaged file."""
+    """The processor in a folder; None if it is not of the usual form. Raises what tokenizers raises for a damaged file."""
     extractor = _extractor(folder)
     said = _read(folder / "tokenizer_config.json")
     if extractor is None or said is None or (folder / "added_tokens.json").exists():

@@ -73,7 +73,7 @@ def instruction_set() -> str:
 
 
 def onednn_instructions() -> str | None:
-    """The newest of `INSTRUCTION_SETS` that oneDNN uses, its cap included; None where it uses none of them (or the processor is no x86).
+    """The newest of `INSTRUCTION_SETS` that oneDNN uses, its cap included; None if it uses none of them (or the processor is no x86).
 
     Raises `ConfigError` for a cap that oneDNN would ignore without a word.
     """

@@ -25,7 +25,7 @@ CHOSEN: Final[dict[tuple[bool, int, int], Chosen]] = {
 
 
 def chosen(speech: LoadedModel) -> Chosen:
-    """The heads for a model of its kind; all of them where none were chosen."""
+    """The heads for a model of its kind; all of them if none were chosen."""
     config = speech.decoder.config
     count = decoder_layers(speech)[0].cross.heads
     everything = tuple((layer, head) for layer in range(config.num_hidden_layers) for head in range(count))

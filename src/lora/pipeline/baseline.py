@@ -91,7 +91,7 @@ def check_texts(prepared: Prepared, evaluator: Evaluator, display: Display) -> N
 def heldout_examples(prepared: Prepared, evaluator: Evaluator, display: Display) -> list[Example]:
     """The held-out examples with the references that the guardrail asks for: the manifest's, or what the base model says.
 
-    Raises `ScoringError` where it says nothing.
+    Raises `ScoringError` if it says nothing.
     """
     part, speech = prepared.sets.heldout, prepared.speech
     if prepared.config.gate.guardrail == "wer":

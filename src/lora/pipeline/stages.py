@@ -54,7 +54,7 @@ def experiment(config: RunConfig, metrics_file: str, display: Display, *, resume
     """Baseline, training, tuned scores, verdict; the artifacts are in the run folder when it returns.
 
     `metrics_file` is the name of the flat metrics file. A failure or an interruption is written into the record and raised again.
-    With `resume` the folder's unfinished run goes on from its last checkpoint, or from the start where there is none: what comes before
+    With `resume` the folder's unfinished run goes on from its last checkpoint, or from the start if there is none: what comes before
     the training is made again, for the most part read from the cache, and is the same. Of several processes the main one writes.
     """
     prepared = prepare(config, display, resume=resume)

@@ -83,7 +83,7 @@ class Overview(msgspec.Struct, frozen=True, kw_only=True):
     skipped: tuple[str, ...]
     settings: dict[str, tuple[str, ...]]
     best: dict[str, str | None]
-    """Names of the best runs by what is asked of them; None where no run qualifies."""
+    """Names of the best runs by what is asked of them; None if no run qualifies."""
     next_best: Comparison | None
     """The lowest domain WER against the second lowest; None for a single run."""
     headroom: Headroom

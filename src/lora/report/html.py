@@ -222,7 +222,7 @@ def _errors(record: RunRecord) -> dict[str, ErrorsOf]:
 
 
 def _vocabulary(record: RunRecord) -> tuple[Vocabulary, Vocabulary] | None:
-    """Domain words that training held and did not hold, before and after; None where it held all."""
+    """Domain words that training held and did not hold, before and after; None if it held all."""
     if record.domain is None or not record.domain_unseen_words:
         return None
     before, after = (by_vocabulary(side.score, record.domain_unseen_words) for side in (record.domain.baseline, record.domain.tuned))

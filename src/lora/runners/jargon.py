@@ -54,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(options: argparse.Namespace) -> int:
-    """Makes the speech, runs the experiment, exports an accepted run where that is asked for; the code is the experiment's."""
+    """Makes the speech, runs the experiment, exports an accepted run if asked for; the code is the experiment's."""
     config = settings(options)
     making = _checked(options, config)
     _speak(making, overwrite=config.output.overwrite)

@@ -113,7 +113,7 @@ class TargetExport(msgspec.Struct, frozen=True, kw_only=True):
     seconds: Seconds
     """Time to make it."""
     proof: Proof | None = None
-    """None where the proof was skipped by name."""
+    """None if the proof was skipped by name."""
 
     @property
     def bytes(self) -> int:
@@ -137,7 +137,7 @@ class Exported(msgspec.Struct, frozen=True, kw_only=True):
     run: str | None
     """The run's folder; None for an adapter or a model given by itself, of which no gate is known."""
     gate: str | None
-    """What the run's gate decided, and why; None where no gate is known."""
+    """What the run's gate decided, and why; None if no gate is known."""
     gate_accepted: bool | None
     model_id: str
     base_sha256: str

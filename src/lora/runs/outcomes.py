@@ -64,7 +64,7 @@ class TrainOutcome(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def speed(self) -> float | None:
-        """Seconds of audio per second; None where nothing was trained."""
+        """Seconds of audio per second; None if nothing was trained."""
         return self.audio_seconds / self.seconds if self.steps else None
 
 

@@ -136,7 +136,7 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
     heldout: SetResult | None = None
     """Under the guardrail `drift` its references are the base model's transcripts, so that the baseline has no errors."""
     heldout_drift: Drift | None = None
-    """None where the base model says nothing on the held-out speech."""
+    """None if the base model says nothing on the held-out speech."""
     terms: TermsFound | None = None
     """What became of the user's terms; None without a list."""
     verdict: Verdict | None = None
@@ -207,7 +207,7 @@ def counting_errors(folder: Path) -> Iterator[None]:
 
 
 def _require_whole(file: Path, name: str, part: SetResult) -> None:
-    """Raises `RunFolderError` where before and after are not of the same utterances, so that nothing made of them would be right."""
+    """Raises `RunFolderError` if before and after are not of the same utterances, so that nothing made of them would be right."""
     before, after = (
         [(row.id, row.speaker_id, row.seconds, row.reference) for row in side.score.utterances] for side in (part.baseline, part.tuned)
     )
@@ -218,7 +218,7 @@ def _require_whole(file: Path, name: str, part: SetResult) -> None:
 
 
 def _require_terms(file: Path, terms: TermsFound, record: RunRecord) -> None:
-    """Raises `RunFolderError` where terms are counted for other lists or utterances than the record's own."""
+    """Raises `RunFolderError` if terms are counted for other lists or utterances than the record's own."""
     names = [count.term for count in terms.domain.tuned.counts]
     for part, result in ((terms.domain, record.domain), (terms.heldout, record.heldout)):
         known = {row.id for row in result.tuned.score.utterances} if result is not None else set[str]()

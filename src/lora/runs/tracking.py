@@ -50,7 +50,7 @@ class Trackers:
     def start(self, config: RunConfig, *, on_cpu: bool) -> None:
         """Opens each with the settings of the run, or again where a resumed run has its tracks already.
 
-        Raises `ConfigError` where one refuses, for want of a login for example.
+        Raises `ConfigError` if one refuses, for want of a login for example.
         """
         if not self._names:
             return

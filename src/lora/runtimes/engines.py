@@ -52,7 +52,7 @@ class Heard(msgspec.Struct, frozen=True, array_like=True):
     text: str
     seconds: Seconds
     capped: bool | None
-    """Whether decoding stopped at the cap; None where the runtime does not tell."""
+    """Whether decoding stopped at the cap; None if the runtime does not tell."""
 
 
 class Ready(msgspec.Struct, frozen=True, array_like=True):
@@ -68,7 +68,7 @@ class Done(msgspec.Struct, frozen=True, array_like=True):
 
 
 Listen = Callable[[], tuple[str, bool | None]]
-"""Transcribes the clip: its text, and whether it stopped at the cap, None where the runtime does not tell."""
+"""Transcribes the clip: its text, and whether it stopped at the cap, None if the runtime does not tell."""
 
 
 class Engine(Protocol):
@@ -314,7 +314,7 @@ def write_message(stream: BinaryIO, message: msgspec.Struct) -> None:
 
 
 def read_message(stream: BinaryIO) -> bytes | None:
-    """The next message as it was encoded; None where the other side has ended."""
+    """The next message as it was encoded; None if the other side has ended."""
     length = stream.read(8)
     if len(length) < 8:
         return None

@@ -54,7 +54,7 @@ LOCKED: Final = ("package.json", "package-lock.json")
 def javascript_packages() -> Path:
     """The folder that holds `node_modules` with transformers.js. npm fills it on first use, with the user's own settings.
 
-    Raises `OnDeviceError` where Node.js is missing, `FetchError` when npm cannot.
+    Raises `OnDeviceError` if Node.js is missing, `FetchError` when npm cannot.
     """
     for program in ("node", "npm"):
         if shutil.which(program) is None:

@@ -2,7 +2,7 @@
 
 In a language that does not separate words a word is a single character, so that its word error rate is the character error rate.
 
-A rate is a ratio; percent and points appear only where a person reads. Every edit costs 1, so that the counted errors are the fewest
+A rate is a ratio; percent and points appear only where a person reads them. Every edit costs 1, so that the counted errors are the fewest
 that turn reference into hypothesis. NIST's `sclite` aligns with costs of 4 for a substitution and 3 for a deletion or an insertion
 (SCTK, doc/sclite.htm), so that three deletions with three insertions (18) win over five substitutions (20) although they are one
 error more. No alignment has fewer errors than the fewest: jiwer's total is the same as sclite's or lower, and its kinds may differ.

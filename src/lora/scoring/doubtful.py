@@ -27,7 +27,7 @@ def speech_in(sources: Sequence[AudioSource], audio: AudioSettings) -> list[bool
 
 
 def summary(rows: Iterable[Sequence[Mark]]) -> str | None:
-    """How many transcripts are marked, in words; None where none is."""
+    """How many transcripts are marked, in words; None if none is."""
     marked = [row for row in rows if row]
     if not marked:
         return None

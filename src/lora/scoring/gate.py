@@ -1,6 +1,6 @@
 """Accepts an adapter, rejects it, or says that its test sets cannot tell. Pure.
 
-Rates are word error rates, or character error rates where a language does not separate words.
+Rates are word error rates, or character error rates if a language does not separate words.
 
 Rule `point` looks at the changes alone. Rule `interval` asks what chance leaves open, with D the domain's change and H the held-out's,
 tuned minus baseline, each with its 95 % interval:
@@ -50,7 +50,7 @@ class Check(msgspec.Struct, frozen=True, kw_only=True):
     unit: CheckUnit = "points"
     """Of the numbers: terms found are a share in percent, false alarms are counted in 1,000 words."""
     needed_utterances: int | None = None
-    """For an inconclusive check: how many such utterances are needed, if the change stays the same. None where no number helps."""
+    """For an inconclusive check: how many such utterances are needed, if the change stays the same. None if no number helps."""
     message: str
 
     @property
@@ -77,7 +77,7 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
 def judge(*, domain: Comparison, heldout: Comparison, drift: Drift | None, rules: GateConfig, terms: TermsFound | None = None) -> Verdict:
     """Holds the domain, the held-out set or its drift, and the terms against the rules.
 
-    Raises `ScoringError` where the drift is asked for and there is none, and where limits are set for terms that no test row tells of.
+    Raises `ScoringError` if the drift is asked for and there is none, and if limits are set for terms that no test row tells of.
     """
     if rules.guardrail == "drift" and drift is None:
         raise ScoringError("the base model recognises nothing in the held-out speech, so there is no drift; check its audio")

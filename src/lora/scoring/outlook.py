@@ -20,7 +20,7 @@ def utterances_needed(base: Score, seed: int, gain: float = EXPECTED_GAIN) -> in
     """Test utterances like these with which the gate accepts the domain, if training removes a share `gain` of the errors.
 
     Errors that are removed each by itself leave a change whose spread is that of the errors, times the root of the share. The interval has
-    to be so narrow that it stays below 0 in `POWER` of all experiments. None where the base model makes no error: there is nothing to
+    to be so narrow that it stays below 0 in `POWER` of all experiments. None if the base model makes no error: there is nothing to
     gain. Raises `ScoringError` for fewer than two utterances, or without a word.
     """
     if base.wer == 0:

@@ -37,7 +37,7 @@ _OF_NUMBERS = frozenset((*(NUMBER_WORDS - _SINGLE), *ABBREVIATIONS, *_JOINED.spl
 
 
 def edits(reference: str, hypothesis: str, language: Language, equivalents: Equivalents | None = None) -> Edits | None:
-    """The edits between two texts; None where nothing is written in them that the standard score does not count as a reader does,
+    """The edits between two texts; None if nothing is written in them that the standard score does not count as a reader does,
     and where they are longer than `MOST_PAIRS` allows.
 
     A reference may hold alternatives, `{a / b / @}`, of which any is right; `@` is nothing.

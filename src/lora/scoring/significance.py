@@ -94,7 +94,7 @@ class _Clusters(msgspec.Struct, frozen=True):
 def interval(score: Score, seed: int) -> Interval:
     """Symmetric bootstrap-t interval of the WER: see `_bootstrap`.
 
-    Raises `ScoringError` where there are fewer than two utterances, or no words in the references.
+    Raises `ScoringError` if there are fewer than two utterances, or no words in the references.
     """
     found, _ = _bootstrap(_clusters(score), seed)
     return Interval(max(found.low, 0.0), found.high)
@@ -103,7 +103,7 @@ def interval(score: Score, seed: int) -> Interval:
 def ratio_interval(counted: Sequence[int], of: Sequence[int], seed: int) -> Interval:
     """The interval of sum(counted) / sum(of) when whole groups, such as utterances or terms, are drawn: see `_bootstrap`.
 
-    Raises `ScoringError` for fewer than two groups, or where all of `of` are 0.
+    Raises `ScoringError` for fewer than two groups, or if all of `of` are 0.
     """
     if len(of) < 2 or not any(of):
         raise ScoringError("a ratio of fewer than two groups, or of nothing, has no interval")
@@ -139,7 +139,7 @@ def compare(baseline: Score, tuned: Score, seed: int) -> Comparison:
 def drift(baseline: Score, tuned: Score, seed: int) -> Drift | None:
     """Drift of the tuned model's transcripts from the base model's; the references are not looked at.
 
-    None where the base model says no word on any clip: there is no rate then. Raises `ScoringError` for fewer than two clips.
+    None if the base model says no word on any clip: there is no rate then. Raises `ScoringError` for fewer than two clips.
     """
     rows = [
         score_utterance(

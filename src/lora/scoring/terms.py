@@ -44,7 +44,7 @@ class TermCount(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def interval(self) -> Interval | None:
-        """Wilson's interval of the recall (Journal of the American Statistical Association 22, 1927); None where nobody says it."""
+        """Wilson's interval of the recall (Journal of the American Statistical Association 22, 1927); None if nobody says it."""
         return wilson(self.found, self.spoken) if self.spoken else None
 
 
@@ -56,9 +56,9 @@ class TermScore(msgspec.Struct, frozen=True, kw_only=True):
     counts: tuple[TermCount, ...]
     """One for each term of the list, in its order."""
     recall_interval: Interval | None
-    """By resampling whole terms, for those who know a term know it everywhere. None where none is spoken."""
+    """By resampling whole terms, for those who know a term know it everywhere. None if none is spoken."""
     alarms_interval: Interval | None
-    """Of false alarms per word, by resampling utterances; None where the references hold no words or there is one utterance."""
+    """Of false alarms per word, by resampling utterances; None if the references hold no words or there is one utterance."""
     events: tuple[TermEvent, ...]
 
     @property
@@ -79,12 +79,12 @@ class TermScore(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def recall(self) -> float | None:
-        """Found among spoken; None where none is spoken."""
+        """Found among spoken; None if none is spoken."""
         return self.found / self.spoken if self.spoken else None
 
     @property
     def alarms(self) -> float | None:
-        """False alarms in `PER_WORDS` words; None where the references hold no words."""
+        """False alarms in `PER_WORDS` words; None if the references hold no words."""
         return PER_WORDS * self.false_alarms / self.words if self.words else None
 
 
@@ -94,7 +94,7 @@ class TermResult(msgspec.Struct, frozen=True, kw_only=True):
     baseline: TermScore
     tuned: TermScore
     recall_change: Interval | None
-    """Of the difference of the recalls, tuned minus baseline, by resampling whole terms; None where fewer than two are spoken."""
+    """Of the difference of the recalls, tuned minus baseline, by resampling whole terms; None if fewer than two are spoken."""
 
 
 class TermsFound(msgspec.Struct, frozen=True, kw_only=True):

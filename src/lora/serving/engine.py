@@ -81,7 +81,7 @@ class Engine:
 
     @contextmanager
     def place(self) -> Iterator["Place"]:
-        """A place in the queue, from a request's first byte to its answer. Raises `RequestError` where all are taken."""
+        """A place in the queue, from a request's first byte to its answer. Raises `RequestError` if all are taken."""
         if self._taken >= self._most:
             raise self._busy(f"{self._taken} requests are being served")
         self._taken += 1
@@ -95,7 +95,7 @@ class Engine:
             self._metrics.places.set(self._taken)
 
     def hold(self, count: int) -> None:
-        """Takes that many bytes of memory. Raises `RequestError` where others hold too many."""
+        """Takes that many bytes of memory. Raises `RequestError` if others hold too many."""
         if self._bytes + count > self._most_bytes:
             raise self._busy("files of other requests fill the memory that is set aside")
         self._bytes += count
@@ -166,7 +166,7 @@ class Engine:
         return batch
 
     def _gathered(self, until: float) -> bool:
-        """Whether a batch can be made: at once where nobody is at work, else of as much as the others have, or at that time.
+        """Whether a batch can be made: at once if nobody is at work, else of as much as the others have, or at that time.
 
         Clients that have just been answered come again in a moment; a worker that did not wait for them would have small batches for ever.
         """
@@ -200,7 +200,7 @@ class Engine:
                 self._cutters.submit(self._cut, recording)
 
     def _hear(self, batch: Sequence[Clip]) -> None:
-        """Decodes a batch; where that fails, clip by clip, so that one client's sound cannot spoil another's."""
+        """Decodes a batch; if that fails, clip by clip, so that one client's sound cannot spoil another's."""
         try:
             found = batch[0].recording.served.listener.batch([clip.samples for clip in batch], [clip.timed for clip in batch])
         except Exception as error:  # noqa: BLE001 - told to the client whose clip it is
@@ -236,7 +236,7 @@ class Place:
         self.bytes = 0
 
     def hold(self, count: int) -> None:
-        """Takes more memory. Raises `RequestError` where others hold too much."""
+        """Takes more memory. Raises `RequestError` if others hold too much."""
         self._engine.hold(count)
         self.bytes += count
 

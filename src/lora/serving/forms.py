@@ -44,7 +44,7 @@ class Form:
 async def read_form(request: Request, limits: Limits, place: Place) -> Form:
     """Reads the form of a request.
 
-    Raises `RequestError` where it is none, is broken, too large, too slow, or finds no room; `ClientDisconnect` where nobody is there any
+    Raises `RequestError` if it is none, is broken, too large, too slow, or finds no room; `ClientDisconnect` if nobody is there any
     more.
     """
     kind, options = parse_options_header(request.headers.get("content-type"))
@@ -84,7 +84,7 @@ async def _chunks(request: Request, limits: Limits) -> AsyncIterator[bytes]:
 
 
 def require_length(request: Request, limits: Limits) -> None:
-    """Raises `RequestError` where the header tells that the body is too large."""
+    """Raises `RequestError` if the header tells that the body is too large."""
     if int(request.headers.get("content-length", 0)) > limits.body_bytes:
         raise _too_large(limits)
 

@@ -74,7 +74,7 @@ def found(models: Mapping[str, Served], name: str) -> Served:
 
 
 def require_language(served: Served, language: str) -> None:
-    """Raises `RequestError` where a client says that the speech is of another language than the model's; `en-GB` is `en`."""
+    """Raises `RequestError` if a client says that the speech is of another language than the model's; `en-GB` is `en`."""
     if language.replace("_", "-").split("-")[0].casefold() != code(served.language):
         own = f"{traits(served.language).name} ({code(served.language)})"
         raise RequestError(400, f"the model {served.name} transcribes {own}, not {language!r}; leave `language` out", param="language")

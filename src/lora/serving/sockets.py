@@ -25,7 +25,7 @@ class Address:
 
 
 def bound(address: Address) -> socket.socket:
-    """A socket that listens: whoever connects waits until the models are loaded. Raises `ServeError` where it cannot."""
+    """A socket that listens: whoever connects waits until the models are loaded. Raises `ServeError` if it cannot."""
     try:
         family = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server((address.host, address.port), family=family, backlog=BACKLOG)

@@ -30,7 +30,7 @@ Mode = Literal["start", "resume", "join"]
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What is asked for. `trials` is None where the study's own number stands."""
+    """What is asked for. `trials` is None if the study's own number stands."""
 
     config: RunConfig
     space: Space
@@ -62,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(options: argparse.Namespace) -> int:
-    """Runs trials and, where no other process is at work on one, the winner; the code is that of its run."""
+    """Runs trials and, if no other process is at work on one, the winner; the code is that of its run."""
     request = requested(options)
     from lora.sweep.study import require_optuna
 

@@ -213,7 +213,7 @@ def _short(name: str) -> str:
 
 
 def given_values(space: Space, config: RunConfig, origin: str) -> Values:
-    """Where the settings as given lie in the space. Raises `ConfigError` where they do not: their own trial is what others are held to."""
+    """Where the settings as given lie in the space. Raises `ConfigError` if they do not: their own trial is what others are held to."""
     held, values = flat(config), Values()
     for one in varied(space, config):
         if isinstance(one, Range):

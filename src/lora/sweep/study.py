@@ -64,7 +64,7 @@ class Opening(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def require_optuna() -> None:
-    """Raises `SweepError` where the extra is not installed."""
+    """Raises `SweepError` if the extra is not installed."""
     if importlib.util.find_spec("optuna") is None:
         raise SweepError("a sweep needs Optuna; install it with pip install 'moonshine-lora[sweep]'")
 
@@ -90,7 +90,7 @@ def require_none(folder: Path) -> None:
 
 
 def read_opening(folder: Path) -> Opening:
-    """What the study in a folder is of. Raises `SweepError` where there is none, or one of another version."""
+    """What the study in a folder is of. Raises `SweepError` if there is none, or one of another version."""
     file = folder / STUDY_FILE
     if not file.is_file() or not (folder / JOURNAL_FILE).is_file():
         missing = STUDY_FILE if not file.is_file() else JOURNAL_FILE
@@ -146,7 +146,7 @@ class Study:
         return int(self._journal.user_attrs["trials"])
 
     def want(self, trials: int) -> None:
-        """Raises `SweepError` where more have been done already."""
+        """Raises `SweepError` if more have been done already."""
         with self._alone():
             done = sum(_state(one) in DONE for one in self._journal.get_trials(deepcopy=False))
             if trials < done:
@@ -154,7 +154,7 @@ class Study:
             self._journal.set_user_attr("trials", trials)
 
     def claim(self, values_of: "Callable[[Draw], Values]") -> "tuple[Asked, Values] | None":
-        """A new trial of this process with its values, or None where as many as are wanted are finished or at work.
+        """A new trial of this process with its values, or None if as many as are wanted are finished or at work.
 
         `values_of(draw)` calls `draw(dimension)` for each dimension in turn and returns the values.
         """
@@ -196,7 +196,7 @@ class Study:
         return tuple(trial for one in found if (trial := _trial(one)) is not None)
 
     def importances(self) -> dict[str, float]:
-        """PED-ANOVA's shares, by the names of dimensions; empty where too few trials have finished to say anything."""
+        """PED-ANOVA's shares, by the names of dimensions; empty if too few trials have finished to say anything."""
         import optuna
 
         finished = [one for one in self._journal.get_trials(deepcopy=False) if _state(one) == "finished"]
@@ -292,7 +292,7 @@ def _draw(asked: "Asked", one: Dimension) -> float | str:
 
 
 def _held(place: Path) -> str | None:
-    """Who works in a folder, in words; None where nobody does."""
+    """Who works in a folder, in words; None if nobody does."""
     try:
         refuse_held(place)
     except RunFolderError as error:

@@ -88,7 +88,7 @@ def execute(options: argparse.Namespace) -> int:
 
 
 def varied(options: argparse.Namespace) -> AugmentConfig | None:
-    """How each clip is varied; None where nothing is asked for. Raises `ConfigError` for settings that contradict each other."""
+    """How each clip is varied; None if nothing is asked for. Raises `ConfigError` for settings that contradict each other."""
     given = section_of(options, "augment")
     if not given:
         return None

@@ -1,4 +1,4 @@
-"""From a list of terms to a manifest with sound: who says which sentence, varied where that is asked for, written whole or not at all."""
+"""From a list of terms to a manifest with sound: who says which sentence, varied if asked for, written whole or not at all."""
 
 import hashlib
 import tempfile
@@ -41,7 +41,7 @@ class Order:
 def synthesise(order: Order, output: Path, *, overwrite: bool, advance: Callable[[], None] = lambda: None) -> Summary:
     """Speaks the sentences and writes them as a manifest with FLAC files; voices take turns. The same order gives the same bytes.
 
-    Raises `SynthesisError` for a voice that fails, `RunFolderError` where the output exists or cannot be written.
+    Raises `SynthesisError` for a voice that fails, `RunFolderError` if the output exists or cannot be written.
     """
     with writing(output, "path", overwrite=overwrite) as writer, tempfile.TemporaryDirectory() as folder:
         spoken = _spoken(order, Path(folder), advance)

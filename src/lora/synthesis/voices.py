@@ -40,7 +40,7 @@ class Voice(Protocol):
         """What speaks, with its version where that is known."""
 
     def speak(self, spoken: str, seed: int) -> Waveform:
-        """Samples `[samples]` at 16 kHz; the same text and seed give the same. Raises `SynthesisError` where the voice fails."""
+        """Samples `[samples]` at 16 kHz; the same text and seed give the same. Raises `SynthesisError` if the voice fails."""
 
 
 @dataclass
@@ -147,7 +147,7 @@ class CommandVoice:
 
 
 def voices_of(commands: list[str], *, packaged: bool) -> list[Voice]:
-    """The voices that are asked for; the packaged one where no command is given. Raises `SynthesisError` for one given twice."""
+    """The voices that are asked for; the packaged one if no command is given. Raises `SynthesisError` for one given twice."""
     found: list[Voice] = [PackagedVoice()] if packaged or not commands else []
     found += [CommandVoice(command) for command in commands]
     names = [voice.name for voice in found]

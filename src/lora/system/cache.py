@@ -102,7 +102,7 @@ class Kept:
         return True
 
     def read(self, file: Path) -> bytes | None:
-        """What was written; None where nothing was, or where it is damaged. A damaged file goes."""
+        """What was written; None if nothing was, or if it is damaged. A damaged file goes."""
         try:
             content = file.read_bytes()
         except FileNotFoundError:

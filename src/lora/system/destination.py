@@ -75,7 +75,7 @@ def file_target(path: Path) -> Path:
 
 
 def folder_target(path: Path) -> Path:
-    """The folder that is made or replaced at `path`: where a link leads. Raises `RunFolderError` where something else is."""
+    """The folder that is made or replaced at `path`: where a link leads. Raises `RunFolderError` if something else is."""
     target = _target(path)
     if target.exists() and not target.is_dir():
         raise RunFolderError(f"{path}: is a file, where a folder is to be made; choose another place")
@@ -136,7 +136,7 @@ def _unescaped(name: str) -> str:
 
 
 def exchange(first: Path, second: Path) -> bool:
-    """Exchanges two names in one step, of which a kill leaves nothing half done; False where system or disk cannot.
+    """Exchanges two names in one step, of which a kill leaves nothing half done; False if system or disk cannot.
 
     Linux: `renameat2(2)` with `RENAME_EXCHANGE`; macOS: `renamex_np(2)` with `RENAME_SWAP`.
     """

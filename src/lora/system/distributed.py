@@ -48,7 +48,7 @@ def is_main() -> bool:
 
 @contextmanager
 def joined(device: torch.device) -> Iterator[None]:
-    """Joins the others of the launch for the block; does nothing where there are none. Raises `ConfigError` for half a launch."""
+    """Joins the others of the launch for the block; does nothing if there are none. Raises `ConfigError` for half a launch."""
     if not launched():
         yield
         return

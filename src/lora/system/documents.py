@@ -27,7 +27,7 @@ Value = TypeVar("Value")
 
 
 class ContentError(Exception):
-    """Content that is no JSON or TOML; `line` counts from 1, and is None where the parser does not tell."""
+    """Content that is no JSON or TOML; `line` counts from 1, and is None if the parser does not tell."""
 
     def __init__(self, reason: str, line: int | None = None) -> None:
         at = f", line {line}" if line is not None and "line" not in reason else ""
@@ -57,7 +57,7 @@ def read_json(path: Path, kind: Any = Any, error: type[LoraError] = LoraError) -
 
 
 def require_json(path: Path, error: type[LoraError]) -> None:
-    """Raises `error`, with the file's name and the line, where a file is no JSON object: before a library reads it in its own way."""
+    """Raises `error`, with the file's name and the line, if a file is no JSON object: before a library reads it in its own way."""
     objects = msgspec.json.Decoder(dict[str, msgspec.Raw])
     _from_file(path, lambda content: _parsed(content, lambda: _decoded(content, objects.decode), "JSON"), error)
 
@@ -118,7 +118,7 @@ def _decoded(content: bytes, decode: Callable[[bytes], Value]) -> Value:
 
 
 def _require_single_keys(content: bytes) -> None:
-    """Parsers take the last of several: which one was meant, nobody knows. Only where a name comes again are objects looked at."""
+    """Parsers take the last of several: which one was meant, nobody knows. Only if a name comes again are objects looked at."""
     keys = [key for key, colon in _STRINGS.findall(content) if colon]
     if len(set(keys)) < len(keys) or any(b"\\" in key for key in keys):
         json.loads(content, object_pairs_hook=_single)

@@ -43,7 +43,7 @@ def atomic_file(path: Path, *, durable: bool = False, private: bool = False) -> 
     """A binary stream whose content appears under `path` whole, when the block ends well, or not at all.
 
     Where `path` is a link, the file that it leads to is replaced. `durable` waits until the disk holds it, so that it outlives a power
-    failure too; a `private` file is for its owner only. Raises `RunFolderError` where the disk refuses, and where `path` is a device, a
+    failure too; a `private` file is for its owner only. Raises `RunFolderError` if the disk refuses, and if `path` is a device, a
     pipe, a folder or a link to nothing.
     """
     target = file_target(path)
@@ -71,7 +71,7 @@ def atomic_folder(path: Path, *, durable: bool = False, replace: bool = True) ->
     Old and new folder change names in one step where the system can. A folder that cannot be replaced (`stays`) is filled: its old content
     goes, the newest file first, then the new comes, the oldest first; so a file that says that the folder is whole is to be written last.
     Where `path` is a link, the folder that it leads to is replaced. `durable` waits until the disk holds it, so that it outlives a power
-    failure too. Raises `RunFolderError` where the disk refuses, where `path` is a file, and without `replace` where it is not empty.
+    failure too. Raises `RunFolderError` if the disk refuses, where `path` is a file, and without `replace` where it is not empty.
     """
     target = folder_target(path)
     with writing_errors(path), ExitStack() as cleanup:

@@ -25,7 +25,7 @@ class Holder(msgspec.Struct, frozen=True, kw_only=True):
     pid: int
     host: str
     boot: str | None
-    """Of this start of the machine, which its containers share; None where the system has no such id."""
+    """Of this start of the machine, which its containers share; None if the system has no such id."""
     since: str
 
 
@@ -52,7 +52,7 @@ class Hold:
         self._handle, self._folder = handle, name or folder
 
     def require(self) -> None:
-        """Raises `RunFolderError` where the folder that is held is not there any more, or another one is in its place."""
+        """Raises `RunFolderError` if the folder that is held is not there any more, or another one is in its place."""
         if self._handle is not None and not self.stands():
             raise RunFolderError(
                 f"{self._folder}: was removed or replaced while this process worked in it, so its result is lost; start it again"
@@ -146,7 +146,7 @@ def _refusal(folder: Path, holder: Holder | None, remedy: str = "") -> RunFolder
 
 
 def _holder(file: Path) -> Holder | None:
-    """Who wrote the file; None where it is about to be written."""
+    """Who wrote the file; None if it is about to be written."""
     if not file.is_file() or file.stat().st_size == 0:
         return None
     holder: Holder = read_json(file, Holder, RunFolderError)

@@ -51,7 +51,7 @@ class Workers(Generic[Given, Result]):
             worker.end()
 
     def map(self, things: Iterable[Given]) -> Iterator[Result]:
-        """What the function gives for each, in their order. Its exceptions are raised here; `WorkerError` where a process has ended."""
+        """What the function gives for each, in their order. Its exceptions are raised here; `WorkerError` if a process has ended."""
         with ThreadPoolExecutor(len(self._all)) as pool:
             yield from pool.map(self._one, things)
 

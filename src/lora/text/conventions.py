@@ -30,7 +30,7 @@ _BARE = re.compile(r"^[\W_]+|[\W_]+$")
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """The words of a text; `unclear` is the mark of words that it lacks, None where it has all that is said."""
+    """The words of a text; `unclear` is the mark of words that it lacks, None if it has all that is said."""
 
     text: str
     unclear: str | None = None

@@ -48,7 +48,7 @@ def normaliser_version(language: Language = "en") -> str:
 
 @functools.lru_cache(maxsize=2**14)
 def normalise(text: str, language: Language = "en") -> str:
-    """The words that are scored, separated by single spaces; where a language does not separate words, its characters are.
+    """The words that are scored, separated by single spaces; if a language does not separate words, its characters are.
 
     The last ones are remembered, for each table of a report asks for the same texts again.
     """
@@ -63,7 +63,7 @@ def normalise(text: str, language: Language = "en") -> str:
 
 
 def as_written(text: str, language: Language = "en") -> list[str]:
-    """The words of a text, or its characters where a language does not separate words, with case and punctuation."""
+    """The words of a text, or its characters if a language does not separate words, with case and punctuation."""
     whole = composed(first_alternatives(text))
     return whole.split() if traits(language).separates_words else list("".join(whole.split()))
 

@@ -19,7 +19,7 @@ LONG_WORDS = 3
 """Shorter transcripts without a lower-case letter may be names in a set with case: NASA, OK, UN HQ."""
 
 ALTERNATIVES = re.compile(r"\{([^{}]*(?<!\S)/(?!\S)[^{}]*)\}")
-"""What a reference may hold: `{gray / grey}`, any of which is right; `@` stands for nothing. The first is taken where one is wanted."""
+"""What a reference may hold: `{gray / grey}`, any of which is right; `@` stands for nothing. The first is taken if one is wanted."""
 
 
 def first_alternatives(text: str) -> str:
@@ -30,7 +30,7 @@ def first_alternatives(text: str) -> str:
 
 
 def composed(text: str) -> str:
-    """The text with letters and their marks as one character where there is one (NFC): both forms look the same."""
+    """The text with letters and their marks as one character if there is one (NFC): both forms look the same."""
     return unicodedata.normalize("NFC", text)
 
 

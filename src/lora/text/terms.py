@@ -33,7 +33,7 @@ class Term:
 
     written: str
     spoken: tuple[str, ...] = ()
-    """Said in place of the term; empty where it is said as it is written."""
+    """Said in place of the term; empty if it is said as it is written."""
     phonemes: tuple[str, ...] = ()
     """The same in the sounds of the packaged voice."""
 

@@ -49,7 +49,7 @@ class Site:
 
     name: str
     rank: int | None
-    """None where its own weights train."""
+    """None if its own weights train."""
     parameters: int
     """How many of its weights train."""
 

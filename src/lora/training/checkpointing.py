@@ -43,7 +43,7 @@ class Numbers(msgspec.Struct, frozen=True, kw_only=True):
     """All of a state but its tensors."""
 
     step: int
-    """Updates done. Its evaluation, where one is due, has been made if the history ends with it."""
+    """Updates done. Its evaluation, if one was due, has been made if the history ends with it."""
     data_sha256: str
     """Hash of the examples, so that no other data is taken for these."""
     total: Window
@@ -96,7 +96,7 @@ def _stored(tensors_sha256: str, numbers: Numbers) -> _Stored:
 
 
 def newest(folder: Path) -> Path | None:
-    """The last checkpoint in a folder of them; None where there is none. What a killed process left half-written is removed."""
+    """The last checkpoint in a folder of them; None if there is none. What a killed process left half-written is removed."""
     if not folder.is_dir():
         return None
     remove_leftovers(folder)

@@ -67,7 +67,7 @@ def _adapter(folder: Path) -> Path:
 def _common(adapters: Sequence[Path]) -> Passport:
     """The passport of all; the style of the transcripts that they were trained on may differ.
 
-    Raises `CheckpointError` where they differ in what decides a transcript or a score.
+    Raises `CheckpointError` if they differ in what decides a transcript or a score.
     """
     passports = [read_passport(adapter) for adapter in adapters]
     for adapter, passport in zip(adapters, passports, strict=True):

@@ -235,7 +235,7 @@ class _Loop:
         return self._decoder.taught_loss_sum(encoded, labels, taught_mask(examples, labels), before)
 
     def _add_up(self, losses: Sequence[Tensor], stopping: bool) -> tuple[list[Tensor], bool]:
-        """Sums gradients and loss over all processes; all stop where one is asked to."""
+        """Sums gradients and loss over all processes; all stop if one is asked to."""
         device = self._adapted.speech.device
         gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in self._parameters]
         nats = torch.stack(list(losses)).sum() if losses else torch.zeros((), device=device)
@@ -281,7 +281,7 @@ def _data_sha256(data: TrainData) -> str:
 
 
 def _facts(example: Example) -> tuple[object, ...]:
-    """What of an example decides the training; marks only where there are some."""
+    """What of an example decides the training; marks only if there are some."""
     return (example.utterance.id, example.length_s, example.labels, *((example.taught,) if example.taught else ()))
 
 
@@ -441,7 +441,7 @@ def parameter_groups(adapted: Adapted, config: TrainConfig) -> list[dict[str, An
 
 
 def learning_rate(adapted: Adapted, config: TrainConfig, step: int, steps: int) -> float:
-    """The rate of update `step` of `steps`, counted from one: the decoder's, or the encoder's where it alone trains."""
+    """The rate of update `step` of `steps`, counted from one: the decoder's, or the encoder's if it alone trains."""
     peak: float = parameter_groups(adapted, config)[0]["lr"]
     return peak * _rate(step - 1, config.warmup_steps, steps)
 

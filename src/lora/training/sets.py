@@ -111,7 +111,7 @@ def _checked(manifest: Manifest, rules: Rules, config: DataConfig, kept: Kept) -
 
 
 def read_sets(config: RunConfig, kept: Kept) -> SpeechSets:
-    """Reads all manifests, splits dev off where it is not given, and makes sure that no recording is in two sets.
+    """Reads all manifests, splits dev off if it is not given, and makes sure that no recording is in two sets.
 
     Raises `ManifestError` with every problem of the first manifest that has one, when a test set holds a single utterance or synthesised
     speech, when sets share recordings, and when training, dev and domain share speakers although the split is by speaker.
@@ -169,7 +169,7 @@ def _require_words(sets: dict[str, SpeechSet]) -> None:
 
 
 def plan_copies(sets: SpeechSets, config: RunConfig) -> Augmenter | None:
-    """What makes varied copies of the training set, after it was split; None where none are asked for. Writes nothing."""
+    """What makes varied copies of the training set, after it was split; None if none are asked for. Writes nothing."""
     if config.augment.augment_copies == 0:
         return None
     others = {name: part.recordings for name, part in sets.named().items() if name != "train"}

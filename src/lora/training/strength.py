@@ -21,7 +21,7 @@ class Score(Protocol):
 
 
 def check(*, method: str, use_dora: bool, init_lora_weights: str, has_guard: bool) -> None:
-    """Raises `ConfigError` where a share of the update cannot be taken, or nothing tells how much general speech suffers."""
+    """Raises `ConfigError` if a share of the update cannot be taken, or nothing tells how much general speech suffers."""
     if not has_guard:
         raise ConfigError(
             "--strength-sweep needs general speech to guard: give --replay-manifest, with --replay-ratio 0 to keep it out of training"

@@ -32,9 +32,9 @@ def _taught(speech: LoadedModel, text: str, terms: Terms) -> tuple[bool, ...]:
 
 
 def require_sentences(terms: Terms, utterances: Iterable[Utterance]) -> str | None:
-    """A line that names the terms that no training sentence holds, which nothing teaches; None where there are none.
+    """A line that names the terms that no training sentence holds, which nothing teaches; None if there are none.
 
-    Raises `TermsError` where no sentence holds any.
+    Raises `TermsError` if no sentence holds any.
     """
     held = {found.term for utterance in utterances for found in terms.found(utterance.text or "")}
     absent = [term.written for term in terms if term.written not in held]

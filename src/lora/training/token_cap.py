@@ -14,7 +14,7 @@ TOO_MANY = 0.05
 def require_room(sets: SpeechSets, speech: LoadedModel, decode: DecodeSettings, *, chosen: bool) -> Iterator[str]:
     """A line for each scored set with references that the cap would cut.
 
-    Raises `ConfigError` where more than `TOO_MANY` of a set are, unless the user has `chosen` the cap.
+    Raises `ConfigError` if more than `TOO_MANY` of a set are, unless the user has `chosen` the cap.
     """
     for name, part in sets.named().items():
         if name in ("train", "replay"):

@@ -70,7 +70,7 @@ def _get(key: str) -> int:
 def set_value(key: str, text: str) -> Any:
     """Writes a key's value, from the words of a command line; folders are written with their whole path. Returns the value.
 
-    Raises `ConfigError`, with the file as it was, where key or value is none, and `RunFolderError` where the disk refuses.
+    Raises `ConfigError`, with the file as it was, if key or value is none, and `RunFolderError` if the disk refuses.
     """
     file = user_file()
     value: Any = text

@@ -103,7 +103,7 @@ class History:
         self._audio(gone).unlink(missing_ok=True)
 
     def copy(self, text: str) -> None:
-        """Into the system's clipboard. Raises `LoraError` where the system has none: the terminal's own may have taken it."""
+        """Into the system's clipboard. Raises `LoraError` if the system has none: the terminal's own may have taken it."""
         import pyperclip
 
         try:

@@ -87,7 +87,7 @@ def _test(text: str, table: Table) -> None:
 def add(file: Path, entry: Replacement) -> None:
     """Writes an entry behind those of a table, which keeps its comments, and is made where it is missing. For the app's key too.
 
-    Raises `ConfigError`, with the table as it was, where the entry does not fit, and `RunFolderError` where the disk refuses.
+    Raises `ConfigError`, with the table as it was, if the entry does not fit, and `RunFolderError` if the disk refuses.
     """
     _change(file, lambda content: content + ("\n" if content.strip() else "") + _block(entry), lambda entries: (*entries, entry))
 

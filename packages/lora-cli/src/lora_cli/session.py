@@ -53,7 +53,7 @@ class History(Protocol):
 
     def remove(self, final: Final) -> None: ...
     def copy(self, text: str) -> None:
-        """Into the system's clipboard, where there is one; the terminal's own is the screen's business."""
+        """Into the system's clipboard, if there is one; the terminal's own is the screen's business."""
 
     def save(self, form: SaveFormat) -> Path:
         """Writes all that is kept; returns the file."""
@@ -94,7 +94,7 @@ class Session:
     source_name: str
     results: History
     devices: Callable[[], tuple[InputDevice, ...]] | None = None
-    """The microphones there are; None where a recording is heard in place of one. Raises `LoraError` without a sound library."""
+    """The microphones there are; None if a recording is heard in place of one. Raises `LoraError` without a sound library."""
     theme: str = "dark"
     """Or `light`."""
 

@@ -87,7 +87,7 @@ def user_file() -> Path:
 
 
 def read_user_settings() -> Settings:
-    """The user's settings, those of a fresh install where there is no file. Raises `ConfigError` with file, key and remedy."""
+    """The user's settings, those of a fresh install if there is no file. Raises `ConfigError` with file, key and remedy."""
     file = user_file()
     values = read_values(file)
     for key, value in values.items():
@@ -96,7 +96,7 @@ def read_user_settings() -> Settings:
 
 
 def read_values(file: Path) -> dict[str, Any]:
-    """The keys of a file as they stand there, none where there is no file. Raises `ConfigError` when it is no TOML."""
+    """The keys of a file as they stand there, none if there is no file. Raises `ConfigError` when it is no TOML."""
     if not file.exists():
         return {}
     try:

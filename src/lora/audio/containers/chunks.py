@@ -41,7 +41,7 @@ class Header:
     codec: int | bytes
     """WAV's format tag, or the four letters of CAF and AIFC."""
     claim: Claim | None
-    """None where the file has no chunk of sound."""
+    """None if the file has no chunk of sound."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,7 @@ _CAF = _Layout("big", 4, 8, 1)
 
 
 def header(data: bytes) -> Header | None:
-    """What a file of chunks says. None where `data` is none, or lacks what comes before the sound."""
+    """What a file of chunks says. None if `data` is none, or lacks what comes before the sound."""
     for magic, read in _READERS.items():
         if data.startswith(magic):
             try:
@@ -85,7 +85,7 @@ def header(data: bytes) -> Header | None:
 
 
 def check_avi(data: bytes) -> None:
-    """Raises `BrokenFileError` where the whole is shorter than its header says."""
+    """Raises `BrokenFileError` if the whole is shorter than its header says."""
     size = int.from_bytes(data[4:8], "little")
     if _claimed(size, None) is not None and size + 8 > len(data):
         raise BrokenFileError(f"the file is truncated: {size + 8 - len(data)} of its bytes are missing; copy or record it again")

@@ -19,13 +19,13 @@ class Claim:
     """Bytes of sound that a header speaks of, and those that lie there."""
 
     claimed: int | None
-    """None where the header leaves it open, as writers to a pipe do."""
+    """None if the header leaves it open, as writers to a pipe do."""
     held: int
     bytes_per_s: float
     remedy: str = "export it again, or open it as raw samples in an audio editor"
 
     def check(self) -> None:
-        """Raises `BrokenFileError` where the two differ by more than `TOLERANCE_S`."""
+        """Raises `BrokenFileError` if the two differ by more than `TOLERANCE_S`."""
         if self.claimed is None:
             return
         if self.claimed == 0 and self._lasts(self.held) > TOLERANCE_S:

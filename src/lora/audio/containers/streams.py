@@ -29,7 +29,7 @@ _EBML_OPEN: Final = {0x18538067, 0x1F43B675}
 
 
 def mpeg_frame(data: bytes, place: int) -> tuple[int, int, int] | None:
-    """Bytes, samples and rate of the MPEG audio frame whose header lies at `place`; None where none does."""
+    """Bytes, samples and rate of the MPEG audio frame whose header lies at `place`; None if none does."""
     if place + 4 > len(data) or data[place] != 0xFF or data[place + 1] & 0xE0 != 0xE0:
         return None
     version, layer = data[place + 1] >> 3 & 3, 4 - (data[place + 1] >> 1 & 3)
@@ -56,7 +56,7 @@ Frame = Callable[[bytes, int], tuple[int, int, int] | None]
 
 
 def first_frame(data: bytes, frame: Frame) -> int | None:
-    """Where the first of three frames in a row starts, or of as many as there are; None where there is none."""
+    """Where the first of three frames in a row starts, or of as many as there are; None if there is none."""
     start = behind_tags(data)
     for found in _SYNC.finditer(data, start, start + _SEARCHED):
         place, count = found.start(), 0
@@ -68,7 +68,7 @@ def first_frame(data: bytes, frame: Frame) -> int | None:
 
 
 def check_mp3(data: bytes) -> None:
-    """Raises `BrokenFileError` where the last frame is cut, or frames are missing that the Xing or Info frame counts."""
+    """Raises `BrokenFileError` if the last frame is cut, or frames are missing that the Xing or Info frame counts."""
     place = first_frame(data, mpeg_frame)
     if place is None:
         return
@@ -80,7 +80,7 @@ def check_mp3(data: bytes) -> None:
 
 
 def _mpeg_frames(data: bytes, place: int) -> Iterator[tuple[int, int, int]]:
-    """End, samples and rate of each frame from `place` on. Raises `BrokenFileError` where one is cut, or another recording follows."""
+    """End, samples and rate of each frame from `place` on. Raises `BrokenFileError` if one is cut, or another recording follows."""
     while place >= 0:
         if data.startswith(b"ID3", place):
             raise BrokenFileError(_SEVERAL)
@@ -104,7 +104,7 @@ def without_tail(data: bytes) -> bytes:
 
 
 def check_adts(data: bytes) -> None:
-    """Raises `BrokenFileError` where the last frame is cut."""
+    """Raises `BrokenFileError` if the last frame is cut."""
     place = first_frame(data, adts_frame)
     while place is not None and (one := adts_frame(data, place)) is not None:
         place += one[0]
@@ -144,7 +144,7 @@ def _resumed(data: bytes, place: int) -> int:
 
 
 def check_ogg(data: bytes) -> None:
-    """Raises `BrokenFileError` where the last page is cut, a page is missing, or one recording follows another."""
+    """Raises `BrokenFileError` if the last page is cut, a page is missing, or one recording follows another."""
     place, numbers, begun = 0, dict[int, int](), False
     while place < len(data):
         page = data[place : place + 27]
@@ -186,7 +186,7 @@ def ogg_streams(data: bytes) -> int:
 
 
 def check_flac(data: bytes) -> None:
-    """Raises `BrokenFileError` where more sound follows than the header says, as decoders leave it out."""
+    """Raises `BrokenFileError` if more sound follows than the header says, as decoders leave it out."""
     start = behind_tags(data)
     if data.find(b"fLaC\0\0\0\x22", start + 4) > 0:
         raise BrokenFileError(_SEVERAL)
@@ -205,7 +205,7 @@ def _fits_flac(form: int, described: bytes) -> bool:
 
 
 def _last_flac_frame(data: bytes, start: int) -> int | None:
-    """Number of the sample with which the last frame starts; None where none is found. The stream starts at `start`."""
+    """Number of the sample with which the last frame starts; None if none is found. The stream starts at `start`."""
     number = _last_flac_frame_from(data, start, max(0, len(data) - _SEARCHED // 8))  # one of speech is shorter
     return _last_flac_frame_from(data, start, max(0, len(data) - _SEARCHED)) if number is None else number
 
@@ -238,7 +238,7 @@ def _crc8(header: bytes) -> int:
 
 
 def check_mp4(data: bytes) -> None:
-    """Raises `BrokenFileError` where a box reaches beyond the file, or where the index is missing."""
+    """Raises `BrokenFileError` if a box reaches beyond the file, or if the index is missing."""
     place, names = 0, set[bytes]()
     while place + 8 <= len(data):
         size, name = int.from_bytes(data[place : place + 4], "big"), data[place + 4 : place + 8]
@@ -256,7 +256,7 @@ def check_mp4(data: bytes) -> None:
 
 
 def check_matroska(data: bytes) -> None:
-    """Raises `BrokenFileError` where an element reaches beyond the file."""
+    """Raises `BrokenFileError` if an element reaches beyond the file."""
     place = 0
     while place < len(data) and (data[place] or not is_no_sound(data[place:])):
         name, place = _number(data, place, keep_marker=True)

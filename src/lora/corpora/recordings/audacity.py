@@ -19,7 +19,7 @@ _SPEAKER = re.compile(r"\[\[([^\]]+)\]\] *(\S.*)")
 def label_segments(file: Timed) -> Iterator[Segment | Bad]:
     """The labels that last some time, in the file's order; a label at one point is named, an empty one is no segment.
 
-    Raises `ManifestError` where the file cannot be read or holds none.
+    Raises `ManifestError` if the file cannot be read or holds none.
     """
     lines = [(number, line) for number, line in enumerate(read_text(file.path).splitlines(), start=1) if line.strip()]
     labels = [(number, line) for number, line in lines if not line.startswith("\\")]

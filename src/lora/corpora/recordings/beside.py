@@ -30,7 +30,7 @@ class Timed:
 
 
 Reader = Callable[[Timed], Iterator[Segment | Bad]]
-"""The segments of one file. Raises `ManifestError` where it cannot be read or holds none."""
+"""The segments of one file. Raises `ManifestError` if it cannot be read or holds none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class Where:
 def read_timed(source: Path, where: Where, read: Reader) -> Iterator[Segment | Bad]:
     """The segments of a file, or of all such files under a folder, where a subfolder's name is the speaker's.
 
-    Raises `ConfigError` where a flag is for the other kind of source, `ManifestError` where there is nothing or a speaker is unclear.
+    Raises `ConfigError` if a flag is for the other kind of source, `ManifestError` if there is nothing or a speaker is unclear.
     """
     if source.is_dir():
         if where.recording is not None:
@@ -70,7 +70,7 @@ def read_timed(source: Path, where: Where, read: Reader) -> Iterator[Segment | B
 
 
 def folder_timed(folder: Path, where: Where, read: Reader, files: Sequence[Path] = ()) -> Iterator[Segment | Bad]:
-    """As `read_timed` of a folder; of these files alone, where there are some."""
+    """As `read_timed` of a folder; of these files alone, if there are some."""
     files = files or files_of(folder, where.suffixes)
     if not files:
         raise ManifestError(f"{folder}: holds no {where.what}")
@@ -96,7 +96,7 @@ def _timed(folder: Path, path: Path, where: Where, taken: dict[tuple[Path, int |
 
 
 def _mirrored(folder: Path, path: Path, audio_dir: Path | None) -> Path | None:
-    """Where recordings lie: in the same subfolder of `audio_dir` where there is one, else in itself."""
+    """Where recordings lie: in the same subfolder of `audio_dir` if there is one, else in itself."""
     if audio_dir is None:
         return None
     below = audio_dir / path.parent.relative_to(folder)
@@ -104,14 +104,14 @@ def _mirrored(folder: Path, path: Path, audio_dir: Path | None) -> Path | None:
 
 
 def files_of(folder: Path, suffixes: frozenset[str]) -> list[Path]:
-    """Files of these kinds under a folder. Raises `ManifestError` where it is none."""
+    """Files of these kinds under a folder. Raises `ManifestError` if it is none."""
     if not folder.is_dir():
         raise ManifestError(f"{folder}: no such folder")
     return sorted(path for path in files_below(folder) if path.suffix.lower() in suffixes and path.is_file() and path.name[0] != ".")
 
 
 def found_recording(path: Path) -> Path | None:
-    """The recording of a file with times; None where there is none, or which one is unclear."""
+    """The recording of a file with times; None if there is none, or which one is unclear."""
     try:
         return recording_of(path)[0]
     except ManifestError:
@@ -121,7 +121,7 @@ def found_recording(path: Path) -> Path | None:
 def recording_of(path: Path, folder: Path | None = None, *, split: bool = False) -> tuple[Path, int | None]:
     """The recording of `talk.srt` or `talk.en.srt` in `folder`, which is beside it where None; with `split` the channel of `talk.1.srt`.
 
-    Raises `ManifestError` where there is none or several.
+    Raises `ManifestError` if there is none or several.
     """
     stem, place = path.with_suffix("").name, path.parent if folder is None else folder
     side = _SIDE.search(stem) if split else None

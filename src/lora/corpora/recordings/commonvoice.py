@@ -12,7 +12,7 @@ from lora.errors import ConfigError, ManifestError
 def common_voice_segments(source: Path, split: str | None = None) -> Iterator[Segment | Bad]:
     """The rows of a table, or of the one that a language's folder has for `split`; `client_id` is the speaker.
 
-    Raises `ManifestError` where there is no such table, with those that there are; `ConfigError` for a split beside a table.
+    Raises `ManifestError` if there is no such table, with those that there are; `ConfigError` for a split beside a table.
     """
     return map(_segment, csv_items(CsvSource(_table(source, split), "path", "sentence", "client_id", quotes="plain")))
 

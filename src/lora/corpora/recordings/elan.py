@@ -28,7 +28,7 @@ class _Annotation:
     id: str
     text: str
     start: str = ""
-    """Time slots; empty where it refers to `parent`."""
+    """Time slots; empty if it refers to `parent`."""
     end: str = ""
     parent: str = ""
     previous: str = ""
@@ -52,7 +52,7 @@ class _Tier:
 class _Document:
     path: Path
     slots: dict[str, int | None] = field(default_factory=dict)
-    """Milliseconds of each time slot, in their order; None where nobody has set it."""
+    """Milliseconds of each time slot, in their order; None if nobody has set it."""
     origins: dict[str, int] = field(default_factory=dict)
     """Where in a recording, by its name without the suffix, the document begins, in milliseconds."""
     tiers: list[_Tier] = field(default_factory=list)
@@ -83,7 +83,7 @@ def _segments(file: Timed, tiers: Sequence[str]) -> Iterator[Segment | Bad]:
 
 
 _Times = tuple[int, int] | None
-"""Start and end in milliseconds; None where nobody has set them."""
+"""Start and end in milliseconds; None if nobody has set them."""
 
 
 def _groups(document: _Document, tier: _Tier, known: dict[str, _Annotation]) -> Iterator[tuple[list[_Annotation], _Times]]:

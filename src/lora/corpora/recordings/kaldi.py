@@ -1,4 +1,4 @@
-"""A Kaldi data directory: wav.scp, text, and where there are some segments and utt2spk. Nothing that it names is executed."""
+"""A Kaldi data directory: wav.scp and text, with segments and utt2spk if there are any. Nothing that it names is executed."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -144,7 +144,7 @@ def _sides(recordings: dict[str, Path], table: dict[str, _Entry], bad: list[Bad]
 
 
 def _speakers(table: dict[str, _Entry]) -> dict[str, str] | None:
-    """Who speaks; None where nobody knows: then Kaldi wants every utterance to be its own speaker."""
+    """Who speaks; None if nobody knows: then Kaldi wants every utterance to be its own speaker."""
     if not table or all(entry.rest == name for name, entry in table.items()):
         return None
     return {name: entry.rest for name, entry in table.items()}

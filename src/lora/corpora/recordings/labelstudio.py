@@ -35,7 +35,7 @@ class _Region:
 def label_studio_segments(path: Path, audio_dir: Path | None = None) -> Iterator[Segment | Bad]:
     """The regions with a text, task by task. Recordings lie in `audio_dir`, else beside the export.
 
-    Raises `ManifestError` where it cannot be read, or is another export than "JSON".
+    Raises `ManifestError` if it cannot be read, or is another export than "JSON".
     """
     tasks = read_json(path, Any, ManifestError)
     if not isinstance(tasks, list) or not all(isinstance(task, dict) for task in tasks):

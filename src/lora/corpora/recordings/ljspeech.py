@@ -20,7 +20,7 @@ def is_ljspeech(table: Path) -> bool:
 def ljspeech_segments(source: Path, *, normalised: bool = False) -> Iterator[Segment | Bad]:
     """The rows of a `metadata.csv`, or of the one in a folder; with `normalised` their third cell, in which numbers are words.
 
-    Raises `ManifestError` where it cannot be read.
+    Raises `ManifestError` if it cannot be read.
     """
     table = source / "metadata.csv" if source.is_dir() else source
     if not table.is_file():

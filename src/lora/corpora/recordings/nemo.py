@@ -40,7 +40,7 @@ class _Line:
 
 
 def nemo_segments(path: Path, audio_dir: Path | None = None) -> Iterator[Segment | Bad]:
-    """The rows of a manifest; recordings are relative to it, or to `audio_dir`. Raises `ManifestError` where it cannot be read."""
+    """The rows of a manifest; recordings are relative to it, or to `audio_dir`. Raises `ManifestError` if it cannot be read."""
     rows = read_bytes(path, ManifestError).splitlines()
     if not any(row.strip() for row in rows):
         raise ManifestError(f"{path}: is empty; every line must hold one JSON object with `audio_filepath` and `text`")

@@ -45,7 +45,7 @@ class _Recordings:
 
 
 def stm_segments(path: Path, audio_dir: Path | None = None) -> Iterator[Segment | Bad]:
-    """The segments of an STM, in its order. Raises `ManifestError` where the file cannot be read or holds none."""
+    """The segments of an STM, in its order. Raises `ManifestError` if the file cannot be read or holds none."""
     recordings = _Recordings(audio_dir or path.parent, _first_channel(path))
     for number, line in _lines(path):
         place, cells = f"{path.name} line {number}", line.split(maxsplit=5)
@@ -125,7 +125,7 @@ def _first_channel(path: Path) -> int:
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Lines with their numbers, without comments. Raises `ManifestError` where there is none."""
+    """Lines with their numbers, without comments. Raises `ManifestError` if there is none."""
     lines = [(number, line.strip()) for number, line in enumerate(read_text(path).splitlines(), start=1)]
     found = [(number, line) for number, line in lines if line and not line.startswith(COMMENT)]
     if not found:

@@ -26,7 +26,7 @@ class Segment:
     whole: bool = False
     """The recording is a clip of its own: its file is taken as it is."""
     channel: int | None = None
-    """Which channel it is said on, counted from 1, where its source tells."""
+    """Which channel it is said on, counted from 1, if its source tells it."""
 
     def bad(self, reason: str, *, expected: bool = False) -> Bad:
         return Bad(self.place, f"{self.id}: {reason}", expected)

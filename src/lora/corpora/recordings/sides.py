@@ -19,7 +19,7 @@ UNCLEAR_RATIO: Final = 4.0
 
 
 def on_sides(recording: Path, segments: Sequence[Segment]) -> list[Segment | Bad]:
-    """The segments with the channel that each is said on: where none is named, the loudest one meanwhile.
+    """The segments with the channel that each is said on: if none is named, the loudest one meanwhile.
 
     Of a named speaker beside others, all that is said decides; elsewhere each segment by itself, and its channel is its speaker. Raises
     `AudioError` for a recording of one channel.

@@ -52,7 +52,7 @@ class _Cue:
 def subtitle_segments(file: Timed, longest_s: float = math.inf) -> Iterator[Segment | Bad]:
     """The cues of one file, in its order; a voice that a cue names is its speaker. A longer one is cut at its inline times.
 
-    Raises `ManifestError` where the file cannot be read or holds no cue.
+    Raises `ManifestError` if the file cannot be read or holds no cue.
     """
     path = file.path
     cues = list(_cues(path))

@@ -66,7 +66,7 @@ def _is(tier: Tier, name: str) -> bool:
 
 
 def read_tiers(path: Path) -> list[Tier]:
-    """The tiers of a file, in its order. Raises `ManifestError` where it is no TextGrid in text form, or ends too soon."""
+    """The tiers of a file, in its order. Raises `ManifestError` if it is no TextGrid in text form, or ends too soon."""
     with path.open("rb") as stream:
         if stream.read(12) == b"ooBinaryFile":
             raise ManifestError(f"{path}: is a binary TextGrid; save it in Praat as a text file")

@@ -21,7 +21,7 @@ _Voice = tuple[Path, int | None, str | None]
 def joined(segments: Iterable[Segment | Bad], pause_s: float, max_s: float) -> Iterator[Segment | Bad]:
     """Segments of one recording, channel and speaker become one where no longer pause lies between.
 
-    One that lasts over `max_s` is cut at its longest pause, again and again; where there is none it stays, for the cutter to name.
+    One that lasts over `max_s` is cut at its longest pause, again and again; if there is none it stays, for the cutter to name.
     A segment whose times are none is given as it is, for the cutter as well.
     """
     voices: dict[_Voice, list[Segment]] = {}

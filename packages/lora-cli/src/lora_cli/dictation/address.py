@@ -20,7 +20,7 @@ MOST_BYTES: Final = 1 << 20
 def socket_path() -> Path:
     """The service's Unix socket, in the user's folder for running programs.
 
-    Raises `DictationError` where there is no such folder, or where others may enter it.
+    Raises `DictationError` if there is no such folder, or if others may enter it.
     """
     if os.name == "nt":
         raise DictationError("the dictation service runs on Linux and macOS; on Windows use moonshine, and copy the text")

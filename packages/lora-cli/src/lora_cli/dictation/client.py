@@ -58,7 +58,7 @@ def _tell(command: str, arguments: list[str]) -> int:
 
 
 def ask(command: str) -> Any:
-    """The service's answer. Raises `DictationError` where there is none, and for what it refuses."""
+    """The service's answer. Raises `DictationError` if there is none, and for what it refuses."""
     path = socket_path()
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:

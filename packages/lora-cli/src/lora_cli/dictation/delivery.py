@@ -24,7 +24,7 @@ class Way(Protocol):
     """How text is delivered. Both raise `LoraError`."""
 
     def target(self) -> x11.Window | None:
-        """Where text of a recording that starts now belongs; None where that is always the same place."""
+        """Where text of a recording that starts now belongs; None if that is always the same place."""
 
     def deliver(self, text: str, target: x11.Window | None) -> None: ...
 
@@ -106,7 +106,7 @@ class ToProgram:
 def choose(to: str, *, paste_key: str, any_window: bool, environment: Mapping[str, str] = os.environ) -> Way:
     """The way that `--to` names.
 
-    Raises `DictationError` for a program that is not installed, and where there is no X display to press keys on.
+    Raises `DictationError` for a program that is not installed, and if there is no X display to press keys on.
     """
     if to == "stdout":
         return ToStdout()

@@ -131,7 +131,7 @@ class Service:
             self._heard(message)
 
     def _wait_s(self) -> float | None:
-        """Until something is due; None where nothing is."""
+        """Until something is due; None if nothing is."""
         due = [] if self._ends_at is None else [self._ends_at]
         due += [self._lost_at + LOST_S] if self._lost is not None and not self._targets else []
         return max(0.0, min(due) - time.monotonic()) if due else None

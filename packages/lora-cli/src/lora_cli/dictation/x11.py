@@ -35,7 +35,7 @@ class Window:
 
 
 def focused() -> Window:
-    """The window that gets what is typed. Raises `DeliveryError` where none does."""
+    """The window that gets what is typed. Raises `DeliveryError` if none does."""
     key = run("xdotool", "getwindowfocus").decode().strip()
     title = run("xdotool", "getwindowname", key).decode(errors="replace").strip()
     return Window(key, title)
@@ -96,7 +96,7 @@ class Offer:
     """Text on the clipboard for one paste. xclip writes a line for each request that it waits for: a second once one was answered."""
 
     def __init__(self, text: str) -> None:
-        """Raises `DeliveryError` where xclip cannot take the clipboard."""
+        """Raises `DeliveryError` if xclip cannot take the clipboard."""
         self._changed = threading.Condition()
         self._requests = 0
         self._over = False

@@ -89,7 +89,7 @@ class Final:
     other_voice: str | None = None
     other_text: str | None = None
     heard: str | None = None
-    """What `text` was before the user's replacements; None where they changed nothing."""
+    """What `text` was before the user's replacements; None if they changed nothing."""
     applied: tuple[Applied, ...] = ()
 
 

@@ -50,7 +50,7 @@ class Take:
     """The voice compared with."""
     segmenter: Segmenter
     chunks: list[Waveform] = field(default_factory=list)
-    """All of it; empty where each utterance stands for itself."""
+    """All of it; empty if each utterance stands for itself."""
     segments: list[Segment] = field(default_factory=list)
     others: list[str] = field(default_factory=list)
     """What the voice compared with says to each segment."""

@@ -27,7 +27,7 @@ KEYS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Booth:
-    """`open_engine` is None where no model listens; `open_source` raises `lora.errors.LoraError` without a microphone."""
+    """`open_engine` is None if no model listens; `open_source` raises `lora.errors.LoraError` without a microphone."""
 
     folder: Folder
     prompts: Sequence[Prompt]
@@ -77,7 +77,7 @@ def complaints(sitting: Sitting) -> list[str]:
 
 
 def sound(booth: Booth, sitting: Sitting) -> Waveform | None:
-    """What the play key plays: the take that is being judged, or the one kept last. None where there is neither."""
+    """What the play key plays: the take that is being judged, or the one kept last. None if there is neither."""
     if sitting.playable is not None:
         return sitting.playable
     row = sitting.last and booth.folder.rows[sitting.last.set].get(sitting.last.id)

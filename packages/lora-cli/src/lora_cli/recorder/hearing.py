@@ -12,7 +12,7 @@ from lora_cli.session import OnLevel, OnProblem, OnSamples, Source
 RETRY_S: Final = 2.0
 
 OpenSource = Callable[[OnSamples, OnLevel, OnProblem], Source]
-"""Opens the microphone; raises `lora.errors.LoraError` where there is none."""
+"""Opens the microphone; raises `lora.errors.LoraError` if there is none."""
 
 
 class Hearing:

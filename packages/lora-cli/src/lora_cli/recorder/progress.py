@@ -25,7 +25,7 @@ Rows = Mapping[PromptSet, Mapping[str, Row]]
 
 @dataclass(frozen=True, slots=True)
 class Outlook:
-    """Whether what is recorded is enough for a verdict. `test_needed` is None where that is not known, `reason` says why."""
+    """Whether what is recorded is enough for a verdict. `test_needed` is None if that is not known, `reason` says why."""
 
     train_missing: str
     """What the training set lacks, in words; empty for nothing."""

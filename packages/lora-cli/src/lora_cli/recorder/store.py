@@ -35,7 +35,7 @@ class Heading(msgspec.Struct, frozen=True, kw_only=True):
     source: str
     language: Language
     model_id: str | None
-    """None where none listens."""
+    """None if none listens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +128,7 @@ def rows(path: Path) -> dict[PromptSet, dict[str, Row]]:
 
 
 def stored(path: Path) -> tuple[Heading, list[Prompt]] | None:
-    """The sentences that belong to a folder; None where there are none yet. Raises `PromptsError` for a file of another kind."""
+    """The sentences that belong to a folder; None if there are none yet. Raises `PromptsError` for a file of another kind."""
     file = path / PROMPTS_FILE
     if not file.exists():
         return None

@@ -28,7 +28,7 @@ NAMED: Final = 6
 
 
 def fault(shown: str, said: Sequence[str], heard: str, language: Language) -> Fault | None:
-    """What differs between a sentence and what the model heard; None where it is near enough.
+    """What differs between a sentence and what the model heard; None if it is near enough.
 
     `said` are other ways to write what is said, such as the spoken forms of terms: the nearest one counts.
     """

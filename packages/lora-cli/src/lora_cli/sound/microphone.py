@@ -192,7 +192,7 @@ def _format(sounddevice: Any, device: Device) -> tuple[int, int]:
 
 
 def _refusal(sounddevice: Any, device: Device, rate_hz: int, channels: int) -> str | None:
-    """Why a device cannot be opened so; None where it can."""
+    """Why a device cannot be opened so; None if it can."""
     try:
         sounddevice.check_input_settings(device=device.index, samplerate=rate_hz, channels=channels, dtype="float32")
     except sounddevice.PortAudioError as error:
@@ -210,7 +210,7 @@ def play(samples: Waveform) -> None:
         rate_hz = round(sounddevice.query_devices(kind="output")["default_samplerate"])
         with _IN_USE:
             sounddevice.play(resample(samples, SAMPLE_RATE_HZ, rate_hz), rate_hz, blocking=True)
-    except (sounddevice.PortAudioError, ValueError) as error:  # the second where there is no output at all
+    except (sounddevice.PortAudioError, ValueError) as error:  # the second if there is no output at all
         raise AudioError(f"nothing to play on ({_reason(error)}); connect a loudspeaker or headphones") from error
 
 
