@@ -1,4 +1,4 @@
-"""What the base model says of a set of speech, kept for later runs: the same weights say the same of the same sound."""
+"""Caches the base model's scores and transcripts: the same weights give the same text for the same audio."""
 
 from collections.abc import Callable, Sequence
 from typing import TypeVar
@@ -24,7 +24,7 @@ class BaseScores:
     def known(
         self, kind: type[Result], evaluator: Evaluator, examples: Sequence[Example], compute: Callable[[], Result]
     ) -> tuple[Result, bool]:
-        """What `compute` gives for the base model in `evaluator` on these examples, and whether it was known.
+        """What `compute` gives for the base model in `evaluator` on these examples, and whether it came from the cache.
 
         The key is all that decides it: weights, arithmetic, sound, references, labels, decode settings, code and versions. A kept file that
         is damaged is made again.

@@ -23,7 +23,7 @@ from lora.system.process import give_back_memory
 from lora.units import Seconds
 
 NAMED = 8
-"""Clips of a batch that a message names."""
+"""How many clips of a batch a message names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,7 @@ class Evaluator:
         return Evaluation(score=score, loss=sum(losses) / sum(len(example.labels) for example in examples))
 
     def transcribe(self, examples: Sequence[Example], advance: Callable[[int], None] = lambda _count: None) -> list[Transcript]:
-        """Transcripts of any number of examples, in their order; their labels are not looked at. Several processes share the batches."""
+        """Transcripts of any number of examples, in their order; their labels are not used. Several processes share the batches."""
         decoder = Decoder(self.speech)
 
         def batch(indices: Sequence[int], encoded: Encoded) -> tuple[float, list[Transcript]]:
@@ -136,7 +136,7 @@ def score_transcripts(examples: Sequence[Example], transcripts: Sequence[Transcr
 
 
 class _Batch(NamedTuple):
-    """What came of a batch: its place among all, its examples, their summed loss and transcripts."""
+    """The result of a batch: its number, its examples, their summed loss and transcripts."""
 
     number: int
     indices: list[int]

@@ -15,10 +15,10 @@ from lora.system import distributed
 from lora.system.parallel import spread
 
 OTHERS: Final = 4
-"""Texts of other clips that a clip's own is held against."""
+"""How many texts of other clips a clip's own text is compared with."""
 
 BETTER_NATS: Final = 1.0
-"""By how much, in nats per token, the own text must be likelier than others. Right texts are so by 1.5 to 8 nats (105 clips of AN4,
+"""How much likelier, in nats per token, a clip's own text must be than others. Right texts are so by 1.5 to 8 nats (105 clips of AN4,
 LibriSpeech and speechocean762, tiny), texts of other clips by 0.1 on average."""
 
 

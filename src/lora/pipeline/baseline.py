@@ -29,16 +29,16 @@ without EOS give about 1, labels shifted twice 10 and more."""
 OWN_TRANSCRIPT_CLIPS = 8
 
 FOREIGN_SHOWN = 20
-"""Rows with a text of another recording that a message names."""
+"""How many rows with another recording's text a message names."""
 
 
 def evaluator_of(prepared: Prepared, features: Features) -> Evaluator:
-    """The run's model as it is evaluated, reading these encoder outputs."""
+    """The evaluator of the run's model, reading these encoder outputs."""
     return Evaluator(prepared.speech, features, prepared.decode, prepared.config.eval.eval_batch_size)
 
 
 def baseline_of(prepared: Prepared, part: list[Example], evaluator: Evaluator, display: Display) -> tuple[Evaluation, bool]:
-    """The base model's scores, and whether they are those of an earlier run."""
+    """The base model's scores, and whether they come from the cache."""
     scores = BaseScores(prepared.config.data.audio(), prepared.kept)
     found, again = scores.known(Evaluation, evaluator, part, lambda: scored(evaluator, part, display))
     if again:
@@ -47,7 +47,7 @@ def baseline_of(prepared: Prepared, part: list[Example], evaluator: Evaluator, d
 
 
 def require_sound_labels(prepared: Prepared, part: list[Example], baseline: Evaluation, evaluator: Evaluator) -> None:
-    """Refuses to train when the model finds its own transcripts unlikely: labels and logits do not line up then."""
+    """Refuses to train if the model finds its own transcripts unlikely: labels and logits are misaligned then."""
     speech = prepared.speech
     said = [
         (example, row.hypothesis) for example, row in zip(part, baseline.score.utterances, strict=True) if row.hypothesis and not row.capped
@@ -144,7 +144,7 @@ def _labelled_by_base(prepared: Prepared, part: SpeechSet, evaluator: Evaluator,
 
 
 def _said_by_base(prepared: Prepared, part: list[Example], evaluator: Evaluator, display: Display) -> list[Transcript]:
-    """The base model's transcripts, or those of an earlier run: the adapter must not be attached yet."""
+    """The base model's transcripts, from the cache if possible. The adapter must not be attached yet."""
 
     def transcribe() -> list[Transcript]:
         with display.bar(len(part), "utterances") as advance:

@@ -19,12 +19,12 @@ from lora.training.loop import Progress, TrainData, planned_steps, train
 from lora.training.sets import SpeechSet, with_copies
 
 TESTS = ("domain", "heldout")
-"""Sets that only report."""
+"""Sets that are only reported."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fitted:
-    """What came of a training whose adapter nobody keeps. `dev` and `guard` are of the best step; `guard` is None without replay."""
+    """The result of a training whose adapter is not kept. `dev` and `guard` are of the best step; `guard` is None without replay."""
 
     outcome: TrainOutcome
     dev: Evaluation
@@ -34,7 +34,8 @@ class Fitted:
 def fit(prepared: Prepared, reporter: Reporter, progress_of: Callable[[Callable[[int, str], None]], Progress]) -> Fitted:
     """Trains with the run's settings and scores the best step on dev and guard alone: no test set is encoded or evaluated.
 
-    `progress_of` takes what moves the bar, and gives what the loop reports to. Changes the model of `prepared`. Raises as `train` does.
+    `progress_of` takes the function that moves the bar and returns what the loop reports to. Changes the model of `prepared`. Raises as
+    `train` does.
     """
     display = reporter.display
     if prepared.augmenter is not None:
@@ -56,7 +57,7 @@ def training_title(adapted: Adapted) -> str:
 
 
 def augmented(prepared: Prepared, augmenter: Augmenter, reporter: Reporter) -> tuple[Prepared, Augmentation]:
-    """The run with varied copies behind its training utterances; from here on they are utterances like any other."""
+    """The run with varied copies added to its training utterances; from here on they are treated like any other utterance."""
     clips = len(prepared.sets.train) * prepared.config.augment.augment_copies
     with reporter.display.stage("augment", "Augmenting the training speech"):
         with reporter.display.bar(clips, "clips") as advance:
@@ -82,7 +83,7 @@ def attached(prepared: Prepared, evaluator: Evaluator) -> tuple[Adapted, Evaluat
     """The model with a new adapter, and what evaluates it."""
     config = prepared.config
     adapted = adapters.attach(prepared.speech, config.adapter, config.train.seed, prepared.sites)
-    if adapted.trains_encoder:  # the encoder that was made before it had an adapter knows nothing of it
+    if adapted.trains_encoder:  # the existing encoder was built before the adapter was attached
         features = LiveFeatures(prepared.speech, config.data.audio(), gradient_checkpointing=config.train.gradient_checkpointing)
         evaluator = replace(evaluator, features=features)
     return adapted, evaluator

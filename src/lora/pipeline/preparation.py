@@ -1,5 +1,5 @@
-"""All that is known and checked before anything expensive starts: settings, folder, device, speech, checkpoint, sites. Writes nothing but
-what the check of recordings keeps."""
+"""Reads and checks everything before the expensive part starts: settings, folder, device, speech, checkpoint, sites. Writes only what
+the check of recordings caches."""
 
 import platform
 from collections.abc import Iterator
@@ -39,7 +39,7 @@ from lora.training.token_cap import require_room
 
 @dataclass(frozen=True)
 class Prepared:
-    """All that is known and checked before anything expensive starts."""
+    """A run that has been read and checked, before anything expensive starts."""
 
     config: RunConfig
     sets: SpeechSets
@@ -52,9 +52,9 @@ class Prepared:
     equivalents: Equivalents | None = None
     terms: Terms | None = None
     unfinished: RunRecord | None = None
-    """The run that goes on, where one does."""
+    """The unfinished run to resume, if any."""
     hold: Hold = field(default_factory=Hold, compare=False)
-    """The main process's, of the run folder, once the run has begun."""
+    """The main process's hold on the run folder, once the run has begun."""
 
     @property
     def folder(self) -> Path:
@@ -67,9 +67,9 @@ class Prepared:
 
 def prepare(config: RunConfig, display: Display, *, resume: bool = False) -> Prepared:
     """Reads and checks everything: run folder, device, manifests with their audio, checkpoint, adapter sites.
-    Writes nothing but what the check of recordings keeps.
+    Writes only what the check of recordings caches.
 
-    Raises the `LoraError` that says what to mend.
+    Raises a `LoraError` that says what to fix.
     """
     folder = Path(config.output.output_dir)
     unfinished = distributed.from_main(lambda: resumable(folder, config) if resume else check(folder, config.output.overwrite))
@@ -81,14 +81,14 @@ def prepare(config: RunConfig, display: Display, *, resume: bool = False) -> Pre
 
 
 def require_outlets(config: RunConfig) -> None:
-    """Raises the `LoraError` of a tracker or a hub that could not take what the run is to send there."""
+    """Raises the `LoraError` of a tracker or hub that the run could not send its results to."""
     require_trackers(config.output.tracker_names())
     if config.output.push_to_hub is not None:
         publish.require_access(config.output.push_to_hub)
 
 
 def ready(config: RunConfig, display: Display) -> Prepared:
-    """Reads and checks what a training needs, as `prepare` does, with no run folder in view."""
+    """Reads and checks what training needs, as `prepare` does, but without a run folder."""
     device = choose_device(config.model.device)
     require_precision(device, config.model.precision)
     if config.train.strength_sweep:
@@ -127,7 +127,7 @@ def ready(config: RunConfig, display: Display) -> Prepared:
 
 
 def planned_sites(speech: LoadedModel, config: RunConfig) -> tuple[Site, ...]:
-    """The layers to adapt. Raises `ConfigError` as `adapters.plan` does, and for gradient checkpointing that has nothing to save."""
+    """The layers to adapt. Raises `ConfigError` as `adapters.plan` does, and for gradient checkpointing without an adapted encoder."""
     sites = adapters.plan(speech, config.adapter)
     if config.train.gradient_checkpointing and not any(site.in_encoder for site in sites):
         raise ConfigError(
@@ -146,7 +146,7 @@ def with_settings(prepared: Prepared, config: RunConfig) -> Prepared:
 
 
 def require_writable(terms: Terms, speech: LoadedModel) -> None:
-    """Raises `TermsError` for a term that the model's tokenizer gives back otherwise than it is written: it could never be found."""
+    """Raises `TermsError` for a term that the model's tokenizer cannot spell: it could never be found in a transcript."""
     for term in terms:
         if (back := speech.text(speech.labels(term.written)[:-1])) != term.written:
             raise TermsError(
@@ -156,7 +156,7 @@ def require_writable(terms: Terms, speech: LoadedModel) -> None:
 
 
 def _description(sets: SpeechSets) -> Iterator[str]:
-    """What was read, in lines for a person."""
+    """Describes what was read, in lines for a person."""
     for name, part in sets.named().items():
         yield f"{name:8} {len(part):6} utterances {part.seconds / 60:7.1f} min   {part.manifest.path}"
     for path, tags in {part.manifest.path: part.manifest.tags for part in sets.named().values()}.items():
@@ -171,7 +171,7 @@ def _description(sets: SpeechSets) -> Iterator[str]:
 
 
 def _how_little(train: SpeechSet) -> str | None:
-    """What so little speech can teach, where it is less than anybody has shown to help; None for more."""
+    """A warning that the training set is smaller than any known to help; None for a larger one."""
     if not is_little(len(train), train.seconds):
         return None
     utterances = f"{len(train)} utterance{'s' if len(train) != 1 else ''}"
@@ -181,7 +181,7 @@ def _how_little(train: SpeechSet) -> str | None:
 def write_augmented(config: RunConfig, count: int, display: Display) -> tuple[Path, int]:
     """Writes `count` varied copies of the training speech beside the run folder, for listening; returns where, and how many.
 
-    Trains nothing and needs no model. Raises the `LoraError` that says what to mend.
+    Trains nothing and needs no model. Raises a `LoraError` that says what to fix.
     """
     with display.stage("read", "Reading manifests and audio"):
         sets = read_sets(config, Kept())

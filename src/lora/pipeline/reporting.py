@@ -1,4 +1,4 @@
-"""What a run says while it goes on: to the screen, the log and the trackers, to each in its own form."""
+"""Reports a run's progress to the screen, the log and the trackers."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -47,7 +47,7 @@ class Reporter:
         self.trackers.log({f"train/{name}": value for name, value in values.items()}, step)
 
     def evaluated(self, step: Step, best: bool) -> None:
-        """What dev and guard say of a step."""
+        """Scores of a step on dev and guard."""
         guard = f", guard {self.metric} {100 * step.guard_wer:.2f} %" if step.guard_wer is not None else ""
         self.display.line(
             f"step {step.step:5} dev {self.metric} {100 * step.dev_wer:.2f} %, loss {step.dev_loss:.3f}{guard}{' *' if best else ''}"
@@ -57,7 +57,7 @@ class Reporter:
         self.trackers.log(values, step.step)
 
     def strengths(self, tried: Sequence[Strength], chosen: float) -> None:
-        """How much of the update was tried, and what was chosen."""
+        """The strengths that were tried, and the chosen one."""
         for one in tried:
             self.log.write("strength", **msgspec.structs.asdict(one))
             mark = " *" if one.strength == chosen else ""

@@ -54,7 +54,7 @@ def experiment(config: RunConfig, metrics_file: str, display: Display, *, resume
     """Baseline, training, tuned scores, verdict; the artifacts are in the run folder when it returns.
 
     `metrics_file` is the name of the flat metrics file. A failure or an interruption is written into the record and raised again.
-    With `resume` the folder's unfinished run goes on from its last checkpoint, or from the start if there is none: what comes before
+    With `resume` the folder's unfinished run continues from its last checkpoint, or from the start if there is none: what comes before
     the training is made again, for the most part read from the cache, and is the same. Of several processes the main one writes.
     """
     prepared = prepare(config, display, resume=resume)
@@ -81,7 +81,7 @@ def _experiment(prepared: Prepared, metrics_file: str, trackers: Trackers, displ
     except BaseException as error:
         status: records.Status = "failed" if isinstance(error, Exception) else "interrupted"
         message = _reason(error)
-        if distributed.is_main() and prepared.hold.stands():  # else what is there is not this run's
+        if distributed.is_main() and prepared.hold.stands():  # otherwise the folder belongs to another run
             log.write(status, error=message)
             record = _closed(record, display, status=status, error=message)
             records.write(record, prepared.folder)
@@ -90,12 +90,12 @@ def _experiment(prepared: Prepared, metrics_file: str, trackers: Trackers, displ
                 display.line(f"to continue, repeat the command with --resume: {_whence(checkpointing.newest(prepared.checkpoints))}")
         raise
     if distributed.is_main():
-        _publish(record, prepared.folder, log, display)  # the run is complete, whatever the hub says
+        _publish(record, prepared.folder, log, display)  # the run is complete even if the hub refuses
     return record
 
 
 def _opened(prepared: Prepared, display: Display) -> tuple[RunRecord, RunLog, TrainState | None]:
-    """The opening record and the log in the run folder, and the state of training that the run goes on from."""
+    """The opening record, the log in the run folder, and the state from which training resumes."""
     record, before, hold = opening_record(prepared), prepared.unfinished, prepared.hold
     file = prepared.folder / LOG_FILE if distributed.is_main() else None
     if before is None:
@@ -133,7 +133,7 @@ def _finish(prepared: Prepared, record: RunRecord, metrics_file: str, log: RunLo
     write_card(record, prepared.folder / result_folder(prepared.config.adapter) / CARD_FILE)
     write_metrics(record, prepared.folder / metrics_file)
     prune(int(prepared.config.output.feature_cache_gb * 1e9))
-    log.write("completed", decision=record.verdict.decision if record.verdict else None)  # asks for the folder again
+    log.write("completed", decision=record.verdict.decision if record.verdict else None)  # checks the hold on the folder again
     records.write(record, prepared.folder)
     if prepared.checkpoints.is_dir():
         remove_at_once(prepared.checkpoints)
@@ -154,7 +154,7 @@ def _publish(record: RunRecord, folder: Path, log: RunLog, display: Display) -> 
 
 
 def _reason(error: BaseException) -> str:
-    """What ended a run, for its record: the command line's own words where it has some."""
+    """Why a run ended, for its record: the message of the command line if there is one."""
     if isinstance(error, LoraError):
         return str(error)
     if isinstance(error, KeyboardInterrupt | TerminatedError):
@@ -185,7 +185,7 @@ def _stages(prepared: Prepared, record: RunRecord, state: TrainState | None, rep
         outcome = _train(prepared, adapted, data, evaluator, state, reporter)
     strength, tried = _sweep(adapted, data, outcome, evaluator, reporter) if config.train.strength_sweep else (None, ())
     info = distributed.from_main(lambda: _save(prepared, adapted))
-    prepared.speech.release()  # what follows is read from disk
+    prepared.speech.release()  # the tuned model is read from disk
     with display.stage("tuned", f"Tuned model, loaded from the saved {'checkpoint' if adapted.full else 'adapter'}"):
         speech = _reloaded(prepared)
         give_back_memory()
@@ -243,7 +243,7 @@ def _train(
     state: TrainState | None,
     reporter: Reporter,
 ) -> TrainOutcome:
-    """Six parameters, as `train` has: `prepared` holds the settings, `reporter` is whom it tells."""
+    """Six parameters, as `train` has: `prepared` holds the settings, `reporter` shows the progress."""
     config = prepared.config.train
     signals = HeldSignals(patient=distributed.count() > 1)
     with signals, reporter.display.bar(planned_steps(config, len(data.domain)), "updates") as advance:
@@ -267,22 +267,22 @@ def _train(
 
 
 def _checkpoint(prepared: Prepared, reached: TrainState, reporter: Reporter) -> None:
-    """Keeps the state of the training, with the time that the stages have taken so far."""
+    """Saves the training state, with the time that the stages have taken so far."""
     numbers = msgspec.structs.replace(reached.numbers, stages=reporter.display.seconds_so_far())
     prepared.hold.require()
     try:
         checkpointing.write(replace(reached, numbers=numbers), prepared.checkpoints)
     except FileNotFoundError:
-        prepared.hold.require()  # the folder was taken away in the same moment
+        prepared.hold.require()  # the folder was removed at the same moment
         raise
 
 
 def _sweep(
     adapted: Adapted, data: TrainData, outcome: TrainOutcome, evaluator: Evaluator, reporter: Reporter
 ) -> tuple[float, tuple[Strength, ...]]:
-    """Leaves the largest share of the update in the adapter that spares the guard."""
+    """Scales the adapter to the largest share of its update that spares the guard."""
     base = outcome.history[0].guard_wer
-    assert base is not None  # strength.check() wants a guard before anything starts
+    assert base is not None  # strength.check() has required a guard
 
     def score() -> tuple[Evaluation, Evaluation]:
         dev, guard = scored_on_dev(adapted, data, evaluator)

@@ -1,4 +1,4 @@
-"""What `export.json` says: how an export was made, from what, and what the proof in its runtime showed."""
+"""The content of `export.json`: how an export was made, from what, and what the proof in its runtime showed."""
 
 from pathlib import Path
 from typing import Literal
@@ -48,7 +48,7 @@ class SetProof(msgspec.Struct, frozen=True, kw_only=True):
 
     utterances: int
     words: int
-    """In the references."""
+    """Words in the references."""
     seconds: Seconds
     base: Rate
     tuned: Rate
@@ -77,7 +77,7 @@ class Speed(msgspec.Struct, frozen=True, kw_only=True):
     """How fast the runtime is, one clip at a time, when it is loaded and warm."""
 
     real_time_factor: float
-    """Time for a second of sound."""
+    """Real-time factor: processing time divided by audio duration."""
     median_s: Seconds
     """Time to a clip's transcript, the median."""
     load_s: Seconds

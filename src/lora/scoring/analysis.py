@@ -1,6 +1,6 @@
 """Where the errors of a score are: aligned words, error tables, groups, loops, and what could still be gained. No model.
 
-Everything is counted again from the transcripts that a record keeps, so that nothing of it has to be kept.
+Everything is recounted from the transcripts in a record, so nothing here has to be stored.
 """
 
 import bisect
@@ -22,7 +22,7 @@ LOOP_WORDS = 8
 twice; a decoder that has lost the audio repeats itself until it is stopped."""
 
 LOOP_PHRASE_WORDS = 24
-"""Longest phrase that is looked for, in words: what a decoder repeats is a clause at most."""
+"""Longest repeated phrase that is searched for, in words: a decoder repeats a clause at most."""
 
 BANDS_S = (2.0, 5.0, 10.0, 20.0)
 """Edges of the duration bands, in seconds."""
@@ -73,7 +73,7 @@ class Vocabulary(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Remaining(msgspec.Struct, frozen=True, kw_only=True):
-    """A score's errors by kind, each counted once, in this order. Only an estimate of what training could still mend."""
+    """A score's errors by kind, each counted once, in this order. Only an estimate of what training could still fix."""
 
     format: int
     """Vanish when spaces, hyphens and other marks are ignored: "check in", "check-in", "checkin"; "4 11", "411"."""
@@ -86,7 +86,7 @@ class Remaining(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def floor_errors(self) -> int:
-        """Errors that more training is not expected to mend: format and shared. An estimate, neither bound nor promise."""
+        """Errors that more training is not expected to fix: format and shared. An estimate, not a bound."""
         return self.format + self.shared
 
 
@@ -114,7 +114,7 @@ def align_words(row: UtteranceScore, language: Language = "en") -> tuple[Edit, .
     return _aligned(normalise(row.reference, language), normalise(row.hypothesis, language))
 
 
-@functools.lru_cache(maxsize=2**14)  # several tables count the same edits
+@functools.lru_cache(maxsize=2**14)  # cached: several tables count the same edits
 def _aligned(reference: str, hypothesis: str) -> tuple[Edit, ...]:
     return align(reference.split(), hypothesis.split())
 
@@ -135,7 +135,7 @@ def error_tables(score: Score, most: int) -> ErrorTables:
 
 
 def by_speaker(score: Score) -> tuple[Group, ...]:
-    """A group for each speaker, by their names; those of utterances that name none is called `unknown speaker`."""
+    """A group for each speaker, by name; utterances without a speaker are in `unknown speaker`."""
     return _groups(score.utterances, lambda row: row.speaker_id or "unknown speaker")
 
 

@@ -53,12 +53,12 @@ class Counts(msgspec.Struct, frozen=True):
 
 
 class Freed(msgspec.Struct, frozen=True):
-    """Errors that the reader's count does not have because the user says so."""
+    """Errors that the user's own rules remove from the reader's count."""
 
     by_alternatives: int = 0
-    """Of references, `{a / b}`, against taking the first."""
+    """By alternatives in references, `{a / b}`, compared with taking the first."""
     by_equivalents: int = 0
-    """Of the table, against going without."""
+    """By the table of equivalents, compared with scoring without it."""
 
     def __add__(self, other: "Freed") -> "Freed":
         return Freed(self.by_alternatives + other.by_alternatives, self.by_equivalents + other.by_equivalents)
@@ -195,7 +195,7 @@ def _as_read(
 
 
 def read_again(score: Score, equivalents: Equivalents) -> Score:
-    """The score with the user's equivalents in the reader's count; all else stays."""
+    """The score with the user's equivalents in the reader's count; everything else is unchanged."""
     rows: list[UtteranceScore] = []
     for row in score.utterances:
         words, freed = _as_read(row.reference, row.hypothesis, score.language, equivalents, row.standard)

@@ -1,4 +1,4 @@
-"""What makes a transcript doubtful, so that nobody takes it for what was said. Marks it; leaves the text as it is."""
+"""Marks doubtful transcripts: no speech, a loop, or the token cap. The text itself is unchanged."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence

@@ -1,8 +1,8 @@
-"""Accepts an adapter, rejects it, or says that its test sets cannot tell. Pure.
+"""Accepts an adapter, rejects it, or says that its test sets are too small to decide. Pure.
 
 Rates are word error rates, or character error rates if a language does not separate words.
 
-Rule `point` looks at the changes alone. Rule `interval` asks what chance leaves open, with D the domain's change and H the held-out's,
+Rule `point` uses the changes alone. Rule `interval` also uses their intervals, with D the domain's change and H the held-out's,
 tuned minus baseline, each with its 95 % interval:
 
 | | accepted | rejected | inconclusive |
@@ -48,7 +48,7 @@ class Check(msgspec.Struct, frozen=True, kw_only=True):
     high_points: float
     limit_points: float
     unit: CheckUnit = "points"
-    """Of the numbers: terms found are a share in percent, false alarms are counted in 1,000 words."""
+    """Unit of the numbers: percent for terms found, false alarms per 1,000 words."""
     needed_utterances: int | None = None
     """For an inconclusive check: how many such utterances are needed, if the change stays the same. None if no number helps."""
     message: str
@@ -176,7 +176,7 @@ def _heldout(change: Comparison, rules: GateConfig) -> Check:
 
 def _drift(drift: Drift, rules: GateConfig) -> Check:
     it, most = _Measured("held-out", drift), rules.max_drift_points
-    assert most is not None  # the settings are refused without it
+    assert most is not None  # settings without it are refused
     text = f"held-out drift {it.points:.2f} points ({100 * drift.unchanged:.0f} % of the clips unchanged"
     above = f", but it may be at most {most:g}"
     if rules.rule == "point":
@@ -242,6 +242,6 @@ def _rates(it: _Measured, change: Comparison, remark: str) -> str:
 
 
 def rounded_up(number: float) -> int:
-    """To two digits: the estimate knows no more."""
+    """Rounded to two digits: the estimate is no more precise."""
     step = int(10 ** max(0, math.ceil(math.log10(number)) - 2))
     return math.ceil(number / step) * step

@@ -20,20 +20,20 @@ from lora.text.style import ALTERNATIVES
 from lora.text.tags import pieces, tags_in
 
 VERSION = "numbers as said, 1"
-"""Recorded beside a score, behind the normaliser: another version counts other errors."""
+"""Recorded with a score, after the normaliser: another version counts errors differently."""
 
 MOST_PAIRS = 250_000
 """Pairs of words that are compared, those of two texts of 500 words: an utterance has a tenth of that, and time and memory grow with them.
 Texts that differ over more are counted as the standard score counts them."""
 
 _SINGLE = frozenset({"one", "first", "second", "third", "oh"})
-"""Number words that are as often none."""
+"""Number words that often mean something else."""
 
 _MORE_THAN_WORDS = re.compile(r"[\d%$£€¥₹°¢&@#½⅓⅔¼¾⅕⅛⅜⅝⅞()\[\]\u2019]|\w-\w")
 _WORDS = re.compile(r"[^\W\d_]+")
 _JOINED = "half quarter percent cent cents dollar dollars euro euros pound pounds minus plus negative positive point double triple"
 _OF_NUMBERS = frozenset((*(NUMBER_WORDS - _SINGLE), *ABBREVIATIONS, *_JOINED.split()))
-"""Where one of these stands the standard score may join or drop words that a reader does not."""
+"""Near one of these the standard score may join or drop words that a reader keeps."""
 
 
 def edits(reference: str, hypothesis: str, language: Language, equivalents: Equivalents | None = None) -> Edits | None:
@@ -101,7 +101,7 @@ def items_of(text: str, language: Language) -> list[Item]:
 
 
 def _common(left: Sequence[Item], right: Sequence[Item]) -> int:
-    """How many ordinary words both begin with."""
+    """How many ordinary words both have in common at the start."""
     count = 0
     for one, other in zip(left, right, strict=False):
         if not one.plain or one != other:

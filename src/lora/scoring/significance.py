@@ -1,4 +1,4 @@
-"""What chance can do to a word error rate, and to the difference of two. No model.
+"""How much of a word error rate, and of the difference of two, may be chance. No model.
 
 Utterances of a speaker share that speaker's voice and room, so that they say less than as many utterances of different speakers:
 whole speakers are drawn where every utterance names one and there are two or more, single utterances otherwise.
@@ -35,7 +35,7 @@ WIDEST = 2.0
 zero and would stretch an interval of 5 clusters tenfold."""
 
 _DRAWS_AT_ONCE = 100_000
-"""Bounds the memory; more at once was no faster."""
+"""Bounds the memory; larger blocks were no faster."""
 
 _STUDENT = (12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622)
 """97.5 % quantiles of Student's t for 1 to 9 degrees of freedom (Abramowitz and Stegun, table 26.10)."""
@@ -137,7 +137,7 @@ def compare(baseline: Score, tuned: Score, seed: int) -> Comparison:
 
 
 def drift(baseline: Score, tuned: Score, seed: int) -> Drift | None:
-    """Drift of the tuned model's transcripts from the base model's; the references are not looked at.
+    """Drift of the tuned model's transcripts from the base model's; references are not used.
 
     None if the base model says no word on any clip: there is no rate then. Raises `ScoringError` for fewer than two clips.
     """
@@ -172,7 +172,7 @@ def matched_pairs(baseline: Score, tuned: Score) -> float:
     Gillick and Cox, Some statistical issues in the comparison of speech recognition algorithms, ICASSP 1989: the mean over segments
     of the difference of errors, divided by its standard error, is normal for many segments. NIST's
     `sc_stats` cuts utterances further, where both systems agree; utterances are the coarser and safer choice. Where all segments
-    differ by the same, p is its limit: 1 for no difference, else 0. Speakers are not looked at, as in the original.
+    differ by the same, p is its limit: 1 for no difference, else 0. Speakers play no role, as in the original.
     """
     differences = np.array(
         [b.standard.errors - a.standard.errors for a, b in zip(baseline.utterances, tuned.utterances, strict=True)], dtype=np.float64

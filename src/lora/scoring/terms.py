@@ -1,7 +1,7 @@
 """How many of a user's terms are found where they are spoken, and how often one is heard where nobody said it. No model.
 
 In an utterance a term is found as often as both the reference and the transcript hold it. What the reference holds more often is missed;
-what the transcript holds more often is a false alarm. Where in the utterance it stands plays no part.
+what the transcript holds more often is a false alarm. Its position in the utterance plays no role.
 """
 
 import math
@@ -19,7 +19,7 @@ from lora.text.style import first_alternatives
 from lora.text.terms import Terms
 
 PER_WORDS = 1000
-"""False alarms are told for so many words of the references."""
+"""False alarms are reported per this many words of the references."""
 
 Kind = Literal["missed", "false alarm"]
 
@@ -52,7 +52,7 @@ class TermScore(msgspec.Struct, frozen=True, kw_only=True):
     """A list of terms in one set of transcripts."""
 
     words: int
-    """Of the references."""
+    """Words of the references."""
     counts: tuple[TermCount, ...]
     """One for each term of the list, in its order."""
     recall_interval: Interval | None
@@ -107,7 +107,7 @@ class TermsFound(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def untested(self) -> tuple[str, ...]:
-        """Terms that no test row says, of which therefore nothing is known."""
+        """Terms that occur in no test row, so nothing is known about them."""
         pairs = zip(self.domain.tuned.counts, self.heldout.tuned.counts, strict=True)
         return tuple(one.term for one, other in pairs if not one.spoken and not other.spoken)
 

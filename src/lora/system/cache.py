@@ -1,4 +1,4 @@
-"""What runs keep for later ones, because it can be made again: what a check found in recordings, encoder outputs, the base
+"""The cache: results that can be made again, kept for later runs. What a check found in recordings, encoder outputs, the base
 model's scores, sound of report pages.
 
 A file's name is the hash of all that decides its content, the code that makes it included, so nothing stale is ever found and two runs may
@@ -38,7 +38,7 @@ def _versions() -> list[str]:
 
 
 _ONE_AT_A_TIME = Lock()
-"""CPython 3.11 counts the depth of every syntax tree in the making with one number: two threads that parse may end in a SystemError."""
+"""CPython 3.11 keeps one counter for the depth of all syntax trees under construction: two threads that parse may raise SystemError."""
 
 
 def code_digest(module: str) -> str:
@@ -64,7 +64,7 @@ def _source(module: str) -> str:
 
 
 def _file(module: str) -> Path:
-    """Of a module of ours, or of what only may be one."""
+    """The file that a module of ours would have."""
     place = _PACKAGE.joinpath(*module.split(".")[1:])
     return place / "__init__.py" if place.is_dir() else place.with_name(f"{place.name}.py")
 
@@ -94,7 +94,7 @@ class Kept:
         return kept_file(key, suffix, self.folder)
 
     def has(self, file: Path) -> bool:
-        """Whether the file is there, whole or not. It is in use from now on: the last to be pruned."""
+        """Whether the file exists, whole or not. Marks it as recently used, so that it is pruned last."""
         try:
             os.utime(file)
         except FileNotFoundError:

@@ -21,7 +21,7 @@ OWN: Final = {
 
 
 def own(cache: Path) -> Iterator[Path]:
-    """What the project has put there, as far as it is neither a link nor a mount point, nor behind one."""
+    """The project's own entries there, except links, mount points and what lies behind them."""
     for name, pattern in OWN.items():
         part = cache / name
         found = part.glob("*/*" if "/" in pattern else "*") if is_reached(part) else ()
@@ -42,7 +42,7 @@ def is_reached(path: Path) -> bool:
 
 
 def clear(cache: Path) -> int:
-    """Removes what the project has put there, and its folders where nothing else is in them; returns how many bytes went."""
+    """Removes the project's own entries, and folders that are empty afterwards; returns how many bytes were freed."""
     size = 0
     with writing_errors(cache):
         for entry in list(own(cache)):

@@ -1,4 +1,4 @@
-"""JSON and TOML that somebody else may have written: every kind of bad content becomes one reason with its line. Knows no domain type.
+"""JSON and TOML from outside: every kind of bad content becomes one reason with its line. Knows no domain type.
 
 All readers of the project go through here. The parsers themselves raise six kinds of exceptions, some of which are no `ValueError`.
 """
@@ -15,10 +15,10 @@ import msgspec
 from lora.errors import LoraError
 
 MOST_BYTES = 512 * 1024 * 1024
-"""Longest file that is read: more than any of ours, and an end to a device that never ends."""
+"""Size limit of a file: above any of ours, and it stops reading from an endless device."""
 
 MOST_LEVELS = 100
-"""Deepest nesting of a TOML file that is read."""
+"""Nesting limit of a TOML file."""
 
 _STRINGS = re.compile(rb'"([^"\\]*(?:\\.[^"\\]*)*)"\s*(:?)', re.DOTALL)
 """All strings of a JSON text, with the colon that makes one a key."""
@@ -68,7 +68,7 @@ def read_toml(path: Path, error: type[LoraError] = LoraError) -> dict[str, Any]:
 
 
 def read_bytes(path: Path, error: type[LoraError]) -> bytes:
-    """The whole file; `error` is raised with its name where it cannot be read or has more than `MOST_BYTES`."""
+    """The whole file; `error` is raised with its name if it cannot be read or has more than `MOST_BYTES`."""
     try:
         with path.open("rb") as stream:
             content = stream.read(MOST_BYTES + 1)

@@ -1,4 +1,4 @@
-"""Files without half-written states: atomic writes, hashes, JSON and JSONL. Knows no domain type. What reads them is `reading`."""
+"""Files without half-written states: atomic writes, hashes, JSON and JSONL. Knows no domain type. `system.documents` reads them."""
 
 import errno
 import functools
@@ -49,7 +49,7 @@ def atomic_file(path: Path, *, durable: bool = False, private: bool = False) -> 
     target = file_target(path)
     with writing_errors(path), ExitStack() as cleanup:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with signals_wait():  # until there is someone to remove it
+        with signals_wait():  # until its removal is registered
             remove_abandoned(target)
             handle, temporary = _claimed_file(target)
             cleanup.callback(temporary.unlink, missing_ok=True)
@@ -66,7 +66,7 @@ def atomic_file(path: Path, *, durable: bool = False, private: bool = False) -> 
 
 @contextmanager
 def atomic_folder(path: Path, *, durable: bool = False, replace: bool = True) -> Iterator[Path]:
-    """A temporary folder that becomes `path` when the block ends well, replacing the folder that was there; else nothing changes.
+    """A temporary folder that becomes `path` when the block succeeds, replacing the folder that was there; otherwise nothing changes.
 
     Old and new folder change names in one step where the system can. A folder that cannot be replaced (`stays`) is filled: its old content
     goes, the newest file first, then the new comes, the oldest first; so a file that says that the folder is whole is to be written last.
@@ -77,7 +77,7 @@ def atomic_folder(path: Path, *, durable: bool = False, replace: bool = True) ->
     with writing_errors(path), ExitStack() as cleanup:
         target.parent.mkdir(parents=True, exist_ok=True)
         filled = stays(target)
-        with signals_wait():  # until there is someone to remove it
+        with signals_wait():  # until its removal is registered
             beside = target / target.name if filled else target
             remove_abandoned(beside)
             temporary = _claimed_folder(beside, cleanup)
@@ -132,11 +132,11 @@ def _settle(folder: Path, *, durable: bool) -> None:
 # --- temporary names ---------------------------------------------------------------------------------------------------------------------
 
 ABANDONED_S = 24 * 3600.0
-"""Age, in seconds, at which what is half-written on a disk without locks was left behind by its process."""
+"""Age, in seconds, from which a half-written file on a disk without locks counts as abandoned."""
 
 
 def remove_abandoned(path: Path) -> None:
-    """Removes what killed processes left half-written for `path`: what nobody holds a lock on."""
+    """Removes half-written files for `path` that killed processes left: those that no process holds a lock on."""
     prefix = _prefix(path)
     with os.scandir(path.parent) as entries:
         found = [Path(entry.path) for entry in entries if entry.name.startswith(prefix) and entry.name.endswith((".part", ".old"))]
@@ -145,7 +145,7 @@ def remove_abandoned(path: Path) -> None:
 
 
 def _prefix(path: Path) -> str:
-    """Of the temporary names for `path`, which may be as long as its disk allows."""
+    """Prefix of the temporary names for `path`. The name itself may be as long as the disk allows, so it is cut."""
     return f".{os.fsencode(path.name)[:160].decode(errors='ignore')}."
 
 
@@ -153,7 +153,7 @@ def _claimed_file(target: Path) -> tuple[int, Path]:
     while True:
         handle, name = tempfile.mkstemp(dir=target.parent, prefix=_prefix(target), suffix=".part")
         _claim(handle)
-        if Path(name).exists():  # who removes what is abandoned may have been faster
+        if Path(name).exists():  # a process that removes abandoned files may have been faster
             return handle, Path(name)
         os.close(handle)
 
@@ -171,7 +171,7 @@ def _claimed_folder(target: Path, cleanup: ExitStack) -> Path:
 
 
 def _claim(handle: int) -> None:
-    """Holds what is being written until its handle is closed, by a kill too. On a disk without locks it is held by its age."""
+    """Locks a file that is being written until its handle is closed, also by a kill. On a disk without locks its age protects it."""
     import fcntl  # Unix alone has it
 
     with suppress(OSError):
@@ -189,7 +189,7 @@ def _remove_abandoned(entry: Path) -> None:
         if is_shared(entry.parent):
             raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))  # the locks of other machines may not be seen here
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        remove_tree(entry)  # under the lock, for which its maker waits
+        remove_tree(entry)  # under the lock, for which its writer waits
     except BlockingIOError:
         return
     except OSError:
@@ -223,7 +223,7 @@ def _sync(path: Path) -> None:
 
 
 def remove_at_once(folder: Path) -> None:
-    """Removes a folder that nobody ever sees in part: a kill meanwhile leaves something for `remove_leftovers`."""
+    """Removes a folder so that it never appears in part: after a kill `remove_leftovers` removes the rest."""
     with writing_errors(folder):
         retired = folder.with_name(f".{folder.name}.old")
         folder.rename(retired)
@@ -238,7 +238,7 @@ def remove_leftovers(folder: Path) -> None:
 
 
 def require_writable(path: Path) -> None:
-    """Raises `RunFolderError` when a file could not be written there: before the work whose result it is to hold."""
+    """Raises `RunFolderError` if a file cannot be written there. Call it before the work whose result the file will hold."""
     target = file_target(path)
     with writing_errors(path):
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -247,7 +247,7 @@ def require_writable(path: Path) -> None:
 
 
 def _umask() -> int:
-    """The process's umask. Where the system tells it is not set to be read, for other threads make files meanwhile."""
+    """The process's umask. Read from the system if possible, because setting it would affect files of other threads."""
     status = Path("/proc/self/status")
     if status.exists() and (found := re.search(r"^Umask:\s*([0-7]+)$", status.read_text(encoding="ascii", errors="replace"), re.MULTILINE)):
         return int(found[1], 8)
@@ -296,7 +296,7 @@ def write_jsonl(path: Path, rows: Iterable[Any], *, durable: bool = False, priva
 
 
 def is_regular(path: Path) -> bool:
-    """Whether a file is there, under a name of any kind: one that no system allows is none."""
+    """Whether a file exists; False for a name that no system allows."""
     try:
         return path.is_file()
     except (OSError, ValueError):
@@ -316,5 +316,5 @@ def leads_out(folder: Path, file: Path) -> bool:
 
 @functools.lru_cache(maxsize=4096)
 def real_folder(folder: str) -> str:
-    """A folder without links: asked once, for thousands of files lie in one."""
+    """The folder with links resolved. Cached, because thousands of files lie in one folder."""
     return os.path.realpath(folder)

@@ -1,4 +1,4 @@
-"""A folder that one process at a time works in. The lock is the system's, so a kill ends it; the file says whose it is."""
+"""A folder in which one process works at a time. The operating system holds the lock, so a kill releases it; the file names its owner."""
 
 import os
 import socket
@@ -16,7 +16,7 @@ from lora.system.destination import is_shared, writing_errors
 from lora.system.documents import read_json
 
 _ATTEMPTS, _PAUSE_S = 5, 0.02
-"""Who only looks whether a folder is held has its lock for a moment."""
+"""A process that only checks whether a folder is held takes its lock for a moment."""
 
 
 class Holder(msgspec.Struct, frozen=True, kw_only=True):
@@ -25,12 +25,12 @@ class Holder(msgspec.Struct, frozen=True, kw_only=True):
     pid: int
     host: str
     boot: str | None
-    """Of this start of the machine, which its containers share; None if the system has no such id."""
+    """Id of the machine's current boot, which its containers share; None if the system has none."""
     since: str
 
 
 class Hold:
-    """This process's hold of a folder, from `take` to `release`. A copy that takes nothing holds nothing and requires nothing."""
+    """This process's hold on a folder, from `take` to `release`. Without `take` it holds nothing, and `require` passes."""
 
     def __init__(self) -> None:
         self._handle: int | None = None
@@ -52,7 +52,7 @@ class Hold:
         self._handle, self._folder = handle, name or folder
 
     def require(self) -> None:
-        """Raises `RunFolderError` if the folder that is held is not there any more, or another one is in its place."""
+        """Raises `RunFolderError` if the held folder was removed or replaced."""
         if self._handle is not None and not self.stands():
             raise RunFolderError(
                 f"{self._folder}: was removed or replaced while this process worked in it, so its result is lost; start it again"
@@ -146,7 +146,7 @@ def _refusal(folder: Path, holder: Holder | None, remedy: str = "") -> RunFolder
 
 
 def _holder(file: Path) -> Holder | None:
-    """Who wrote the file; None if it is about to be written."""
+    """The process that wrote the file; None if it has not been written yet."""
     if not file.is_file() or file.stat().st_size == 0:
         return None
     holder: Holder = read_json(file, Holder, RunFolderError)

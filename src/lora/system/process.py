@@ -26,7 +26,7 @@ def age_s() -> Seconds:
 
 
 def give_back_memory() -> None:
-    """Returns freed memory to the system where the C library is glibc, which keeps it for blocks of like size."""
+    """Returns freed memory to the system. Only glibc needs this: it keeps freed blocks for later requests of similar size."""
     if sys.platform != "linux":
         return
     library = ctypes.CDLL(None)
@@ -35,7 +35,7 @@ def give_back_memory() -> None:
 
 
 def peak_bytes() -> int:
-    """Memory of this process at its highest, each system in its own way."""
+    """Peak memory of this process in bytes, measured as each system allows."""
     if sys.platform == "win32":
         import psutil
 
@@ -57,9 +57,9 @@ def exclusive_stdout() -> BinaryIO:
 
 @contextmanager
 def signals_wait() -> Iterator[None]:
-    """For the block, SIGINT and SIGTERM wait: what their handlers raise comes after it.
+    """Delays SIGINT and SIGTERM until the end of the block.
 
-    A C++ binding that is being imported runs Python code of its own; an exception in the midst of that gets lost or aborts the process.
+    A C++ binding that is being imported runs Python code of its own; an exception in the middle of it is lost or aborts the process.
     """
     if threading.current_thread() is not threading.main_thread():  # handlers run only there
         yield
@@ -70,7 +70,7 @@ def signals_wait() -> Iterator[None]:
         received.append(number)
 
     with ExitStack() as handlers:
-        for kind in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM):  # the last raises again what the others have raised in vain
+        for kind in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM):  # the alarm raises again an exception of the others that was lost
             before = signal.getsignal(kind)
             if before is not None and (kind != signal.SIGALRM or callable(before)):  # None: one that is not Python's, and raises nothing
                 handlers.callback(signal.signal, kind, before)

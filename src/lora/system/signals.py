@@ -1,4 +1,4 @@
-"""What SIGINT and SIGTERM do to a command: they always end it, and never in the midst of something that cannot be half done."""
+"""SIGINT and SIGTERM: they always end a command, and never in the middle of a step that must be whole."""
 
 import signal
 import sys
@@ -13,11 +13,11 @@ EXIT_INTERRUPTED: Final = 130
 EXIT_TERMINATED: Final = 143
 
 RAISE_AGAIN_S: Final = 0.05
-"""Time between two looks, in seconds, at whether what a signal raised is still on its way."""
+"""Seconds between two checks whether the exception that a signal raised is still propagating."""
 
 
 class TerminatedError(BaseException):
-    """SIGTERM arrived. Not an `Exception`, so that nothing on the way out takes it for a failure it can handle."""
+    """SIGTERM arrived. Not an `Exception`, so that no handler on the way out mistakes it for a failure."""
 
 
 class InterruptedCommandError(KeyboardInterrupt):
@@ -25,7 +25,7 @@ class InterruptedCommandError(KeyboardInterrupt):
 
 
 class Ending:
-    """For the block, SIGINT and SIGTERM raise in the main thread, and again until that takes effect.
+    """Within the block, SIGINT and SIGTERM raise in the main thread, repeatedly until the exception takes effect.
 
     An exception gets lost where Python cannot pass it on (in a destructor, which libraries have many of, or in a callback from C) and where
     a library catches everything. One that is lost is nowhere any more, while one that is on its way, or that somebody has kept to raise it
@@ -39,7 +39,7 @@ class Ending:
         self._undo = ExitStack()
 
     def __enter__(self) -> "Ending":
-        if threading.current_thread() is not threading.main_thread():  # only there may handlers be set
+        if threading.current_thread() is not threading.main_thread():  # handlers can be set only there
             return self
         for kind in self._kinds:
             if signal.getsignal(kind) != signal.SIG_IGN:  # a background job's SIGINT stays ignored
@@ -54,7 +54,7 @@ class Ending:
         self._undo.close()
 
     def exit_code(self) -> int:
-        """Of a command that was ended by what was received."""
+        """Exit code of a command that the received signal ended."""
         return EXIT_TERMINATED if self.received == signal.SIGTERM else EXIT_INTERRUPTED
 
     def _receive(self, number: int, _frame: FrameType | None) -> NoReturn:

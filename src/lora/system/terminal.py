@@ -1,4 +1,4 @@
-"""Text of others - names, ids, transcripts, error messages - as a terminal may show it: what would steer it is written out."""
+"""Makes foreign text (names, ids, transcripts, error messages) safe for a terminal: control characters are written as escapes."""
 
 import re
 import sys
@@ -13,7 +13,7 @@ _IN_JSON: Final = re.compile(rb"\x7f|\xc2[\x80-\x9f]|\xe2\x80[\xa8-\xae]|\xe2\x8
 
 
 def shown(text: object) -> str:
-    """On one line: every character that a terminal would obey becomes an escape such as `\\x1b`, `\\n` or `\\u202e`."""
+    """The text on one line: every control character becomes an escape such as `\\x1b`, `\\n` or `\\u202e`."""
     return _ONE_LINE.sub(_escape, str(text))
 
 
@@ -23,7 +23,7 @@ def shown_lines(text: str) -> str:
 
 
 def shown_json(content: bytes) -> bytes:
-    """JSON of the same value in which nothing steers a terminal: encoders leave C1 control characters and overrides as they are."""
+    """The same JSON value with all control characters escaped: encoders leave C1 characters and direction overrides as they are."""
     return _IN_JSON.sub(lambda found: f"\\u{ord(found[0].decode()):04x}".encode(), content)
 
 

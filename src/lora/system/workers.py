@@ -1,4 +1,4 @@
-"""A function in processes of its own, for work that would keep the interpreter's lock: decoding thousands of short recordings, say.
+"""Runs a function in separate processes, for work that would hold the interpreter's lock, such as decoding thousands of short recordings.
 
 The pools of the standard library import the caller's main module in each process, and so run a user's script again. These processes
 import the function's module and nothing else.
@@ -22,10 +22,10 @@ Given = TypeVar("Given")
 Result = TypeVar("Result")
 
 MOST = 16
-"""Processes at most: each takes the memory of its libraries, some 50 MB."""
+"""Limit on processes: the libraries of each take about 50 MB."""
 
 _KEPT_MEMORY = {"MALLOC_TRIM_THRESHOLD_": str(1 << 26), "MALLOC_MMAP_THRESHOLD_": str(1 << 25)}
-"""For glibc, which else returns memory after each recording and asks for it anew: a twentieth of the time of a check."""
+"""For glibc, which otherwise returns memory to the system after each recording and requests it again: 5 % of the time of a check."""
 
 
 def cores() -> int:
@@ -97,7 +97,7 @@ class _Worker:
         try:
             self._given.close()
         except BrokenPipeError:
-            return  # what was not sent any more
+            return  # not sent any more
 
 
 def _end(code: int) -> str:
@@ -126,7 +126,7 @@ def _things() -> Iterator[object]:
     while True:
         try:
             yield pickle.load(sys.stdin.buffer)
-        except EOFError:  # the other side wants nothing more, or has ended
+        except EOFError:  # the parent is done or has ended
             return
 
 

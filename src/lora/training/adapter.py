@@ -35,7 +35,7 @@ _FACTOR = re.compile(r"\.lora_(?P<side>[AB])\.weight$")
 
 
 class Passport(passports.Origin, frozen=True, kw_only=True, omit_defaults=True):
-    """What an adapter belongs to and how it was scored, saved beside it so that every later use is the same."""
+    """An adapter's base model and the settings it was scored with, saved beside it so that every later use is the same."""
 
     audio: AudioSettings
     decode: DecodeSettings
@@ -51,7 +51,7 @@ class Site:
     rank: int | None
     """None if its own weights train."""
     parameters: int
-    """How many of its weights train."""
+    """How many of its weights are trained."""
 
     @property
     def in_encoder(self) -> bool:
@@ -80,7 +80,7 @@ class Adapted:
     """Whether the sites' own weights train."""
 
     def parameters(self) -> list[nn.Parameter]:
-        """Those that train, in a fixed order."""
+        """The trainable ones, in a fixed order."""
         return [parameter for parameter in self.peft.parameters() if parameter.requires_grad]
 
     @property
@@ -89,7 +89,7 @@ class Adapted:
 
 
 def find_sites(speech: LoadedModel, targets: str) -> tuple[str, ...]:
-    """Full names of the linear layers that `targets` name: words of `SITES` joined by commas, or a regular expression.
+    """Full names of the linear layers that match `targets`: words of `SITES` joined by commas, or a regular expression.
 
     Raises `ConfigError` when nothing matches, or when the match takes in the head or the embedding.
     """
@@ -112,7 +112,7 @@ def find_sites(speech: LoadedModel, targets: str) -> tuple[str, ...]:
 
 
 def plan(speech: LoadedModel, config: AdapterConfig) -> tuple[Site, ...]:
-    """The sites of an adapter that can be made or is gone on from, or of weights that can be trained.
+    """The sites of a new adapter, of an adapter to continue, or of the weights to train.
 
     Raises `ConfigError` for sites that `find_sites` refuses, and for a rank that a site or the initialisation does not allow;
     `CheckpointError` for an adapter of another model, or a damaged one.
@@ -137,7 +137,7 @@ def plan(speech: LoadedModel, config: AdapterConfig) -> tuple[Site, ...]:
 
 
 def _other_ranks(names: Sequence[str], config: AdapterConfig) -> dict[str, int]:
-    """Ranks by `lora_ranks`, such as `encoder=4,mlp=16`; of several parts that name a site the last counts."""
+    """Ranks by `lora_ranks`, such as `encoder=4,mlp=16`; if several parts match a site, the last counts."""
     ranks: dict[str, int] = {}
     for part in config.lora_ranks.split(",") if config.lora_ranks is not None else ():
         said = f"--lora-ranks {config.lora_ranks}: {part!r}"
@@ -160,7 +160,7 @@ def _compiled(pattern: str, said: str) -> re.Pattern[str]:
 
 
 def _sites_of(speech: LoadedModel, config: AdapterConfig, folder: Path) -> tuple[Site, ...]:
-    """The sites of a saved adapter, in the order of the model's layers. Targets that are set, in a preset say, must be those."""
+    """The sites of a saved adapter, in the order of the model's layers. `lora_targets`, if set, must match them."""
     _require_of_base(speech, folder)
     settings = adapter_files.check(speech, folder)
     parameters: dict[str, int] = {}
@@ -201,7 +201,7 @@ def attach(speech: LoadedModel, config: AdapterConfig, seed: int = 0, sites: Seq
     others = {site.name: site.rank for site in sites if site.rank is not None and site.rank != config.lora_r}
     settings = peft.LoraConfig(
         r=config.lora_r,
-        lora_alpha=config.lora_alpha,  # type: ignore[arg-type]  # a float does as well
+        lora_alpha=config.lora_alpha,  # type: ignore[arg-type]  # a float works too
         rank_pattern=others,
         # The same scale everywhere, so that one learning rate suits all ranks.
         alpha_pattern={
@@ -222,7 +222,7 @@ def attach(speech: LoadedModel, config: AdapterConfig, seed: int = 0, sites: Seq
 
 
 def _scale_of(config: AdapterConfig, rank: int) -> float:
-    """What alpha is divided by."""
+    """The divisor of alpha."""
     return math.sqrt(rank) if config.use_rslora else rank
 
 
@@ -278,12 +278,12 @@ def _write_as_plain_lora(folder: Path, split_off: Mapping[str, Tensor]) -> None:
 
 
 def read_passport(folder: Path) -> Passport:
-    """The passport of a saved adapter. Raises `CheckpointError` when there is none, or a file is not what was saved."""
+    """The provenance of a saved adapter. Raises `CheckpointError` if it is missing or a file was changed."""
     return passports.read(folder, Passport)
 
 
 def passport_of(checkpoint: Checkpoint) -> Passport | None:
-    """The passport of a checkpoint that a run has saved; None for any other one. Raises `CheckpointError` when its files are others."""
+    """The provenance of a checkpoint that a run has saved; None for any other. Raises `CheckpointError` if its files were changed."""
     if not (checkpoint.folder / PASSPORT_FILE).is_file():
         return None
     return passports.read_sealed(checkpoint.folder, Passport, CHECKPOINT_WEIGHTS, CHECKPOINT_SETTINGS)
@@ -332,7 +332,7 @@ def fold_in(adapted: Adapted) -> None:
 
 
 def is_plain(folder: Path, passport: Passport) -> bool:
-    """Whether a saved adapter adds nothing but products of two factors, its own files vouched for by the passport's hashes."""
+    """Whether a saved adapter is plain LoRA (products of two factors) whose files match the hashes in its provenance."""
     settings = adapter_files.read_settings(folder)
     named = passport.sealed is not None and all(map(adapter_files.FACTOR.fullmatch, passport.sealed.tensors))
     return named and not settings.use_dora and settings.bias == "none"
@@ -357,7 +357,7 @@ def state(adapted: Adapted) -> dict[str, Tensor]:
 
 
 def restore(adapted: Adapted, weights: dict[str, Tensor]) -> None:
-    """Puts back weights that `state` returned."""
+    """Restores weights that `state` returned."""
     parameters = dict(adapted.peft.named_parameters())
     with torch.no_grad():
         for name, weight in weights.items():

@@ -1,4 +1,4 @@
-"""The files of a LoRA adapter, whoever saved it, looked at before and after PEFT has put it into a model."""
+"""The files of a LoRA adapter, whoever saved it, checked before and after PEFT loads it into a model."""
 
 import math
 import re
@@ -18,11 +18,11 @@ from lora.model.loading import MOST, LoadedModel
 from lora.system.documents import read_json
 
 _MOST_RANK: Final = 1024
-"""Largest rank that no weight shows. A number that is damaged would otherwise fill the memory."""
+"""Limit on a rank that no weight confirms: a damaged number would otherwise exhaust the memory."""
 
 FACTOR: Final = re.compile(r"base_model\.model\.(?P<site>.+)\.lora_(?P<side>[AB])\.weight")
 PARAMETER: Final = re.compile(r"base_model\.model\.(?P<site>.+)\.(lora_[AB]\.weight|lora_magnitude_vector)(\.weight)?")
-"""What trains at a site: two factors, and with DoRA a magnitude for each output."""
+"""The trained tensors of a site: two factors, and with DoRA a magnitude for each output."""
 
 _REMEDY: Final = "copy or save the adapter again"
 
@@ -31,7 +31,7 @@ _Alpha = Annotated[float, msgspec.Meta(gt=0, le=1e6)]
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """What `adapter_config.json` says, as far as it decides what the adapter does."""
+    """The settings of `adapter_config.json` that decide what the adapter does."""
 
     peft_type: str
     r: _Rank = 8
@@ -52,7 +52,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         return next(named, self.r)
 
     def scale(self, site: str) -> float:
-        """What the product of a site's factors is multiplied by, by PEFT's own rules."""
+        """The scale of the product of a site's factors, by PEFT's own rules."""
         named = (alpha for key, alpha in (self.alpha_pattern or {}).items() if re.fullmatch(rf"(.*\.)?({key})", site))
         rank = self.rank(site)
         return next(named, self.lora_alpha) / (math.sqrt(rank) if self.use_rslora else rank)
@@ -91,7 +91,7 @@ def check(speech: LoadedModel, folder: Path) -> Settings:
     Raises `CheckpointError` with the first thing that is wrong.
     """
     settings, file = read_settings(folder), folder / ADAPTER_WEIGHTS
-    tensor_names(file)  # says what is wrong with a file that is not whole
+    tensor_names(file)  # refuses an incomplete file
     weights = load_file(file)
     check_values(file, weights)
     fit = _Fit(file, settings, speech.checkpoint.model_id, dict(speech.model.named_modules()))

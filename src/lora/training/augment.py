@@ -48,18 +48,18 @@ PAUSE_S = (0.2, 0.6)
 """Silence between joined clips, in seconds, from and to."""
 
 PARTNERS_TRIED = 32
-"""Clips of the same speaker, and as many of others, that are looked at for one that fits behind a clip."""
+"""How many clips of the same speaker, and of others, are tried to find one that fits after a clip."""
 
 MANIFEST_FILE = "manifest.jsonl"
 MARK_FILE = "augmentation.json"
-"""Says that a folder was written here and may be replaced."""
+"""Marks a folder that was written here and may be replaced."""
 
 RAW = AudioSettings()
 """Copies are made of the sound as recorded; the run's own audio settings apply when a copy is read."""
 
 
 class Applied(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What was done to a copy; stands under `meta.augmentation` of its manifest line."""
+    """What was done to a copy; recorded under `meta.augmentation` of its manifest line."""
 
     source: str
     """Id of the utterance."""
@@ -75,7 +75,7 @@ class Applied(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     codec: Codec | None = None
     gain_db: float | None = None
     scaled_db: float | None = None
-    """How far the finished clip was turned down to keep its peak below full scale."""
+    """How much the finished clip was attenuated to keep its peak below full scale."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +113,7 @@ class Augmenter:
     impulses: _Sounds | None
 
     def make(self, audio: AudioSettings, advance: Callable[[], None] = lambda: None) -> Copies:
-        """The copies from the cache folder, where they are made first when they are missing. `advance` is called after each clip made."""
+        """The copies from the cache folder; missing ones are made first. `advance` is called after each clip made."""
         folder = cache_dir() / "augmented" / self._key()
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(folder.with_name(f".{folder.name}.lock")):  # a second process waits instead of making the same clips
@@ -262,7 +262,7 @@ class Augmenter:
         """Hash of everything that decides how the copies sound."""
         parts = [(one.id, one.text, one.speaker_id, fingerprint(one.audio, RAW), one.meta) for one in self._ordered]
         sounds = [dict(found.hashes) if found is not None else {} for found in (self.noises, self.impulses)]
-        settings = msgspec.structs.replace(self.config, noise_dir=None, impulse_dir=None)  # what is in them counts, not where they lie
+        settings = msgspec.structs.replace(self.config, noise_dir=None, impulse_dir=None)  # their content counts, not their path
         shifter = effects.pitch_version() if self.config.changes_pitch() else None
         return key(__name__, settings, self.seed, self.rules.max_s, parts, sounds, shifter)
 

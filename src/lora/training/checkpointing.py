@@ -1,4 +1,4 @@
-"""Training as it stands after an update, on disk: what it takes to go on as if nothing had happened.
+"""Checkpoints of the training state: all that is needed to resume as if nothing had happened.
 
 Order and random draws of an update follow from the seed and its number, and its learning rate too, so none of them is kept.
 """
@@ -19,7 +19,7 @@ from lora.system.files import atomic_folder, remove_at_once, remove_leftovers, s
 from lora.units import Seconds
 
 KEPT = 2
-"""Checkpoints that stay: while one is written the one before is whole."""
+"""Checkpoints that are kept: while one is written, the one before is whole."""
 
 STATE_FILE = "state.json"
 TENSORS_FILE = "tensors.safetensors"
@@ -45,7 +45,7 @@ class Numbers(msgspec.Struct, frozen=True, kw_only=True):
     step: int
     """Updates done. Its evaluation, if one was due, has been made if the history ends with it."""
     data_sha256: str
-    """Hash of the examples, so that no other data is taken for these."""
+    """Hash of the examples, so that a run never resumes on other data."""
     total: Window
     window: Window
     """Since the last evaluation."""
@@ -54,7 +54,7 @@ class Numbers(msgspec.Struct, frozen=True, kw_only=True):
     """Evaluations since the best one."""
     guard_words: int
     said: dict[str, list[str]]
-    """Transcripts of the last evaluation by set, which are the next one's drafts."""
+    """Transcripts of the last evaluation by set: drafts for the next one."""
     stages: dict[str, Seconds] = {}
     """Wall time of the run's stages up to here."""
 

@@ -20,7 +20,7 @@ from lora.training import adapter_files
 from lora.training.adapter import Passport, read_passport
 
 _SAME: Final = ("base_sha256", "language", "audio", "decode", "normaliser")
-"""What adapters must have in common, for a model hears, decodes and is scored in one way."""
+"""What adapters must have in common, because one model decodes and is scored with one set of settings."""
 
 
 def combine(folders: Sequence[Path], weights: Sequence[float] | None, output: Path, *, overwrite: bool = False) -> tuple[float, ...]:

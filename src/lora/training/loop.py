@@ -34,8 +34,8 @@ LENGTH_POOL_BATCHES = 16
 """Batches whose utterances are sorted by length together: little padding, and the order still differs in each epoch."""
 
 GUARD_TOLERANCE = 0.002
-"""Rise of the guard WER, as a ratio, that costs a step nothing when the best one is chosen: the gate's default, or one word where the
-guard set is too small to show less."""
+"""Rise of the guard WER, as a ratio, that does not count against a step: the gate's default, or one word if the guard set is too small to
+show less."""
 
 
 _ROUNDING = 1e-9
@@ -84,13 +84,13 @@ def train(
     progress: Progress = Progress(),
     resumed: TrainState | None = None,
 ) -> TrainOutcome:
-    """Trains the adapter and leaves the best step's weights in it. With `resumed` it goes on from there.
+    """Trains the adapter and leaves the best step's weights in it. With `resumed` it continues from that state.
 
     `evaluator` holds the model that the adapter was attached to, and its encoder outputs, which training reads too. The best step is the
     one with the lowest dev loss among those that `eligible` lets through. The base model, step 0, takes part: training that only does harm
     ends with an adapter that does nothing. Several processes (`lora.system.distributed`) do what one does, and all hold the same weights
     after every update. It takes six parameters, for each is a part of its own: what trains, on what, how it is measured, by which settings,
-    whom it tells, and where it goes on.
+    where it reports, and where it resumes.
 
     Raises `DivergedError` when the loss is not finite (`NotFiniteError` before the first update), `StoppedError` once
     `progress.stopping()` has been heard and a checkpoint is saved, and `RunFolderError` when `resumed` was trained on other data.
@@ -175,7 +175,7 @@ class _Loop:
         return self._diverged(fault)
 
     def _diverged(self, fault: str) -> DivergedError:
-        """What to do where numbers were finite before weights changed."""
+        """Advice for when numbers were finite before any weight changed."""
         rate = f"lower --learning-rate (it is {self._config.learning_rate:g})"
         other = "" if self._adapted.speech.precision == "float32" else ", or train with --precision float32"
         return DivergedError(f"step {self.step}: {fault}; {rate}{other}")
@@ -222,7 +222,7 @@ class _Loop:
         self._optimizer.step()
         torch.autograd.graph.increment_version(self._parameters)  # a fused step does not, and stacked weights are renewed by it
         self._optimizer.zero_grad()
-        nats = sum(torch.stack(losses).tolist())  # read once, when all of the update is on its way: a GPU waits for nobody before
+        nats = sum(torch.stack(losses).tolist())  # read once, at the end of the update, so that a GPU does not wait before
         audio_s = sum(example.length_s for batch in update for example in batch)
         return Window(nats, tokens, audio_s, time.perf_counter() - started), stopping
 
@@ -281,12 +281,12 @@ def _data_sha256(data: TrainData) -> str:
 
 
 def _facts(example: Example) -> tuple[object, ...]:
-    """What of an example decides the training; marks only if there are some."""
+    """The facts of an example that decide the training; marks only if there are some."""
     return (example.utterance.id, example.length_s, example.labels, *((example.taught,) if example.taught else ()))
 
 
 def _draw_seed(seed: int, step: int) -> int:
-    """Each process draws on its own, for it has other clips."""
+    """Each process draws its own numbers, because it has other clips."""
     return int(sha256_bytes(f"{seed} {step} {distributed.rank()}".encode())[:8], 16)
 
 
@@ -343,7 +343,7 @@ class _Selection:
         self.history.append(step)
         self.kept[number] = state(self._adapted)
         kept = eligible(self.history, dev.score.standard.reference_length, self.guard_words)
-        self.kept = {other.step: self.kept[other.step] for other in kept}  # once out, a step never comes back
+        self.kept = {other.step: self.kept[other.step] for other in kept}  # a step that has been ruled out never returns
         self.misses = 0 if self.best_step == number else self.misses + 1
         self._progress.evaluated(step, self.best_step == number)
         self._progress.priced(costs(self.history, self.guard_words)[-1][0])
@@ -362,7 +362,7 @@ class _Selection:
 
 
 def allowed_rise(guard_words: int) -> float:
-    """Rise of the guard WER, as a ratio, that counts as none."""
+    """Rise of the guard WER, as a ratio, that counts as zero."""
     return max(GUARD_TOLERANCE, 1 / guard_words) + _ROUNDING
 
 
@@ -374,7 +374,7 @@ def eligible(history: Sequence[Step], dev_words: int, guard_words: int) -> list[
     """
     priced = costs(history, guard_words)
     least = min(cost for cost, _ in priced)
-    margin = math.sqrt(least / dev_words)  # of a count of errors the standard error is its square root
+    margin = math.sqrt(least / dev_words)  # the standard error of a count is its square root
     return [step for step, (cost, over) in zip(history, priced, strict=True) if cost == least or (over == 0.0 and cost <= least + margin)]
 
 

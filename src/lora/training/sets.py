@@ -26,7 +26,7 @@ WILDCARDS = "*?["
 _WORD = re.compile(r"[^\W_]+")
 
 GUARD_FRACTION = 0.2
-"""Share of the replay speech kept out of training to watch for forgetting while it goes on."""
+"""Share of the replay speech kept out of training to monitor forgetting."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +147,7 @@ def read_sets(config: RunConfig, kept: Kept) -> SpeechSets:
 def trained_sentences(sets: SpeechSets) -> dict[str, int]:
     """How many utterances of each set that is scored say a sentence that the training set says too, whatever its case and punctuation.
 
-    That is as it should be for commands, and tells less than other sentences about speech that nobody has seen.
+    That is expected for voice commands, but such utterances say less about unseen speech.
     """
     trained = {_sentence(utterance) for utterance in sets.train.manifest}
     others = {name: part for name, part in sets.named().items() if name not in ("train", "replay")}
@@ -178,7 +178,7 @@ def plan_copies(sets: SpeechSets, config: RunConfig) -> Augmenter | None:
 
 
 def with_copies(sets: SpeechSets, copies: Copies) -> SpeechSets:
-    """The sets with the copies behind the training utterances. Raises `ManifestError` when a copy equals a recording of another set."""
+    """The sets with the copies added to the training utterances. Raises `ManifestError` when a copy equals a recording of another set."""
     train = sets.train
     manifest = train.manifest.subset((*train.manifest, *copies.manifest))
     grown = replace(sets, train=SpeechSet(manifest, train.recordings + copies.recordings))

@@ -21,7 +21,7 @@ class Score(Protocol):
 
 
 def check(*, method: str, use_dora: bool, init_lora_weights: str, has_guard: bool) -> None:
-    """Raises `ConfigError` if a share of the update cannot be taken, or nothing tells how much general speech suffers."""
+    """Raises `ConfigError` if a share of the update cannot be taken, or if there is no general speech to measure the damage on."""
     if not has_guard:
         raise ConfigError(
             "--strength-sweep needs general speech to guard: give --replay-manifest, with --replay-ratio 0 to keep it out of training"
@@ -36,7 +36,7 @@ def check(*, method: str, use_dora: bool, init_lora_weights: str, has_guard: boo
 def sweep(adapted: Adapted, base_guard_wer: float, score: Score) -> tuple[float, tuple[Strength, ...]]:
     """Scores each of `STRENGTHS`, keeps the strongest that spares the guard in the adapter, and returns it with all that were tried.
 
-    Spares means that the guard WER rises by at most what `train` allows a step. Where none does it is 0: the base model.
+    Spares means that the guard WER rises by at most what `train` allows a step. If none does, the strength is 0: the base model.
     """
     full = state(adapted)
     tried: list[Strength] = []

@@ -1,4 +1,4 @@
-"""Terms taught alone: which tokens are taught, and the model as it was before training, whose distributions all others keep."""
+"""Teaches terms alone: which tokens are taught; all others keep the distributions of the model before training."""
 
 from collections.abc import Iterable, Sequence
 from copy import deepcopy
@@ -18,7 +18,7 @@ from lora.text.terms import Terms
 from lora.training.adapter import Adapted, merged
 
 _SHOWN = 8
-"""Terms without a training sentence that a line names."""
+"""How many terms without a training sentence a message names."""
 
 
 def marked(speech: LoadedModel, examples: Sequence[Example], terms: Terms, style: ResolvedStyle) -> list[Example]:
@@ -32,7 +32,7 @@ def _taught(speech: LoadedModel, text: str, terms: Terms) -> tuple[bool, ...]:
 
 
 def require_sentences(terms: Terms, utterances: Iterable[Utterance]) -> str | None:
-    """A line that names the terms that no training sentence holds, which nothing teaches; None if there are none.
+    """A message that names the terms that occur in no training sentence, so are not taught; None if there are none.
 
     Raises `TermsError` if no sentence holds any.
     """
@@ -47,7 +47,7 @@ def require_sentences(terms: Terms, utterances: Iterable[Utterance]) -> str | No
 
 
 class Teacher:
-    """A frozen copy of a model with its adapter as it is now, for what tokens that are not taught have to keep."""
+    """A frozen copy of a model with its current adapter: the target for tokens that are not taught."""
 
     def __init__(self, adapted: Adapted, features: Features) -> None:
         with merged(adapted) as speech:

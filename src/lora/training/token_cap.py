@@ -1,4 +1,4 @@
-"""Whether the token cap leaves room for what is said: a transcript that the cap cuts counts as errors of the model."""
+"""Whether the token cap is high enough for the references: a transcript that the cap cuts counts as errors of the model."""
 
 from collections.abc import Iterator
 
@@ -8,7 +8,7 @@ from lora.model.transcript import EXTRA_TOKENS, DecodeSettings
 from lora.training.sets import SpeechSet, SpeechSets
 
 TOO_MANY = 0.05
-"""Share of a set's references that may need more than the cap: single ones are mostly texts that do not belong to their sound."""
+"""Share of a set's references that may exceed the cap: single ones are mostly texts of another recording."""
 
 
 def require_room(sets: SpeechSets, speech: LoadedModel, decode: DecodeSettings, *, chosen: bool) -> Iterator[str]:
