@@ -100,6 +100,7 @@ def ready(config: RunConfig, display: Display) -> Prepared:
         )
     equivalents = table(Path(config.eval.equivalents), config.model.language) if config.eval.equivalents is not None else None
     terms = read_terms(Path(config.eval.terms), config.model.language) if config.eval.terms is not None else None
+    checkpoint = resolve(config.model.model_id, config.model.revision)  # before hours of audio are decoded for a name mistyped
     kept = Kept()
     with display.stage("read", "Reading manifests and audio"):
         sets = read_sets(config, kept)
@@ -111,7 +112,6 @@ def ready(config: RunConfig, display: Display) -> Prepared:
         if augmenter is not None:
             display.line(f"augmentation: {config.augment.augment_copies} copies of each training utterance, made when training starts")
     with display.stage("load", f"Loading {config.model.model_id} on {device.type}"):
-        checkpoint = resolve(config.model.model_id, config.model.revision)
         speech = load_model(checkpoint, device, config.model.precision, config.model.language)
         if terms is not None:
             require_writable(terms, speech)
