@@ -9,8 +9,9 @@ from datetime import UTC, datetime
 
 import numpy as np
 from lora_cli.engine.events import Ended, Event, Final, Partial
-from lora_cli.screen.app import MoonshineApp
+from lora_cli.screen.app import TICK_S, MoonshineApp
 from lora_cli.screen.keyboard import KeyboardParser
+from lora_cli.screen.widgets import SERIOUS_S
 from scripted import CHUNK, Script
 from textual.pilot import Pilot
 
@@ -56,6 +57,19 @@ class Play:
             self.script.on_samples(CHUNK)
         self.script.on_level(level)
         await self.settle()
+
+    async def forgets(self) -> None:
+        """Lets so much time pass that the status line says how things stand."""
+        for _ in range(round(SERIOUS_S / TICK_S) + 1):
+            self.app.tick()
+        await self.settle()
+
+    async def opens_again(self) -> None:
+        """Waits until a microphone that was lost is open again, and gives sound."""
+        opened = self.script.opened
+        while self.script.opened == opened:
+            await asyncio.sleep(0.05)
+        await self.hears()
 
     async def settle(self) -> None:
         """Until every message and worker has done its work, and the screen shows it."""

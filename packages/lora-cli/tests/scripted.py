@@ -7,11 +7,13 @@ from pathlib import Path
 
 import numpy as np
 from lora_cli.engine.events import Event, Final, Voice
-from lora_cli.session import History, InputDevice, OnLevel, OnProblem, OnSamples, SaveFormat, Session
+from lora_cli.session import Corrections, History, InputDevice, OnLevel, OnProblem, OnSamples, SaveFormat, Session
 from lora_cli.sound.microphone import Device
+from lora_cli.talking import Background
 
 from lora.audio.loading import Waveform
 from lora.errors import AudioError, RunFolderError
+from lora.units import Seconds
 
 BASE = Voice("tiny", "packaged:moonshine-tiny")
 TUNED = Voice("tuned", "packaged:moonshine-tiny", Path("outputs/x/lora_adapter"))
@@ -27,6 +29,8 @@ class Script:
 
     voices: tuple[Voice, ...] = (BASE, TUNED)
     source_error: str | None = None
+    opened: int = 0
+    """How often a source was opened."""
     asked: list[object] = field(default_factory=list)
     fed: list[Waveform] = field(default_factory=list)
     folder: Path = Path()
@@ -35,12 +39,16 @@ class Script:
     results: History | None = None
     """What takes the results in place of the script."""
 
+    background: Background = Background.LISTEN
     devices: tuple[str, ...] | None = ("built-in", "headset")
     """Microphones; those named `broken` cannot be opened. None for a recording."""
 
     def session(self) -> Session:
         devices = None if self.devices is None else self._devices
-        return Session(self.voices, self._engine, self._source, "default", self.results or self, devices)
+        open_again = None if self.devices is None else self._open_again
+        return Session(
+            self.voices, self._engine, self._source, "default", self.results or self, devices, open_again, background=self.background
+        )
 
     def _devices(self) -> tuple[InputDevice, ...]:
         assert self.devices is not None
@@ -55,6 +63,9 @@ class Script:
         self.asked.append(("open", name))
         return self._source(on_samples, on_level, on_problem)
 
+    def _open_again(self, wanted: str | None, on_samples: OnSamples, on_level: OnLevel, on_problem: OnProblem) -> "Script":
+        return self._open(wanted or "default", on_samples, on_level, on_problem)
+
     def _engine(self, emit: Callable[[Event], None]) -> "Script":
         self.emit = emit
         return self
@@ -63,6 +74,7 @@ class Script:
         if self.source_error is not None:
             raise AudioError(self.source_error)
         self.on_samples, self.on_level, self.on_problem = on_samples, on_level, on_problem
+        self.opened += 1
         return self
 
     # the engine
@@ -118,10 +130,19 @@ class Script:
         self.asked.append(("save", form))
         return self.folder / f"history.{form}"
 
-    def correct(self, final: Final, text: str) -> Path:
+    def restore(self, final: Final) -> None:
+        self._refuse()
+        self.asked.append(("restore", final.text))
+
+    def prefer(self, final: Final, voice: str) -> None:
+        self._refuse()
+        self.asked.append(("prefer", final.text, voice))
+
+    def correct(self, final: Final, text: str) -> Corrections:
         self._refuse()
         self.asked.append(("correct", final.text, text))
-        return self.folder / "corrections.jsonl"
+        count = sum(asked[0] == "correct" for asked in self.asked)
+        return Corrections(self.folder / "corrections.jsonl", count, Seconds(3.0 * count))
 
     def replay(self, final: Final) -> None:
         self._refuse()

@@ -10,13 +10,15 @@ import pytest
 from lora_cli.history import History
 from lora_cli.replacements import Replacement, Table
 from lora_cli.screen.correct import CorrectScreen
-from lora_cli.screen.widgets import MOST_ROWS, Utterances
-from lora_cli.session import SaveFormat
+from lora_cli.screen.standing import amount
+from lora_cli.screen.widgets import MOST_ROWS, Utterances, row
+from lora_cli.session import Corrections, SaveFormat
 from lora_cli.written import written
 from playing import Play, ended, final, played
 from scripted import CHUNK, Script
 
 from lora.dataset.manifest import Rules, read
+from lora.units import Seconds
 
 
 def test_no_speech_is_said_and_not_kept() -> None:
@@ -30,7 +32,7 @@ def test_no_speech_is_said_and_not_kept() -> None:
 def test_utterances_show_time_length_latency_and_both_texts() -> None:
     async def scene(play: Play) -> None:
         await play.says(final("Please fold the line.", other="Please hold the line."))
-        assert "09:26:53   3.0 s  121 ms  tiny : Please fold the line." in play.text
+        assert "09:26:53   3.0 s  121 ms   tiny : Please fold the line." in play.text
         assert "tuned: Please hold the line." in play.text
 
     played(scene)
@@ -62,6 +64,69 @@ def test_commands_work_on_the_chosen_utterance() -> None:
 
     asked = played(scene).asked
     assert asked[4:] == [("copy", "two"), ("replay", "two"), ("remove", "two"), ("copy", "three"), ("copy", "three")]
+
+
+def test_what_was_deleted_comes_back_in_its_place() -> None:
+    async def scene(play: Play) -> None:
+        await play.press("u")
+        assert "nothing was deleted" in play.text
+        await play.says(*(final(text, minute=minute) for minute, text in enumerate(["one", "two", "three"])))
+        await play.press("up", "d")
+        assert "deleted; u brings it back" in play.text
+        await play.press("u")
+        assert play.text.rindex("one") < play.text.rindex("two") < play.text.rindex("three")
+        await play.press("c")
+
+    assert played(scene).asked[4:] == [("remove", "two"), ("restore", "two"), ("copy", "two")]
+
+
+def test_two_voices_that_say_the_same_say_it_once_and_differing_words_are_marked() -> None:
+    same = row(final("Hold the line.", other="Hold the line."))
+    assert same.plain.count("Hold the line.") == 1
+    assert "both: " in same.plain
+    differing = row(final("Please fold the line.", other="Please hold the line. now."))
+    assert {differing.plain[span.start : span.end] for span in differing.spans if "underline" in str(span.style)} == {
+        "fold",
+        "hold",
+        "now.",
+    }
+
+
+def test_votes_on_two_voices_are_counted() -> None:
+    async def scene(play: Play) -> None:
+        await play.says(final("one"))
+        await play.press("1")
+        assert "there is one text only" in play.text
+        for minute in range(1, 4):
+            await play.says(final("fold", other="hold", minute=minute))
+            await play.press("2")
+        await play.press("up", "0")
+        assert "both texts are as good" in play.text
+        await play.forgets()
+        assert "A/B: tuned preferred in 2 of 2 (34 to 100 %)" in play.text
+        assert "*tuned: hold" in play.text
+
+    assert ("prefer", "fold", "neither") in played(scene).asked
+
+
+def test_corrections_are_marked_and_counted() -> None:
+    async def scene(play: Play) -> None:
+        for minute in range(2):
+            await play.says(final("Please fold the line", minute=minute))
+            await play.press("e")
+            await play.press("end", "enter")
+        await play.forgets()
+        assert "2 utterances; 2 corrections, 0.1 min" in play.text
+        assert play.text.count("(corrected)") == 2
+
+    played(scene)
+
+
+def test_from_when_corrections_are_worth_a_training_the_app_says_so() -> None:
+    assert amount(Corrections(Path("c.jsonl"), 30, Seconds(95.0))) == (
+        "30 corrections, 1.6 min, enough to try a training (moonshine history corrections says how)"
+    )
+    assert amount(Corrections(Path("c.jsonl"), 1, Seconds(95.0))) == "1 correction, 1.6 min"
 
 
 def test_a_new_utterance_does_not_take_the_choice_away() -> None:
@@ -111,7 +176,7 @@ def test_an_abandoned_or_empty_correction_is_not_kept(keys: tuple[str, ...], say
     assert played(scene).asked == ["start", ("add", "one")]
 
 
-@pytest.mark.parametrize(("keys", "form"), [((), SaveFormat.TEXT), (("down",), SaveFormat.JSONL), (("down", "down"), SaveFormat.SRT)])
+@pytest.mark.parametrize(("keys", "form"), [((), SaveFormat.TEXT), (("down",), SaveFormat.MANIFEST), (("down", "down"), SaveFormat.SRT)])
 def test_the_history_is_saved_in_the_form_that_was_chosen(keys: tuple[str, ...], form: SaveFormat) -> None:
     async def scene(play: Play) -> None:
         await play.says(final("one"))

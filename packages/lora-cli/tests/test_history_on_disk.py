@@ -15,6 +15,7 @@ from lora_cli.history import History, subtitles
 from lora_cli.session import SaveFormat
 
 from lora.audio.loading import AudioSettings, FileAudio, duration, read_file, waveform_hash
+from lora.dataset.checking import validate
 from lora.dataset.manifest import Rules, Utterance, read
 from lora.errors import AudioError, ManifestError, RunFolderError
 from lora.main import _main as moonshine_lora
@@ -95,7 +96,7 @@ def test_corrections_are_a_manifest_that_an_experiment_takes(
     said = [final(utterance, after_s=60.0 * number) for number, utterance in enumerate(speech[:4])]
     for one in said:
         results.add(one)
-        file = results.correct(one, "Ever tried, ever failed.")
+        file = results.correct(one, "Ever tried, ever failed.").file
     corrected = list(read(file, Rules()))
     assert [row.text for row in corrected] == ["Ever tried, ever failed."] * 4
     assert waveform_hash(read_file(corrected[0].audio.path, AudioSettings())) == waveform_hash(said[0].samples)  # type: ignore[union-attr]
@@ -113,7 +114,7 @@ def test_correcting_again_replaces_the_line(results: History, speech: Sequence[U
     said = final(speech[0])
     results.add(said)
     results.correct(said, "first try")
-    file = results.correct(said, "second try")
+    file = results.correct(said, "second try").file
     assert [row.text for row in read(file, Rules())] == ["second try"]
     assert json.loads((results.folder / "history.jsonl").read_text())["corrected"] == "second try"
 
@@ -172,20 +173,55 @@ def test_a_session_in_which_nothing_was_said_leaves_nothing(results: History) ->
     results.folder.mkdir()  # for the fixture to close
 
 
-def test_histories_are_saved_as_text_lines_and_subtitles(results: History, speech: Sequence[Utterance]) -> None:
+def test_histories_are_saved_as_text_a_manifest_and_subtitles(results: History, speech: Sequence[Utterance]) -> None:
     first, second = final(speech[0], "one"), final(speech[1], "two", 3725.0)
     results.add(first)
     results.add(second)
     results.correct(second, "Too, again.")
     assert results.save(SaveFormat.TEXT).read_text() == "one again\nToo, again.\n"
-    rows = [json.loads(line) for line in results.save(SaveFormat.JSONL).read_text().splitlines()]
-    assert [row.get("corrected") for row in rows] == [None, "Too, again."]
-    assert all(Path(row["audio"]).is_file() for row in rows)
+    rows = [json.loads(line) for line in results.save(SaveFormat.MANIFEST).read_text().splitlines()]
+    assert [row["text"] for row in rows] == ["one again", "Too, again."]
     end = 3725 + len(second.samples) / 16_000
     clock = f"01:02:{end - 3720:06.3f}".replace(".", ",")
     assert results.save(SaveFormat.SRT).read_text() == (
         f"1\n00:00:00,500 --> 00:00:01,500\none\n\n2\n00:00:01,700 --> 00:00:01,950\nagain\n\n3\n01:02:05,000 --> {clock}\nToo, again.\n\n"
     )
+
+
+def test_a_saved_manifest_can_be_moved_and_read_with_its_sound(results: History, speech: Sequence[Utterance], tmp_path: Path) -> None:
+    results.add(final(speech[0], "one", heard="won again"))
+    results.add(final(speech[1], "two", 5.0))
+    file = results.save(SaveFormat.MANIFEST)
+    (tmp_path / "elsewhere").mkdir()
+    for path in (file, file.with_name(f"{file.stem}-audio")):
+        path.rename(tmp_path / "elsewhere" / path.name)
+    manifest = read(tmp_path / "elsewhere" / file.name, Rules())
+    found = validate(manifest, Rules(), AudioSettings())
+    assert [one.text for one in manifest] == ["one again", "two again"]
+    assert [one.sha256 for one in found] == [waveform_hash(final(one).samples) for one in speech[:2]]
+    assert (tmp_path / "elsewhere" / file.name).stat().st_mode & 0o777 == 0o600
+
+
+def test_what_was_deleted_comes_back_where_it_stood(results: History, speech: Sequence[Utterance]) -> None:
+    said = [final(speech[number], name, 5.0 * number) for number, name in enumerate(["one", "two", "three"])]
+    for one in said:
+        results.add(one)
+    before = (results.folder / "history.jsonl").read_bytes()
+    results.remove(said[1])
+    assert len(list(results.folder.rglob("*.flac"))) == 2
+    results.restore(said[1])
+    assert (results.folder / "history.jsonl").read_bytes() == before
+    assert len(list(results.folder.rglob("*.flac"))) == 3
+    with pytest.raises(AudioError, match="deleted last"):
+        results.restore(said[1])
+
+
+def test_a_preference_is_kept(results: History, speech: Sequence[Utterance]) -> None:
+    said = final(speech[0], other_voice="base", other_text="ever died again")
+    results.add(said)
+    results.prefer(said, "base")
+    results.prefer(said, "tuned")
+    assert json.loads((results.folder / "history.jsonl").read_text())["preferred"] == "tuned"
 
 
 def test_an_empty_line_of_a_text_does_not_end_a_caption(results: History, speech: Sequence[Utterance]) -> None:

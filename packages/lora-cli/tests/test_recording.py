@@ -3,7 +3,10 @@
 import numpy as np
 import pytest
 from lora_cli.engine.events import Problem, Ready
+from lora_cli.screen.app import TICK_S
+from lora_cli.screen.widgets import SAID_S
 from lora_cli.session import PREROLL_SAMPLES, Recorder
+from lora_cli.talking import Background
 from playing import KITTY, PRESS, RELEASE, REPEAT, XTERM, Play, ended, final, partial, played
 from scripted import BASE, CHUNK, Script
 from textual import events
@@ -78,15 +81,84 @@ def test_hold_without_release_reports_is_explained_when_space_is_pressed() -> No
     assert played(scene, answer=XTERM, mode="hold").asked == ["start"]
 
 
-@pytest.mark.parametrize("mode", ["hold", "toggle", "vad"])
-def test_losing_the_focus_stops_recording(mode: str) -> None:
+@pytest.mark.parametrize("mode", ["hold", "toggle"])
+def test_losing_the_focus_ends_a_recording_and_says_why(mode: str) -> None:
     async def scene(play: Play) -> None:
-        if mode != "vad":
-            await play.types(PRESS)
+        await play.types(PRESS)
         play.app.post_message(events.AppBlur())
         await play.settle()
+        assert "another window has the focus" in play.text
 
     assert played(scene, mode=mode).asked[-1] == "end"
+
+
+def test_hands_free_listens_on_while_another_window_has_the_focus() -> None:
+    async def scene(play: Play) -> None:
+        await play.hears()
+        play.app.post_message(events.AppBlur())
+        await play.settle()
+        assert "LISTENING" in play.text
+
+    assert played(scene, mode="vad").asked == ["start", "begin hands-free"]
+
+
+def test_hands_free_pauses_while_another_window_has_the_focus_where_that_is_wanted() -> None:
+    async def scene(play: Play) -> None:
+        play.app.post_message(events.AppBlur())
+        await play.settle()
+        assert "PAUSED - another window has the focus" in play.text
+        play.app.post_message(events.AppFocus())
+        await play.settle()
+
+    assert played(scene, Script(background=Background.PAUSE), mode="vad").asked == ["start", "begin hands-free", "end", "begin hands-free"]
+
+
+def test_a_mouse_button_that_is_let_go_outside_the_window_ends_the_recording_when_the_pointer_is_back() -> None:
+    async def scene(play: Play) -> None:
+        await play.pilot.mouse_down("#talk")
+        await play.settle()
+        assert play.script.asked == ["start", "begin"]
+        await play.types("\x1b[<35;5;5M")  # motion without a button, as a terminal tells it
+        assert play.script.asked == ["start", "begin", "end"]
+        await play.pilot.mouse_down("#talk")
+        await play.press("space")
+
+    assert played(scene, answer=XTERM).asked == ["start", "begin", "end", "begin", "end"]
+
+
+def test_a_recording_is_discarded() -> None:
+    async def scene(play: Play) -> None:
+        await play.press("escape")
+        assert "nothing is being recorded" in play.text
+        await play.press("space")
+        await play.says(partial("Please hold", "the line"))
+        assert "Please hold" in play.text
+        await play.press("escape")
+        await play.says(partial("Please hold", "the line"), ended())
+        assert "Please hold" not in play.text
+        assert "discarded" in play.text
+        assert "Press space to talk" in play.text
+
+    assert played(scene, answer=XTERM).asked == ["start", "begin", "cancel"]
+
+
+def test_hands_free_listens_on_after_an_utterance_is_discarded() -> None:
+    async def scene(play: Play) -> None:
+        await play.press("escape")
+        assert "discarded; listening goes on" in play.text
+
+    assert played(scene, mode="vad").asked == ["start", "begin hands-free", "cancel", "begin hands-free"]
+
+
+def test_between_release_and_text_it_is_finishing() -> None:
+    async def scene(play: Play) -> None:
+        await play.types(PRESS)
+        await play.types(RELEASE)
+        assert "FINISHING - the text of what you said is on its way" in play.text
+        await play.says(final("one"), ended())
+        assert "FINISHING" not in play.text
+
+    played(scene)
 
 
 @pytest.mark.parametrize("key", ["question_mark", "e", "s", "i"])
@@ -175,21 +247,44 @@ def test_a_microphone_that_is_lost_ends_the_recording_and_the_next_press_says_wh
     async def scene(play: Play) -> None:
         await play.types(PRESS)
         await play.hears()
+        play.script.source_error = "there is no microphone"
         play.script.on_problem(Problem("built-in: gives no sound any more", lost=True))
         await play.settle()
-        assert play.script.asked[-1] == "end"
+        assert play.script.asked[2] == "end"
         assert "! built-in: gives no sound any more" in play.text
+        assert "FINISHING" in play.text
+        await play.says(final("one"), ended())
         assert "Hold space and talk" in play.text
         await play.types(RELEASE)
         await play.press("l")
         await play.types(PRESS)
-        assert play.script.asked[-1] == "end"
+        assert play.script.asked.count("begin") == 1
         assert "! built-in: gives no sound any more" in play.text
-        await play.hears()
+        play.script.source_error = None
+        await play.opens_again()
+        assert "listening to default again" in play.text
+        assert "gives no sound" not in play.text
         await play.types(PRESS)
+        assert play.script.asked.index("close") < play.script.asked.index(("open", "default"))
         assert play.script.asked[-1] == "begin"
 
     played(scene)
+
+
+@pytest.mark.parametrize("paused", [False, True])
+def test_hands_free_listens_again_with_the_microphone_unless_it_was_paused(paused: bool) -> None:
+    async def scene(play: Play) -> None:
+        if paused:
+            await play.press("space")
+        play.script.source_error = "there is no microphone"
+        play.script.on_problem(Problem("built-in: gives no sound any more", lost=True))
+        await play.settle()
+        assert ("LISTENING" in play.text) is False
+        play.script.source_error = None
+        await play.opens_again()
+        assert ("PAUSED" in play.text) is paused
+
+    played(scene, mode="vad")
 
 
 def test_a_machine_that_falls_behind_says_so() -> None:
@@ -197,6 +292,8 @@ def test_a_machine_that_falls_behind_says_so() -> None:
         late = partial("one", "")
         await play.says(type(late)(late.recording, "one", "", late.length_s, behind_s=Seconds(7.0)))
         assert "this machine is 7 s behind" in play.text
+        await play.says(final("one"))
+        assert "behind" not in play.text
 
     played(scene)
 
@@ -259,7 +356,21 @@ def test_a_microphone_that_cannot_be_opened_says_why_and_another_can_be_chosen()
     assert asked == ["start", "close", ("open", "built-in"), "begin"]
 
 
-def test_a_chooser_that_is_left_changes_nothing_and_a_recording_has_none() -> None:
+def test_what_is_said_on_the_status_line_goes_after_a_while() -> None:
+    async def scene(play: Play) -> None:
+        await play.says(Ready((BASE,), Seconds(1.4)))
+        await play.press("c")
+        assert "nothing was said yet" in play.text
+        for _ in range(round(SAID_S / TICK_S) + 1):
+            play.app.tick()
+        await play.settle()
+        assert "nothing was said yet" not in play.text
+        assert "ready after 1.4 s" in play.text
+
+    played(scene)
+
+
+def test_a_chooser_that_is_left_leaves_the_microphone_and_a_recording_has_none() -> None:
     async def leave(play: Play) -> None:
         await play.press("i")
         await play.press("escape")
@@ -269,5 +380,5 @@ def test_a_chooser_that_is_left_changes_nothing_and_a_recording_has_none() -> No
         await play.press("i")
         assert "start without --file to choose a microphone" in play.text
 
-    assert played(leave).asked == ["start"]
+    assert played(leave).asked == ["start", "close", ("open", "default")]
     assert played(refuse, Script(devices=None)).asked == ["start"]

@@ -61,7 +61,7 @@ def test_the_help_lists_every_key_and_its_keys_close_it() -> None:
 
 
 def test_every_key_of_the_list_does_something() -> None:
-    assert [key.key for key in KEYS if not hasattr(MoonshineApp, f"action_{key.action}")] == []
+    assert [key.key for key in KEYS if not hasattr(MoonshineApp, f"action_{key.action.partition('(')[0]}")] == []
 
 
 @pytest.mark.parametrize("width", [60, 80, 200])
@@ -90,6 +90,11 @@ def test_a_window_made_narrow_says_so_and_made_wide_again_works() -> None:
         await play.settle()
         assert "needs 60 columns" in " ".join(play.text.split())
         assert "space talk" not in play.text
+        await play.types(PRESS)
+        await play.hears()
+        assert "[REC]" in play.text
+        await play.says(partial("Please hold", "the line"))
+        assert "Please hold ~ the line" in play.text
         await play.pilot.resize_terminal(60, 24)
         await play.settle()
         assert "space talk" in play.text

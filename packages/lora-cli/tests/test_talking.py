@@ -1,15 +1,17 @@
 """What starts and what stops a recording, in every mode."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from lora_cli.talking import AUTO, BOUNCE_S, WISHES, Choice, EndsWith, Input, Mode, Recording, Talking, choose
+from lora_cli.talking import AUTO, BOUNCE_S, WISHES, Background, Choice, EndsWith, Input, Mode, Recording, Talking, choose
 
 from lora.errors import ConfigError
 from lora.units import Seconds
 
 KEY_DOWN, KEY_REPEAT, KEY_UP = Input.KEY_DOWN, Input.KEY_REPEAT, Input.KEY_UP
-BUTTON_DOWN, BUTTON_UP, LOST = Input.BUTTON_DOWN, Input.BUTTON_UP, Input.LOST
+BUTTON_DOWN, BUTTON_UP, STOP, BLUR, FOCUS = Input.BUTTON_DOWN, Input.BUTTON_UP, Input.STOP, Input.BLUR, Input.FOCUS
 
 
 def start(mode: Mode, key_works: bool = True) -> Talking:
@@ -63,10 +65,22 @@ def test_hands_free_listens_at_once_and_pauses_with_key_and_button() -> None:
     assert is_on(state, KEY_DOWN, KEY_DOWN, BUTTON_DOWN, BUTTON_UP) == [False, True, False, False]
 
 
-@pytest.mark.parametrize("mode", list(Mode))
-def test_losing_the_focus_stops_and_coming_back_does_not_start(mode: Mode) -> None:
-    state = start(mode)
-    assert is_on(state, *([] if state.recording else [KEY_DOWN]), LOST, KEY_UP)[-2:] == [False, False]
+@pytest.mark.parametrize("mode", [Mode.HOLD, Mode.TOGGLE])
+def test_losing_the_focus_ends_a_recording_and_coming_back_starts_none(mode: Mode) -> None:
+    assert is_on(start(mode), KEY_DOWN, BLUR, KEY_UP, FOCUS) == [True, False, False, False]
+
+
+def test_hands_free_goes_on_in_the_background_or_pauses_until_the_focus_is_back() -> None:
+    assert is_on(start(Mode.VAD), BLUR, FOCUS) == [True, True]
+    pausing = replace(start(Mode.VAD), background=Background.PAUSE)
+    assert is_on(pausing, BLUR, FOCUS) == [False, True]
+    assert is_on(pausing, BLUR, BLUR, FOCUS) == [False, False, True]
+    assert is_on(pausing, KEY_DOWN, BLUR, FOCUS) == [False, False, False]
+    assert is_on(pausing, BLUR, STOP, FOCUS) == [False, False, False]
+
+
+def test_a_button_that_seems_to_be_held_ends_with_the_space_bar() -> None:
+    assert is_on(start(Mode.HOLD), BUTTON_DOWN, KEY_DOWN, KEY_UP) == [True, False, False]
 
 
 @pytest.mark.parametrize("mode", list(Mode))
@@ -76,8 +90,8 @@ def test_another_mode_ends_what_is_recorded(mode: Mode) -> None:
 
 
 @given(st.sampled_from(list(Mode)), st.booleans(), st.lists(st.sampled_from(list(Input))))
-def test_after_loss_of_focus_nothing_is_recorded_whatever_came_before(mode: Mode, key_works: bool, inputs: list[Input]) -> None:
-    assert is_on(start(mode, key_works), *inputs, LOST)[-1] is False
+def test_after_a_stop_nothing_is_recorded_whatever_came_before(mode: Mode, key_works: bool, inputs: list[Input]) -> None:
+    assert is_on(start(mode, key_works), *inputs, STOP)[-1] is False
 
 
 @given(st.lists(st.sampled_from(list(Input))))

@@ -54,7 +54,7 @@ def _list() -> None:
     for name, key in KEYS.items():
         value = getattr(settings, name)
         said = "not set" if value is None else json.dumps(value, ensure_ascii=False)
-        say(f"{name:10} {said}{'' if name in given or value is None else ' (default)'}  - {key.help}")
+        say(f"{name:{max(map(len, KEYS))}} {said}{'' if name in given or value is None else ' (default)'}  - {key.help}")
 
 
 def _get(key: str) -> int:

@@ -18,12 +18,14 @@ from lora.system.files import atomic_file, write_jsonl
 from lora.units import Seconds
 from lora_cli.engine.events import Final, Segment
 from lora_cli.replacements import Applied
-from lora_cli.session import SaveFormat
+from lora_cli.session import Corrections, SaveFormat
 
 SESSIONS = "sessions"
 HISTORY_FILE = "history.jsonl"
 CORRECTIONS_FILE = "corrections.jsonl"
 AUDIO_FOLDER = "audio"
+MOST_RESTORED = 20
+"""Utterances that were deleted and can be brought back: their sound is in memory, some 20 kB a second."""
 
 
 def state_dir() -> Path:
@@ -49,6 +51,8 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     heard: str | None = None
     """Its text before the user's replacements, where they changed it."""
     applied: tuple[Applied, ...] = ()
+    preferred: str | None = None
+    """The voice whose text the user prefers, or `neither`."""
 
 
 def entry(final: Final) -> Entry:
@@ -82,6 +86,8 @@ class History:
         self._corrections = corrections or state_dir() / CORRECTIONS_FILE
         self._saved_to = saved_to or Path()
         self._entries: dict[str, Entry] = {}
+        self._removed: dict[str, tuple[int, Entry, bytes]] = {}
+        """What was removed, with its place and sound: in memory only, for it is to be gone from the disk."""
         parent = state_dir() / SESSIONS if keep else Path(tempfile.gettempdir())
         with writing_errors(parent):
             _make_private(parent)
@@ -97,10 +103,34 @@ class History:
         self._write({**self._entries, new.id: new})
 
     def remove(self, final: Final) -> None:
-        """Removes sound and text of an utterance from the disk; what was corrected stays in the manifest."""
+        """Removes sound and text of an utterance from the disk; what was corrected stays in the manifest.
+
+        Until the app ends `restore` brings back the latest `MOST_RESTORED`.
+        """
         gone = self._entry(final)
+        place, sound = list(self._entries).index(gone.id), self._audio(gone).read_bytes()
         self._write({key: kept for key, kept in self._entries.items() if key != gone.id})
         self._audio(gone).unlink(missing_ok=True)
+        self._removed[gone.id] = (place, gone, sound)
+        if len(self._removed) > MOST_RESTORED:
+            del self._removed[next(iter(self._removed))]
+
+    def restore(self, final: Final) -> None:
+        """Writes an utterance that was removed again, where it stood. Raises `AudioError` when that was too long ago."""
+        name = entry(final).id
+        if name not in self._removed:
+            raise AudioError(f"only the {MOST_RESTORED} utterances that were deleted last can be brought back")
+        place, gone, sound = self._removed[name]
+        with atomic_file(self._audio(gone), durable=True, private=True) as stream:
+            stream.write(sound)
+        entries = list(self._entries.items())
+        self._write(dict([*entries[:place], (name, gone), *entries[place:]]))
+        del self._removed[name]
+
+    def prefer(self, final: Final, voice: str) -> None:
+        """Keeps which voice's text is the better one. Raises `RunFolderError` when the disk refuses."""
+        one = self._entry(final)
+        self._write({**self._entries, one.id: msgspec.structs.replace(one, preferred=voice)})
 
     def copy(self, text: str) -> None:
         """Into the system's clipboard. Raises `LoraError` if the system has none: the terminal's own may have taken it."""
@@ -114,19 +144,34 @@ class History:
             ) from error
 
     def save(self, form: SaveFormat) -> Path:
-        """Writes all utterances as text, JSON lines or subtitles into the folder for saved files; returns the file."""
+        """Writes all utterances as text, a manifest or subtitles into the folder for saved files; returns the file."""
         file = self._saved_to / f"moonshine-{self._started_at:%Y%m%d-%H%M%S}.{form}"
         entries = tuple(self._entries.values())
-        if form is SaveFormat.JSONL:
-            rows = (msgspec.structs.replace(one, audio=str(self._audio(one)) if self._keep else None) for one in entries)
-            write_jsonl(file, rows, private=True)
+        if form is SaveFormat.MANIFEST:
+            with writing_errors(file):
+                self._save_manifest(file, entries)
             return file
         text = subtitles(entries) if form is SaveFormat.SRT else "".join(f"{spoken(one)}\n" for one in entries)
         with atomic_file(file, private=True) as stream:
             stream.write(text.encode())
         return file
 
-    def correct(self, final: Final, text: str) -> Path:
+    def _save_manifest(self, file: Path, entries: tuple[Entry, ...]) -> None:
+        """The sound goes beside it: a manifest that is moved takes its folder along."""
+        folder = file.with_name(f"{file.stem}-audio")
+        _make_private(folder)
+        rows = []
+        for one in entries:
+            if not spoken(one):
+                continue
+            with atomic_file(folder / f"{one.id}.flac", private=True) as stream:
+                stream.write(self._audio(one).read_bytes())
+            meta = msgspec.to_builtins(one)
+            told = {key: meta[key] for key in ("started_at", "voice", "latency_s", "heard", "other_voice", "other_text") if key in meta}
+            rows.append(Row(audio=f"{folder.name}/{one.id}.flac", text=spoken(one), id=one.id, duration=one.seconds, meta=told))
+        write_jsonl(file, rows, private=True)
+
+    def correct(self, final: Final, text: str) -> Corrections:
         """Puts sound and corrected text into the manifest, on disk when this returns; correcting again replaces the line.
 
         Apps may correct into the same manifest at the same time. Raises `RunFolderError` when the disk refuses.
@@ -145,7 +190,7 @@ class History:
                 rows = {other.id: other for other in _rows(file)} | {name: row}
                 write_jsonl(file, rows.values(), durable=True, private=True)
         self._write({**self._entries, one.id: msgspec.structs.replace(one, corrected=text)})
-        return file
+        return Corrections(file, len(rows), Seconds(sum(row.duration or 0.0 for row in rows.values())))
 
     def replay(self, final: Final) -> None:
         """Plays an utterance on the default output, and returns when it was played. Raises `AudioError` without an output."""

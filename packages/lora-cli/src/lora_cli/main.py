@@ -138,6 +138,11 @@ def _parser() -> ArgumentParser:
         "(default: auto, or the config file's)",
     )
     talking.add_argument(
+        "--in-background",
+        choices=("listen", "pause"),
+        help="what hands-free does while another window has the focus (default: listen, or the config file's)",
+    )
+    talking.add_argument(
         "--non-interactive", action="store_true", help="no screen and no keys: transcribe --file to its end, or the microphone hands-free"
     )
     talking.add_argument(
@@ -229,6 +234,7 @@ def make_session(options: argparse.Namespace, results: "History", through: threa
         raise ConfigError("an export: ONNX Runtime computes it on the CPU, as it was written; leave out --device and --precision")
     from lora_cli.replacements import read_user_table
     from lora_cli.session import InputDevice, Session
+    from lora_cli.talking import Background
     from lora_cli.written import as_written
 
     table = read_user_table()
@@ -254,12 +260,30 @@ def make_session(options: argparse.Namespace, results: "History", through: threa
         return Microphone(find(options.microphone), on_samples, on_level, on_problem)
 
     def list_devices() -> "tuple[InputDevice, ...]":
-        from lora_cli.sound.microphone import Microphone, devices
+        from lora_cli.sound.microphone import Microphone, devices, look_again
 
+        look_again()
         return tuple(InputDevice(device.name, device.label, partial(Microphone, device)) for device in devices())
 
-    name = options.file.name if options.file is not None else options.microphone or "default microphone"
-    return Session(voices, open_engine, open_source, name, results, None if options.file is not None else list_devices, options.theme)
+    def open_again(wanted: str | None, on_samples: "OnSamples", on_level: "OnLevel", on_problem: "OnProblem") -> "Source":
+        from lora_cli.sound.microphone import Microphone, find, look_again
+
+        look_again()
+        return Microphone(find(wanted or options.microphone), on_samples, on_level, on_problem)
+
+    live = options.file is None
+    return Session(
+        voices=voices,
+        open_engine=open_engine,
+        open_source=open_source,
+        source_name=(options.microphone or "default microphone") if live else options.file.name,
+        results=results,
+        devices=list_devices if live else None,
+        open_again=open_again if live else None,
+        theme=options.theme,
+        background=Background(options.in_background),
+        kept=options.keep,
+    )
 
 
 if __name__ == "__main__":

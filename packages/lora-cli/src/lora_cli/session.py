@@ -11,8 +11,9 @@ from typing import Protocol
 import numpy as np
 
 from lora.audio.loading import Waveform
-from lora.units import SAMPLE_RATE_HZ
+from lora.units import SAMPLE_RATE_HZ, Seconds
 from lora_cli.engine.events import Event, Final, Problem, Voice
+from lora_cli.talking import Background
 
 PREROLL_SAMPLES = round(0.3 * SAMPLE_RATE_HZ)
 """Sound from before the key press that belongs to a recording: people start to speak as the key goes down."""
@@ -41,8 +42,17 @@ class Source(Protocol):
 
 class SaveFormat(StrEnum):
     TEXT = "txt"
-    JSONL = "jsonl"
+    MANIFEST = "jsonl"
     SRT = "srt"
+
+
+@dataclass(frozen=True, slots=True)
+class Corrections:
+    """What a manifest of corrections holds."""
+
+    file: Path
+    count: int
+    length_s: Seconds
 
 
 class History(Protocol):
@@ -51,15 +61,23 @@ class History(Protocol):
     def add(self, final: Final) -> None:
         """Keeps it on disk."""
 
-    def remove(self, final: Final) -> None: ...
+    def remove(self, final: Final) -> None:
+        """From the disk; what was removed last can be restored until the app ends."""
+
+    def restore(self, final: Final) -> None:
+        """Brings back what `remove` took, where it stood."""
+
+    def prefer(self, final: Final, voice: str) -> None:
+        """Keeps which voice's text is the better one."""
+
     def copy(self, text: str) -> None:
         """Into the system's clipboard, if there is one; the terminal's own is the screen's business."""
 
     def save(self, form: SaveFormat) -> Path:
         """Writes all that is kept; returns the file."""
 
-    def correct(self, final: Final, text: str) -> Path:
-        """Appends sound and corrected text to a manifest, on disk when this returns; returns the manifest."""
+    def correct(self, final: Final, text: str) -> Corrections:
+        """Appends sound and corrected text to a manifest, on disk when this returns; returns what that holds now."""
 
     def replay(self, final: Final) -> None:
         """Plays it, and returns when it was played."""
@@ -70,6 +88,8 @@ OnSamples = Callable[[Waveform], bool]
 OnLevel = Callable[[float], None]
 """Takes the peak of the latest sound, 0 to 1."""
 OnProblem = Callable[[Problem], None]
+OpenSource = Callable[[OnSamples, OnLevel, OnProblem], Source]
+"""Opens a source of sound; raises `lora.errors.LoraError` where there is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +98,7 @@ class InputDevice:
 
     name: str
     label: str
-    open: Callable[[OnSamples, OnLevel, OnProblem], Source]
+    open: OpenSource
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,13 +110,19 @@ class Session:
 
     voices: tuple[Voice, ...]
     open_engine: Callable[[Callable[[Event], None]], Engine]
-    open_source: Callable[[OnSamples, OnLevel, OnProblem], Source]
+    open_source: OpenSource
     source_name: str
     results: History
     devices: Callable[[], tuple[InputDevice, ...]] | None = None
-    """The microphones there are; None if a recording is heard in place of one. Raises `LoraError` without a sound library."""
+    """The microphones there are now; None where a recording is heard in place of one. No source may be open. Raises `LoraError` without a
+    sound library."""
+    open_again: Callable[[str | None, OnSamples, OnLevel, OnProblem], Source] | None = None
+    """Opens the microphone of that name, or that of the start, if it is there now. No source may be open. Raises `LoraError`."""
     theme: str = "dark"
     """Or `light`."""
+    background: Background = Background.LISTEN
+    kept: bool = True
+    """Whether sound and text stay on the disk."""
 
 
 class Recorder:

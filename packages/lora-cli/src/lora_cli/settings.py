@@ -27,6 +27,7 @@ class Settings:
     """Of `model`, where that does not say it itself."""
     microphone: str | None = None
     mode: str = "auto"
+    in_background: str = "listen"
     theme: str = "dark"
     keep: bool = True
 
@@ -68,6 +69,7 @@ KEYS: Final[dict[str, Key]] = {
     "language": Key("language of model, where it is named by its hub id", _language, "en"),
     "microphone": Key("index or part of the name of the microphone", _text, "USB"),
     "mode": Key("how to talk", _one_of("auto", "hold", "toggle", "vad"), "auto"),
+    "in_background": Key("what hands-free does while another window has the focus", _one_of("listen", "pause"), "pause"),
     "theme": Key("colours of the screen", _one_of("dark", "light"), "dark"),
     "keep": Key("whether sound and text of each session are kept on this machine", _switch, "true"),
 }
@@ -123,6 +125,7 @@ def fill(options: argparse.Namespace, settings: Settings, *, screen: bool) -> No
     """
     options.theme, options.settled_in = settings.theme, None
     options.keep = settings.keep if options.keep is None else options.keep
+    options.in_background = options.in_background or settings.in_background
     options.mode = options.mode or (settings.mode if screen and options.file is None else "auto")
     if options.file is None:
         options.microphone = options.microphone or settings.microphone

@@ -66,12 +66,22 @@ class Input(StrEnum):
     KEY_UP = "key up"
     BUTTON_DOWN = "button down"
     BUTTON_UP = "button up"
-    LOST = "focus lost"
-    """The window is no longer in front, or the app is about to end: nothing may be heard."""
+    BLUR = "focus lost"
+    """Another window is in front: a key that is let go there would not be seen."""
+    FOCUS = "focus back"
+    STOP = "stop"
+    """The app is about to end, another screen opens, or no sound comes: nothing may be heard."""
+
+
+class Background(StrEnum):
+    """What hands-free does while another window has the focus."""
+
+    LISTEN = "listen"
+    PAUSE = "pause"
 
 
 class EndsWith(StrEnum):
-    """What ends a recording, beside losing the focus."""
+    """What ends a recording, beside a stop."""
 
     KEY_UP = "key up"
     BUTTON_UP = "button up"
@@ -84,6 +94,9 @@ class Recording:
     hands_free: bool = False
 
 
+HANDS_FREE = Recording(EndsWith.PRESS, hands_free=True)
+
+
 @dataclass(frozen=True, slots=True)
 class Talking:
     """Whether something is being recorded, and by what it will end."""
@@ -92,11 +105,18 @@ class Talking:
     recording: Recording | None = None
     pressed_at: Seconds | None = None
     """When the talk key was last seen going down, in seconds of any clock that does not go back."""
+    background: Background = Background.LISTEN
+    resumes: bool = False
+    """Hands-free listens again once the window has the focus."""
 
     def after(self, what: Input, at: Seconds) -> "Talking":
         """The state once `what` happened at time `at`."""
-        if what is Input.LOST:
-            return replace(self, recording=None)
+        if what is Input.STOP:
+            return replace(self, recording=None, resumes=False)
+        if what is Input.BLUR:
+            return self._behind()
+        if what is Input.FOCUS:
+            return replace(self, recording=HANDS_FREE, resumes=False) if self.resumes else self
         if what is Input.KEY_DOWN:
             bounced = self.pressed_at is not None and at - self.pressed_at < BOUNCE_S
             pressed = replace(self, pressed_at=at)
@@ -110,14 +130,22 @@ class Talking:
 
     def switched(self, choice: Choice) -> "Talking":
         """The state in another mode. What is being recorded ends; hands-free listens at once."""
-        listening = Recording(EndsWith.PRESS, hands_free=True) if choice.mode is Mode.VAD else None
-        return Talking(choice, listening)
+        return Talking(choice, HANDS_FREE if choice.mode is Mode.VAD else None, background=self.background)
+
+    def _behind(self) -> "Talking":
+        """With another window in front: hands-free goes on, or pauses where that was asked for; the rest ends."""
+        hands_free = self.recording is not None and self.recording.hands_free
+        if hands_free and self.background is Background.LISTEN:
+            return self
+        return replace(self, recording=None, resumes=hands_free or self.resumes)
 
     def _press(self, by_key: bool) -> "Talking":
         if self.recording is not None:
-            return replace(self, recording=None) if self.recording.ends_with is EndsWith.PRESS else self
+            # A button that is held ends with a key too: it may have been let go where nobody saw it.
+            ends = self.recording.ends_with is EndsWith.PRESS or (by_key and self.recording.ends_with is EndsWith.BUTTON_UP)
+            return replace(self, recording=None) if ends else self
         if self.choice.mode is Mode.VAD:
-            return replace(self, recording=Recording(EndsWith.PRESS, hands_free=True))
+            return replace(self, recording=HANDS_FREE, resumes=False)
         if not by_key:
             return replace(self, recording=Recording(EndsWith.BUTTON_UP))
         return replace(self, recording=Recording(EndsWith.KEY_UP if self.choice.mode is Mode.HOLD else EndsWith.PRESS))

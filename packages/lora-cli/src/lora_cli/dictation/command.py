@@ -53,5 +53,5 @@ def parser() -> ArgumentParser:
         help="write into the window that then has the focus, even if it is another one than at the start",
     )
     add_keep_flag(flags)
-    flags.set_defaults(file=None, channel=None, track=None, compare=False, mode=None)
+    flags.set_defaults(file=None, channel=None, track=None, compare=False, mode=None, in_background=None)
     return flags

@@ -91,6 +91,10 @@ class Final:
     heard: str | None = None
     """What `text` was before the user's replacements; None if they changed nothing."""
     applied: tuple[Applied, ...] = ()
+    corrected: bool = False
+    """Whether `text` is the user's correction."""
+    preferred: str | None = None
+    """The voice whose text the user prefers, in A/B mode."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,12 +6,11 @@ from typing import Final
 
 from lora.audio.loading import AudioSettings, Waveform, read_file
 from lora_cli.engine.events import Event
-from lora_cli.recorder.hearing import OpenSource
 from lora_cli.recorder.progress import lines
 from lora_cli.recorder.prompts import Prompt
 from lora_cli.recorder.sitting import Phase, Sitting
 from lora_cli.recorder.store import SETS, Folder, Heading, counted
-from lora_cli.session import Engine
+from lora_cli.session import Engine, OpenSource
 
 KEYS: Final = (
     ("space", "record", "record, and end"),

@@ -11,8 +11,8 @@ from lora.system.terminal import say
 from lora_cli.engine.events import Event, Failed, Loading, Problem, Ready
 from lora_cli.engine.events import Final as Spoken
 from lora_cli.recorder.booth import KEYS, Booth, complaints, place, sound
-from lora_cli.recorder.hearing import Hearing
 from lora_cli.recorder.sitting import Phase, Sitting
+from lora_cli.sound.reopening import BACK, Calls, Reopening
 
 POLL_S: Final = 0.05
 
@@ -35,12 +35,13 @@ def run_plain(booth: Booth, keys: TextIO | None = None) -> int:
         if engine is not None:
             engine.start()
         sitting = booth.sitting(engine)
-        hearing = Hearing(booth.open_source, sitting.capture.hear, lambda _peak: None, news.put)
+        calls = Calls(sitting.capture.hear, lambda _peak: None, news.put, lambda: news.put(Problem(BACK)))
+        microphone = Reopening(booth.open_source, booth.open_source, calls)
         try:
             threading.Thread(target=_type, args=(keys, news), name="keys", daemon=True).start()
             Conversation(booth, sitting).run(news)
         finally:
-            hearing.close()
+            microphone.close()
     finally:
         if engine is not None:
             engine.close()

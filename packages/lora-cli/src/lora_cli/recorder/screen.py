@@ -19,12 +19,12 @@ from lora.errors import AudioError, LoraError
 from lora.system.terminal import shown
 from lora_cli.engine.events import Event, Failed, Final, Loading, Problem, Ready
 from lora_cli.recorder.booth import KEYS, Booth, complaints, place, sound, state
-from lora_cli.recorder.hearing import Hearing
 from lora_cli.recorder.sitting import Phase, Sitting
 from lora_cli.screen.driver import ENDING_SIGNALS, TalkDriver, TerminalGone, check_terminal
 from lora_cli.screen.keyboard import KeyRepeated
 from lora_cli.screen.widgets import Meter
 from lora_cli.session import Engine
+from lora_cli.sound.reopening import BACK, Calls, Reopening
 
 TICK_S = 0.1
 READ_ALREADY = "you can begin to read already"
@@ -73,7 +73,7 @@ class RecorderApp(App[None]):
         self._booth = booth
         self._clock = clock
         self._engine: Engine | None = None
-        self._hearing: Hearing | None = None
+        self._microphone: Reopening | None = None
         self._peak = 0.0
         self._playing = False
         self._sounded = False
@@ -114,14 +114,15 @@ class RecorderApp(App[None]):
     @work(thread=True)
     def _open_source(self, sitting: Sitting) -> None:
         try:
-            self._hearing = Hearing(self._booth.open_source, sitting.capture.hear, self._on_level, self._on_problem)
+            calls = Calls(sitting.capture.hear, self._on_level, self._on_problem, self._on_back)
+            self._microphone = Reopening(self._booth.open_source, self._booth.open_source, calls)
         except LoraError as error:
             self.call_from_thread(self._break, error)
 
     def close(self) -> None:
         """Ends what was opened; waits for the engine's process to end."""
-        if self._hearing is not None:
-            self._hearing.close()
+        if self._microphone is not None:
+            self._microphone.close()
         if self._engine is not None:
             self._engine.close()
 
@@ -137,6 +138,9 @@ class RecorderApp(App[None]):
 
     def _on_problem(self, problem: Problem) -> None:
         self.post_message(SourceProblem(problem))
+
+    def _on_back(self) -> None:
+        self.post_message(SourceProblem(Problem(BACK)))
 
     def on_source_problem(self, message: SourceProblem) -> None:
         """Says it. Without sound the take is lost, and the sentence stays."""

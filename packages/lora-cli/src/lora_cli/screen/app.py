@@ -3,15 +3,14 @@
 import asyncio
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import ClassVar
 
 from textual import events, work
-from textual.app import App
 from textual.binding import Binding, BindingType
 from textual.message import Message
 from textual.scrollbar import ScrollBar
@@ -22,15 +21,15 @@ from lora.errors import LoraError
 from lora.system.process_settings import keep_objects
 from lora.units import Seconds
 from lora_cli.engine.events import Ended, Event, Failed, Final, Loading, Partial, Problem, Ready, Switched, Voice
-from lora_cli.screen.correct import CorrectScreen
 from lora_cli.screen.device import DeviceScreen
 from lora_cli.screen.driver import ENDING_SIGNALS, TalkDriver, check_terminal
 from lora_cli.screen.help import HelpScreen
 from lora_cli.screen.keyboard import KeyReleased, KeyReleaseSupport, KeyRepeated
 from lora_cli.screen.main import MainScreen
-from lora_cli.screen.save import SaveScreen
+from lora_cli.screen.utterance_keys import UtteranceKeys
 from lora_cli.screen.widgets import PlainScrollBar
-from lora_cli.session import NOTHING, Engine, InputDevice, Recorder, SaveFormat, Session, Source
+from lora_cli.session import NOTHING, Engine, InputDevice, OpenSource, Recorder, Session, Source
+from lora_cli.sound.reopening import Calls, Reopening
 from lora_cli.talking import AUTO, EndsWith, Input, Mode, Talking, choose
 
 TICK_S = 0.1
@@ -41,9 +40,6 @@ FALLING = 0.7
 
 FINISHING_S = 5.0
 """How long quitting waits for the text of what was said last."""
-
-BEHIND_S = 2.0
-"""Sound that waits this long to be heard is worth a word."""
 
 NAVIGATION = frozenset({"up", "down", "pageup", "pagedown", "home", "end"})
 """Keys of the main screen that do more when they are held."""
@@ -58,7 +54,11 @@ class EngineSpoke(Message):
 
 
 class SourceOpened(Message):
-    """The microphone is open."""
+    """The microphone is open; hands-free is to listen, or was paused by the user."""
+
+    def __init__(self, *, listen: bool = True, again: bool = False) -> None:
+        super().__init__()
+        self.listen, self.again = listen, again
 
 
 class SourceProblem(Message):
@@ -69,7 +69,7 @@ class SourceProblem(Message):
         self.problem = problem
 
 
-class MoonshineApp(App[None]):
+class MoonshineApp(UtteranceKeys):
     """Draws on stderr. `run_app` runs it and frees what it opened."""
 
     CSS_PATH = Path(__file__).with_name("app.tcss")
@@ -86,25 +86,30 @@ class MoonshineApp(App[None]):
         environment: Mapping[str, str] = os.environ,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        super().__init__(driver_class=TalkDriver)
+        super().__init__(session, TalkDriver)
         ScrollBar.renderer = PlainScrollBar
-        self._session = session
         self._clock = clock
         self._on_final = on_final
         self._environment = environment
         self._wish = mode
         self._releases: bool | None = None
-        self._talking = Talking(choose(mode, None, environment))
+        self._talking = Talking(choose(mode, None, environment), background=session.background)
         self._engine: Engine | None = None
         self._source: Source | None = None
         self._no_source: str | None = None
         """Why no sound comes, if so. A recording may begin before the microphone is open: it hears from then on."""
         self._source_name = session.source_name
+        self._listened = True
+        """Whether hands-free listened when the microphone was lost."""
+        self._wanted: str | None = None
+        """The name of the microphone that was chosen in place of the first one."""
         self._recorder: Recorder | None = None
         self._voice = session.voices[0].name
         self._other: str | None = None
         self._pending: set[int] = set()
         """Recordings whose text is still to come."""
+        self._discarded: int | None = None
+        """The recording whose text nobody wants."""
         self._peak = 0.0
         self._partial: Partial | None = None
         self._partial_shown: Partial | None = None
@@ -112,7 +117,6 @@ class MoonshineApp(App[None]):
         self._quitting = False
         self._shown = False
         self.ticking: Timer | None = None
-        self.main = MainScreen()
 
     # -- start and end -------------------------------------------------------------------------------------------------------------
 
@@ -120,7 +124,7 @@ class MoonshineApp(App[None]):
         return self.main
 
     def on_mount(self) -> None:
-        self.theme = f"textual-{self._session.theme}"
+        self.theme = f"textual-{self.session.theme}"
         if not self.is_headless:
             for number in ENDING_SIGNALS:
                 asyncio.get_running_loop().add_signal_handler(number, self.exit, None, 128 + number)
@@ -132,7 +136,7 @@ class MoonshineApp(App[None]):
         self._show_talking()
         self.main.show_hint("What you say appears here.")
         self.ticking = self.set_interval(TICK_S, self.tick)
-        self._engine = await asyncio.to_thread(self._session.open_engine, self._on_event)  # it is imported then
+        self._engine = await asyncio.to_thread(self.session.open_engine, self._on_event)  # it is imported then
         keep_objects()  # a round of garbage collection would keep the screen waiting
         self._engine.start()
         self._recorder = Recorder(self._engine)
@@ -141,16 +145,18 @@ class MoonshineApp(App[None]):
     @work(thread=True)
     def _open_source(self, recorder: Recorder) -> None:
         try:
-            source = self._session.open_source(recorder.hear, self._on_level, self._on_problem)
+            source = self._kept_open(self.session.open_source, recorder)
         except LoraError as error:
             self.post_message(SourceProblem(Problem(str(error), lost=True)))
             return
         self._source = source
         self.post_message(SourceOpened())
 
-    def on_source_opened(self) -> None:
+    def on_source_opened(self, message: SourceOpened) -> None:
         """Hands-free listens from here on."""
-        if self._talking.recording is None and self._talking.choice.mode is Mode.VAD:
+        if message.again:
+            self.main.status.say(f"listening to {self._source_name} again")
+        if message.listen and self._talking.recording is None and self._talking.choice.mode is Mode.VAD:
             self._switch(self._wish)
 
     def close(self) -> None:
@@ -162,7 +168,7 @@ class MoonshineApp(App[None]):
 
     async def action_quit(self) -> None:
         """Quits once the last text is there; asked twice, at once."""
-        self._talk(Input.LOST)
+        self._talk(Input.STOP)
         if self._quitting or not self._pending:
             self.exit()
             return
@@ -171,7 +177,7 @@ class MoonshineApp(App[None]):
         self.set_timer(FINISHING_S, self.exit)
 
     def on_terminal_gone(self) -> None:
-        self._talk(Input.LOST)
+        self._talk(Input.STOP)
         self.exit(return_code=1)
 
     # -- talking -------------------------------------------------------------------------------------------------------------------
@@ -195,7 +201,13 @@ class MoonshineApp(App[None]):
             self._talk(Input.KEY_UP)
 
     def on_app_blur(self) -> None:
-        self._talk(Input.LOST)
+        recorded = self._talking.recording is not None
+        self._talk(Input.BLUR)
+        if recorded and self._talking.recording is None and not self._talking.resumes:
+            self.main.status.say("the recording ended here: another window has the focus")
+
+    def on_app_focus(self) -> None:
+        self._talk(Input.FOCUS)
 
     def on_talk_button_pressed(self) -> None:
         self._talk(Input.BUTTON_DOWN)
@@ -208,9 +220,29 @@ class MoonshineApp(App[None]):
             self.main.status.say(self._talking.choice.reason, serious=True)
         self._talk(Input.KEY_DOWN)
 
+    def action_discard(self) -> None:
+        """Forgets what is being recorded; hands-free listens on."""
+        recording = self._talking.recording
+        if recording is None or self._recorder is None:
+            self.main.status.say("nothing is being recorded; d deletes the chosen utterance")
+            return
+        self._discarded = max(self._pending, default=None)
+        self._pending.discard(self._discarded or 0)
+        self._recorder.cancel()
+        self._partial = self._partial_shown = None
+        self.main.show_spoken("", "")
+        if recording.hands_free:
+            self._begin(hands_free=True)
+        else:
+            self._talk(Input.STOP)
+        self.main.status.say("discarded; listening goes on" if recording.hands_free else "discarded")
+
     def action_next_mode(self) -> None:
         modes = list(Mode)
         self._switch(modes[(modes.index(self._talking.choice.mode) + 1) % len(modes)])
+
+    def stop_talking(self) -> None:
+        self._talk(Input.STOP)
 
     def _switch(self, wish: str) -> None:
         self._wish = wish
@@ -225,14 +257,15 @@ class MoonshineApp(App[None]):
         if before != talking.recording:
             if before is not None and self._recorder is not None:
                 self._recorder.end()
+                self.main.talk.let_go()
             if talking.recording is not None:
                 self._begin(hands_free=talking.recording.hands_free)
         self._show_talking()
 
     def _begin(self, *, hands_free: bool) -> None:
         if self._recorder is None or self._no_source is not None:
-            self._talking = self._talking.after(Input.LOST, Seconds(self._clock()))
-            self.main.status.say(self._no_source or "the app is not ready yet", serious=True)
+            self._talking = self._talking.after(Input.STOP, Seconds(self._clock()))
+            self.main.status.say(self._no_source or "the app opens the microphone; a moment", serious=True)
             return
         self._pending.add(self._recorder.begin(hands_free=hands_free))
         self._began = self._clock()
@@ -247,9 +280,13 @@ class MoonshineApp(App[None]):
         """Takes it in the microphone's thread."""
         self.post_message(SourceProblem(problem))
 
-    def _on_level(self, peak: float) -> None:
-        """Takes the level in the microphone's thread. A device that was lost is back with it."""
+    def _on_back(self) -> None:
+        """Takes it in a thread of the microphone's: it was lost, and sound comes again."""
         self._no_source = None
+        self.post_message(SourceOpened(listen=self._listened, again=True))
+
+    def _on_level(self, peak: float) -> None:
+        """Takes the level in the microphone's thread."""
         self._peak = max(self._peak, peak)
 
     def tick(self) -> None:
@@ -261,36 +298,46 @@ class MoonshineApp(App[None]):
         if self._partial is not self._partial_shown and self._partial is not None:
             self._partial_shown = self._partial
             self.main.show_spoken(self._partial.committed, self._partial.tentative)
+        self.main.status.age(TICK_S)
+        self._show_standing()
 
     def on_source_problem(self, message: SourceProblem) -> None:
         """Says it. Without sound a recording ends, and what was said so far becomes text."""
-        self.main.status.say(message.problem.message, serious=True)
-        if message.problem.lost:
-            self._no_source = message.problem.message
-            self._talk(Input.LOST)
+        if not message.problem.lost:
+            self.main.status.say(message.problem.message, serious=True)
+            return
+        self._no_source = message.problem.message
+        self._listened = self._talking.recording is not None and self._talking.recording.hands_free
+        self._talk(Input.STOP)
+        self._show_standing()
 
     async def on_engine_spoke(self, message: EngineSpoke) -> None:
-        event = message.event
-        status = self.main.status
+        event, standing = message.event, self.standing
         if isinstance(event, Loading):
-            status.progress(f"{event.message} ({event.step} of {event.steps}); you can talk already, the text comes later")
+            standing.loading = f"{event.message} ({event.step} of {event.steps})"
         elif isinstance(event, Ready):
-            status.progress(f"ready after {event.seconds:.1f} s")
+            standing.loading, standing.ready_s = None, event.seconds
         elif isinstance(event, Partial):
-            self._partial = event
-            if event.behind_s > BEHIND_S:
-                status.say(f"this machine is {event.behind_s:.0f} s behind; nothing is lost, the text comes later", serious=True)
+            self._heard_so_far(event)
         elif isinstance(event, Final):
+            standing.behind_s = 0.0
             await self._finished(event)
         elif isinstance(event, Ended):
+            standing.behind_s = 0.0
             self._ended(event)
         elif isinstance(event, Switched):
             self._voice, self._other = event.voice, event.other
             self._show_voice()
         elif isinstance(event, Failed):
-            self._talk(Input.LOST)
+            self._talk(Input.STOP)
             self._pending.clear()
-            status.say(event.message, serious=True)
+            standing.failed = event.message
+        self._show_standing()
+
+    def _heard_so_far(self, partial: Partial) -> None:
+        if partial.recording != self._discarded:
+            self._partial = partial
+            self.standing.behind_s = partial.behind_s
 
     async def _finished(self, final: Final) -> None:
         if self._partial is not None and self._partial.recording == final.recording:
@@ -299,8 +346,9 @@ class MoonshineApp(App[None]):
         if not final.text:
             return
         self.main.history.add(replace(final, samples=NOTHING))
-        with self._refusals_shown():
-            await asyncio.to_thread(self._session.results.add, final)
+        self.standing.utterances += 1
+        with self.refusals_shown():
+            await asyncio.to_thread(self.session.results.add, final)
         if self._on_final is not None:
             try:
                 await asyncio.to_thread(self._on_final, final)
@@ -311,6 +359,7 @@ class MoonshineApp(App[None]):
         self._pending.discard(event.recording)
         if self._partial is not None and self._partial.recording == event.recording:
             self._partial = self._partial_shown = None
+        self._show_talking()
         if self._quitting and not self._pending:
             self.exit()
 
@@ -330,117 +379,68 @@ class MoonshineApp(App[None]):
 
     def _after(self, name: str) -> Voice | None:
         """The voice behind the one of this name; None when it is alone."""
-        voices = self._session.voices
+        voices = self.session.voices
         names = [voice.name for voice in voices]
         return voices[(names.index(name) + 1) % len(voices)] if len(voices) > 1 else None
 
     @work(exclusive=True, group="device")
     async def action_device(self) -> None:
-        if self._session.devices is None:
+        if self.session.devices is None:
             self.main.status.say("a recording is heard; start without --file to choose a microphone")
             return
         if self._recorder is None or (self._source is None and self._no_source is None):
             self.main.status.say("the microphone is being opened")
             return
-        self._talk(Input.LOST)
-        with self._refusals_shown():
-            devices = await asyncio.to_thread(self._session.devices)
-            device: InputDevice | None = await self.push_screen_wait(DeviceScreen(devices))
-            if device is None:
-                return
-            self._no_source = f"{device.name} is being opened"
-            try:
-                self._source = await asyncio.to_thread(self._reopened, device, self._recorder)
-            except LoraError as error:
-                self._source, self._no_source = None, str(error)
-                raise
-            self._no_source, self._source_name = None, device.name
+        recorder, listened = self._recorder, self._talking.recording is not None
+        self._talk(Input.STOP)
+        if self._source is not None:  # which microphones there are is only seen with none open
+            await asyncio.to_thread(self._source.close)
+        self._source, self._no_source = None, "a microphone is being chosen"
+        device: InputDevice | None = None
+        try:
+            devices = await asyncio.to_thread(self.session.devices)
+            device = await self.push_screen_wait(DeviceScreen(devices))
+            self._wanted = self._wanted if device is None else device.name
+            self._source = await asyncio.to_thread(self._opened, device, recorder)
+        except LoraError as error:
+            self._no_source = str(error)
+            self.main.status.say(str(error), serious=True)
+            return
+        self._no_source = None
+        if device is not None:
+            self._source_name = device.name
             self._show_voice()
             self.main.status.say(f"listening to {device.name}")
-            self.post_message(SourceOpened())
+        self.post_message(SourceOpened(listen=listened or device is not None))
 
-    def _reopened(self, device: InputDevice, recorder: Recorder) -> Source:
-        """Opens another microphone in the place of the one that is open."""
-        if self._source is not None:
-            self._source.close()
-        return device.open(recorder.hear, self._on_level, self._on_problem)
+    def _opened(self, device: InputDevice | None, recorder: Recorder) -> Source:
+        """The chosen microphone, or for None the one that was heard before."""
+        assert self.session.open_again is not None  # where there are microphones to choose
+        return self._kept_open(partial(self.session.open_again, self._wanted) if device is None else device.open, recorder)
 
-    async def action_copy(self) -> None:
-        if final := self._chosen():
-            self.copy_to_clipboard(final.text)
-            self.main.status.say("copied")
-            with self._refusals_shown():
-                await asyncio.to_thread(self._session.results.copy, final.text)
-
-    @work
-    async def action_correct(self) -> None:
-        final = self._chosen()
-        if final is None:
-            return
-        self._talk(Input.LOST)
-        text = await self.push_screen_wait(CorrectScreen(final.text if final.heard is None else final.heard))
-        if text is None:
-            return
-        if not text:
-            self.main.status.say("an utterance without text cannot be trained on; nothing was saved", serious=True)
-            return
-        with self._refusals_shown():
-            path = await asyncio.to_thread(self._session.results.correct, final, text)
-            self.main.status.say(f"saved for training: {path}")
-            self.main.history.exchange(final, replace(final, text=text, heard=None, applied=()))
-
-    @work
-    async def action_save(self) -> None:
-        if self._chosen() is None:
-            return
-        self._talk(Input.LOST)
-        form: SaveFormat | None = await self.push_screen_wait(SaveScreen())
-        if form is None:
-            return
-        with self._refusals_shown():
-            path = await asyncio.to_thread(self._session.results.save, form)
-            self.main.status.say(f"saved: {path}")
-
-    async def action_delete(self) -> None:
-        if final := self._chosen():
-            with self._refusals_shown():
-                await asyncio.to_thread(self._session.results.remove, final)
-                self.main.history.drop(final)
-                self.main.status.say("deleted")
-
-    @work(exclusive=True, group="replay")
-    async def action_replay(self) -> None:
-        if final := self._chosen():
-            self._talk(Input.LOST)
-            self.main.status.say("playing")
-            with self._refusals_shown():
-                await asyncio.to_thread(self._session.results.replay, final)
-                self.main.status.say("played")
+    def _kept_open(self, open_source: OpenSource, recorder: Recorder) -> Source:
+        """A microphone is opened again by itself once it was lost; a recording that is heard is not."""
+        if self.session.open_again is None:
+            return open_source(recorder.hear, self._on_level, self._on_problem)
+        calls = Calls(recorder.hear, self._on_level, self._on_problem, self._on_back)
+        return Reopening(open_source, partial(self.session.open_again, self._wanted), calls)
 
     def action_light(self) -> None:
         self.theme = "textual-light" if self.theme == "textual-dark" else "textual-dark"
 
     def action_help(self) -> None:
-        self._talk(Input.LOST)
+        self.stop_talking()
         self.push_screen(HelpScreen())
-
-    @contextmanager
-    def _refusals_shown(self) -> Iterator[None]:
-        """A command that cannot be done says why on the status line."""
-        try:
-            yield
-        except LoraError as error:
-            self.main.status.say(str(error), serious=True)
-
-    def _chosen(self) -> Final | None:
-        if (final := self.main.history.chosen) is None:
-            self.main.status.say("nothing was said yet")
-        return final
 
     # -- showing -------------------------------------------------------------------------------------------------------------------
 
     def _show_voice(self) -> None:
-        self.main.show_voice(self._voice, self._other, self._source_name)
+        self.main.show_voice(self._voice, self._other, self._source_name, kept=self.session.kept)
+
+    def _show_standing(self) -> None:
+        self.standing.no_source = self._no_source
+        text, wrong = self.standing.line()
+        self.main.status.stands(text, serious=wrong)
 
     def _show_talking(self) -> None:
         if not self._shown:
@@ -448,7 +448,7 @@ class MoonshineApp(App[None]):
         recording = self._talking.recording
         self.main.show_mode(self._talking.choice)
         if recording is None or self._recorder is None:
-            self.main.show_idle(self._talking.choice)
+            self.main.show_idle(self._talking.choice, finishing=bool(self._pending), resumes=self._talking.resumes)
         else:
             length = Seconds(self._clock() - self._began) if self._recorder.heard.is_set() else None
             self.main.show_recording(self._talking.choice, length, by_button=recording.ends_with is EndsWith.BUTTON_UP)

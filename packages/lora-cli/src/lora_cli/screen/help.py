@@ -18,7 +18,7 @@ MORE = (
     (f"{TENTATIVE_MARK} words", "may still change; words before the mark will not"),
 )
 NOTES = (
-    "Recording stops when the window loses the focus and when you quit.",
+    "In hold and toggle mode, recording stops when the window loses the focus; hands-free goes on (--in-background).",
     "While nothing is recorded the last 300 ms of sound stay in memory, so that the first word is whole. They go nowhere else.",
 )
 

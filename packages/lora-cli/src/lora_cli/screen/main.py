@@ -66,7 +66,7 @@ class MainScreen(Screen[None]):
 
     def compose(self) -> ComposeResult:
         yield Static(
-            f"! This window is too narrow: moonshine needs {LEAST_COLUMNS} columns. Widen it, or use --plain; q quits.", id="narrow"
+            f"! This window is too narrow: moonshine needs {LEAST_COLUMNS} columns. Only text and state are shown; q quits.", id="narrow"
         )
         with Vertical(id="all"):
             yield self.voice
@@ -84,16 +84,22 @@ class MainScreen(Screen[None]):
     def on_mount(self) -> None:
         self.call_after_refresh(self.post_message, self.Shown())
 
-    def show_voice(self, voice: str, other: str | None, source: str) -> None:
+    def show_voice(self, voice: str, other: str | None, source: str, *, kept: bool) -> None:
         compared = f"  A/B with: {other}" if other else ""
-        self.voice.update(Content.assemble(("moonshine", "bold"), shown(f"  voice: {voice}{compared}  microphone: {source}")))
+        kept_line = "audio, text" if kept else "nothing"
+        line = shown(f"  voice: {voice}{compared}  microphone: {source}  kept: {kept_line}")
+        self.voice.update(Content.assemble(("moonshine", "bold"), line))
 
     def show_mode(self, choice: Choice) -> None:
         self.mode.update(Content.assemble("mode: ", (choice.mode.value, "bold"), f" - {choice.reason}"))
 
-    def show_idle(self, choice: Choice) -> None:
-        """The talk button while nothing is recorded."""
-        if choice.mode is Mode.VAD:
+    def show_idle(self, choice: Choice, *, finishing: bool, resumes: bool) -> None:
+        """The talk button while nothing is recorded: `finishing` while a text is still to come, `resumes` where the focus is waited for."""
+        if resumes:
+            text = "PAUSED - another window has the focus"
+        elif finishing and choice.mode is not Mode.VAD:
+            text = "FINISHING - the text of what you said is on its way"
+        elif choice.mode is Mode.VAD:
             text = "PAUSED - press space or click here to listen"
         elif choice.mode is Mode.TOGGLE:
             text = "Press space to talk, or hold the mouse here"

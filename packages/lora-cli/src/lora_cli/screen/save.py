@@ -13,7 +13,7 @@ from lora_cli.session import SaveFormat
 
 CHOICES = {
     SaveFormat.TEXT: "text: one utterance per line",
-    SaveFormat.JSONL: "JSON lines: text, times, latency and voice",
+    SaveFormat.MANIFEST: "manifest (JSON lines): sound and text, to train on or to test with",
     SaveFormat.SRT: "SRT: subtitles",
 }
 

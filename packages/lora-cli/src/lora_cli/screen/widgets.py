@@ -1,5 +1,6 @@
 """The parts of the main screen. Each shows what it is given; none decides anything."""
 
+import difflib
 import math
 from typing import ClassVar
 
@@ -73,6 +74,12 @@ class TalkButton(Static):
 
     _text = ""
 
+    def let_go(self) -> None:
+        """Takes the mouse button for let go, wherever that was: many terminals do not tell what happens outside their window."""
+        if self.app.mouse_captured is self:
+            self.release_mouse()
+            self.post_message(self.Released())
+
     def on_mouse_down(self, event: events.MouseDown) -> None:
         event.stop()
         self.capture_mouse()
@@ -80,9 +87,12 @@ class TalkButton(Static):
 
     def on_mouse_up(self, event: events.MouseUp) -> None:
         event.stop()
-        if self.app.mouse_captured is self:
-            self.release_mouse()
-            self.post_message(self.Released())
+        self.let_go()
+
+    def on_mouse_move(self, event: events.MouseMove) -> None:
+        """A pointer that comes back with no button down was let go outside the window."""
+        if not event.button:
+            self.let_go()
 
     def show(self, text: str, *, recording: bool) -> None:
         self.set_class(recording, "-recording")
@@ -119,12 +129,21 @@ class Utterances(OptionList):
         self._finals[index] = new
         self.replace_option_prompt_at_index(index, row(new))
 
-    def drop(self, final: Final) -> None:
-        """Takes a row away; the one behind it is chosen then."""
+    def drop(self, final: Final) -> int:
+        """Takes a row away and returns its place; the one behind it is chosen then."""
         index = self._index(final)
         del self._finals[index]
         self.remove_option_at_index(index)
         self.highlighted = min(index, self.option_count - 1) if self.option_count else None
+        return index
+
+    def put_back(self, index: int, final: Final) -> None:
+        """Shows a row again at its place, or as near as there is one, and chooses it."""
+        index = min(index, len(self._finals))
+        self._finals.insert(index, final)
+        self.clear_options()
+        self.add_options([Option(row(one)) for one in self._finals])
+        self.highlighted = index
 
     def _index(self, final: Final) -> int:
         return next(index for index, other in enumerate(self._finals) if other is final)
@@ -140,17 +159,40 @@ class Utterances(OptionList):
 
 
 def row(final: Final) -> Content:
-    """When, how long, how late, and the text; a second line for what the other voice says."""
-    times = f"{final.started_at:%H:%M:%S} {final.length_s:5.1f} s {final.latency_s * 1000:4.0f} ms  "
-    text = shown(final.text) or "(no speech)"
+    """When, how long, how late, and the text; where two voices differ a line for each, with the words that differ marked."""
+    times = (f"{final.started_at:%H:%M:%S} {final.length_s:5.1f} s {final.latency_s * 1000:4.0f} ms  ", "dim")
+    notes = (_applied(final) + ("  (corrected)" if final.corrected else ""), "dim")
     if final.other_voice is None:
-        return Content.assemble((times, "dim"), text, (_applied(final), "dim"))
-    width = max(len(final.voice), len(final.other_voice))
-    margin = " " * len(times)
+        return Content.assemble(times, shown(final.text) or "(no speech)", notes)
+    if final.text == final.other_text:
+        return Content.assemble(times, ("both: ", "bold"), shown(final.text) or "(no speech)", notes)
+    first, second = compared(final.text, final.other_text or "")
+    width = max(len(shown(final.voice)), len(shown(final.other_voice)))
     return Content.assemble(
-        (times, "dim"), (f"{shown(final.voice):{width}}: ", "bold"), text, (_applied(final), "dim"), "\n", margin,
-        (f"{shown(final.other_voice):{width}}: ", "bold"), shown(final.other_text or "(no speech)"),
-    )  # fmt: skip
+        times, _voice(final.voice, final, width), first, notes, "\n", " " * len(times[0]), _voice(final.other_voice, final, width), second
+    )
+
+
+def _voice(name: str, final: Final, width: int) -> Content:
+    """A voice's name before its text, with an asterisk where that is preferred."""
+    return Content.styled(f"{'*' if name == final.preferred else ' '}{shown(name):{width}}: ", "bold")
+
+
+def compared(first: str, second: str) -> tuple[Content, Content]:
+    """Two texts of the same speech; words that the other one lacks are underlined."""
+    words = first.split(), second.split()
+    spans = difflib.SequenceMatcher(None, *words, autojunk=False).get_opcodes()
+    return _marked(words[0], [(start, end) for kind, start, end, _, _ in spans if kind != "equal"]), _marked(
+        words[1], [(start, end) for kind, _, _, start, end in spans if kind != "equal"]
+    )
+
+
+def _marked(words: list[str], differing: list[tuple[int, int]]) -> Content:
+    if not words:
+        return Content("(no speech)")
+    marked = {place for start, end in differing for place in range(start, end)}
+    parts = [Content.styled(shown(word), "bold underline" if place in marked else "") for place, word in enumerate(words)]
+    return Content(" ").join(parts)
 
 
 def _applied(final: Final) -> str:
@@ -158,20 +200,45 @@ def _applied(final: Final) -> str:
     return f"  (heard: {', '.join(shown(one.heard) for one in final.applied)})" if final.applied else ""
 
 
+SAID_S = 6.0
+"""How long the line shows what happened."""
+
+SERIOUS_S = 15.0
+"""How long it shows what went wrong."""
+
+
 class StatusLine(Static):
-    """One line: progress, hints, or what went wrong, which starts with an exclamation mark."""
+    """One line: for a while what just happened, then how things stand again. What is wrong starts with an exclamation mark."""
 
     text: reactive[str] = reactive("")
     serious: reactive[bool] = reactive(False)
+    _left_s = 0.0
+    """How long what is said stays."""
+    _state = ("", False)
 
     def say(self, text: str, *, serious: bool = False) -> None:
-        self.text = text
-        self.serious = serious
+        """Shows what happened, for a while."""
+        self._left_s = SERIOUS_S if serious else SAID_S
+        self.text, self.serious = text, serious
 
-    def progress(self, text: str) -> None:
-        """Says how far things are, unless something serious stands there."""
-        if not self.serious:
-            self.text = text
+    def stands(self, text: str, *, serious: bool = False) -> None:
+        """How things stand: shown from now on, while nothing else is said. What is wrong is shown at once."""
+        if (text, serious) == self._state:
+            return
+        self._state = (text, serious)
+        if serious or self._left_s <= 0:
+            self._forget()
+
+    def age(self, by_s: float) -> None:
+        """Time has passed."""
+        if self._left_s > 0:
+            self._left_s -= by_s
+            if self._left_s <= 0:
+                self._forget()
+
+    def _forget(self) -> None:
+        self._left_s = 0.0
+        self.text, self.serious = self._state
 
     def watch_text(self) -> None:
         self._show()

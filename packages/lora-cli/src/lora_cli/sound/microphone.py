@@ -162,7 +162,7 @@ class Microphone:
             try:
                 block = self._blocks.get(timeout=patience_s)
             except queue.Empty:
-                gone = f"{self.device.name}: gives no sound any more; was it unplugged? Start moonshine again when it is back"
+                gone = f"{self.device.name}: gives no sound any more; was it unplugged? Connect it again"
                 self._on_problem(Problem(gone, lost=True))
                 block = self._blocks.get()  # until it is back, or the app ends
             if block is None:
