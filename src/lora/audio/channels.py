@@ -1,4 +1,4 @@
-"""Several channels to one: the one that is asked for, or their mean where they plainly hold the same sound."""
+"""Reduces several channels to one: the chosen one, or the mean if all clearly hold the same sound."""
 
 from typing import Final, Literal
 
@@ -11,14 +11,14 @@ Channel = int | Literal["mix"]
 """A channel, counted from 1, or the mean of all whatever they hold."""
 
 _QUIET_DB: Final = 30.0
-"""A channel so far below the loudest cannot hide what the other says, and no speaker is so much quieter than another."""
+"""A channel so far below the loudest cannot mask its speech, and no speaker is that much quieter than another."""
 
 _SAME: Final = 0.4
 """Correlation from which two channels are one sound. None of 400 pairs of speakers reaches one of the three marks, with crosstalk at -20 dB
 one does; all of 180 pairs of microphones in simulated rooms reach one."""
 
 _SAME_DELAYED: Final = 0.3
-"""The same where one microphone hears it up to `_DELAY_S` later."""
+"""The same if one microphone hears it up to `_DELAY_S` later."""
 
 _SAME_ENVELOPE: Final = 0.9
 """Correlation of the loudness, frame by frame: two microphones in one room, further apart than the delay shows."""
@@ -62,12 +62,12 @@ def require_one_sound(samples: _Samples, rate_hz: int, name: str) -> None:
 
 
 def _voices(samples: _Samples, rate_hz: int) -> _Samples:
-    """The channels without what lies below any voice."""
+    """The channels without frequencies below any voice."""
     frames = len(samples)
     if not frames:
         return samples
     size = 1 << (frames - 1).bit_length()
-    with np.errstate(invalid="ignore"):  # samples that are not finite are told of where the sound is used
+    with np.errstate(invalid="ignore"):  # samples that are not finite are reported where the sound is used
         spectrum = np.fft.rfft(samples - samples.mean(axis=0), size, axis=0)
         spectrum[: int(np.ceil(_LOWEST_HZ * size / rate_hz))] = 0
         return np.fft.irfft(spectrum, size, axis=0)[:frames].astype(np.float32)

@@ -21,20 +21,20 @@ from lora.units import Seconds
 _SOUND: Final = "wav flac ogg oga opus mp3 mp2 aac aiff aif aifc au snd caf w64 rf64 voc sph m4a m4b mka amr wma"
 _FILM: Final = "mp4 m4v mov 3gp 3g2 webm mkv avi flv ts mpg mpeg"
 AUDIO_SUFFIXES: Final = frozenset(f".{name}" for name in f"{_SOUND} {_FILM}".split())
-"""The kinds of files that are looked for in folders. What a file is, its first bytes say, whatever its name."""
+"""Suffixes that are searched for in folders. The kind of a file follows from its first bytes, whatever its name."""
 
 RATES_HZ: Final = (4_000, 768_000)
-"""Lowest and highest sampling rate taken: below there is no word to understand, and no recorder goes beyond."""
+"""Lowest and highest sampling rate accepted: below it no word is intelligible, and no recorder goes beyond."""
 
 MOST_CHANNELS: Final = 64
 LONGEST_S: Final = Seconds(6 * 3600.0)
-"""What is read at once if nobody sets a limit."""
+"""Longest recording that is decoded at once by default."""
 
 _BLOCK: Final = 1 << 20
-"""Samples of a channel that are decoded at a time: a claim in a header never decides how much memory is taken."""
+"""Samples of a channel that are decoded at a time, so that no header decides how much memory is allocated."""
 
 _INT16: Final = np.float32(1 / 32768)
-"""What one step of 16-bit samples is, exactly."""
+"""One quantisation step of 16-bit samples."""
 
 _DURATION_SLACK_S: Final = 0.5
 """How far a container's duration may be from its sound: it may count another stream, or the encoder's delay."""
@@ -66,7 +66,7 @@ _ESTIMATED: Final = {"flac", "mp3", "aac", "amr", "mpeg", "mpegts", "flv"}
 
 @dataclass(frozen=True, slots=True)
 class Sound:
-    """Decoded samples `[frames, channels]`, and how many there are a second."""
+    """Decoded samples `[frames, channels]`, and their rate."""
 
     samples: npt.NDArray[np.float32]
     rate_hz: int
@@ -74,7 +74,7 @@ class Sound:
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """Who reads a file. `container` is FFmpeg's name for it, as it is never asked to guess: some of its formats open other files."""
+    """The library that reads a file. `container` is FFmpeg's name for its format; it never guesses, as some formats open other files."""
 
     container: str | None
     """None if libsndfile reads it."""
@@ -149,7 +149,7 @@ _UNREADABLE: Final = "not readable as wav, flac, ogg or mp3, nor as m4a, webm, a
 def decode(data: bytes, name: str, track: int | None, max_s: float | None) -> Sound:
     """All samples of an encoded file.
 
-    Raises `AudioError` if it is unreadable, broken off, contradicts its header, or holds several tracks and `track` (counted from 1)
+    Raises `AudioError` if it is unreadable, truncated, contradicts its header, or holds several tracks and `track` (counted from 1)
     chooses none; `TooLongError` beyond `max_s`, which the header decides where it can.
     """
     kind = checked_kind(data, name)
@@ -284,7 +284,7 @@ def _libsndfile_blocks(source: Path | bytes, name: str) -> Iterator[Sound]:
 
 
 def _blocks(sound: Any, name: str) -> Iterator[npt.NDArray[np.float32]]:
-    """To the end of the sound, block by block: codecs that cannot seek are not read otherwise."""
+    """Reads to the end of the sound, block by block: codecs without seeking can be read in no other way."""
     import soundfile
 
     left, stored = sound.frames, "int16" if sound.subtype == "PCM_16" else "float32"
@@ -379,7 +379,7 @@ def _require_length(name: str, stated_s: float | None, count: int, rate: int) ->
 
 
 def _ffmpeg_blocks(source: Path | bytes, data: bytes | None, name: str, kind: str, track: int | None) -> Iterator[Sound]:
-    """`data` is the file's content where it is at hand, or has to be looked at whole."""
+    """`data` is the file's content if it is in memory already or must be examined as a whole."""
     import av
 
     count = 0
@@ -439,7 +439,7 @@ def _arrays(frames: Any) -> Iterator[npt.NDArray[np.float32]]:
 
 
 def nameless_file(data: bytes = b"") -> IO[bytes]:
-    """A file with this content that is gone when it is closed; on Linux it never touches a disk.
+    """A file with this content that vanishes when it is closed; on Linux it never touches a disk.
 
     Given a stream, libsndfile calls back into Python, where Ctrl-C gets lost and cuts the audio.
     """

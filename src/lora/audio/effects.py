@@ -1,4 +1,4 @@
-"""What is done to a waveform to vary it: speed, pitch, room, noise, telephone, level, joining. Pure: nothing is drawn by chance here."""
+"""Effects that vary a waveform: speed, pitch, room, noise, telephone, level, joining. Pure: nothing here is random."""
 
 import math
 import typing
@@ -37,7 +37,7 @@ def change_pitch(samples: Waveform, semitones: float) -> Waveform:
 
     Raises `AudioError` if `python-stretch` is not installed.
     """
-    stretch = _pitch_library().Signalsmith.Stretch(0)  # a seed, as the library would take the system's chance otherwise
+    stretch = _pitch_library().Signalsmith.Stretch(0)  # a fixed seed: the library would draw one otherwise
     stretch.preset(1, SAMPLE_RATE_HZ)
     stretch.setTransposeSemitones(semitones)
     shifted: Waveform = np.ascontiguousarray(stretch.process(samples[np.newaxis, :])[0], dtype=np.float32)
@@ -70,7 +70,7 @@ def add_noise(samples: Waveform, noise: Waveform, snr_db: float) -> Waveform:
 
 
 def cut(noise: Waveform, start: Samples, length: Samples, name: str) -> Waveform:
-    """`length` samples from `start` on, beginning again at its end. Raises `AudioError` if they are silent."""
+    """`length` samples from `start` on, wrapping around at the end. Raises `AudioError` if they are silent."""
     part = noise[(start + np.arange(length)) % len(noise)]
     if is_silent(part):
         seconds = start / SAMPLE_RATE_HZ
@@ -96,7 +96,7 @@ def change_gain(samples: Waveform, gain_db: float) -> Waveform:
 
 
 def join(clips: Sequence[Waveform], pauses: Sequence[Samples]) -> Waveform:
-    """The clips one after another, with `pauses[i]` samples of silence behind clip i."""
+    """The clips one after another, with `pauses[i]` samples of silence after clip i."""
     parts = [clips[0]]
     for clip, pause in zip(clips[1:], pauses, strict=True):
         parts += [np.zeros(pause, np.float32), clip]

@@ -25,13 +25,13 @@ SILENCE_DBFS = -70.0
 """Peak below this is silence: 10 bits under 16-bit full scale would still be -60; recordings of speech peak above -40."""
 
 FILE_PEAK = 2.0
-"""Highest sample of a file that is taken: lossy codecs and resampling go beyond full scale, by less than these 6 dB."""
+"""Highest sample of a file that is accepted: lossy codecs and resampling go beyond full scale, by less than these 6 dB."""
 
 INLINE_PEAK = 1.1
 """Highest inline sample: full scale, and what resampling adds to a hot recording."""
 
 KEPT_BYTES = 512 * 1024 * 1024
-"""Samples of long recordings that are kept for their next part: two hours."""
+"""Bytes of decoded long recordings that are kept for further parts: two hours."""
 
 _PEAK_LIMIT = 0.999
 _PAST_END = 160
@@ -39,7 +39,7 @@ _PAST_END = 160
 
 RESAMPLER_QUALITY = "HQ"
 _DECODING = 2
-"""Goes up when the same bytes become other samples: MP3 has been decoded by FFmpeg since 2."""
+"""Raised when the same bytes decode to other samples: MP3 has been decoded by FFmpeg since 2."""
 
 
 class AudioSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -236,7 +236,7 @@ def prepare(samples: Waveform, settings: AudioSettings, name: str) -> Waveform:
 
 
 def stored_seconds(source: FileAudio | EncodedAudio) -> Seconds:
-    """How long a recording lasts, from its header where that says so for certain. Raises `AudioError` as `load` does for its file."""
+    """How long a recording lasts, from its header if that is certain. Raises `AudioError` as `load` does for its file."""
     if isinstance(source, FileAudio) and source.span is not None:
         return seconds(source.span.count)
     length_s = stored_length(source.content(), str(source))
@@ -345,7 +345,7 @@ def _part_of(source: FileAudio, span: Span, max_s: float | None) -> Waveform:
 
 
 class _Recordings:
-    """Long recordings that parts were taken from lately, for many parts come from one."""
+    """Cache of decoded long recordings, because many parts come from one."""
 
     def __init__(self) -> None:
         self._kept = dict[tuple[FileAudio, int, int], Waveform]()

@@ -1,4 +1,4 @@
-"""Where speech is in a stream of sound, and where it is cut: at pauses, and at the quietest place when nobody pauses."""
+"""Finds speech in a stream of sound and cuts it: at pauses, or at the quietest place if there is no pause."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -32,7 +32,7 @@ PAUSE: Final = _samples(0.45)
 NOTHING: Final = Samples(0)
 LONGEST: Final = _samples(15.0)
 NEAR_THE_END: Final = _samples(4.0)
-"""A segment that nobody ends is cut within its last 4 s."""
+"""A segment without a pause is cut within its last 4 s."""
 
 LEAST_FRAMES: Final = 3
 """Frames of speech that make a segment: a click has fewer."""
@@ -44,7 +44,7 @@ class Cuts:
 
     longest: Samples = LONGEST
     window: Samples = NEAR_THE_END
-    """A segment that nobody ends is cut in its last part, of this length."""
+    """A segment without a pause is cut in its last part, of this length."""
     enough: Samples = NOTHING
     """What a segment holds before `PAUSE` ends it; until then a pause has to be `apart`."""
     apart: Samples = PAUSE
@@ -57,7 +57,7 @@ class Speech:
     start: Samples
     samples: Waveform
     divided: bool = False
-    """Cut where nobody pauses for long: the next one goes on at once."""
+    """Cut without a pause: the next segment follows at once."""
 
     @property
     def end(self) -> Samples:
@@ -76,14 +76,14 @@ LIVE: Final = Cuts()
 
 
 class Segmenter:
-    """Cuts one recording into segments. Sound that is no part of one is let go once it cannot become one."""
+    """Cuts one recording into segments. Sound is dropped once it can no longer belong to one."""
 
     def __init__(self, activity: VoiceActivity, cuts: Cuts = LIVE) -> None:
         self._activity = activity
         self._cuts = cuts
         activity.reset()
         self._kept = np.zeros(0, dtype=np.float32)
-        """Sound from `_kept_from` on: what the open segment holds, or the lead of one that may come."""
+        """Sound from `_kept_from` on: the open segment, or the lead-in of a possible next one."""
         self._kept_from = 0
         self._rest = np.zeros(0, dtype=np.float32)
         """Less than a frame, not judged yet."""
@@ -99,18 +99,18 @@ class Segmenter:
 
     @property
     def open(self) -> Speech | None:
-        """The segment that goes on, as it would be cut if nothing but silence followed; None while there is no speech."""
+        """The open segment, as it would be cut if only silence followed; None while there is no speech."""
         if self._start is None or self._speech_frames < LEAST_FRAMES:
             return None
         return self._cut(min(self._last_speech + TAIL, self.judged))
 
     @property
     def settled(self) -> bool:
-        """Whether the tail of the open segment is complete: unless speech goes on, it will be cut as it is."""
+        """Whether the tail of the open segment is complete: unless speech continues, it will be cut as it is."""
         return self._start is not None and self.judged >= self._last_speech + TAIL
 
     def hear(self, samples: Waveform) -> Iterator[Speech]:
-        """Takes more sound; gives the segments that it ends."""
+        """Takes more sound; returns the segments that it completes."""
         waiting = np.concatenate([self._rest, samples])
         count = len(waiting) // FRAME
         self._rest = waiting[count * FRAME :]
@@ -118,7 +118,7 @@ class Segmenter:
             yield from self._judge(waiting[: count * FRAME].reshape(count, FRAME))
 
     def finish(self) -> Iterator[Speech]:
-        """The recording has ended; gives what is still open."""
+        """The recording has ended; returns the open segment."""
         if len(self._rest):
             missing = FRAME - len(self._rest)
             last = np.concatenate([self._rest, np.zeros(missing, dtype=np.float32)])
@@ -143,7 +143,7 @@ class Segmenter:
                 yield from self._end()
             elif self.judged - self._start >= self._cuts.longest:
                 yield self._divide()
-        self._kept = self._kept.copy()  # what was let go is given back
+        self._kept = self._kept.copy()  # dropped samples count again
 
     def _needed(self) -> Samples:
         """The pause that ends the open segment."""

@@ -13,7 +13,7 @@ from lora.errors import AudioError, TooLongError
 from lora.units import SAMPLE_RATE_HZ
 
 LOOKED_AT_S: Final = 60.0
-"""Of a recording with several channels: the stretch that tells whether they hold the same sound."""
+"""How much of a recording with several channels is compared to decide whether they hold the same sound."""
 
 
 def blocks(source: FileAudio | EncodedAudio, max_s: float | None = None) -> Iterator[Waveform]:
@@ -45,9 +45,9 @@ def _sounds(source: FileAudio | EncodedAudio, max_s: float | None) -> Iterator[S
 
 
 def parts(source: FileAudio, spans: Sequence[Span]) -> Iterator[Waveform]:
-    """The samples of each of several parts, which begin in their order: of a recording that is decoded once, and never held whole.
+    """The samples of several parts, in the order of their starts, of a recording that is decoded once and never held whole.
 
-    A part that goes on behind the end is as much shorter. Raises what `blocks` raises.
+    A part that reaches beyond the end is shorter. Raises what `blocks` raises.
     """
     sound = blocks(source) if spans else iter(())
     kept, kept_from = np.zeros(0, dtype=np.float32), 0

@@ -22,7 +22,7 @@ HEARD: Final = 0.35
 
 HEARD_FRAMES: Final = 3
 _LOUD: Final = 0.5
-"""Peak to which a recording is brought before it is said to hold no speech: the model misses very quiet voices."""
+"""Peak to which a recording is amplified before it counts as free of speech: the model misses very quiet voices."""
 
 
 class VoiceActivity:
@@ -60,7 +60,7 @@ def _model() -> bytes:
 
 
 def holds_speech(samples: Waveform) -> bool:
-    """Whether a recording of 16 kHz may hold speech: as it is, or else brought to a usual level."""
+    """Whether a recording at 16 kHz may hold speech, as it is or amplified to a usual level."""
     peak = float(np.abs(samples).max(initial=0.0))
     return peak > 0 and (_heard(samples) or _heard(samples * np.float32(_LOUD / peak)))
 
@@ -69,7 +69,7 @@ _own = threading.local()
 
 
 def _activity() -> VoiceActivity:
-    """This thread's: two recordings at a time would mix."""
+    """This thread's model: two recordings at a time would mix."""
     if not hasattr(_own, "activity"):
         _own.activity = VoiceActivity()
     activity: VoiceActivity = _own.activity

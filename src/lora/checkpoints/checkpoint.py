@@ -237,7 +237,7 @@ def _shards(folder: Path, index: Path) -> list[Path]:
 
 
 def _check_weights(path: Path) -> dict[str, list[int]]:
-    """Reads names and shapes, which also tells whether the file is whole: a copy that broke off is found here and not in mid-run."""
+    """Reads names and shapes, which also shows whether the file is whole: a truncated copy is refused here, not in the middle of a run."""
     from safetensors import SafetensorError, safe_open
 
     with path.open("rb") as stream:

@@ -52,7 +52,7 @@ def require_weights(file: Path, remedy: str) -> None:
 def require_sizes(folder: Path, shapes: dict[str, list[int]]) -> None:
     """Raises `CheckpointError` if config.json has sizes that none of the weights have, by name and shape.
 
-    Whoever makes the model would otherwise allocate whatever a damaged number says.
+    Otherwise building the model would allocate whatever a damaged number says.
     """
     file = folder / "config.json"
     known = {size for shape in shapes.values() for size in shape}
@@ -66,7 +66,7 @@ def require_sizes(folder: Path, shapes: dict[str, list[int]]) -> None:
 
 
 def _settings(value: Any) -> Iterator[tuple[str, Any]]:
-    """All names and values, those inside of others too."""
+    """All names and values, nested ones too."""
     pending = [value]
     while pending:
         inner = pending.pop()

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     Array = npt.NDArray[np.float32]
 
 CONVERTER: Final = 1
-"""Raised whenever the files a conversion writes change; cached folders of another version are converted anew."""
+"""Raised whenever the files a conversion writes change; cached folders of another version are converted again."""
 
 WEIGHTS: Final = "model.safetensors"
 

@@ -1,4 +1,4 @@
-"""What a saved adapter belongs to, and the hashes of its files, read without PyTorch."""
+"""A saved adapter's base model, and the hashes of its files, read without PyTorch."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,7 @@ CHECKPOINT_SETTINGS: Final = "config.json"
 CHECKPOINT_WEIGHTS: Final = "model.safetensors"
 
 _NOT_SEALED: Final = ("base_model_id", "base_revision", "sealed")
-"""Where the base model is to be had may change; what it is may not."""
+"""The place of the base model may change; its identity may not."""
 
 _REMEDY: Final = "copy the whole folder again from the run that made it"
 
@@ -42,12 +42,12 @@ class Origin(msgspec.Struct, frozen=True, kw_only=True):
     base_sha256: str
     language: Language = "en"
     sealed: Sealed | None = None
-    """None in adapters that were saved before there were hashes: names, shapes and values of their weights are looked at all the same."""
+    """None in adapters that were saved before there were hashes: names, shapes and values of their weights are checked all the same."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tuned:
-    """The tuned model of a run, as the flags that would name it."""
+    """The tuned model of a run, as flags that name it."""
 
     model_id: str
     revision: str | None
@@ -141,7 +141,7 @@ def check(folder: Path, origin: Origin, model_id: str, revision: str | None, sha
 
 
 def _digest(values: dict[str, Any]) -> str:
-    """Of a passport's values as JSON has them, whatever their order and layout."""
+    """Hash of the values as JSON has them, whatever their order and layout."""
     decisive = {key: value for key, value in values.items() if key not in _NOT_SEALED}
     return sha256_bytes(msgspec.json.encode(decisive, order="deterministic"))
 

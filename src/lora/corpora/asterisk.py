@@ -37,7 +37,7 @@ RELEASE: Final = "1.6.1"
 DEBIAN_PACKAGES: Final = ("asterisk-core-sounds-en-wav", "asterisk-core-sounds-en")
 UPSTREAM_URL: Final = f"https://downloads.asterisk.org/pub/telephony/sounds/releases/asterisk-core-sounds-en-wav-{RELEASE}.tar.gz"
 ROUTE_VARIABLE: Final = "MOONSHINE_LORA_PROMPTS"
-"""Environment variable that names the route, where the system's own choice does not suit."""
+"""Environment variable that overrides the choice of route."""
 
 CORPUS_SHA256: Final = "60b8ad3ab1e4b6e36f2dd1a22c1439aade47fad8f1f46706b792a33654a30cdd"
 """SHA-256 over the transcript file and every prompt that is used, by name: see `corpus_sha256`."""
@@ -65,7 +65,7 @@ CORRECTIONS: Final[Mapping[str, tuple[str, str]]] = {
     "queue-periodic-announce": ("represenatives", "representatives"),
     "unidentified-no-callback": ("Un-indentified or witheld", "Unidentified or withheld"),
 }
-"""Transcripts that are plainly wrong: what the publisher wrote, what it has to be. Nothing else of the wording is changed."""
+"""Transcripts that are clearly wrong: the publisher's text and the correct one. The wording is otherwise unchanged."""
 
 _ASIDE = re.compile(r"\[[^\]]*\]|\([^)]*\)|<[^>]*>")
 _TIMEOUT_S = 60
@@ -172,7 +172,7 @@ def prepare(folder: Path, seed: int = 0) -> Prompts:
 
 
 def route_taken(folder: Path) -> str:
-    """In words, where the fetched prompts in `folder` came from."""
+    """Where the prompts in `folder` were fetched from, in words."""
     return str(read_json(folder / "route.json", dict[str, str], FetchError)["from"])
 
 
@@ -270,7 +270,7 @@ def _command(command: list[str], folder: Path) -> None:
 
 
 def _try_command(command: list[str], folder: Path) -> str | None:
-    """None when the command went well, else the line that says why not."""
+    """None if the command succeeded, otherwise the line that says why not."""
     environment = {**os.environ, "LC_ALL": "C"}
     result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, errors="replace", check=False)
     if result.returncode == 0:

@@ -36,7 +36,7 @@ AudioMode = Literal["inline", "path"]
 """Whether a manifest holds the samples itself, or paths of files in `<stem>_audio/` beside it."""
 
 BAD_SHOWN = 20
-"""Bad rows that a message names; of more it tells the number."""
+"""How many bad rows a message names; it counts the others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,18 +51,18 @@ class Item:
     """Where it stands in its source, such as `t.csv line 4`; empty if the id says it."""
 
     def bad(self, reason: str) -> "Bad":
-        """Why this one cannot be taken."""
+        """Why this recording cannot be used."""
         return Bad(self.place, f"{self.id}: {reason}") if self.place else Bad(self.id, reason)
 
 
 @dataclass(frozen=True, slots=True)
 class Bad:
-    """What a source holds in the place of a recording, and cannot give."""
+    """An entry of a source that cannot be used as a recording."""
 
     place: str
     reason: str
     expected: bool = False
-    """Whether its kind of source is known to have such rows: they are left out and said, and stop nothing."""
+    """Whether such rows are normal for this kind of source: they are left out and reported, and stop nothing."""
 
     def __str__(self) -> str:
         return f"{self.place}: {self.reason}"
@@ -73,18 +73,18 @@ class Choice:
     """Which items of a corpus become a manifest: those within the limits of length, and of these a sample, the first ones, or all."""
 
     samples: int | None = None
-    """Draws so many with `seed`, all equally likely; the corpus is read to its end."""
+    """Draws this many with `seed`, all equally likely; the corpus is read to its end."""
     seed: int = 0
     limit: int | None = None
-    """Takes the first ones, at most so many."""
+    """Takes the first ones, at most this many."""
     hours: float | None = None
-    """Takes the first ones, until they last so long."""
+    """Takes the first ones, until they last this long."""
     min_s: float = MIN_S
     max_s: float = Rules().max_s
     skip_bad: bool = False
-    """Leaves out what cannot be taken, and says so, in place of refusing everything."""
+    """Leaves out and reports what cannot be used, instead of refusing everything."""
     allow_empty_text: bool = False
-    """Takes recordings in which nobody says anything."""
+    """Accepts recordings without speech."""
 
 
 @dataclass(slots=True)
@@ -100,11 +100,11 @@ class Summary:
     duplicates: int = 0
     renamed: list[tuple[str, str]] = field(default_factory=list)
     bad: list[Bad] = field(default_factory=list)
-    """What could not be taken."""
+    """What could not be used."""
 
     @property
     def reason(self) -> str:
-        """Why nothing was taken: what was left out, where something was."""
+        """Why nothing was taken: what was left out, if anything."""
         if not self.bad:
             return "check the source and the limits of length"
         more = f"; and {len(self.bad) - BAD_SHOWN} more" if len(self.bad) > BAD_SHOWN else ""
@@ -133,7 +133,7 @@ def build(source: Iterable[Item | Bad], choice: Choice, output: Path, mode: Audi
     refuse_existing(output, mode, overwrite=overwrite)
     summary = Summary()
     chosen = choose(_sound(source, choice, summary), choice, summary)
-    first = next(chosen, None)  # a source that is not there is refused before anything is opened for writing
+    first = next(chosen, None)  # a missing source is refused before anything is opened for writing
     if first is None:
         summary.require_none_bad(output, choice)
         raise ManifestError(f"{output}: not written, as there is nothing to put in; {summary.reason}")
@@ -152,7 +152,7 @@ def build(source: Iterable[Item | Bad], choice: Choice, output: Path, mode: Audi
 
 
 def _sound(source: Iterable[Item | Bad], choice: Choice, summary: Summary) -> Iterator[Item]:
-    """Those that can be taken as far as their names and texts say; `summary` is told of the others."""
+    """Those whose names and texts are valid; the others are reported to `summary`."""
     known = set[str]()
     for item in source:
         bad = item if isinstance(item, Bad) else _wrong(item, known, choice)
@@ -177,7 +177,7 @@ def _wrong(item: Item, known: set[str], choice: Choice) -> Bad | None:
 
 
 def choose(items: Iterable[Item], choice: Choice, summary: Summary) -> Iterator[Item]:
-    """The chosen items in the corpus's order; `summary` is told how many lay outside the limits of length.
+    """The chosen items in the corpus's order; `summary` counts those outside the limits of length.
 
     A sample is a reservoir: every item of the corpus has the same chance, whatever order it comes in, and the same seed gives the
     same items. Raises `ConfigError` if there are fewer.
@@ -276,7 +276,7 @@ def merge(
 
 
 def _read(path: Path, rules: Rules, summary: Summary) -> Manifest:
-    """A manifest without its bad lines, which `summary` is told of; so all bad lines of all manifests are named at once."""
+    """A manifest without its bad lines, which go to `summary`, so that the bad lines of all manifests are named at once."""
     problems: list[Problem] = []
     manifest = read(path, rules, problems)
     summary.bad += [Bad(f"{path} line {problem.line}", f"{problem.field}: {problem.message}") for problem in problems]

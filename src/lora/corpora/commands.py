@@ -185,7 +185,7 @@ def _domain_items(options: argparse.Namespace, cutter: Cutter) -> Iterator[Item 
 
 
 def _says_nothing_of_the_table(options: argparse.Namespace) -> bool:
-    """Whether no flag says how a table is written, so that its own look may."""
+    """Whether no flag sets the format of a table, so that it is detected."""
     flags = ("audio_column", "text_column", "speaker_column", "id_column", "audio_dir", "delimiter", "quotes")
     return all(getattr(options, flag) is None for flag in flags)
 

@@ -24,7 +24,7 @@ _log = logging.getLogger(__name__)
 LIBRISPEECH: Final = "openslr/librispeech_asr"
 _TIMEOUT_S = 20
 _EMPTY_FILE: Final = "BatchSize must be greater than 0"
-"""What reading a parquet file without rows ends in."""
+"""The error of reading a parquet file without rows."""
 
 _PARTS = r"(?P<part>train|dev|validation|test)"
 _HOURS = r"(?:[._-](?P<hours>100|360|500))?"
@@ -137,7 +137,7 @@ def _part(rows: Any, part: tuple[int, int], name: str) -> Any:
 
 
 def _require_reachable(source: HubSource) -> None:
-    """One request without retries, so that a missing network or dataset is said at once and not after half a minute."""
+    """One request without retries, so that a missing network or dataset is reported at once, not after half a minute."""
     if _is_local(source):
         return
     import huggingface_hub
@@ -226,7 +226,7 @@ def _hub_errors(source: HubSource) -> Iterator[None]:
 
 
 def _reason(error: Exception) -> str | None:
-    """What to tell the user about an error of the hub's libraries; None for one that is not theirs."""
+    """The message for an error of the hub's libraries; None for any other error."""
     import datasets
     from huggingface_hub import errors
 

@@ -16,10 +16,10 @@ SpeakerFrom = Literal["top", "nearest", "none"]
 """Which folder names the speaker of a recording: the one just below the corpus, the one that holds the file, or none."""
 
 _PLAIN_NUMBER = re.compile(r"[1-9]\d*")
-"""May be said: `7 apples` in `7.txt`."""
+"""Numbers that may be part of the text: `7 apples` in `7.txt`."""
 
 OTHER_SOUND: Final = frozenset({".ra", ".raw", ".pcm", ".ac3", ".dss", ".ds2", ".wv", ".ape"})
-"""Kinds of sound files that are not taken: one of these is named rather than passed over."""
+"""Kinds of sound files that are not supported: they are reported rather than skipped."""
 
 
 def folder_items(
@@ -99,7 +99,7 @@ def require_clear_speakers(folder: Path, recordings: Sequence[Path]) -> None:
 
 
 def _lonely(folder: Path, files: Sequence[Path], parts: dict[Path, list[Path]], transcripts: dict[Path, Path]) -> Iterator[Bad]:
-    """Files without their counterpart, and sound of kinds that are not taken."""
+    """Files without their counterpart, and sound of unsupported kinds."""
     stems = {stem for several in parts.values() for stem in several}
     beside = {path.with_suffix(""): path for path in files if path.suffix.lower() not in {".txt"} | AUDIO_SUFFIXES}
     taken = ", ".join(sorted(AUDIO_SUFFIXES))

@@ -66,7 +66,7 @@ def manifests(folder: Path) -> QuickstartManifests:
 def prepare(folder: Path) -> QuickstartManifests:
     """Makes everything under `folder`, or checks that it is there already and whole.
 
-    What an earlier version of the package made is made anew.
+    Data of an earlier version of the package is made again.
 
     Raises:
         FetchError: a source cannot be had.

@@ -1,4 +1,4 @@
-"""Tells texts with times, and other files that are no transcripts, from what somebody says. Pure."""
+"""Tells transcripts from texts with times and other files. Pure."""
 
 import re
 from collections.abc import Sequence
@@ -33,7 +33,7 @@ SAMPLES: Final = 1000
 
 
 def timed(text: str) -> str | None:
-    """What kind of file a text is where it is no transcript, such as `times in front of the words`; None for what may be spoken.
+    """The kind of a text that is no transcript, such as `times in front of the words`; None for one that may be spoken.
 
     Knows label tracks (Audacity), TIMIT's sample numbers, HTS labels, SRT, WebVTT, LRC, CTM, STM, RTTM, TextGrids, transcripts with
     clock times, JSON, XML and RTF.

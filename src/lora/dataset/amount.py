@@ -1,4 +1,4 @@
-"""How much speech is little to train on. Pure."""
+"""Whether there is very little speech to train on. Pure."""
 
 from typing import Final
 
@@ -9,5 +9,5 @@ LEAST_S: Final = Seconds(60.0)
 
 
 def is_little(utterances: int, length_s: float) -> bool:
-    """Whether training speech is less than anybody has shown to help."""
+    """Whether there is less training speech than is known to help."""
     return utterances < LEAST_UTTERANCES or length_s < LEAST_S

@@ -1,4 +1,4 @@
-"""Manifests: one JSON object a line, an utterance each. Reads, writes and checks them; no torch.
+"""Manifests: one JSON object per line, one utterance each. Reads, writes and checks them; no torch.
 
 A line holds `audio` (a path relative to the manifest, or a list of float samples), `text`, and optionally `speaker_id`, `id`,
 `sampling_rate` (Hz; for a list of samples the rate they were taken at, 16000 when absent), `channel` (of a file, counted from 1, or `mix`),
@@ -37,7 +37,7 @@ MIN_S = Seconds(0.1)
 
 PROBLEMS_SHOWN = 20
 LINES_SHOWN = 5
-"""Of those that share a problem."""
+"""How many lines that share a problem a message names."""
 
 
 class Row(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -126,7 +126,7 @@ class Manifest:
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """What a manifest must keep to beyond its schema."""
+    """Rules for a manifest beyond its schema."""
 
     max_s: float = 30.0
     require_text: bool = True
@@ -139,14 +139,14 @@ class Rules:
     allow_outside: bool = False
     """Whether audio paths may leave the manifest's folder."""
     language: Language | None = None
-    """What all utterances must be in, by their `language` and by the letters of their text; None looks at neither."""
+    """What all utterances must be in, by their `language` and by the letters of their text; None checks neither."""
     tags: TagRule = "keep"
-    """What becomes of `<COMMA>`, `[noise]` and the like in transcripts. Whoever trains on them or scores them asks the user."""
+    """What becomes of `<COMMA>`, `[noise]` and the like in transcripts. Commands that train or score ask the user."""
 
 
 @dataclass(slots=True)
 class Problems:
-    """What is wrong with a manifest's lines, told together."""
+    """Problems of a manifest's lines, reported together."""
 
     path: Path
     found: list[Problem] = field(default_factory=list)
@@ -178,7 +178,7 @@ def _lines_named(lines: Sequence[int]) -> str:
 def read(path: Path, rules: Rules, left_out: list[Problem] | None = None) -> Manifest:
     """Reads a manifest without touching its audio beyond checking that the files exist.
 
-    With `left_out`, bad lines are left out and told there. Raises `ManifestError` that names every line with invalid JSON, an unknown
+    With `left_out`, bad lines are left out and reported there. Raises `ManifestError` that names every line with invalid JSON, an unknown
     field, missing text or audio, a duplicate id, a text too long for any recording, a path outside the manifest's folder or a file that
     does not exist.
     """
@@ -224,7 +224,7 @@ def write(path: Path, rows: Iterable[Row]) -> int:
 
 
 def to_row(utterance: Utterance, audio: str | list[float], duration_s: float | None = None) -> Row:
-    """A line that says of an utterance all that its own line does, with this audio: the same file, or samples at 16 kHz."""
+    """A manifest line for an utterance with this audio: the same file, or samples at 16 kHz. All other fields are kept."""
     return Row(
         audio=audio,
         text=utterance.text,
@@ -249,7 +249,7 @@ def _lines(path: Path) -> Iterator[bytes]:
 
 @dataclass(frozen=True, slots=True)
 class _Line:
-    """A line that is being read: where it is, what it must keep to, and who is told what is wrong with it."""
+    """A line that is being read: its place, its rules, and where its problems are collected."""
 
     number: int
     offset: int
@@ -326,7 +326,7 @@ def _check_language(line: _Line, row: _RawRow) -> None:
 
 
 def _settle_tags(utterances: list[Utterance], rules: Rules, problems: Problems) -> str:
-    """Treats the tags of the transcripts as the rules say, and says what was found and done; nothing if there are none."""
+    """Treats the tags of the transcripts by the rules, and describes what was found and done; empty if there are none."""
     tagged = [place for place, utterance in enumerate(utterances) if tags_in(utterance.text or "")]
     if not tagged:
         return ""
@@ -373,7 +373,7 @@ def _source(line: _Line, row: _RawRow) -> AudioSource | None:
     if value.startswith(b'"'):
         try:
             name = json_value(value, _STRING.decode)
-        except ContentError as error:  # escapes of a raw field are not looked into before
+        except ContentError as error:  # escapes of a raw field are first decoded here
             line.wrong("audio", error.reason)
             return None
         return _file_source(line, name, row)
@@ -391,7 +391,7 @@ def _source(line: _Line, row: _RawRow) -> AudioSource | None:
 
 
 def _span(line: _Line, row: _RawRow) -> Span | None:
-    """Which part of its file the row is of; reports one that is none."""
+    """The part of its file that a row names; reports an invalid one."""
     if row.offset is None:
         return None
     if row.duration is None or row.offset < 0 or row.duration <= 0:
@@ -401,7 +401,7 @@ def _span(line: _Line, row: _RawRow) -> Span | None:
 
 
 def _channel(line: _Line, row: _RawRow) -> Channel | None:
-    """The row's channel; reports one that is none, and a track that is none."""
+    """The row's channel; reports an invalid channel or track."""
     if row.track is not None and row.track < 1:
         line.wrong("track", f"must be a number from 1, not {row.track}")
     if row.channel is None:

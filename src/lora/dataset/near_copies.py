@@ -53,10 +53,10 @@ LONE_KEYS: Final = 2_000_000_000
 chance, and there must be two equal ones at one shift: more of the short clips that are also cut may then be missed."""
 
 POPULAR: Final = 64
-"""A key that stands more often in the smaller sets is that of a hum or a beep, and tells nothing."""
+"""A key that occurs more often than this in the smaller sets is that of a hum or a beep, and identifies nothing."""
 
 CHUNK: Final = 200_000
-"""Windows that are looked up together."""
+"""How many windows are looked up together."""
 
 _SAME: Final = (np.uint32(0),)
 _NEAR: Final = (*_SAME, *(np.uint32(1 << bit) for bit in range(16 + KEY_BITS)))

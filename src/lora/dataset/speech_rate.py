@@ -1,4 +1,4 @@
-"""How much text can be said in a time. Pure.
+"""How much text can be spoken in a given time. Pure.
 
 The fastest real speech measured here (English: AN4, LibriSpeech and speechocean762, 1,936 clips of 0.5 to 35 s) has 17.1 letters and digits
 a second, in whole sentences 16.3. The bounds below leave twice that, and are set as generously for other scripts by how many syllables a
@@ -28,8 +28,8 @@ def least_seconds(text: str) -> Seconds:
 
 
 def too_much(text: str, length_s: float) -> bool:
-    """Whether nobody could say a text in `length_s` seconds."""
-    if len(text) / min(SYLLABIC.values()) <= length_s:  # by far most texts, without a look at their letters
+    """Whether a text is too long to be spoken in `length_s` seconds."""
+    if len(text) / min(SYLLABIC.values()) <= length_s:  # most texts, without examining their letters
         return False
     return least_seconds(text) > length_s + SLACK_S
 

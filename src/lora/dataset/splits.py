@@ -11,11 +11,11 @@ from lora.dataset.near_copies import correlation, near_copies
 from lora.errors import ManifestError
 
 COPY_CORRELATION = 0.85
-"""From which on two waveforms are one recording. Copies reach 0.95 to 1.00 (MP3 of 32 to 128 kbit/s, AAC, Opus of 16 kbit/s, 12 dB louder
-until it clips, telephone), different recordings 0.41, single vowels of one voice of 0.4 s 0.72."""
+"""Correlation from which two waveforms count as one recording. Copies reach 0.95 to 1.00 (MP3 of 32 to 128 kbit/s, AAC, Opus of 16 kbit/s,
+12 dB louder until it clips, telephone), different recordings 0.41, single vowels of one voice of 0.4 s 0.72."""
 
 COPIES_COUNTED = 200
-"""Pairs that are looked for: so many tell the same as more."""
+"""Limit on the pairs that are counted: more would not change the message."""
 
 
 def require_disjoint(sets: dict[str, tuple[Manifest, tuple[Recording, ...]]], *, speakers: bool) -> None:

@@ -1,4 +1,4 @@
-"""Speech that a program made: its rows say so, and no set that is to tell how people are understood may hold any."""
+"""Synthesised speech: its rows say so, and no test set may hold any, because scores must be of people's speech."""
 
 from lora.dataset.manifest import Manifest
 from lora.errors import ManifestError

@@ -75,7 +75,7 @@ class Config(msgspec.Struct, frozen=True):
 
     @property
     def usual(self) -> bool:
-        """Whether the modules below are this model."""
+        """Whether the modules below can represent this model."""
         heads = self.encoder_num_attention_heads == self.decoder_num_attention_heads
         return self.tie_word_embeddings and self.rotary is not None and heads and self.hidden_size % self.decoder_num_attention_heads == 0
 

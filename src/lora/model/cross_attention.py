@@ -18,12 +18,12 @@ from lora.model.parts import Attention
 from lora.model.products import matmul
 
 SCORES = 2**21
-"""Scores of whole clips that are held at a time, 8 MB in float32; training, whose batches are small, holds all for its gradients."""
+"""Limit on the scores of whole clips held at a time, 8 MB in float32; training, whose batches are small, holds all for its gradients."""
 
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """What the decoder hears of a batch of clips."""
+    """The encoder output of a batch of clips, as the decoder attends to it."""
 
     frames: Tensor
     """`[batch, frames, width]`, in the type that products compute in."""
@@ -38,7 +38,7 @@ class Memory:
         return Memory(self.frames[start:stop], downs, None if self.mask is None else self.mask[start:stop])
 
     def move(self, source: int, target: int) -> None:
-        """Puts one clip in another's place."""
+        """Moves one clip to another's place."""
         for part in (self.frames, *self.downs, self.mask):
             if part is not None:
                 part[target] = part[source]
@@ -131,7 +131,7 @@ class CrossAttention:
         return self._out(mixed)[0]
 
     def weights(self, states: Tensor, memory: Memory, layer: int, heads: Sequence[int]) -> Tensor:
-        """How much each token looks at each frame in some of the heads, `[batch, heads, tokens, frames]`."""
+        """Attention weights of tokens over frames in some of the heads, `[batch, heads, tokens, frames]`."""
         scores = self._scores(states, memory, layer).unflatten(1, (self.heads, -1))
         odds: Tensor = scores[:, list(heads)].softmax(dim=-1)
         return odds

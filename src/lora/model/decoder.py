@@ -41,7 +41,7 @@ class Cache:
         self._values.append(_lengthened(values))
 
     def set_lengths(self, lengths: Sequence[int], device: torch.device) -> None:
-        """Says how many of the stored tokens count for each clip; those behind them will be overwritten."""
+        """Sets how many of the stored tokens count for each clip; later ones will be overwritten."""
         self.lengths, self.longest = torch.tensor(lengths, device=device), max(lengths)
 
     def add(self, layer: int, keys: Tensor, values: Tensor, positions: Tensor) -> None:
@@ -123,7 +123,7 @@ class Decoder:
             hidden, there = functional.pad(hidden, (0, 0, 0, extra)), functional.pad(there, (0, extra))
         mask = None if there is None else hidden.new_zeros(there.shape).masked_fill_(~there, -math.inf)[:, None]
         downs = tuple(down for layer in self._layers for down in layer.cross.downs(hidden))
-        return Memory(hidden.to(self._dtype, copy=True), downs, mask)  # a copy, for decoding moves clips in it
+        return Memory(hidden.to(self._dtype, copy=True), downs, mask)  # a copy, because decoding moves clips in it
 
     @property
     def heads(self) -> list[tuple[int, int]]:
@@ -131,7 +131,7 @@ class Decoder:
         return [(index, head) for index, layer in enumerate(self._layers) for head in range(layer.cross.heads)]
 
     def attention(self, tokens: Tensor, memory: Memory, heads: Sequence[tuple[int, int]]) -> tuple[Tensor, Tensor]:
-        """States `[batch, tokens, width]` of the clips' first tokens, and how much each looks at each frame `[batch, tokens, frames]`.
+        """States `[batch, tokens, width]` of the clips' first tokens, and their attention over frames `[batch, tokens, frames]`.
 
         The latter is the mean of some heads, each a layer and a number.
         """
@@ -180,7 +180,7 @@ class Decoder:
     def loss_sum(self, encoded: Encoded, labels: Tensor) -> Tensor:
         """Summed cross-entropy in nats over the labels `[batch, tokens]` that are not `IGNORED_LABEL`, in float32, with gradients.
 
-        Labels are targets as they stand: the decoder's input is the same row shifted right by one behind the start token.
+        Labels are targets as they stand: the decoder's input is the same row shifted right by one after the start token.
         """
         hidden = self(self.inputs(labels), self.listen(encoded))
         wanted = labels != IGNORED_LABEL

@@ -1,6 +1,6 @@
 """Moonshine's encoders as plain tensor operations: each clip as if it were alone, many at a time.
 
-Frames of all clips stand one behind the other, without padding, in whatever looks at single frames; what mixes over time
+Operations on single frames take the frames of all clips concatenated, without padding; what mixes over time
 (convolutions, group norm, attention) takes clip by clip. A clip's features thus cannot depend on the others in its batch.
 """
 

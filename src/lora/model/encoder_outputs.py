@@ -1,4 +1,4 @@
-"""Encoder outputs of utterances: computed once and kept on disk while the encoder is frozen, or anew where it trains."""
+"""Encoder outputs of utterances: computed once and cached on disk while the encoder is frozen, or in each call while it trains."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from copy import copy
@@ -21,10 +21,10 @@ from lora.system.parallel import spread
 from lora.units import SAMPLE_RATE_HZ, Samples
 
 NAME = "frames"
-"""Of the tensor in a stored file. Safetensors, for numpy's files are read with Python's parser, which fails at times in two threads."""
+"""Name of the tensor in a stored file. Safetensors, because numpy reads its files with Python's parser, which may fail in two threads."""
 
 BATCH_SAMPLES = Samples(10 * SAMPLE_RATE_HZ)
-"""Sound that is encoded together: short clips alone leave a core idle between small products. More gains nothing."""
+"""Samples that are encoded together: short clips alone leave a core idle between small products. More gains nothing."""
 
 
 class Features(Protocol):
@@ -55,7 +55,7 @@ class LiveFeatures:
 
 
 class StoredFeatures:
-    """Runs the frozen encoder once for each recording; what it gave is shared by all stages, and by later runs.
+    """Runs the frozen encoder once for each recording; all stages and later runs share its output.
 
     A file's key is the hash of all that decides it: recording, audio settings, checkpoint, arithmetic, code and versions. A recording that
     has been checked is read only to be encoded, and refused with `AudioError` if it has changed. Damaged files are made again; `kept` says
@@ -69,7 +69,7 @@ class StoredFeatures:
         self._kept = kept or Kept()
 
     def encoded_by(self, speech: LoadedModel) -> "StoredFeatures":
-        """The same outputs, where another copy of the same frozen encoder computes what is no longer stored."""
+        """The same outputs; another copy of the same frozen encoder computes what is no longer stored."""
         other = copy(self)
         other._encoder = Encoder(speech)
         return other

@@ -15,7 +15,7 @@ from lora.system.parallel import AT_A_TIME
 from lora.units import Seconds
 
 BATCH_SECONDS = 250.0
-"""Sound decoded together at most. With tiny each second takes 0.3 MB; longer batches are a little faster."""
+"""Most seconds of audio decoded together. With tiny each second takes 0.3 MB; longer batches are a little faster."""
 
 
 @torch.inference_mode()
@@ -100,7 +100,7 @@ def batches(lengths_s: Sequence[Seconds], size: int) -> Iterator[list[int]]:
 
 
 def _finish(decoder: Decoder, clips: list[Clip], memory: Memory, cache: Cache) -> list[Transcript]:
-    """Decodes to the end. Each round takes a clip's last token and what its draft says next; clips that have ended make room at once."""
+    """Decodes to the end. Each round takes a clip's last token and its draft's next ones; finished clips free their place at once."""
     end, device = decoder.speech.end_id, decoder.speech.device
     for clip in clips:
         clip.cut(end)
@@ -121,7 +121,7 @@ def _finish(decoder: Decoder, clips: list[Clip], memory: Memory, cache: Cache) -
 
 
 def _close_up(running: list[Clip], end: int, memory: Memory, cache: Cache) -> None:
-    """Puts the last running clips where clips have ended: a copy without those would hold the largest tensors of a run twice."""
+    """Moves the last running clips into the places of finished ones: a copy would hold the largest tensors of a run twice."""
     for place in reversed(range(len(running))):
         if running[place].ended(end):
             last = running.pop()

@@ -58,7 +58,7 @@ class Projection:
         return self._product.activated(inputs, self._bias, activation)
 
     def _trained(self, flat: Tensor) -> Tensor:
-        """With the weights as they are now; their gradients where those are asked for."""
+        """Uses the current weights; computes their gradients if asked for."""
         biases = [layer.bias for layer in self._live if layer.bias is not None]
         if torch.is_grad_enabled():
             return functional.linear(flat.float(), torch.cat([layer.weight for layer in self._live]), torch.cat(biases) if biases else None)
@@ -118,7 +118,7 @@ class FrozenProduct:
         if version != self._version:
             self._forward = laid_out(self._exact, self.dtype)
             self._backward = None
-            self._version = version  # last, for another thread may be here too
+            self._version = version  # last, because another thread may be here too
 
 
 class _Frozen(torch.autograd.Function):
@@ -189,7 +189,7 @@ class Rotation:
         return self._turner(self._reaching(reach)[positions][:, None])
 
     def _reaching(self, count: int) -> Tensor:
-        """A table of at least so many positions. Another thread may put a shorter one in its place at any moment."""
+        """A table of at least this many positions. Another thread may replace it with a shorter one at any moment."""
         turns = self._turns
         if count > len(turns):
             turns = self._turns = self._table(2 * count)

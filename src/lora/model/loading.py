@@ -33,7 +33,7 @@ MOST = 1e6
 """Largest absolute value of a weight. No training ends near it; a flipped bit of an exponent mostly ends far above."""
 
 IGNORED_LABEL = -100
-"""Label value that takes no part in the loss: padding, by position and never by token id, for pad and EOS share an id in v1."""
+"""Label value that does not enter the loss: padding, by position and never by token id, because pad and EOS share an id in v1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +100,7 @@ class LoadedModel:
 
     @property
     def arithmetic(self) -> tuple[str, ...]:
-        """All of the model that decides its numbers: weights, precision, device, kind of products."""
+        """Everything about the model that decides its numbers: weights, precision, device, kind of products."""
         return (self.checkpoint.sha256, self.computing)
 
     @property
@@ -113,7 +113,7 @@ class LoadedModel:
         return "the checkpoint's weights or the adapter's are too large for float32: use another"
 
     def release(self) -> None:
-        """Gives the memory of the weights back; there is no computing with the model afterwards."""
+        """Frees the memory of the weights; the model cannot compute afterwards."""
         nn.Module.to(self.model, "meta")
 
     def labels(self, text: str) -> list[int]:
@@ -122,7 +122,7 @@ class LoadedModel:
         return [*ids, self.end_id]
 
     def spans(self, text: str) -> list[tuple[int, int]]:
-        """Where each of the `labels` of a text stands in it: first character, and the one behind the last. EOS is empty, at the end."""
+        """The place of each of the `labels` in a text: its first character and the one after its last. EOS is empty, at the end."""
         encoding = self.processor.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
         return [*encoding["offset_mapping"], (len(text), len(text))]
 
@@ -168,12 +168,12 @@ def load_model(checkpoint: Checkpoint, device: torch.device, precision: Precisio
 
 
 def load_for_use(checkpoint: Checkpoint, device: torch.device, precision: Precision, language: Language = "en") -> LoadedModel:
-    """As `load_model`, for what only transcribes: without transformers if the checkpoint is of the usual form.
+    """As `load_model`, for transcribing only: without transformers if the checkpoint is of the usual form.
 
     Training, saving and exporting take transformers' model.
     """
     require_language(checkpoint, language)
-    processor = load_processor_for_use(checkpoint.folder)  # looks at the files first
+    processor = load_processor_for_use(checkpoint.folder)  # checks the files first
     with _refusing(checkpoint.folder):
         own = bare.read(checkpoint.folder)
     model = _by_transformers(checkpoint.folder) if own is None else own
@@ -181,7 +181,7 @@ def load_for_use(checkpoint: Checkpoint, device: torch.device, precision: Precis
 
 
 def _checked(speech: LoadedModel) -> LoadedModel:
-    """The model on its device, once its weights are looked at, and that it has the processor's tokens."""
+    """The model on its device, after checking its weights and that it has the processor's tokens."""
     _require_values(speech.model, speech.checkpoint.folder)
     require_vocabulary(speech.processor, speech.model, speech.checkpoint.folder)
     nn.Module.to(speech.model, speech.device)
@@ -201,7 +201,7 @@ def _by_transformers(folder: Path) -> "PreTrainedModel":
             folder,
             dtype=torch.float32,
             attn_implementation="sdpa",
-            ignore_mismatched_sizes=True,  # reported below, with the other reasons
+            ignore_mismatched_sizes=True,  # reported below with the other reasons
             output_loading_info=True,
             use_safetensors=True,  # and never a pickle
             trust_remote_code=False,
@@ -265,7 +265,7 @@ def _require_values(model: nn.Module, folder: Path) -> None:
 
 @contextmanager
 def _loading(folder: Path) -> Iterator[None]:
-    """As `_refusing`, once files that are no JSON are told by their names."""
+    """As `_refusing`, but files that are no JSON are refused by name first."""
     for file in sorted(folder.glob("*.json")):
         require_json(file, CheckpointError)
     with _refusing(folder):

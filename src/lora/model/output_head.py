@@ -15,7 +15,7 @@ HEAD_ROWS = 64
 """Positions whose logits exist at a time: 8 MB in float32 for 32,768 tokens, which a processor's cache can hold."""
 
 BLOCK = 128
-"""Logits that are looked at one by one only if the highest of them is close to the highest of all."""
+"""Logits per group: single ones are compared only if the group's highest is close to the highest of all."""
 
 CLOSE = 2.0**-6
 """Logits of bfloat16, which has 8 bits, are compared again when they differ by less than this share."""

@@ -1,4 +1,4 @@
-"""The parts of a transformers layer under our names. What transformers calls them inside a layer, only this module knows.
+"""The parts of a transformers layer under our names. Only this module knows their names in transformers.
 
 Encoder, decoder, exports and adapters take a layer apart with it. Files of other tools have names of their own for the same weights:
 `checkpoints.packaged`, `export.gguf_file` and `export.official` know those; `model.bare` makes layers with transformers' names.

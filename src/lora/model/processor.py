@@ -22,14 +22,14 @@ _WITHOUT_EFFECT: Final = frozenset({"backend", "is_local", "local_files_only", "
 
 
 class FeatureExtractor(msgspec.Struct, frozen=True):
-    """What becomes of samples before the model hears them, as `Wav2Vec2FeatureExtractor` has it."""
+    """Preprocessing of samples, as in `Wav2Vec2FeatureExtractor`."""
 
     feature_extractor_type: Literal["Wav2Vec2FeatureExtractor"]
     sampling_rate: int
     do_normalize: bool
 
     def __call__(self, samples: Waveform, **_usual: object) -> SimpleNamespace:
-        """`input_values` with the values of one clip. What transformers takes besides is the same for all clips here."""
+        """`input_values` with the values of one clip. Other outputs of transformers are constant here."""
         values = (samples - samples.mean()) / np.sqrt(samples.var() + 1e-7) if self.do_normalize else samples
         return SimpleNamespace(input_values=[torch.tensor(values)])
 
@@ -81,7 +81,7 @@ def read(folder: Path) -> Processor | None:
 
 
 def _extractor(folder: Path) -> FeatureExtractor | None:
-    """What the files of a folder say, where they say the same."""
+    """The settings that the files of a folder agree on."""
     found = set[FeatureExtractor]()
     for said in filter(None, map(_read, (folder / name for name in _EXTRACTOR_FILES))):
         try:

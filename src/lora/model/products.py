@@ -1,6 +1,6 @@
 """Matrix products with frozen weights: which library computes them on this processor, and how their sizes are filled up.
 
-Nothing that is multiplied may hold memory that nobody has set, and inner sizes are even in bfloat16. Processors with AMX read bfloat16
+No factor may hold uninitialised memory, and inner sizes are even in bfloat16. Processors with AMX read bfloat16
 values in pairs: with an odd inner size the last pair of a row reaches into the next row, and the zero weight there does not silence a
 NaN or an infinity (seen in PyTorch 2.13, in its own product as well as in oneDNN's).
 """
@@ -40,7 +40,7 @@ Kind = Literal["packed", "plain"]
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """Which products are used, and why where the faster ones are not."""
+    """Which products are used, and why if they are not the faster ones."""
 
     kind: Kind
     reason: str = ""
@@ -66,7 +66,7 @@ def choice(device: torch.device, dtype: torch.dtype) -> Choice:
 
 
 def instruction_set() -> str:
-    """The class of instructions that products use: PyTorch's own, and oneDNN's where it knows the processor."""
+    """The class of instructions that products use: PyTorch's own, and oneDNN's if it supports the processor."""
     own = torch.backends.cpu.get_cpu_capability()
     name = onednn_instructions()
     return f"{platform.machine()} {own}" + (f" {name}" if name else "")
@@ -195,7 +195,7 @@ Product = PlainProduct | PackedProduct
 
 
 def _extra(width: int, dtype: torch.dtype) -> int:
-    """Zeros behind an inner size that make it even where values are read in pairs."""
+    """Zeros appended to an inner size to make it even if values are read in pairs."""
     return width % 2 if dtype == torch.bfloat16 else 0
 
 
@@ -230,7 +230,7 @@ def packed_fault(dtype: torch.dtype) -> str | None:
 
 
 _TRIED = ((7, 127, 32), (8, 96, 48), (1, 8, 16), (33, 864, 288))
-"""Rows, inner sizes and outputs that are tried: odd and even, some filled up to a rounder number."""
+"""Rows, inner sizes and outputs that are tested: odd and even, some padded to a rounder number."""
 
 
 def tolerance(dtype: torch.dtype, width: int) -> tuple[float, float]:

@@ -9,11 +9,11 @@ import msgspec
 from lora.units import Seconds
 
 EXTRA_TOKENS = 8
-"""Head room of the token cap for very short clips."""
+"""Tokens added to the cap for very short clips."""
 
 
 class DecodeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What decides the transcript of a clip. No beams, no penalties, no n-gram bans: on-device runtimes have none."""
+    """Settings that decide the transcript of a clip. No beams, no penalties, no n-gram bans: on-device runtimes have none."""
 
     tokens_per_second: Annotated[float, msgspec.Meta(gt=0, le=1000)]
 
@@ -71,7 +71,7 @@ class Clip:
         self.cut(end)
 
     def cut(self, end: int) -> None:
-        """Drops what lies behind the end token or the cap."""
+        """Drops tokens after the end token or the cap."""
         if end in self.said:
             del self.said[self.said.index(end) + 1 :]
         del self.said[self._cap :]
@@ -82,7 +82,7 @@ class Clip:
         return Transcript(text(row), tuple(row), len(row) == self._cap)
 
     def _place(self) -> None:
-        """Finds the draft's place behind the last token: the nearest that follows the last two, else the nearest close by."""
+        """Finds the place in the draft that follows the last token: the nearest that follows the last two, else the nearest close by."""
         last = self.said[-1]
         found = [i for i, token in enumerate(self._draft) if token == last]
         pairs = [i for i in found if i and self._draft[i - 1 : i] == self.said[-2:-1]]

@@ -1,4 +1,4 @@
-"""Which heads of the cross-attention tell when words are said: chosen on data for each kind of model (`benchmarks/word_times.py`)."""
+"""Which heads of the cross-attention show when words are said: chosen on data for each kind of model (`benchmarks/word_times.py`)."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -11,7 +11,7 @@ Heads = tuple[tuple[int, int], ...]
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """Heads of the cross-attention, each a layer and a number, and how much sooner than a word they look where it is."""
+    """Heads of the cross-attention, each a layer and a number, and how much earlier than the word they attend to it."""
 
     heads: Heads
     early_s: float

@@ -1,4 +1,4 @@
-"""Transcripts: marks nobody says, the style for training, the normaliser for scoring, what digits and units are said as."""
+"""Transcripts: tags and marks, the style for training, the normaliser for scoring, spoken forms of digits and units."""
 
 from lora.text.normaliser import normalise
 

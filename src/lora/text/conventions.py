@@ -1,4 +1,4 @@
-"""What transcribers write besides words, and what becomes of it when a corpus is imported: the table in docs/recordings.md. Pure."""
+"""What transcribers write besides words, and how an import treats it: the table in docs/recordings.md. Pure."""
 
 import re
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from lora.text.style import ALTERNATIVES
 from lora.text.tags import pieces
 
 Notation = Literal["general", "nist", "chat"]
-"""Whose marks a text holds: those that many corpora share, NIST's in STM and CTM besides, or CHAT's."""
+"""The notation of a text: marks that many corpora share, also NIST's of STM and CTM, or CHAT's."""
 
 FILLERS: Final = frozenset(
     {
@@ -22,7 +22,7 @@ _UNCLEAR = re.compile(
     r"(?:unk|unknown|unintelligible|inaudible|indistinct|incomprehensible|unclear|untranscribed|foreign|oov|x{2,3}|y{3}|w{3}|\?+)\b.*|\?+",
     re.IGNORECASE | re.DOTALL,
 )
-"""How the content of a mark begins where words are said that the text lacks."""
+"""How a mark begins that stands for words which the text lacks."""
 
 _SAID_TWICE = re.compile(r"\(\((.*?)\)\)", re.DOTALL)
 _BARE = re.compile(r"^[\W_]+|[\W_]+$")
@@ -37,7 +37,7 @@ class Said:
 
 
 def said(text: str, notation: Notation = "general") -> Said:
-    """A text by the rules of its notation: marks that nobody says are gone, and so is white space beyond one space."""
+    """The words of a text by the rules of its notation: without marks, and with single spaces."""
     if notation == "chat":
         return _chat(text)
     parts = [(text, False)] if notation == "general" else list(_around_alternatives(text))
@@ -111,7 +111,7 @@ _CHAT: Final[tuple[tuple[str, str], ...]] = (
     (r"[ˈˌ^≠↑↓↗↘→⇗⇘∆∇°▁▔☺♋⁇\u204e∬Ϋ∲§↻∞≡≈≋∙⤇⤆Ἡ↫*]", ""),  # stress, pitch, loudness, overlap of single sounds
     (r"[‡„]", ","),
 )
-"""What becomes of each mark, in this order."""
+"""The replacement of each mark, in this order."""
 
 _TIMES = re.compile(r"(<[^<>]*>|[^\s<>]+)\s*\[x\s*(\d{1,2})\]")
 

@@ -21,7 +21,7 @@ class Equivalents:
     sha256: str
     groups: tuple[tuple[tuple[Item, ...], ...], ...]
     words: frozenset[str]
-    """First words of the forms, to see quickly which texts they concern."""
+    """First words of the forms, to find the texts they concern quickly."""
 
     def concerns(self, *texts: str) -> bool:
         """Whether a text may hold one of the forms."""
@@ -60,7 +60,7 @@ def read_equivalents(path: Path, parse: Parse) -> Equivalents:
             group = tuple(dict.fromkeys(tuple(parse(form)) for form in forms))
             if len(set(forms)) < 2 or not all(group):
                 raise ConfigError(f"{path}: line {number}: {line.strip()[:60]!r} gives no two forms; write them as: colour = color")
-            groups.append(group)  # one where the forms are the same to a reader already: it changes nothing
+            groups.append(group)  # a single form if a reader counts them as the same anyway: it changes nothing
     if not groups:
         raise ConfigError(f"{path}: holds no forms; write one group per line, such as: colour = color")
     words = {name.lower() for line in lines for form in _forms(line) for name in re.findall(r"\w+", form)}

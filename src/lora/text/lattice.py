@@ -6,13 +6,13 @@ from typing import NamedTuple
 from lora.text.numerals import NUMBER_WORDS, ONES, ORDINALS, SCALE_WORDS, TEENS, TENS, UNIT_ORDINALS, UNITS_WORDS, Reading
 
 APART = "|"
-"""Stands between two written numbers that would be another one when they are read without a break: `20 1` is not 21."""
+"""Separates two written numbers that would read as another one without a break: `20 1` is not 21."""
 
 Edge = tuple[str | None, int]
-"""A word, or None for nothing said, and the node behind it."""
+"""A word, or None for nothing said, and the node after it."""
 
 States = dict[str, int]
-"""Where the lattice may go on: a node for each kind of word that came last."""
+"""Where the lattice may continue: a node for each kind of word that came last."""
 
 
 class Lattice:
@@ -27,12 +27,12 @@ class Lattice:
         return len(self.edges) - 1
 
     def read(self, readings: Iterable[Reading], *, written: bool) -> None:
-        """Goes on with one of the readings; `written` ones are of digits."""
+        """Continues with one of the readings; `written` ones are of digits."""
         found = [(entered, reading) for reading in readings for entered in self.states.items()]
         self._join([(node, self._apart(kind, reading, written), _kind(reading, written, kind)) for (kind, node), reading in found])
 
     def digits(self, text: str, also: Iterable[Reading] = ()) -> None:
-        """Goes on with digits, read one by one or in pairs, or with one of the readings `also`."""
+        """Continues with digits, read one by one or in pairs, or with one of the readings `also`."""
         entry = dict(self.states)
         places: list[list[tuple[int, Reading, str]]] = [[] for _ in range(len(text) + 1)]
         states = entry
@@ -49,7 +49,7 @@ class Lattice:
         self._join(places[-1])
 
     def branch(self, branches: Sequence[States]) -> None:
-        """Goes on behind any of several parts that were built from the same place."""
+        """Continues after any of several parts that were built from the same place."""
         self._join([(node, (), kind) for states in branches for kind, node in states.items()])
 
     def closed(self) -> "Lattice":
@@ -61,7 +61,7 @@ class Lattice:
         self.states = self._merged(ways)
 
     def _merged(self, ways: Iterable[tuple[int, Reading, str]]) -> States:
-        """The nodes behind words from nodes; ways of one kind meet."""
+        """The nodes after words from nodes; ways of one kind meet."""
         by_kind: dict[str, list[tuple[int, Reading]]] = {}
         for node, words, kind in ways:
             by_kind.setdefault(kind, []).append((node, words))

@@ -1,4 +1,4 @@
-"""Transcripts that were damaged on their way: read in another encoding, or taken out of a web page; one spelling of a name. Pure."""
+"""Finds damaged transcripts (read in a wrong encoding, or copied from a web page), and gives names one spelling. Pure."""
 
 import functools
 import re
@@ -8,7 +8,7 @@ from html.entities import html5
 from typing import Final
 
 _INVISIBLE: Final = "\u00ad\u200b\u2060\ufeff"
-"""Soft hyphen, spaces and joiners without a width: they part a word for the tokenizer and the score, and nobody sees them. Those that
+"""Soft hyphen, spaces and joiners without a width: they split a word for the tokenizer and the score, but are invisible. Those that
 Arabic and emoji are written with are not among them."""
 
 _SUSPECT = re.compile(

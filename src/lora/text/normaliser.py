@@ -20,7 +20,7 @@ CHARACTERS = "whisper-basic, marks taken off, single characters"
 """The same with every character on its own, for languages that put no spaces between words."""
 
 TATWEEL = "\u0640"
-"""Stretches an Arabic word and is no letter of it."""
+"""The Arabic character that stretches a word and is not a letter."""
 
 UNICODE = "letters with their marks and digits, words only"
 """For languages of which nothing is known: case, punctuation and symbols are taken off as Whisper's basic normaliser does, but marks
@@ -38,7 +38,7 @@ _APOSTROPHES = re.compile(r"(?<=[^\W\d_])['\u2019\u02bc\u0060\u00b4\u2032\uff07]
 
 
 def normaliser_version(language: Language = "en") -> str:
-    """Name and version to record beside a score: two scores compare only when theirs are the same."""
+    """Name and version to record with a score: two scores can be compared only if theirs are the same."""
     apart = traits(language).separates_words
     if language.startswith(OTHER):
         return f"{UNICODE if apart else UNICODE_CHARACTERS} (Unicode {unicodedata.unidata_version})"

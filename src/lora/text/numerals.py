@@ -1,4 +1,4 @@
-"""English numerals as words: what is said where digits are written. Pure.
+"""English numerals as words: how digits are spoken. Pure.
 
 Digits can be read in several ways, `505` as "five hundred five", "five oh five", "five zero five". No reading belongs to two different
 strings of digits: a ten is never followed by a unit that is not its own, so that "twenty one" is 21 and not 20 1.

@@ -1,4 +1,4 @@
-"""What an English text says, written as it may be: numbers, times, money, units, abbreviations, hyphens. Pure."""
+"""All spoken readings of an English text: numbers, times, money, units, abbreviations, hyphens. Pure."""
 
 import re
 import unicodedata
@@ -9,10 +9,10 @@ from lora.text.numerals import NUMBER_WORDS, ONES, SCALE_WORDS, Reading, cardina
 from lora.text.spoken_units import ABBREVIATIONS, CURRENCIES, MAGNITUDES, MONTHS, UNITS
 
 FILLERS = frozenset({"hmm", "mm", "mhm", "mmm", "uh", "um"})
-"""Said, and left out of both sides, as Whisper's normaliser does."""
+"""Spoken words that are left out on both sides, as in Whisper's normaliser."""
 
 TAKES_ONE = SCALE_WORDS | {"half", "quarter", "third", "dozen"}
-"""Behind these "a" is "one" when it stands before them."""
+"""Before these, "a" means "one"."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ class _Token:
     kind: str
     text: str
     attached: bool
-    """Whether it stands right behind the token before it."""
+    """Whether it follows the previous token without a space."""
 
 
 Respell = Callable[[str], list[str]]

@@ -1,4 +1,4 @@
-"""How units, currencies and abbreviations are said, in American spelling. Pure."""
+"""Spoken forms of units, currencies and abbreviations, in American spelling. Pure."""
 
 from collections.abc import Mapping
 
@@ -33,7 +33,7 @@ _SPECIAL: dict[str, tuple[str, ...]] = {
 }
 
 UNITS: Mapping[str, tuple[str, ...]] = {**{unit: (f"{name}s", name) for unit, name in _NAMES.items()}, **_SPECIAL}
-"""What is said for a unit behind a number; it may also be said as it is written."""
+"""Spoken forms of a unit after a number; it may also be read as it is written."""
 
 CURRENCIES: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "$": (("dollars", "dollar"), ("cents", "cent")),
@@ -45,7 +45,7 @@ CURRENCIES: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 """The unit of a currency and its hundredth."""
 
 MAGNITUDES: Mapping[str, str] = {"k": "thousand", "m": "million", "b": "billion", "bn": "billion"}
-"""Letters right behind a number."""
+"""Letters directly after a number."""
 
 ABBREVIATIONS: Mapping[str, tuple[str, ...]] = {
     **{"st": ("street", "saint"), "dr": ("doctor", "drive"), "ave": ("avenue",), "rd": ("road",), "blvd": ("boulevard",)},

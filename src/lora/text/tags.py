@@ -1,4 +1,4 @@
-"""Tags in transcripts: marks of a corpus that nobody says, such as `<COMMA>`, `[noise]`, `%hesitation`. Pure."""
+"""Tags in transcripts: marks of a corpus that are not spoken, such as `<COMMA>`, `[noise]`, `%hesitation`. Pure."""
 
 import re
 from collections import Counter
@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import Literal
 
 TagRule = Literal["drop", "keep", "refuse"]
-"""What becomes of tags: taken out of the transcripts, taught and scored as they are, or the manifest is refused."""
+"""How tags are treated: removed from the transcripts, taught and scored as they are, or the manifest is refused."""
 
 _NOISES = (
     r"(?:applau[ds]|background|beep|breath|clear|cough|crosstalk|cries|cry|gasp|giggl|hesitat|hum|inaudible|indistinct|laugh|music|noise|"

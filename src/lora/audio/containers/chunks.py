@@ -8,10 +8,10 @@ from typing import Final, Literal
 from lora.audio.containers.claims import BrokenFileError, Claim, is_no_sound
 
 _OPEN_ENDED: Final = (range(0x7FFFF000, 0x80000100), range(0xFFFFFF00, 0x100000000))
-"""Sizes that writers to a pipe put where they cannot know: sox the first, FFmpeg and others the second."""
+"""Sizes that programs write to a pipe because they cannot know the real one: sox the first, FFmpeg and others the second."""
 
 _COMPRESSED_BYTES_PER_S: Final = 4000.0
-"""About what speech takes, where the header does not say it; only seconds in messages rest on it."""
+"""Typical bytes of speech, for headers that do not say; only seconds in messages depend on it."""
 
 _REMEDY: Final = "write the header again, for example with `sox --ignore-length FILE NEW`"
 _AU_BITS: Final = {1: 8, 2: 8, 3: 16, 4: 24, 5: 32, 6: 32, 7: 64, 23: 4, 24: 8, 25: 3, 26: 5, 27: 8}
@@ -74,12 +74,12 @@ _CAF = _Layout("big", 4, 8, 1)
 
 
 def header(data: bytes) -> Header | None:
-    """What a file of chunks says. None if `data` is none, or lacks what comes before the sound."""
+    """What the header of a file of chunks says. None if `data` is another kind of file or ends before the sound."""
     for magic, read in _READERS.items():
         if data.startswith(magic):
             try:
                 return read(data)
-            except (struct.error, IndexError):  # a header that is cut off; the decoder says so
+            except (struct.error, IndexError):  # a truncated header, which the decoder refuses
                 return None
     return None
 

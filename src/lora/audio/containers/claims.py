@@ -1,4 +1,4 @@
-"""A header's claim, and the words for one that is wrong."""
+"""What a header claims about its file, and the message if that is wrong."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -7,16 +7,16 @@ TOLERANCE_S: Final = 0.01
 """Writers miscount by a header's 44 bytes at most, which is less; a copy that lacks so little lacks no word."""
 
 _FOREIGN_TAILS: Final = (b"ID3", b"TAG", b"APETAGEX", b"LYRICSBEGIN")
-"""Tags that programs put behind sound of any format."""
+"""Tags that programs append to sound of any format."""
 
 
 class BrokenFileError(Exception):
-    """A file holds another length of sound than it says, or is damaged. The message is for behind the file's name."""
+    """A file holds more or less sound than its header says, or is damaged. The message follows the file's name."""
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """Bytes of sound that a header speaks of, and those that lie there."""
+    """Bytes of sound that a header claims, and those that the file holds."""
 
     claimed: int | None
     """None if the header leaves it open, as writers to a pipe do."""
@@ -44,10 +44,10 @@ class Claim:
 
 
 def broke_off(claimed_s: float, held_s: float) -> str:
-    """What is said of a file that ends too soon."""
+    """The message for a truncated file."""
     return f"the file is truncated: its header says {claimed_s:.2f} s of sound, it holds {max(held_s, 0.0):.2f} s; copy or record it again"
 
 
 def is_no_sound(tail: bytes) -> bool:
-    """Whether bytes behind the sound are padding, or a tag."""
+    """Whether the bytes after the sound are padding or a tag."""
     return not tail.strip(b"\0") or tail.startswith(_FOREIGN_TAILS)

@@ -17,7 +17,7 @@ _HZ = (44_100, 48_000, 32_000)
 _SYNC: Final = re.compile(rb"\xff[\xe0-\xff]")
 _FLAC_SYNC: Final = re.compile(rb"\xff[\xf8\xf9][^\x00-\x0f\xf0-\xff]")
 _SEARCHED: Final = 1 << 16
-"""A recording of a stream starts amid a frame: how far the first whole one is looked for."""
+"""How far the first whole frame is searched for: the recording of a stream starts in the middle of one."""
 
 _CUT_FRAME: Final = "the file is truncated: its last frame is not complete; copy it again, or convert it where it is part of a live stream"
 
@@ -25,7 +25,7 @@ _SEVERAL: Final = "holds several recordings, one behind the other; convert it to
 _REVERSED: Final = bytes(int(f"{value:08b}"[::-1], 2) for value in range(256))
 
 _EBML_OPEN: Final = {0x18538067, 0x1F43B675}
-"""Segment and cluster: a live writer leaves their sizes open, so their parts are looked at one by one."""
+"""Segment and cluster: a live writer leaves their sizes open, so their parts are checked one by one."""
 
 
 def mpeg_frame(data: bytes, place: int) -> tuple[int, int, int] | None:
@@ -95,7 +95,7 @@ def _mpeg_frames(data: bytes, place: int) -> Iterator[tuple[int, int, int]]:
 
 
 def without_tail(data: bytes) -> bytes:
-    """An MP3 without the padding or tags behind its last frame, which FFmpeg may take for a frame that is damaged."""
+    """An MP3 without the padding or tags after its last frame, which FFmpeg may take for a damaged frame."""
     place = first_frame(data, mpeg_frame)
     if place is None:
         return data
@@ -113,7 +113,7 @@ def check_adts(data: bytes) -> None:
 
 
 def behind_tags(data: bytes) -> int:
-    """Where the sound starts behind the ID3 tags, which name their size in 7 bits a byte."""
+    """Where the sound starts after the ID3 tags, whose sizes use 7 bits of each byte."""
     place = 0
     while data[place : place + 3] == b"ID3" and len(data) >= place + 10:
         a, b, c, d = data[place + 6 : place + 10]
@@ -131,7 +131,7 @@ def _xing_frames(data: bytes, place: int) -> int | None:
 
 
 def _resumed(data: bytes, place: int) -> int:
-    """Where frames go on behind something that is none; -1 where they do not."""
+    """Where frames resume after something else; -1 if they do not."""
     if is_no_sound(data[place : place + 16]):
         return -1
     for found in _SYNC.finditer(data, place):

@@ -24,9 +24,9 @@ class Timed:
     prefix: str
     """Begins the ids of its segments."""
     speaker: str | None
-    """Who says what names nobody."""
+    """Speaker of segments that name none."""
     channel: int | None = None
-    """The only channel that it is of."""
+    """Its only channel."""
 
 
 Reader = Callable[[Timed], Iterator[Segment | Bad]]
@@ -42,7 +42,7 @@ class Where:
     """What these files are called in a message, such as `subtitles (.srt, .vtt)`."""
     recording: Path | None = None
     audio_dir: Path | None = None
-    """None is beside each file."""
+    """None: beside each file."""
     speaker_from: SpeakerFrom | None = None
     split: bool = False
     """`talk.1.srt` and `talk.2.srt` are of the first and the second channel of `talk.wav`."""

@@ -1,4 +1,4 @@
-"""Segments to clips: cut at the sample, without reaching into a neighbour; what cannot be cut is named."""
+"""Cuts segments into clips, exact to the sample and without reaching into a neighbour; reports what cannot be cut."""
 
 import bisect
 from collections.abc import Iterable, Iterator, Sequence
@@ -23,7 +23,7 @@ OVERLAP_S: Final = Seconds(0.02)
 """Overlaps up to this are rounding."""
 
 _ROUNDING_S: Final = 1e-6
-"""What subtracting two times adds."""
+"""Rounding error of a difference of two times."""
 
 
 @dataclass(slots=True)
@@ -127,7 +127,7 @@ class Cutter:
 
 
 class _Neighbours:
-    """Where else in a recording somebody speaks."""
+    """Where else in a recording there is speech."""
 
     def __init__(self, segments: Sequence[Segment], length_s: float) -> None:
         self._starts = sorted(segment.start_s for segment in segments)

@@ -96,7 +96,7 @@ def _at(segment: Segment, times: list[str]) -> Segment | Bad:
 
 
 def _table(path: Path, bad: list[Bad]) -> dict[str, _Entry]:
-    """Name and rest of each line; none for a file that is not there. A name that comes twice is told to `bad`."""
+    """Name and rest of each line; nothing for a missing file. A duplicate name is reported to `bad`."""
     found: dict[str, _Entry] = {}
     if not path.exists():
         return found
@@ -114,7 +114,7 @@ def _table(path: Path, bad: list[Bad]) -> dict[str, _Entry]:
 
 
 def _recordings(folder: Path, audio_dir: Path | None, table: dict[str, _Entry], bad: list[Bad]) -> dict[str, Path]:
-    """The files of wav.scp; what is none is told to `bad`."""
+    """The files of wav.scp; other entries are reported to `bad`."""
     files: dict[str, Path] = {}
     for name, entry in table.items():
         if entry.rest.startswith("|") or entry.rest.endswith("|"):
@@ -132,7 +132,7 @@ def _recordings(folder: Path, audio_dir: Path | None, table: dict[str, _Entry], 
 
 
 def _sides(recordings: dict[str, Path], table: dict[str, _Entry], bad: list[Bad]) -> dict[str, int]:
-    """The channel of each recording whose file has several, by reco2file_and_channel; a side that is none is told to `bad`."""
+    """The channel of each recording whose file has several, by reco2file_and_channel; an invalid side is reported to `bad`."""
     found = dict[str, int]()
     for name, entry in table.items():
         side = SIDES.get(entry.rest.split()[-1].lower())

@@ -1,4 +1,4 @@
-"""What every form gives: segments of recordings, and what is wrong with their times."""
+"""What every form yields: segments of recordings, and the problems of their times."""
 
 import math
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ class Segment:
     speaker: str | None = None
     start_s: float = 0.0
     end_s: float | None = None
-    """None is the recording's end."""
+    """None: the recording's end."""
     whole: bool = False
     """The recording is a clip of its own: its file is taken as it is."""
     channel: int | None = None
@@ -33,7 +33,7 @@ class Segment:
 
 
 def untimely(segment: Segment) -> bool:
-    """Whether a segment's times are none, whatever its recording: before its start, not finite, or an end before the start."""
+    """Whether a segment's times are invalid for any recording: negative, not finite, or an end before the start."""
     end_s = math.inf if segment.end_s is None else segment.end_s
     return not (0 <= segment.start_s <= end_s < math.inf)
 

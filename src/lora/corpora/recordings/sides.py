@@ -1,4 +1,4 @@
-"""Which side of a call says a segment: the channel on which it is loudest."""
+"""Which side of a call a segment belongs to: the channel on which it is loudest."""
 
 from collections.abc import Sequence
 from dataclasses import replace

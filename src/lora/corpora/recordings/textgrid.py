@@ -22,7 +22,7 @@ WHAT: Final = "TextGrids (.TextGrid)"
 
 _TOKEN = re.compile(r'"((?:[^"]|"")*)"|<(\w+)>|(?<!\S)([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)(?!\S)|(?<!\S)!.*')
 _OF_SPEAKER: Final = " - "
-"""Stands between speaker and kind in the names of tiers that the Montreal Forced Aligner writes."""
+"""Separates speaker and kind in tier names of the Montreal Forced Aligner."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Which tiers of a file are taken: by name or pattern, else the only one that holds text."""
+"""Chooses the tiers of a file: by name or pattern, otherwise the only one that holds text."""
 
 import fnmatch
 from collections.abc import Callable, Sequence
@@ -26,7 +26,7 @@ def matches(tier: Named, name: str) -> bool:
 
 
 def chosen(path: Path, tiers: Sequence[TierT], names: Sequence[str], match: Callable[[TierT, str], bool] = matches) -> list[TierT]:
-    """The tiers of these names. Raises `ManifestError` with those that there are, where one is missing or nobody can tell which."""
+    """The tiers of these names. Raises `ManifestError` that lists the tiers if one is missing or the choice is unclear."""
     listed = ", ".join(map(str, tiers)) or "none"
     if not names:
         found = [tier for tier in tiers if tier.texts]
