@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from lora.errors import AudioError
-from lora.system.parallel import AT_A_TIME, spread
+from lora.system.parallel import AT_A_TIME, ahead, spread
 
 CPU = torch.device("cpu")
 
@@ -44,6 +44,23 @@ def test_pieces_divide_the_threads_and_the_threads_come_back(threads: int) -> No
     spread(range(8), lambda _: seen.add((threading.current_thread().name, torch.get_num_threads())), CPU, nothing)
     assert {count for _, count in seen} == {max(1, threads // AT_A_TIME)}
     assert torch.get_num_threads() == threads
+
+
+def test_pieces_ahead_come_in_order_one_is_made_meanwhile_and_an_error_comes_in_its_place() -> None:
+    made: list[int] = []
+
+    def pieces() -> Iterator[int]:
+        for piece in range(3):
+            made.append(piece)
+            yield piece
+        raise AudioError("the rest is gone")
+
+    found = ahead(pieces())
+    for piece in range(3):
+        assert next(found) == piece
+        assert len(made) <= piece + 2
+    with pytest.raises(AudioError, match="the rest is gone"):
+        next(found)
 
 
 @pytest.mark.usefixtures("threads")

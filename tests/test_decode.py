@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -211,6 +212,21 @@ def test_a_good_draft_saves_rounds_and_a_wrong_one_costs_none(tiny: LoadedModel,
     assert rounds["what is said"] < rounds["nothing"] / 2
     assert rounds["what is said with another third token"] < rounds["nothing"] / 2
     assert max(rounds.values()) == rounds["nothing"] == max(len(row) for row in own) + 1
+
+
+def test_a_clip_that_has_said_enough_ends_and_the_others_go_on(tiny: LoadedModel, waveforms: Sequence[Waveform]) -> None:
+    batch = [waveforms[index] for index in DRAFTED]
+    expected = decoded(tiny, batch)
+    enough = [partial(_as_many, 5 if index % 2 else 1000) for index in range(len(batch))]
+    lengths_s = [duration(samples) for samples in batch]
+    found = transcribe(Decoder(tiny), heard(tiny, batch), lengths_s, SETTINGS, enough=enough)
+    for index, (one, whole) in enumerate(zip(found, expected, strict=True)):
+        assert one.tokens == (whole.tokens[:5] if index % 2 else whole.tokens)
+        assert one.text == tiny.text(one.tokens)
+
+
+def _as_many(most: int, tokens: Sequence[int]) -> bool:
+    return len(tokens) >= most
 
 
 @pytest.mark.parametrize("long", [False, True], ids=["labels-below-the-cap", "labels-beyond-the-cap"])

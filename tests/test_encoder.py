@@ -108,6 +108,17 @@ def test_encoder_output_of_a_clip_does_not_depend_on_lengths_and_order(
         assert difference(hidden, alone(random_speech, batch[index])) < ROUNDING
 
 
+@pytest.mark.parametrize("at_once", [1, 150_000])
+def test_what_goes_through_the_layers_at_once_decides_nothing(
+    random_speech: LoadedModel, waveforms: Sequence[Waveform], at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch = [waveforms[17], waveforms[0], waveforms[10], waveforms[15][:9_999]]
+    expected = each(random_speech, batch)
+    monkeypatch.setattr("lora.model.encoder.AT_ONCE", at_once)
+    for hidden, one in zip(each(random_speech, batch), expected, strict=True):
+        assert difference(hidden, one) < ROUNDING
+
+
 def test_clips_encoded_alone_and_joined_equal_those_encoded_together(random_speech: LoadedModel, waveforms: Sequence[Waveform]) -> None:
     batch = [waveforms[17], waveforms[0], waveforms[10]]
     with torch.inference_mode():

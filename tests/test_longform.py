@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from running import Result, moonshine_lora, refusal, write_rows
 from sounds import FORMS, Form
@@ -23,7 +23,7 @@ from lora.longform.captions import LONGEST_S, WIDTH, captions
 from lora.longform.output import write_result
 from lora.longform.pieces import Piece, pieces
 from lora.longform.recording import Listener, transcribe_files
-from lora.longform.seams import Join, mended
+from lora.longform.seams import Join, mended, told
 from lora.model.loading import LoadedModel
 from lora.passages import Word
 from lora.scoring.counts import score_utterance
@@ -131,6 +131,17 @@ def test_a_cut_invents_no_sentence(hearing: Transcriber, said: Waveform, tmp_pat
 )
 def test_a_seam_takes_its_marks_from_what_is_heard_across_it(before: str, after: str, heard: str, join: Join | None) -> None:
     assert mended(before.split(), after.split(), heard.split()) == join
+
+
+WORDS = st.lists(st.sampled_from(["the", "The", "the.", "house", "house,", "-"]), max_size=12)
+
+
+@given(before=WORDS, after=WORDS, heard=WORDS)
+@example(before=["of", "the", "house."], after=["The", "house", "the"], heard=["of", "the", "house", "the", "house", "the", "ho"])
+def test_what_is_heard_of_a_seam_after_enough_of_it_changes_nothing(before: list[str], after: list[str], heard: list[str]) -> None:
+    for count in range(len(heard) + 1):
+        if told(before, after, [*heard[:count], "th"]):
+            assert mended(before, after, heard) == mended(before, after, heard[:count]) == mended(before, after, [*heard[:count], "th"])
 
 
 # --- sound ------------------------------------------------------------------------------------------------------------------------------

@@ -63,6 +63,13 @@ def mended(before: Sequence[str], after: Sequence[str], heard: Sequence[str]) ->
     return Join(heard[best - 1], heard[best])
 
 
+def told(before: Sequence[str], after: Sequence[str], heard: Sequence[str]) -> bool:
+    """Whether `mended` would give the same whatever else is heard behind; the last word of `heard` may go on."""
+    last, first, said = ([plain(word) for word in words] for words in (before[-NEAR:], after[:NEAR], heard[:-1]))
+    both = [*last, *first]
+    return any(said[place : place + len(both)] == both for place in range(len(said) - len(both) + 1))
+
+
 def _alike(words: Sequence[str], others: Sequence[str]) -> int:
     """Words that are the same, counted from the end."""
     return sum(word == other for word, other in zip(reversed(words), reversed(others), strict=False))

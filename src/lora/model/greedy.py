@@ -10,7 +10,7 @@ from lora.model.cross_attention import Memory
 from lora.model.decoder import Cache, Decoder
 from lora.model.loading import IGNORED_LABEL, Encoded, pad_labels
 from lora.model.products import rounded
-from lora.model.transcript import Clip, DecodeSettings, Transcript, agreement
+from lora.model.transcript import Clip, DecodeSettings, Enough, Transcript, agreement
 from lora.system.parallel import AT_A_TIME
 from lora.units import Seconds
 
@@ -25,10 +25,12 @@ def transcribe(
     lengths_s: Sequence[Seconds],
     settings: DecodeSettings,
     drafts: Sequence[Sequence[int]] | None = None,
+    enough: Sequence[Enough] | None = None,
 ) -> list[Transcript]:
     """Transcripts of a batch of clips from their encoder output and durations, in their order. Each is what the clip gives alone.
 
-    `drafts` are tokens that the transcripts may resemble: only the time that it takes depends on them.
+    `drafts` are tokens that the transcripts may resemble: only the time that it takes depends on them. A clip for which
+    `enough` is true of its tokens ends there. Six parameters: the sound, the settings, and two things that spare work.
     """
     end = decoder.speech.end_id
     drafts = [()] * len(lengths_s) if drafts is None else drafts
@@ -37,7 +39,7 @@ def transcribe(
     memory, cache = decoder.listen(encoded), Cache()
     hidden = decoder(decoder.inputs(targets), memory, cache)
     best = decoder.head.best_tokens(hidden[targets != IGNORED_LABEL])
-    return _finish(decoder, _begun(rows, best, lengths_s, settings, drafts), memory, cache)
+    return _finish(decoder, _begun(rows, best, lengths_s, settings, drafts, enough), memory, cache)
 
 
 @torch.inference_mode()
@@ -62,35 +64,41 @@ def transcribe_and_score(
 
 
 def _begun(
-    rows: Sequence[Sequence[int]], best: Tensor, lengths_s: Sequence[Seconds], settings: DecodeSettings, drafts: Sequence[Sequence[int]]
+    rows: Sequence[Sequence[int]],
+    best: Tensor,
+    lengths_s: Sequence[Seconds],
+    settings: DecodeSettings,
+    drafts: Sequence[Sequence[int]],
+    enough: Sequence[Enough] | None = None,
 ) -> list[Clip]:
     """Clips after the decoder was taken over all of `rows` at once.
 
     That also shows what it would have said itself after each token: up to the first difference it is its own transcript, and decoding
-    starts there.
+    starts there. Six parameters: what each clip has, and the settings of all.
     """
     own = [part.tolist() for part in best.split([len(row) for row in rows])]
+    tells: Sequence[Enough | None] = enough if enough is not None else [None] * len(rows)
     return [
-        Clip(said[: agreement(row, said) + 1], settings.cap(length_s), draft)
-        for row, said, length_s, draft in zip(rows, own, lengths_s, drafts, strict=True)
+        Clip(said[: agreement(row, said) + 1], settings.cap(length_s), draft, tell)
+        for row, said, length_s, draft, tell in zip(rows, own, lengths_s, drafts, tells, strict=True)
     ]
 
 
-def batches(lengths_s: Sequence[Seconds], size: int) -> Iterator[list[int]]:
-    """Indices in batches of clips of similar length, of at most `size` clips and, padded, `BATCH_SECONDS`; or of one clip.
+def batches(lengths_s: Sequence[Seconds], size: int, most_s: float = BATCH_SECONDS) -> Iterator[list[int]]:
+    """Indices in batches of clips of similar length, of at most `size` clips and, padded, `most_s` seconds; or of one clip.
 
     All hold about as much, and there is one for each that `spread` works on at a time. The longest clips come first, so that a batch too
     big for the memory fails at once.
     """
     order = sorted(range(len(lengths_s)), key=lambda i: -lengths_s[i])
     total_s = sum(lengths_s)
-    share_s = total_s / (AT_A_TIME * max(1, math.ceil(total_s / (AT_A_TIME * BATCH_SECONDS))))
+    share_s = total_s / (AT_A_TIME * max(1, math.ceil(total_s / (AT_A_TIME * most_s))))
     batch: list[int] = []
     before_s, share = 0.0, 0
     for index in order:
         its_share = int((before_s + lengths_s[index] / 2) / share_s) if share_s else 0
         padded_s = (len(batch) + 1) * lengths_s[batch[0]] if batch else 0.0
-        if batch and (len(batch) == size or its_share > share or padded_s > BATCH_SECONDS):
+        if batch and (len(batch) == size or its_share > share or padded_s > most_s):
             yield batch
             batch = []
         batch.append(index)

@@ -38,6 +38,10 @@ class Transcript:
     capped: bool
 
 
+Enough = Callable[[Sequence[int]], bool]
+"""Whether the tokens that a clip has said so far tell what is asked of it."""
+
+
 def agreement(guess: Sequence[int], own: Sequence[int]) -> int:
     """How many tokens of a guess the model says too, up to the first difference."""
     return next((index for index, (guessed, token) in enumerate(zip(guess, own, strict=False)) if guessed != token), len(guess))
@@ -46,16 +50,17 @@ def agreement(guess: Sequence[int], own: Sequence[int]) -> int:
 class Clip:
     """What a clip has said, and where its draft stands."""
 
-    def __init__(self, said: list[int], cap: int, draft: Sequence[int]) -> None:
+    def __init__(self, said: list[int], cap: int, draft: Sequence[int], enough: "Enough | None" = None) -> None:
         self.said = said
         self._cap = cap
+        self._enough = enough
         self._draft = list(draft)
         self._next = len(said)
         self._ahead = 2
         self._place()
 
     def ended(self, end: int) -> bool:
-        return self.said[-1] == end or len(self.said) == self._cap
+        return self.said[-1] == end or len(self.said) == self._cap or (self._enough is not None and self._enough(self.said))
 
     def guess(self) -> list[int]:
         """The draft's next tokens."""

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import torch
 
@@ -53,6 +53,23 @@ def spread(pieces: Iterable[Piece], do: Callable[[Piece], Result], device: torch
             for _, future in waiting:
                 future.cancel()
     return results
+
+
+def ahead(pieces: Iterable[Piece]) -> Iterator[Piece]:
+    """The pieces, each made in a thread of its own while the one before is worked on. What making one raises is raised in its place."""
+    source = iter(pieces)
+    with ThreadPoolExecutor(1, "ahead") as pool:
+        future = pool.submit(next, source, _END)
+        while not isinstance(piece := future.result(), _End):
+            future = pool.submit(next, source, _END)
+            yield piece
+
+
+class _End:
+    """Stands behind the last piece."""
+
+
+_END: Final = _End()
 
 
 @contextmanager
