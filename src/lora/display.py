@@ -1,4 +1,4 @@
-"""What a person sees while a run goes on: stages and progress on stderr, the result on stdout."""
+"""Shows a run's progress: stages and bars on stderr, the result on stdout."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -25,7 +25,7 @@ class Display:
         self._open: tuple[str, float] | None = None
 
     def seconds_so_far(self) -> dict[str, Seconds]:
-        """Wall time by stage, the one that goes on included."""
+        """Wall time by stage, including the current one."""
         if self._open is None:
             return dict(self.seconds)
         name, started = self._open

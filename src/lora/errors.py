@@ -38,7 +38,7 @@ class ManifestError(LoraError):
 
 
 class TermsError(LoraError):
-    """A list of terms is empty, unreadable, doubled, or holds what cannot be said or written."""
+    """A list of terms is empty, unreadable, has duplicates, or holds terms that cannot be spoken or written."""
 
 
 class PromptsError(LoraError):
@@ -46,7 +46,7 @@ class PromptsError(LoraError):
 
 
 class SynthesisError(LoraError):
-    """A voice is not there, fails, or says nothing."""
+    """A voice is missing, fails, or produces no speech."""
 
 
 class AudioError(LoraError):
@@ -54,7 +54,7 @@ class AudioError(LoraError):
 
 
 class TooLongError(AudioError):
-    """Audio lasts longer than is taken. `length_s` is None, and `lasts` vague, where no header tells: it is decoded up to the limit."""
+    """Audio is longer than the limit. `length_s` is None, and `lasts` vague, if no header says: it is decoded up to the limit only."""
 
     def __init__(self, name: str, length_s: float | None, limit_s: float) -> None:
         self.length_s = length_s
@@ -63,11 +63,11 @@ class TooLongError(AudioError):
 
 
 class AlignmentError(LoraError):
-    """A script and a recording cannot be brought together: one of them is empty, or they are not of each other."""
+    """A script and a recording cannot be aligned: one of them is empty, or they do not belong together."""
 
 
 class CheckpointError(LoraError):
-    """A checkpoint or adapter cannot be fetched, does not load, or does not belong to the other."""
+    """A checkpoint or adapter cannot be fetched, does not load, or they do not belong together."""
 
 
 class ScoringError(LoraError):
@@ -89,7 +89,7 @@ class ProofError(LoraError):
 
 
 class FetchError(LoraError):
-    """Something that has to be downloaded could not be had."""
+    """A download failed."""
 
 
 class RunFolderError(LoraError):
@@ -97,23 +97,23 @@ class RunFolderError(LoraError):
 
 
 class PublishError(LoraError):
-    """A run may not be published, or the hub does not take it."""
+    """A run may not be published, or the hub refuses it."""
 
 
 class TrainingError(LoraError):
-    """Training cannot start or cannot go on: the loss is not finite, or the baseline loss shows a broken label path."""
+    """Training cannot start or continue: the loss is not finite, or the baseline loss shows a broken label path."""
 
 
 class DivergedError(TrainingError):
-    """The loss was finite and is no more: the settings are at fault."""
+    """The loss was finite and no longer is: the settings are at fault."""
 
 
 class SweepError(LoraError):
-    """A study of settings cannot be started, joined or gone on with."""
+    """A study of settings cannot be started, joined or resumed."""
 
 
 class NotFiniteError(LoraError):
-    """A computation gave NaN or infinity. `remedy` says what to do about it where whoever saw it knows."""
+    """A computation gave NaN or infinity. `remedy` says what to do about it, if known."""
 
     def __init__(self, fault: str, remedy: str = "") -> None:
         super().__init__(f"{fault}; {remedy}" if remedy else fault)
@@ -137,7 +137,7 @@ class ServeError(LoraError):
 
 
 class DictationError(LoraError):
-    """The dictation service cannot start, is not there, or does not take a command."""
+    """The dictation service cannot start, is not running, or refuses a command."""
 
 
 class DeliveryError(LoraError):

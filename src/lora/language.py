@@ -19,7 +19,7 @@ Metric = Literal["WER", "CER"]
 
 @dataclass(frozen=True, slots=True)
 class Traits:
-    """What is particular to a language."""
+    """Traits of a language."""
 
     name: str
     scripts: frozenset[str] | None
@@ -66,7 +66,7 @@ Language = Annotated[str, Meta(pattern=LANGUAGE_PATTERN)]
 
 
 def traits(language: Language) -> Traits:
-    """What is particular to a language. Of one that is not in `LANGUAGES` only its code is known, and whether it separates words."""
+    """The traits of a language. For one that is not in `LANGUAGES` only its code is known, and whether it separates words."""
     if language in LANGUAGES:
         return LANGUAGES[language]
     return Traits(f"the language {code(language)!r}", None, separates_words=code(language) not in _UNSPACED)

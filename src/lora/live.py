@@ -1,4 +1,4 @@
-"""Text of speech that is still going on: a clip is heard again as it grows, and words that stay the same are taken as said."""
+"""Live text of ongoing speech: a growing clip is decoded again and again, and words that stay the same are committed."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -64,7 +64,7 @@ class Ear:
 
 @dataclass(frozen=True, slots=True)
 class Growing:
-    """What is known of a clip that grows: `committed` words stand, those of the last hypothesis behind them may change."""
+    """The text of a growing clip: `committed` words are final, later words of the last hypothesis may change."""
 
     committed: tuple[str, ...] = ()
     hypotheses: tuple[tuple[str, ...], ...] = ()
@@ -92,7 +92,7 @@ class Growing:
 
 
 def _behind(committed: Sequence[str], words: Sequence[str]) -> int | None:
-    """Where a hypothesis goes on behind the committed words, told by the last of them; None if they are not near their place."""
+    """Where a hypothesis continues after the committed words, found by the last of them; None if they are not near their place."""
     last = [_plain(word) for word in committed[-ANCHOR:]]
     for shift in (0, 1, -1, 2, -2):
         place = len(committed) + shift

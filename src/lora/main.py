@@ -26,7 +26,7 @@ from lora.system.terminal import say, shown_lines
 # Modules that need torch are imported by the command that needs them, so that --help answers at once.
 
 _ENDS_AT_ONCE = ("manifest", "transcribe", "align", "export", "adapter", "combine")
-"""Commands that leave nothing to Python's end: after PyTorch it takes 0.4 s. Trackers of `experiment` end there."""
+"""Commands that skip Python's shutdown, which takes 0.4 s after PyTorch. Trackers of `experiment` end there."""
 
 
 def script() -> NoReturn:

@@ -12,7 +12,7 @@ class Word(msgspec.Struct, frozen=True, kw_only=True):
     start_s: Seconds
     end_s: Seconds
     confidence: float
-    """Calibrated probability that it is what was said."""
+    """Calibrated probability that the word is right."""
 
 
 class Passage(msgspec.Struct, frozen=True, kw_only=True):

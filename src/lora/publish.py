@@ -35,7 +35,7 @@ class Upload:
 
 @contextmanager
 def gathered(folder: Path, *, allow_rejected: bool) -> Iterator[tuple[Upload, ...]]:
-    """What is uploaded of a run. Card and reports are made anew, and the page without sound: a voice is not published by accident.
+    """What is uploaded of a run. Card and reports are made again, the page without sound: a voice is not published by accident.
 
     Raises `PublishError` for a run that is not complete, was not accepted, has lost its adapter or has another one in its place,
     `CheckpointError` for one that is damaged, and `RunFolderError` for a record whose counts give no rate.

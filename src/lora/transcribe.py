@@ -47,7 +47,7 @@ class Request:
     precision: Precision
     batch_size: int
     tokens_per_second: float | None
-    """Only for a model that no run has made; what a run has made is decoded as it was scored."""
+    """Only for a model that is not from a run; a run's model is decoded as it was scored."""
     language: Language | None = None
     """Else that of the run that made adapter or checkpoint; without one English."""
 
@@ -73,9 +73,9 @@ class Transcription(msgspec.Struct, frozen=True, kw_only=True):
     track: int | None = None
     """Of the file; None if none was chosen."""
     marks: tuple[Mark, ...] = ()
-    """What makes the transcript doubtful."""
+    """Reasons why the transcript is doubtful."""
     terms: tuple[str, ...] = ()
-    """Of the user's list, as they are heard; empty without one."""
+    """Terms of the user's list that were heard; empty without a list."""
     passages: tuple[Passage, ...] = ()
     """Where a recording was cut, or word times were asked for: its pieces."""
 
@@ -107,7 +107,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     runtime: str | None = None
     """Name of the on-device runtime; None for PyTorch."""
     real_time_factor: float | None = None
-    """Of a runtime: its time for a second of sound."""
+    """Real-time factor of a runtime."""
 
 
 @dataclass(frozen=True)
@@ -263,7 +263,7 @@ def _length(source: FileAudio, max_s: float, audio: AudioSettings) -> Seconds:
 
 
 def summary_lines(result: Result, language: Language) -> Iterator[str]:
-    """What a person is told of a result below its rows: doubtful transcripts, error rates, terms, speed."""
+    """The summary below a result's rows: doubtful transcripts, error rates, terms, speed."""
     if (marked := summary(row.marks for row in result.utterances)) is not None:
         yield f"{len(result.utterances)} utterances, {marked}"
     if result.wer is not None and result.cer is not None:
@@ -282,7 +282,7 @@ def summary_lines(result: Result, language: Language) -> Iterator[str]:
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """A transcript, whoever made it."""
+    """A transcript, from PyTorch or a runtime."""
 
     text: str
     capped: bool | None
@@ -337,7 +337,7 @@ def result(examples: Sequence[Example], said: Sequence[Said], hearing: Hearing) 
 
 
 def read_again(result: Result, equivalents: Equivalents, language: Language) -> Result:
-    """The result with the user's table of equivalents in the reader's count; all else stays."""
+    """The result with the user's table of equivalents in the reader's count; everything else is unchanged."""
     rows, scores = [], []
     for row in result.utterances:
         if row.reference is not None:

@@ -1,4 +1,4 @@
-"""Where a model comes from, for files that have a place for it."""
+"""The origin of a model, for file formats that record it."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""Whether what an export says is what the tuned model says. Pure: it looks at transcripts, whoever made them.
+"""Whether an export transcribes as the tuned model does. Pure: it compares transcripts, whoever made them.
 
 Three things speak against an export:
 
@@ -32,7 +32,7 @@ class ThreeScores:
 def compare_export(
     sets: Mapping[str, ThreeScores], *, adapted: bool, max_drift_points: float, speed: Speed | None = None, seed: int = 0
 ) -> Proof:
-    """Compares an export with both models. `adapted` is false where the base model itself was exported: there are no sides then."""
+    """Compares an export with both models. `adapted` is false if the base model itself was exported: there are no sides then."""
     proofs = {name: _set_proof(scores, seed) for name, scores in sets.items()}
     sides = _sides(list(sets.values())) if adapted else None
     failures = [

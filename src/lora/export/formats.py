@@ -25,7 +25,7 @@ def write_onnx(model: "onnx.ModelProto", file: Path) -> None:
 
 
 def write_ort(model: "onnx.ModelProto", file: Path) -> None:
-    """Writes the graph as `.ort`, optimised as far as the result runs on any processor. The operating system's errors pass.
+    """Writes the graph as `.ort`, optimised only in ways that run on any processor. The operating system's errors pass.
 
     Raises `ExportError` when onnxruntime cannot write the file.
     """

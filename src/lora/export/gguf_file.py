@@ -79,7 +79,7 @@ _OTHERS: Final = {
     "decoder.proj": "adapter.proj",
     "proj_out": "dec.lm_head",
 }
-"""What a weight is called there, by its name in transformers without `model.`."""
+"""The name of a weight in the file, by its name in transformers without `model.`."""
 
 
 def write_gguf(speech: "LoadedModel", kind: GgufType, about: About, folder: Path) -> None:
@@ -229,7 +229,7 @@ def _add_sizes(writer: "GGUFWriter", prefix: str, sizes: Mapping[str, Size]) -> 
 
 
 def _sizes(speech: "LoadedModel") -> dict[str, Size]:
-    """What both generations have."""
+    """Keys that both generations have."""
     config = speech.model.config
     rotary = config.rope_parameters
     return {
@@ -297,7 +297,7 @@ def _streaming_sizes(speech: "LoadedModel") -> dict[str, Size]:
 
 
 def _require_known(speech: "LoadedModel") -> None:
-    """Refuses what transcribe.cpp has no place for, or would compute in another way."""
+    """Refuses what transcribe.cpp cannot represent, or would compute differently."""
     sizes = _streaming_sizes(speech) if speech.streaming else _v1_sizes(speech)
     model_id = speech.checkpoint.model_id
     if speech.model.config.attention_bias:

@@ -43,7 +43,7 @@ _NEAR = 0.25
 """Share of the largest entry up to which entries count as small where they are multiplied apart from what is beyond."""
 
 _LEVEL_TOKENS = 64
-"""Of the vocabulary, evenly spaced, that a decoder is levelled with for each test signal."""
+"""Tokens of the vocabulary, evenly spaced, with which a decoder is levelled for each test signal."""
 
 
 def encoder_graph(speech: LoadedModel, *, levelled: bool = False) -> "onnx.ModelProto":
@@ -105,19 +105,19 @@ def decoder_graph(speech: LoadedModel, *, levelled: bool = False, looks: "Looks 
 
 
 def looks(speech: LoadedModel) -> "Looks":
-    """The heads that tell when words are said."""
+    """The heads that show when words are said."""
     heads = chosen(speech)
     return Looks(heads.heads, round(heads.early_s / FRAME_S))
 
 
 def _take_apart(layers: Iterable[Any]) -> None:
-    """What an activation function gives is mostly small, here and there large, and never in the same channels for long."""
+    """The output of an activation function is mostly small, with large values in changing channels."""
     for layer in layers:
         layer.down.apart = True
 
 
 def _level_decoders(speech: LoadedModel, first: "_Decoder", following: "_Decoder") -> None:
-    """Both in the same way: they share their weights."""
+    """Levels both in the same way, because they share their weights."""
     first.volume = nn.Parameter(torch.ones(speech.model.config.hidden_size), requires_grad=False)
     shared = zip(first.places(), following.places(), strict=True)
     places = [Place([*one.scales, *other.scales], [*one.products, *other.products]) for one, other in shared]

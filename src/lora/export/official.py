@@ -36,7 +36,7 @@ _KEEPS_THE_BASE = (True, False, "gaussian", "orthogonal", "eva")
 
 
 def load_official(speech: LoadedModel, file: Path, alpha: float | None = None) -> Adapted:
-    """Puts an official adapter into its base model. `alpha` is what it was trained with; None is that trainer's default, the rank.
+    """Puts an official adapter into its base model. `alpha` is the value it was trained with; None is that trainer's default, the rank.
 
     Raises `CheckpointError` when the file is no such adapter, or of a model of other sizes.
     """

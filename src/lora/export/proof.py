@@ -27,7 +27,7 @@ from lora.training.sets import SpeechSet, examples
 from lora.units import Seconds
 
 BATCH_SIZE = 32
-"""Of PyTorch's transcripts, which do not depend on it."""
+"""Batch size of PyTorch's transcripts, which do not depend on it."""
 
 Advance = Callable[[int], None]
 
@@ -50,7 +50,7 @@ class Models:
         return StoredFeatures(self.base, self.audio)
 
     def evaluator(self, *, tuned: bool) -> Evaluator:
-        """One of the models as it is evaluated."""
+        """The evaluator of one of the models."""
         return Evaluator(self.tuned if tuned else self.base, self.features(tuned=tuned), self.decode, BATCH_SIZE)
 
 
@@ -72,7 +72,7 @@ class Unscored:
     """Whether it is scored by its transcripts; else by those of the base model."""
     style: ResolvedStyle
     run: SetResult | None
-    """What a run found with the same adapter and style, where all of its set is used."""
+    """The results of the run with the same adapter and style, if its whole set is used."""
 
 
 def chosen(part: SpeechSet, count: int | None) -> SpeechSet:

@@ -61,7 +61,7 @@ class ExportRequest:
     allow_rejected: bool = False
     precision: ExportPrecision = "u8"
     license: str | None = None
-    """For files that say it; None for the run's `card_license`, or that of a published base model."""
+    """For formats that record it; None takes the run's `card_license`, or that of a published base model."""
     output: Path | None = None
     overwrite: bool = False
     skip_proof: bool = False
@@ -107,7 +107,7 @@ def export(request: ExportRequest, display: Display) -> Exported:
 
 
 class _Job:
-    """One export on its way: what is asked for, from where, and who is told."""
+    """An export in progress: the request, its source, and where progress is shown."""
 
     def __init__(self, request: ExportRequest, source: _Source, display: Display) -> None:
         self._request, self._source, self._display = request, source, display
@@ -175,7 +175,7 @@ class _Job:
             yield lambda count: advance(count, "")
 
     def _account(self, models: Models, speech: dict[str, Unscored], size: str | None, peak: int) -> Exported:
-        """All that is said of an export but its targets."""
+        """The account of an export, except its targets."""
         source = self._source
         verdict = source.record.verdict if source.record else None
         return Exported(
@@ -241,7 +241,7 @@ def _source(request: ExportRequest) -> _Source:
 
 
 def _require_free(folder: Path, overwrite: bool) -> None:
-    """Raises `RunFolderError` for a folder that is there, unless it is an export that may go."""
+    """Raises `RunFolderError` for an existing folder, unless it is an export that may be replaced."""
     if not folder.exists():
         return
     if not folder.is_dir():
@@ -317,7 +317,7 @@ def _about(request: ExportRequest, source: _Source) -> About:
 
 
 def _versions(request: ExportRequest) -> dict[str, str]:
-    """Of the packages that made the files, and of the runtimes that were asked."""
+    """Versions of the packages that made the files, and of the runtimes that were used."""
     on_device = [target for target in request.targets if target != "merged"]
     graphs = [target for target in on_device if target != "gguf"]
     makers = (*(("onnx", "onnxruntime") if graphs else ()), *(("gguf",) if "gguf" in on_device else ()))

@@ -1,6 +1,6 @@
 """Moonshine streaming as the graphs of moonshine-voice: a clip is heard in chunks, each graph where its part can go on.
 
-`frontend` turns samples into features and keeps what is left over for the next chunk, `encoder` looks at a window of features, `adapter`
+`frontend` turns samples into features and keeps what is left over for the next chunk, `encoder` reads a window of features, `adapter`
 adds positions, `cross_kv` makes keys and values of all layers, `decoder_kv` takes tokens; `decoder_kv_with_attention` is taken in its place
 where times of words are asked for. Names and shapes are those the runtime binds.
 """
@@ -94,7 +94,7 @@ def _require_runnable(speech: LoadedModel) -> None:
 
 
 class _Asinh(torch.autograd.Function):
-    """The exporter has no translation of it, though ONNX has the operator."""
+    """ONNX has the operator, but the exporter does not translate it."""
 
     @staticmethod
     def forward(ctx: Any, inputs: Tensor) -> Tensor:  # noqa: ARG004

@@ -1,4 +1,4 @@
-"""What each runtime's folder holds, and its making from a merged model."""
+"""What each runtime's folder holds, and how it is made from a merged model."""
 
 import importlib.util
 from collections.abc import Callable, Iterable, Mapping

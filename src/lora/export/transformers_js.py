@@ -24,10 +24,10 @@ LIBRARY_FILES: Final = (
     "onnxruntime-web/dist/ort-wasm-simd-threaded.mjs",
     "onnxruntime-web/dist/ort-wasm-simd-threaded.wasm",
 )
-"""What a browser loads, of the npm packages."""
+"""Files of the npm packages that a browser loads."""
 
 DTYPES: Final = {"u8": ("q8", "_quantized"), "fp32": ("fp32", "")}
-"""What transformers.js calls a precision, and how it ends the names of its graphs."""
+"""The names of precisions in transformers.js, and the suffixes of its graphs."""
 
 
 def write_settings(speech: "LoadedModel", precision: str, folder: Path) -> None:

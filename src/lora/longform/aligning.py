@@ -21,11 +21,11 @@ MOST_ERRORS: Final = 0.3
 """Share of a clip's letters that may differ. Tiny mishears 5 to 10 % of those of read speech; other speech differs in 70 % and more."""
 
 LEAST_MATCHED: Final = 0.2
-"""Of the words that are heard: below, the script is that of another recording."""
+"""Share of the heard words that must match: below, the script belongs to another recording."""
 
 SHOWN: Final = 20
 BATCH: Final = 32
-"""Pieces decoded together."""
+"""How many pieces are decoded together."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -54,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(options: argparse.Namespace) -> int:
-    """Aligns, cuts, and says what was left out."""
+    """Aligns, cuts, and reports what was left out."""
     from lora.longform.command import require_longest, take_run
     from lora.system.files import atomic_file, require_writable
 
@@ -112,7 +112,7 @@ def _aligned(options: argparse.Namespace, script: Sequence[str]) -> tuple["Sourc
 
 
 def _items(options: argparse.Namespace, source: "Source", clips: Sequence["Clip"]) -> Iterator[Item | Bad]:
-    """The clips with their sound, as it is needed: never the whole recording."""
+    """The clips with their sound, read as needed: never the whole recording."""
     for number, (clip, samples) in enumerate(zip(clips, source.sounds(clips), strict=True), start=1):
         name = f"{options.recording.stem}-{number:04d}"
         text = " ".join(source.script[clip.match.start : clip.match.stop])

@@ -12,7 +12,7 @@ from lora.passages import Word
 from lora.units import Seconds
 
 WIDTH: Final = 42
-"""Characters of a line, by the usual guidelines of broadcasters."""
+"""Characters per line, by the usual guidelines of broadcasters."""
 
 LONGEST_S: Final = 7.0
 SHORTEST_S: Final = 1.0
@@ -32,7 +32,7 @@ _LEANING: Final = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Caption:
-    """What is shown from one time to another."""
+    """Text shown from one time to another."""
 
     start_s: float
     end_s: float
@@ -95,7 +95,7 @@ def _cost(group: Sequence[Word], following: Word | None) -> float:
 
 
 def _break_cost(word: Word, following: Word | None) -> float:
-    """How much it disturbs that a line or subtitle ends behind a word."""
+    """How much it disturbs that a line or subtitle ends after a word."""
     if following is None or word.text.endswith(SENTENCE):
         return 0.0
     pause = 0.0 if following.start_s - word.end_s >= _PAUSE_S else 1.0

@@ -49,7 +49,7 @@ class Source:
     file: FileAudio
     listener: Listener
     script: Sequence[str]
-    """As it is written."""
+    """The script as it is written."""
     most_errors: float
 
     def sounds(self, clips: Sequence[Clip]) -> Iterator[Waveform]:
@@ -129,7 +129,7 @@ def _pieces(source: Source, clips: Sequence[Clip]) -> Iterator[Piece]:
 
 
 def _checked(source: Source, part: Clip, heard: Passage, script: Sequence[str]) -> Clip:
-    """A part that is heard alone; left out where that is something else."""
+    """A part decoded alone; left out if that gives a different text."""
     match = part.match
     written = source.script[match.start : match.stop]
     (said,) = as_in_script([[word for word in heard.words or () if plain(word.text)]], written, source.listener.language)
@@ -139,7 +139,7 @@ def _checked(source: Source, part: Clip, heard: Passage, script: Sequence[str]) 
 
 
 def _settled(source: Source, clips: Sequence[Clip]) -> list[Clip]:
-    """Words between two clips, which the model missed in both, go where it finds them likelier."""
+    """Words between two clips that the model missed in both go to the clip where it finds them likelier."""
     settled = list(clips)
     places = [place for place in range(1, len(clips)) if borders(clips[place - 1].match, clips[place].match)]
     sounds = source.sounds([clips[number] for place in places for number in (place - 1, place)])
@@ -169,6 +169,6 @@ def _likeliest(source: Source, neighbours: Sequence[Sequence[Clip]], sounds: Seq
 
 
 def _text(words: Sequence[str]) -> str:
-    """As the model would write it: a script in capitals alone is unlike any text that it knows."""
+    """The script as the model would write it: text in capitals only is unlike any that it knows."""
     text = " ".join(words)
     return text.lower() if text.isupper() else text

@@ -1,4 +1,4 @@
-"""`moonshine-lora transcribe`: flags, checks before anything is loaded, and what is told."""
+"""`moonshine-lora transcribe`: flags, checks before anything is loaded, and what is printed."""
 
 import argparse
 import sys
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from lora.transcribe import Result, RuntimeTranscriber, Transcriber
 
 LEAST_CERTAIN: Final = 5
-"""Passages that are listed."""
+"""How many uncertain passages are listed."""
 
 SHORTEST_S: Final = 5.0
 LONGEST_S: Final = 30.0
@@ -79,7 +79,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_model_flags(parser: argparse.ArgumentParser) -> None:
-    """The flags that name a model, for all commands that hear with one."""
+    """The flags that name a model, for all commands that transcribe."""
     parser.add_argument("--run", type=Path, metavar="RUN", help="a run's folder: its tuned model")
     parser.add_argument("--model-id", metavar="TEXT", help="instead of a run: hub id, local folder or packaged:moonshine-tiny")
     parser.add_argument("--revision", metavar="TEXT", help="commit, tag or branch of a hub checkpoint")
@@ -153,7 +153,7 @@ def require_longest(longest_s: float) -> None:
 
 
 def _shared(options: argparse.Namespace) -> None:
-    """All processes transcribe, the main one tells."""
+    """All processes transcribe; the main one prints."""
     from lora.longform.output import write_result
     from lora.scoring.reader_errors import table
     from lora.system import distributed

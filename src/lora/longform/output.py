@@ -1,4 +1,4 @@
-"""A transcript as a file: what kind it is, its suffix says."""
+"""Writes a transcript to a file, in the format of its suffix."""
 
 import html
 import importlib.util
@@ -16,7 +16,7 @@ from lora.transcribe import Result, Transcription
 
 SUFFIXES: Final = (".txt", ".srt", ".vtt", ".json", ".jsonl", ".tsv", ".TextGrid", ".eaf")
 OF_ONE: Final = (".srt", ".vtt", ".TextGrid", ".eaf")
-"""Kinds that are of one recording, and say when each word is said."""
+"""Formats for a single recording, with a time for each word."""
 
 
 def require_kind(path: Path, recordings: int | None) -> None:
@@ -33,7 +33,7 @@ def require_kind(path: Path, recordings: int | None) -> None:
 
 
 def needs_words(path: Path | None) -> bool:
-    """Whether a file says when each word is said, asked or not."""
+    """Whether the format of a file always has word times."""
     return path is not None and path.suffix in OF_ONE
 
 

@@ -16,7 +16,7 @@ of three values each: 93.5 % of the borders are within 150 ms of a forced alignm
 
 PAUSE_S: Final = 0.1
 ABOVE_FLOOR_DB: Final = 12.0
-"""What is less above the quietest of a clip is a pause."""
+"""A level within this of the clip's quietest is a pause."""
 
 BELOW_SPEECH_DB: Final = (12.0, 45.0)
 """Never what is less than the first below the loud parts; always what is more than the second below them."""
@@ -24,7 +24,7 @@ BELOW_SPEECH_DB: Final = (12.0, 45.0)
 _STEP_S: Final = 0.01
 _STEP: Final = round(_STEP_S * SAMPLE_RATE_HZ)
 _SHORTEST_S: Final = 0.02
-"""What a word keeps."""
+"""Shortest duration that a word keeps."""
 
 
 def at_pauses(times_s: Times, sound: Waveform) -> Times:

@@ -19,10 +19,10 @@ ENOUGH_S: Final = 10.0
 """A piece ends at the first pause behind this: the model hears more than a phrase, and most pauses are no cut."""
 
 APART_S: Final = 1.2
-"""A pause that ends a piece however short: it would be heard for nothing."""
+"""A pause that ends a piece, however short: decoding it would be wasted."""
 
 _WINDOW_S: Final = 12.0
-"""Where nobody pauses, a piece is cut in its last part, where it is quietest."""
+"""Without a pause, a piece is cut in its last part, where it is quietest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class Piece:
     pause: Samples | None
     """Silence between the piece before and this one; None for a recording's first."""
     speech: bool
-    """Whether it may hold any."""
+    """Whether it may hold speech."""
     total: Samples
     """The recording's samples so far; of its last piece, all of them."""
     heard: bool = True

@@ -39,7 +39,7 @@ BATCH_S: Final = 500.0
 
 @dataclass(slots=True)
 class Heard:
-    """What one recording gives."""
+    """The transcript of one recording."""
 
     length_s: Seconds = NOTHING_S
     speech: bool = False
@@ -69,7 +69,7 @@ class Listener:
         self._mended = mended
 
     def __call__(self, cut: Iterable[Piece]) -> list[Heard]:
-        """What each recording gives, of pieces in order. Of several processes each decodes a part, and all get the whole."""
+        """The transcript of each recording, from pieces in order. Of several processes each decodes a part, and all get the whole."""
         found = list[Heard]()
         before: Piece | None = None
         for chunk in ahead(_chunks(cut)):
@@ -97,7 +97,7 @@ class Listener:
 
     @torch.inference_mode()
     def losses(self, sounds: Sequence[Waveform], texts: Sequence[tuple[int, str]]) -> list[float]:
-        """How unlikely each text is as that of its clip, which is given by its place, in nats."""
+        """How unlikely each text is for its clip, which is given by its place, in nats."""
         speech = self._transcriber.speech
 
         def one(places: list[int]) -> list[tuple[int, float]]:
@@ -175,7 +175,7 @@ def transcribe_files(transcriber: Transcriber, files: Sequence[Utterance], longe
     """
     sources = [one.audio for one in files if isinstance(one.audio, FileAudio)]
     for source in sources:
-        stored_format(source.path, source.track)  # what cannot be read is told before hours of others are heard
+        stored_format(source.path, source.track)  # an unreadable file is refused before hours of others are decoded
     cut = (piece for number, source in enumerate(sources) for piece in pieces(number, source, longest_s, transcriber.audio))
     heard = Listener(transcriber, timed=timed)(cut)
     if not any(one.speech for one in heard) and any(one.length_s > longest_s for one in heard):
@@ -235,7 +235,7 @@ def _seams(found: Sequence[Heard], chunk: Sequence[Piece]) -> Iterator[_Seam]:
 
 
 def seam(before: Piece, after: Piece) -> Waveform | None:
-    """The sound around the cut between two pieces of a recording; None if no sentence goes on across it."""
+    """The sound around the cut between two pieces of a recording; None if no sentence continues across it."""
     if after.pause is None or after.pause >= OPEN:
         return None
     return across(before.samples, after.pause, after.samples)
@@ -250,7 +250,7 @@ def mend(passages: list[Passage], place: int, heard: str) -> None:
 
 
 def passage(piece: Piece, transcript: Transcript, said: Sequence[Word] | None) -> Passage:
-    """Of a piece without speech in a recording that was cut nothing is said."""
+    """A piece without speech has no passage if its recording was cut."""
     text = transcript.text if piece.heard else ""
     start_s, end_s = piece.start_s, Seconds(piece.start_s + piece.length_s)
     moved = None if said is None else tuple(_moved(word, start_s) for word in said if piece.heard)

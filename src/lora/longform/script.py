@@ -1,4 +1,4 @@
-"""Which words of a script are said in each part of a recording, and where a part has to be cut to say those alone. Pure."""
+"""Finds the words of a script that each part of a recording says, and where to cut a part so that it says only those. Pure."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -24,10 +24,10 @@ ALIKE_EDGE: Final = 65.0
 """Or how alike they are, of 100."""
 
 RUN: Final = 3
-"""So many words in a row that only one side has are no mistake of the model: they were added, or left out."""
+"""This many words in a row that only one side has are not an error of the model: they were added or left out."""
 
 CLOSE: Final = 2
-"""Words that are so near stand beside each other."""
+"""Words at most this far apart count as neighbours."""
 
 LEAST: Final = 3
 """Words of a part that is cut out of another: of fewer nobody knows whether they are these ones."""
@@ -120,11 +120,11 @@ class Reading:
         return []
 
     def begins(self, words: range) -> bool:
-        """Whether it is sure which word of the script a part begins with."""
+        """Whether it is certain which word of the script a part begins with."""
         return self._follow(words.start, words.start - 1) or self._edge(words, 1)
 
     def ends(self, words: range) -> bool:
-        """Whether it is sure which word of the script a part ends with."""
+        """Whether it is certain which word of the script a part ends with."""
         return self._follow(words.stop - 1, words.stop) or self._edge(words, -1)
 
     def _edge(self, words: range, step: int) -> bool:

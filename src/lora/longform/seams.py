@@ -1,4 +1,4 @@
-"""What stands between two pieces: marks and capitals there are those that the model writes when it hears both sides.
+"""Joins two pieces: marks and capitals there are those that the model writes when it hears both sides.
 
 At the end of a clip the model writes a full stop, and a capital at the start of the next, whether a sentence ends there or not.
 """
@@ -14,13 +14,13 @@ from lora.audio.voice_activity import FRAME
 from lora.units import SAMPLE_RATE_HZ, Samples
 
 OPEN: Final = Samples(round(0.9 * SAMPLE_RATE_HZ))
-"""A pause from which on a sentence is taken to end where the model ends it."""
+"""A pause from which the model's full stop at the end of a piece is trusted."""
 
 SIDE: Final = Samples(5 * SAMPLE_RATE_HZ)
-"""Heard of each side."""
+"""Seconds heard on each side."""
 
 _LOOK: Final = Samples(SAMPLE_RATE_HZ)
-"""Where in a side it is cut: at the quietest place of so much."""
+"""Length of the stretch in which the quietest place is searched for the cut."""
 
 NEAR: Final = 3
 """Words on each side by which a seam is found in what is heard across it."""

@@ -14,13 +14,13 @@ from rapidfuzz import fuzz, process
 from rapidfuzz.distance import Levenshtein
 
 ANCHOR: Final = 3
-"""So many same words in a row stay where edit distance has them; fewer are matched again with what is around them."""
+"""This many equal words in a row stay where edit distance has them; fewer are matched again with what is around them."""
 
 WIDEST: Final = 4_000_000
 """Pairs of words that are compared by their letters at once. What differs further is another text, and edit distance will do."""
 
 _MISSING: Final = 1.0
-"""What a word costs that only one side has."""
+"""Cost of a word that only one side has."""
 
 _OTHER: Final = 2.2
 """What two words cost that share no letter; others less, by how alike they are. Above that of two words that only one side has: words that

@@ -1,6 +1,6 @@
 """When each word of a transcript is said, and how sure the model is of it: both from one more pass of the decoder over its own text.
 
-A token looks at the frames that it was heard in. Few heads of the cross-attention look there and nowhere else; they were chosen on data
+A token attends to the frames it was heard in. A few heads of the cross-attention attend only there; they were chosen on data
 for each checkpoint (`benchmarks/word_times.py`). The way through their attention is dynamic time warping: every frame belongs to one
 token, in order.
 """
@@ -95,7 +95,7 @@ def warped(looks: Array) -> npt.NDArray[np.int64]:
 
 
 def confidence(log_odds: Array) -> float:
-    """How probable it is that a word is right, from the logarithms of its tokens' probabilities."""
+    """The probability that a word is right, from the logarithms of its tokens' probabilities."""
     slope, intercept = CONFIDENT
     total = min(float(log_odds.sum()), -1e-4)
     odds = math.exp(total) / -math.expm1(total)

@@ -1,4 +1,4 @@
-"""The model card of an adapter: what the hub reads, and what a person reads there, from the run's record alone."""
+"""The model card of an adapter, for the hub and its readers, from the run's record alone."""
 
 from importlib.resources import files
 from pathlib import Path
@@ -19,7 +19,7 @@ def write_card(record: RunRecord, file: Path) -> None:
 def render_card(record: RunRecord) -> str:
     """The card as Markdown with its YAML head.
 
-    Nothing is claimed that the record does not know: the base model is named to the hub where it is from there, datasets where the
+    Only facts of the record are claimed: the base model is named to the hub if it is from there, datasets if the
     settings name them. The licence is the settings', or that of a published base model.
     """
     from huggingface_hub import ModelCardData

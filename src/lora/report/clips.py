@@ -1,4 +1,4 @@
-"""The recordings of a run's test sets, as a page can play them."""
+"""Recordings of a run's test sets, embedded or linked so that a page can play them."""
 
 import base64
 import os
@@ -21,7 +21,7 @@ DURATION_TOLERANCE_S = 0.01
 """A recording whose length is further from the recorded one is another recording."""
 
 TOGETHER = 32
-"""Recordings that are encoded at a time; of one such block some may be encoded in vain when the page gets full."""
+"""Recordings that are encoded at a time; some of the last block may be encoded for nothing when the page is full."""
 
 EMBEDDED = "data:"
 
@@ -97,7 +97,7 @@ class Clips:
         return Clip(source=f"{EMBEDDED}audio/mpeg;base64,{base64.b64encode(sound).decode()}")
 
     def _mp3(self, utterance: Utterance, length_s: Seconds) -> bytes:
-        """The recording as `encode_mp3` gives it, encoded once for all pages that play it. Raises `AudioError` when it is another now."""
+        """The recording as `encode_mp3` gives it, encoded once for all pages that play it. Raises `AudioError` if it has changed."""
         settings = self._data.audio()
         content = stored(utterance.audio)
         found = fingerprint_of(stored_hash(content), utterance.audio, settings)
@@ -114,7 +114,7 @@ class Clips:
     def _read(self, info: ManifestInfo | None) -> dict[str, Utterance] | str:
         if info is None:
             return "the record names no manifest"
-        rules = Rules(require_text=False, check_rate=False, allow_outside=self._data.allow_outside_paths)  # the run looked at the texts
+        rules = Rules(require_text=False, check_rate=False, allow_outside=self._data.allow_outside_paths)  # the run checked the texts
         try:
             manifest = read(Path(info.path), rules)
         except ManifestError as error:
@@ -152,5 +152,5 @@ def encode_mp3(samples: Waveform) -> bytes:
 
 
 def megabytes(sources: Iterable[str | None]) -> float:
-    """What the embedded ones among these addresses take in the page."""
+    """Size in MB of the embedded ones among these addresses."""
     return sum(len(source) for source in sources if source and source.startswith(EMBEDDED)) / 1e6

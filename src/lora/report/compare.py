@@ -1,4 +1,4 @@
-"""Runs side by side: what was set differently, what came of it, and what is left to gain. Made from their records alone."""
+"""Runs side by side: which settings differ, the results, and what is left to gain. Made from their records alone."""
 
 import csv
 import io
@@ -34,7 +34,7 @@ _MANIFEST = "_manifest"
 
 
 class Run(NamedTuple):
-    """A run under the name that tells it from the others."""
+    """A run under a name that no other has."""
 
     name: str
     record: RunRecord
@@ -83,7 +83,7 @@ class Overview(msgspec.Struct, frozen=True, kw_only=True):
     skipped: tuple[str, ...]
     settings: dict[str, tuple[str, ...]]
     best: dict[str, str | None]
-    """Names of the best runs by what is asked of them; None if no run qualifies."""
+    """Names of the best runs by each criterion; None if no run qualifies."""
     next_best: Comparison | None
     """The lowest domain WER against the second lowest; None for a single run."""
     headroom: Headroom

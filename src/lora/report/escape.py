@@ -1,4 +1,4 @@
-"""Words of others in Markdown and in tables: they stay text, and never become links, images, HTML, rows, headings or formulas."""
+"""Escapes foreign text for Markdown and tables: it never becomes links, images, HTML, rows, headings or formulas."""
 
 import re
 from typing import Any, Final
@@ -7,10 +7,10 @@ from lora.system.terminal import shown
 
 _MARKS: Final = re.compile(r"[\\`*\[\]|~]|\b_|_\b|^#")
 _LINKED: Final = re.compile(r"://|(?<=www)\.|@", re.IGNORECASE)
-"""What becomes a link without any mark: addresses, and names after an @."""
+"""Text that becomes a link without any mark: addresses, and names after an @."""
 
 _FORMULA: Final = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
-"""How a cell begins that a spreadsheet computes, with the wide forms that some take for the narrow ones."""
+"""How cells begin that spreadsheets compute, with the wide forms that some accept too."""
 
 
 class Markdown(str):

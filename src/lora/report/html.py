@@ -160,7 +160,7 @@ def _results(record: RunRecord) -> dict[str, SetResult]:
 
 
 def _utterances(record: RunRecord, clips: Clips) -> list[UtteranceRow]:
-    """What changed most first, what got worse before what got better: that is the order to look at, and to embed sound in."""
+    """Largest changes first, worse before better: the order for reading, and for embedding sound."""
     pairs = [
         (split, before, after)
         for split, result in _results(record).items()

@@ -26,7 +26,7 @@ class Option:
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """One setting, by what became of the trials that had its values: a chart of a number, a table of anything else."""
+    """One setting and the results of the trials by its values: a chart for a number, a table for anything else."""
 
     name: str
     chart: charts.Plot | None

@@ -19,7 +19,7 @@ from lora.system.artifacts import EXPERIMENT_METRICS_FILE
 from lora.system.terminal import say
 
 MARK_FILE: Final = "speech.json"
-"""Says that a folder was written here and may be replaced."""
+"""Marks a folder that was written here and may be replaced."""
 
 TEST_PER_TERM = 4
 OWN = ("data.train_manifest", "data.dev_manifest", "data.domain_manifest", "eval.terms")
@@ -105,7 +105,7 @@ class Making:
 
 
 def _checked(options: argparse.Namespace, config: RunConfig) -> Making:
-    """Reads and checks all that the speech is made of, before anything is spoken. Raises the `LoraError` that says what to mend."""
+    """Reads and checks all that the speech is made of, before anything is spoken. Raises a `LoraError` that says what to fix."""
     from lora.checkpoints.checkpoint import resolve
     from lora.dataset.manifest import read
     from lora.export.targets import require_export

@@ -34,7 +34,7 @@ Array = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """What the decoder remembers of a clip: keys and values `[1, heads, frames, width]` of its frames, by the names of the inputs."""
+    """The decoder's memory of a clip: keys and values `[1, heads, frames, width]` of its frames, by the names of the inputs."""
 
     heard: Mapping[str, Array]
     said: Mapping[str, Array]
@@ -123,7 +123,7 @@ def _session(file: Path, *, laid_out: bool) -> Any:
 
     options = onnxruntime.SessionOptions()
     options.inter_op_num_threads = 1
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # between looks the processor is others'
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # the processor is free for others between two calls
     options.add_session_config_entry("session.disable_prepacking", "0" if laid_out else "1")
     options.enable_cpu_mem_arena = False  # it would keep the most that a look has taken
     return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])

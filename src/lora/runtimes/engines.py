@@ -47,7 +47,7 @@ class Ask(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Heard(msgspec.Struct, frozen=True, array_like=True):
-    """What a runtime says of a clip, and how long it took."""
+    """A runtime's transcript of a clip, and how long it took."""
 
     text: str
     seconds: Seconds
@@ -75,7 +75,7 @@ class Engine(Protocol):
     """A loaded runtime."""
 
     def prepare(self, samples: Waveform, cap: int) -> Listen:
-        """Gets ready for a clip: what comes before the clock runs."""
+        """Prepares a clip: the part that is not timed."""
         ...
 
 
@@ -156,7 +156,7 @@ def sherpa_cap(samples: int) -> int:
 
 
 class SherpaEngine:
-    """sherpa-onnx. It allows `sherpa_cap` tokens whatever it is told, so that what is beyond the cap is cut off here.
+    """sherpa-onnx. It always allows `sherpa_cap` tokens, so that those beyond the cap are cut off here.
 
     It answers a clip of zeros with nothing, without running the model.
     """
@@ -238,7 +238,7 @@ class GgufEngine:
 
 
 class GgufStreamingEngine:
-    """Streaming models in transcribe.cpp. It allows a number of tokens of its own, and tells them: what is beyond the cap is cut off."""
+    """Streaming models in transcribe.cpp. It has its own limit on tokens and reports them, so that those beyond the cap are cut off."""
 
     def __init__(self, folder: Path) -> None:
         from gguf import GGUFReader
@@ -307,7 +307,7 @@ ENGINES: Final[dict[str, Callable[[Path, str], Engine]]] = {
 
 
 def write_message(stream: BinaryIO, message: msgspec.Struct) -> None:
-    """Writes a message behind its length in bytes."""
+    """Writes a message, preceded by its length in bytes."""
     content = msgspec.msgpack.encode(message)
     stream.write(len(content).to_bytes(8, "little") + content)
     stream.flush()

@@ -31,7 +31,7 @@ FILES: Final[dict[RuntimeName, tuple[str, ...]]] = {
     "gguf": ("model.gguf",),
     "transformers-js": ("config.json", "generation_config.json", "preprocessor_config.json", "tokenizer.json", "tokenizer_config.json"),
 }
-"""What a runtime's folder holds at least."""
+"""Files that a runtime's folder must hold."""
 
 STREAMING_FILES: Final = (
     *("frontend.ort", "encoder.ort", "adapter.ort", "cross_kv.ort", "decoder_kv.ort"),
@@ -128,7 +128,7 @@ class _Process:
         self._name, self._complaints = name, place / "stderr"
         command = [sys.executable, "-m", "lora.runtimes.engines", name, str(folder), architecture]
         environment = {**os.environ, "TMPDIR": str(place)}
-        with self._complaints.open("w+b") as stderr:  # sherpa-onnx's engine reads there what the library complains of
+        with self._complaints.open("w+b") as stderr:  # sherpa-onnx's engine reads the library's complaints there
             self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, env=environment)
         assert self._process.stdin is not None
         assert self._process.stdout is not None

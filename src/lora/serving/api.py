@@ -32,7 +32,7 @@ from lora.system.terminal import say
 Handler = Callable[[Request], Awaitable[Response]]
 
 GONE: Final = 499
-"""The status that is counted for a client that left: none is sent."""
+"""The status counted for a client that left: no response is sent."""
 
 LINGER_S: Final = 3.0
 """How long the rest of a refused body is read: a connection that is closed at once may take the answer with it."""
@@ -99,7 +99,7 @@ class Api:
             return await asyncio.to_thread(answer, wanted, heard)
 
     async def _heard(self, request: Request, wanted: Asked, source: EncodedAudio) -> Heard:
-        """What the engine gives; nobody hears for a client that has gone."""
+        """The engine's transcript; decoding stops if the client has gone."""
         future = asyncio.wrap_future(self.engine.hear(wanted.served, source, timed=wanted.timed))
         gone = asyncio.ensure_future(_gone(request))
         either: set[asyncio.Future[Any]] = {future, gone}
@@ -125,7 +125,7 @@ class Api:
 
 
 def same(given: str, key: str) -> bool:
-    """Whether a key is the right one, in a time that tells nothing of either."""
+    """Whether a key is the right one, compared in constant time."""
     return hmac.compare_digest(hashlib.sha256(given.encode()).digest(), hashlib.sha256(key.encode()).digest())
 
 
@@ -147,7 +147,7 @@ def refused(error: RequestError) -> JSONResponse:
 
 
 def tell_fault(error: Exception) -> None:
-    """Says on standard error where the server failed, and nothing that a client has sent: an error's text may hold that."""
+    """Reports on standard error where the server failed, without the error's text, which may hold what a client sent."""
     last = traceback.extract_tb(error.__traceback__)[-1]
     say(f"a request failed: {type(error).__name__} in {last.name}, line {last.lineno} of {last.filename}", sys.stderr)
 
@@ -186,7 +186,7 @@ async def _drained(hear: Receive, ended: Callable[[], bool]) -> None:
             await asyncio.wait_for(hear(), left_s)
         except TimeoutError:
             return
-        await asyncio.sleep(0.01)  # whoever floods the server waits, not the others
+        await asyncio.sleep(0.01)  # a client that floods the server waits, not the others
 
 
 async def _gone(request: Request) -> None:

@@ -61,7 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(options: argparse.Namespace) -> int:
-    """Serves until it is told to stop."""
+    """Serves until it is stopped."""
     _require_extra()
     if not options.model:
         raise ConfigError("nothing is served; give --run RUN, or --model NAME=SOURCE")
@@ -100,7 +100,7 @@ def _require_extra() -> None:
 
 
 def _require_no_key_around(of_wyoming: socket | None, key: str | None) -> None:
-    """Raises `ConfigError` if others could go around the key."""
+    """Raises `ConfigError` if clients could bypass the key."""
     if of_wyoming is not None and key is not None and not is_local(of_wyoming):
         raise ConfigError(
             f"--wyoming {where(of_wyoming)}: Wyoming knows no keys, so --api-key-file would not keep others out; listen on {LOOPBACK}, "

@@ -25,22 +25,22 @@ from lora.system.parallel import AT_A_TIME, threads_each
 from lora.system.process import give_back_memory
 
 BATCH_S: Final = 60.0
-"""Sound that is decoded at once at most: more gains little, and whoever comes next waits for it."""
+"""Limit on audio decoded at once: more gains little, and the next client waits for it."""
 
 AHEAD_S: Final = 120.0
-"""Of one recording, sound that is cut before it is heard."""
+"""Audio of one recording that is cut ahead of decoding."""
 
 GATHER_S: Final = 0.05
-"""How long a worker waits for more where others are at work."""
+"""How long a worker waits for more clips while others are at work."""
 
 TURN_S: Final = 0.1
-"""How long one recording is cut before another has its turn."""
+"""How long one recording is cut before the next has its turn."""
 
 LOOKED_AT: Final = 8
-"""Of the waiting clips, so many times a batch are looked at for those of like length."""
+"""How many times a batch's clips are searched for those of similar length."""
 
 SLOWEST: Final = 5.0
-"""Seconds of sound a second before anything was measured."""
+"""Assumed seconds of audio per second, before anything was measured."""
 
 LONGEST_WAIT_S: Final = 60
 
@@ -118,7 +118,7 @@ class Engine:
         try:
             while piece and time.monotonic() < until and recording.waiting_s < AHEAD_S:
                 piece = self._cut_once(recording)
-        except Exception as error:  # noqa: BLE001 - told to the client whose recording it is
+        except Exception as error:  # noqa: BLE001 - reported to the client whose recording it is
             _fail(recording.future, error)
             return
         with self._changed:
@@ -149,7 +149,7 @@ class Engine:
             self._measure(batch, time.monotonic() - started)
 
     def _batch(self) -> list[Clip]:
-        """What is decoded next; nothing at the end."""
+        """The clips to decode next; empty at the end."""
         until = math.inf
         with self._changed:
             while not self._gathered(until):
@@ -193,7 +193,7 @@ class Engine:
         return chosen
 
     def _go_on(self, batch: Iterable[Clip]) -> None:
-        """Recordings of which enough is heard are cut further."""
+        """Continues to cut recordings of which enough has been decoded."""
         for recording in {clip.recording for clip in batch} & self._parked:
             if recording.waiting_s < AHEAD_S / 2:
                 self._parked.remove(recording)
@@ -203,7 +203,7 @@ class Engine:
         """Decodes a batch; if that fails, clip by clip, so that one client's sound cannot spoil another's."""
         try:
             found = batch[0].recording.served.listener.batch([clip.samples for clip in batch], [clip.timed for clip in batch])
-        except Exception as error:  # noqa: BLE001 - told to the client whose clip it is
+        except Exception as error:  # noqa: BLE001 - reported to the client whose clip it is
             if len(batch) == 1:
                 _fail(batch[0].recording.future, error)
             for clip in batch if len(batch) > 1 else ():

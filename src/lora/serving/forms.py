@@ -22,7 +22,7 @@ FIELD_BYTES: Final = 64 * 1024
 
 MOST_PARTS: Final = 64
 LEAST_BYTES_S: Final = 4096
-"""What a client sends in a second at least; the first `read_timeout_s` are free."""
+"""Least bytes per second that a client must send; the first `read_timeout_s` are exempt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +84,7 @@ async def _chunks(request: Request, limits: Limits) -> AsyncIterator[bytes]:
 
 
 def require_length(request: Request, limits: Limits) -> None:
-    """Raises `RequestError` if the header tells that the body is too large."""
+    """Raises `RequestError` if the header announces too large a body."""
     if int(request.headers.get("content-length", 0)) > limits.body_bytes:
         raise _too_large(limits)
 

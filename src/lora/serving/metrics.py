@@ -1,4 +1,4 @@
-"""What is counted for `/metrics`, in Prometheus' form. No number says what anybody said."""
+"""Counters for `/metrics`, in Prometheus' format. None reveals what was said."""
 
 from typing import Any
 

@@ -49,12 +49,12 @@ def open_models(named: Sequence[tuple[str, str]], computing: Computing) -> dict[
     names = [name for name, _ in named]
     if doubled := next((name for name in names if names.count(name) > 1), None):
         raise ConfigError(f"--model {doubled}=...: the name is given twice; each model needs its own")
-    requests = {name: request_of(source, computing) for name, source in named}  # all folders are looked at before hours of downloads
+    requests = {name: request_of(source, computing) for name, source in named}  # all folders are checked before hours of downloads
     return {name: _opened(name, request) for name, request in requests.items()}
 
 
 def request_of(source: str, computing: Computing) -> Request:
-    """What is loaded for a source. Raises `CheckpointError` for a folder that holds nothing to serve."""
+    """The request that loads a source. Raises `CheckpointError` for a folder that holds nothing to serve."""
     folder = Path(source).expanduser()
     if (folder / RECORD_FILE).is_file():
         return _of_run(folder, computing)

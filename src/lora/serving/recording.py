@@ -1,4 +1,4 @@
-"""What one client sent, from its first piece to its transcript."""
+"""A client's recording, from its first piece to its transcript."""
 
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -50,7 +50,7 @@ class Recording:
         self._cuts: Iterator[Piece] = pieces(0, source, LONGEST_S, served.transcriber.audio, max_s)
         self._before: Piece | None = None
         self._whole = False
-        """Whether all is cut."""
+        """Whether all of it is cut."""
         self._passages: list[Passage | None] = []
         self._seams: dict[int, str | None] = {}
         self._found = Heard()
@@ -95,7 +95,7 @@ class Recording:
             self._passages[clip.place] = passage(clip.piece, transcript, said)
 
     def joined(self) -> Heard:
-        """What the whole recording gives."""
+        """The transcript of the whole recording."""
         self._found.passages = [one for one in self._passages if one is not None]
         for place, heard in sorted(self._seams.items()):
             mend(self._found.passages, place, heard or "")

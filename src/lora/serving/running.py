@@ -22,13 +22,13 @@ from lora.system.process_settings import mute
 from lora.system.terminal import say
 
 HELD: Final = 4
-"""Files of requests may take as much memory as so many of the largest."""
+"""Files of requests may take as much memory as this many of the largest."""
 
 
 def run(
     options: argparse.Namespace, named: Sequence[tuple[str, str]], key: str | None, listening: socket, of_wyoming: socket | None
 ) -> None:
-    """Loads the models and serves them until it is told to stop. Raises what `open_models` raises."""
+    """Loads the models and serves them until it is stopped. Raises what `open_models` raises."""
     mute("python_multipart")
     models = open_models(named, Computing(options.device, options.precision, options.eval_batch_size, options.language))
     metrics, limits = Metrics(), Limits(round(1e6 * options.max_upload_mb), options.read_timeout)

@@ -1,4 +1,4 @@
-"""Where the server listens. No torch: a port that is taken is told of at once."""
+"""The sockets that the server listens on. No torch, so that a port in use is reported at once."""
 
 import errno
 import ipaddress

@@ -31,7 +31,7 @@ MOST_EVENT_BYTES: Final = 1 << 20
 """Of an event's data or sound: half a minute at 16 kHz, where clients send a tenth of a second."""
 
 _BROKEN: Final = (EOFError, KeyError, TypeError, AttributeError, ValueError)
-"""What the package raises for an event that is none."""
+"""What the package raises for an invalid event."""
 
 
 class WyomingServer:
@@ -175,7 +175,7 @@ class _Connection:
             raise RequestError(500, "the server failed on this request; its log says where") from error
 
     async def _refuse(self, error: RequestError) -> None:
-        """Says why, and reads on for a moment: a connection that is closed at once may take the answer with it."""
+        """Sends the reason and keeps reading for a moment: closing a connection at once may lose the answer."""
         await self._send(Error(text=str(error), code=error.code or str(error.status)).event())
         self._writer.write_eof()
         with suppress(TimeoutError):
@@ -199,7 +199,7 @@ def info(models: Mapping[str, Served]) -> Info:
 
 
 def _wav(start: AudioStart, sound: bytes) -> bytes:
-    """Raises `RequestError` for a form that no WAV file has."""
+    """Raises `RequestError` for a format that WAV files cannot have."""
     file = io.BytesIO()
     try:
         with wave.open(file, "wb") as written:

@@ -131,7 +131,7 @@ def _require_unjudged(request: Request) -> None:
 
 @contextmanager
 def _at_work(request: Request, shared: "Shared") -> "Iterator[Study]":
-    """This process's part in the study: a new one, or the one that is there, if it is the same."""
+    """This process's part in the study: a new one, or the existing one if it is the same."""
     from lora.sweep.study import Study, create, read_opening, require_same_study
 
     opening = shared.opening(request.folder)
@@ -170,7 +170,7 @@ def _carried_out(request: Request, study: "Study", shared: "Shared", display: "D
 
 
 def _judged(request: Request, found: Sweep) -> int:
-    """One run of the winner, whose test sets nobody has looked at before."""
+    """The run of the winner, whose test sets have not been used before."""
     from lora.runners.experiment import start
     from lora.sweep.results import winner_config
 

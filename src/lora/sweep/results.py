@@ -1,4 +1,4 @@
-"""What a study has found so far: the winner by the rule that chooses a step, what dev says of it, and the files for people."""
+"""The results of a study so far: the winner by the rule that chooses a step, its scores on dev, and the files for people."""
 
 import csv
 import io

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from optuna.trial import Trial as Asked
 
 ORIGIN = "the sweep"
-"""Who sets what contradicts something, in a message."""
+"""Names the origin of contradicting settings in a message."""
 
 
 class PrunedError(Exception):
@@ -59,7 +59,7 @@ class Shared:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a trial is kept and shown; `given` says that its settings are those that the sweep was given."""
+    """Where a trial is stored and shown; `given` marks the trial of the settings that the sweep was given."""
 
     folder: Path
     display: Display
@@ -67,7 +67,7 @@ class Place:
 
 
 def read_shared(config: RunConfig, space: Space, display: Display) -> Shared:
-    """Reads and checks all that the trials need, and every end of the space. Raises the `LoraError` that says what to mend."""
+    """Reads and checks all that the trials need, and every end of the space. Raises a `LoraError` that says what to fix."""
     prepared = ready(config, display)
     for one in corners(space, config, ORIGIN):
         planned_sites(prepared.speech, one)
@@ -153,7 +153,7 @@ class _Watch:
             raise PrunedError
 
     def trial(self, trial: Trial) -> Trial:
-        """The trial with what was seen of it."""
+        """The trial with its results so far."""
         if not self.history:
             return trial
         best = self.best or self.history[0]
@@ -162,7 +162,7 @@ class _Watch:
 
 
 def _tried(asked: "Asked", shared: Shared, settings: dict[str, object], place: Place) -> Trial:
-    """One trial, to its end or until it is given up. Raises what is no fault of its settings."""
+    """Runs one trial until it ends or is pruned. Raises errors that its settings did not cause."""
     config = with_values(shared.config, settings, ORIGIN)
     reporter = Reporter(RunLog(None, Hold()), Trackers((), place.folder, place.display.line), place.display, metric(config.model.language))
     watch = _Watch(asked, reporter, prune=not place.given)

@@ -55,7 +55,7 @@ TOP_QUARTER: Final = 0.25
 
 
 class Opening(msgspec.Struct, frozen=True, kw_only=True):
-    """What a study is of: all its trials share it."""
+    """What a study is about: all its trials share it."""
 
     schema: int = SCHEMA
     opened: RunRecord
@@ -123,7 +123,7 @@ class Study:
 
     @contextmanager
     def at_work(self) -> Iterator[None]:
-        """Says to other processes that this one works here. Raises as `Hold.take`."""
+        """Shows other processes that this one works here. Raises as `Hold.take`."""
         place = self.folder / WORKERS_FOLDER / self._worker
         with writing_errors(place):
             place.mkdir(parents=True)
@@ -136,7 +136,7 @@ class Study:
                 place.rmdir()
 
     def others_at_work(self) -> list[str]:
-        """What is said of each other process that works, or may work, on the study."""
+        """Describes each other process that works, or may work, on the study."""
         places = sorted((self.folder / WORKERS_FOLDER).glob("*"))
         return [reason for place in places if place.name != self._worker and (reason := _held(place))]
 
@@ -169,7 +169,7 @@ class Study:
             return asked, values_of(lambda one: _draw(asked, one))
 
     def finish(self, asked: "Asked", trial: Trial) -> None:
-        """Keeps what came of a trial, then says that it is finished: who reads it finds it whole."""
+        """Stores the result of a trial, then marks it as finished, so that readers find it whole."""
         from optuna.trial import TrialState
 
         with self._alone(reap=False):
@@ -209,7 +209,7 @@ class Study:
 
     @contextmanager
     def _alone(self, *, reap: bool = True) -> Iterator[None]:
-        """Nobody else claims or ends meanwhile, and no signal leaves the journal's lock behind."""
+        """Within the block no other process claims or ends a trial, and no signal leaves the journal's lock behind."""
         with signals_wait(), self._lock:
             if reap:
                 self._reap()
@@ -260,7 +260,7 @@ def _opened(folder: Path) -> "Journalled":
 
 
 def _drop_torn_line(file: Path) -> None:
-    """Takes off a last line that has no end. Nobody writes meanwhile."""
+    """Removes an incomplete last line. No process writes meanwhile."""
     from optuna.storages.journal import JournalFileOpenLock
 
     lock = JournalFileOpenLock(str(file))
@@ -323,7 +323,7 @@ def _trial(one: "FrozenTrial") -> Trial | None:
 
 
 def reported(asked: "Asked", costs: Sequence[float]) -> bool:
-    """Tells the cost of the last evaluation; whether the trial is worse by then than half of the others were."""
+    """Reports the cost of the last evaluation; whether the trial is worse by then than half of the others were."""
     asked.report(costs[-1], len(costs) - 1)
     worse: bool = asked.should_prune()
     return worse

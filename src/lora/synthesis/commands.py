@@ -65,7 +65,7 @@ def add_voices(parser: argparse.ArgumentParser, of: str = "", title: str = "voic
 
 
 def execute(options: argparse.Namespace) -> int:
-    """Synthesises, and says what was written."""
+    """Synthesises, and reports what was written."""
     from lora.corpora.build import describe, refuse_existing
     from lora.display import Display
     from lora.synthesis.sentences import Plan, planned, read_sentences

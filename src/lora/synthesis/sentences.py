@@ -100,7 +100,7 @@ def _of_term(terms: Terms, term: Term, own: Sequence[str], plan: Plan) -> Iterat
 
 
 def forms(term: Term) -> list[str]:
-    """What is said for a term, in turn: its spoken forms, or itself."""
+    """The spoken forms of a term in turn, or the term itself."""
     said = [*term.spoken, *(f"[{term.written}](/{phonemes}/)" for phonemes in term.phonemes)]
     return said or [term.written]
 

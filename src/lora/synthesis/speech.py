@@ -28,7 +28,7 @@ LONGEST_S = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What is to be said, by whom, and how it is varied."""
+    """What to say, by which voices, and how to vary it."""
 
     name: str
     """Of the set: ids begin with it."""
@@ -67,7 +67,7 @@ def _spoken(order: Order, folder: Path, advance: Callable[[], None]) -> list[Utt
     try:
         return list(_counted(pool.map(speak, range(len(order.lines))), advance))
     finally:
-        pool.shutdown(cancel_futures=True)  # one voice has failed: the others' sentences are not waited for
+        pool.shutdown(cancel_futures=True)  # one voice has failed: do not wait for the others' sentences
 
 
 def _counted(utterances: Iterator[Utterance], advance: Callable[[], None]) -> Iterator[Utterance]:

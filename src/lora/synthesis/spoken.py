@@ -1,4 +1,4 @@
-"""What a voice is given to say: numbers, units, acronyms and addresses of an English text as words. Pure.
+"""Text for a voice: numbers, units, acronyms and addresses of an English text as words. Pure.
 
 Voices disagree on how they read "5 mg" or "API"; a text in words sounds the same in all of them. The first of all readings is taken that
 the reader's score knows.
