@@ -6,6 +6,7 @@ from itertools import takewhile
 from typing import TYPE_CHECKING, Any, Protocol
 
 from lora.audio.loading import AudioSettings, Waveform, duration, prepare
+from lora.language import Language
 from lora.model.transcript import DecodeSettings, Transcript
 
 if TYPE_CHECKING:
@@ -28,6 +29,8 @@ ANCHOR = 3
 class Hearer(Protocol):
     """A model that hears one clip at a time: `Ear` with PyTorch, `lora.runtimes.ear.OnnxEar` without. Its encoder output is its own."""
 
+    language: Language
+
     def encode(self, samples: Waveform) -> Any: ...
     def decode(self, encoded: Any, samples: Waveform, draft: Sequence[int] = ()) -> Transcript: ...
     def __call__(self, samples: Waveform, draft: Sequence[int] = ()) -> Transcript: ...
@@ -44,6 +47,7 @@ class Ear:
         self._decoder = Decoder(transcriber.speech)
         self._decode: DecodeSettings = transcriber.decode
         self._audio: AudioSettings = transcriber.audio
+        self.language: Language = transcriber.language
 
     def encode(self, samples: Waveform) -> "Encoded":
         """Encoder output of a clip of at least `lora.model.encoder.MIN_SAMPLES`. Raises `AudioError` when it is shorter or not finite."""

@@ -33,6 +33,10 @@ class Script:
     """How often a source was opened."""
     asked: list[object] = field(default_factory=list)
     fed: list[Waveform] = field(default_factory=list)
+    repeated: list[int] = field(default_factory=list)
+    """Of each recording: samples at its start that belong to the one before too."""
+    postroll: int = 0
+    """Samples behind the last recording that belong to it."""
     folder: Path = Path()
     refusal: str | None = None
     """What every result is refused with, when set."""
@@ -82,16 +86,18 @@ class Script:
     def start(self) -> None:
         self.asked.append("start")
 
-    def begin(self, *, hands_free: bool, preroll: Waveform) -> int:
+    def begin(self, *, hands_free: bool, preroll: Waveform, repeated: int = 0) -> int:
         self.fed.append(preroll)
+        self.repeated.append(repeated)
         self.asked.append("begin hands-free" if hands_free else "begin")
         return sum(str(asked).startswith("begin") for asked in self.asked)
 
     def feed(self, samples: Waveform) -> None:
         self.fed.append(samples)
 
-    def end(self) -> None:
+    def end(self, postroll: int = 0) -> None:
         self.asked.append("end")
+        self.postroll = postroll
 
     def cancel(self) -> None:
         self.asked.append("cancel")

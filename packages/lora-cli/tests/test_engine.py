@@ -5,21 +5,20 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import pytest
 import torch
-from lora_cli.engine.events import Ended, Event, Failed, Final, Loading, Partial, Ready, Switched, Voice
+from lora_cli.engine.events import Ended, Failed, Final, Loading, Partial, Ready, Switched, Voice
 from lora_cli.engine.process import Engine
+from talk import CHUNK, NOTHING, WAIT_S, Heard, Talk, silence, word_errors
 from transformers import MoonshineStreamingConfig, MoonshineStreamingForConditionalGeneration, MoonshineStreamingProcessor
 
-from lora.audio.loading import AudioSettings, Waveform, duration
+from lora.audio.loading import AudioSettings, Waveform
 from lora.audio.segments import LEAD, TAIL
 from lora.checkpoints.checkpoint import resolve
 from lora.config import AdapterConfig
@@ -28,7 +27,6 @@ from lora.errors import ConfigError
 from lora.live import Ear
 from lora.model.loading import load_model, load_processor
 from lora.model.transcript import DecodeSettings
-from lora.scoring.counts import score_utterance
 from lora.text.normaliser import normaliser_version
 from lora.training import adapter as adapters
 from lora.transcribe import Request, open_transcriber
@@ -36,67 +34,7 @@ from lora.units import SAMPLE_RATE_HZ
 
 MODEL = "packaged:moonshine-tiny"
 BASE, TUNED = "base", "tuned"
-NOTHING: Waveform = np.zeros(0, dtype=np.float32)
-CHUNK = 1600
-WAIT_S = 120.0
 needs_proc = pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="tells processes and their memory by /proc")
-
-EventT = TypeVar("EventT", bound=Event)
-
-
-class Heard:
-    """Events of an engine, for a test to wait for."""
-
-    def __init__(self) -> None:
-        self.events: list[Event] = []
-        self.news = threading.Condition()
-
-    def __call__(self, event: Event) -> None:
-        with self.news:
-            self.events.append(event)
-            self.news.notify_all()
-
-    def until(self, kind: type[EventT], fits: Callable[[EventT], bool] = lambda _event: True) -> EventT:
-        """The first event of a kind, once it is there."""
-        found: list[EventT] = []
-
-        def there() -> bool:
-            found[:] = [event for event in self.events if isinstance(event, kind) and fits(event)]
-            return bool(found)
-
-        with self.news:
-            assert self.news.wait_for(there, WAIT_S), self.events[-3:]
-        return found[0]
-
-    def of(self, kind: type[EventT], recording: int) -> list[EventT]:
-        """What has come of a recording."""
-        with self.news:
-            return [event for event in self.events if isinstance(event, kind) and getattr(event, "recording", None) == recording]
-
-
-class Talk:
-    """An engine at work and what it says."""
-
-    def __init__(self, voices: Sequence[Voice]) -> None:
-        self.heard = Heard()
-        self.engine = Engine(voices, self.heard, device="cpu")
-        self.engine.start()
-
-    def say(self, sound: Waveform, *, hands_free: bool = False, preroll: Waveform = NOTHING, real_time: bool = False) -> int:
-        """A whole recording, up to its release."""
-        number = self.engine.begin(hands_free=hands_free, preroll=preroll)
-        started = time.monotonic()
-        for at in range(0, len(sound), CHUNK):
-            self.engine.feed(sound[at : at + CHUNK])
-            if real_time:
-                time.sleep(max(0.0, started + (at + CHUNK) / SAMPLE_RATE_HZ - time.monotonic()))
-        self.engine.end()
-        return number
-
-    def finals(self, number: int) -> list[Final]:
-        """All finals of a recording, once it has ended. What was fed is either speech or silence."""
-        self.heard.until(Ended, lambda event: event.recording == number)
-        return self.heard.of(Final, number)
 
 
 @pytest.fixture(scope="module")
@@ -143,15 +81,6 @@ def talk(adapter: Path) -> Iterator[Talk]:
     yield talk
     talk.engine.close()
     assert not [event for event in talk.heard.events if isinstance(event, Failed)]
-
-
-def silence(length_s: float) -> Waveform:
-    return np.zeros(round(length_s * SAMPLE_RATE_HZ), dtype=np.float32)
-
-
-def word_errors(reference: str, hypothesis: str) -> int:
-    score = score_utterance(id="", speaker_id=None, seconds=duration(NOTHING), reference=reference, hypothesis=hypothesis, capped=False)
-    return score.words.errors
 
 
 def test_loading_is_told_step_by_step_then_the_voices(talk: Talk) -> None:
@@ -203,8 +132,8 @@ def test_a_minute_with_pauses_is_one_final_or_one_for_each_utterance(talk: Talk,
     (whole,) = talk.finals(talk.say(sound))
     number = talk.say(sound, hands_free=True)
     each = talk.finals(number)
-    assert [final.text for final in each] == [segment.text for segment in whole.segments]
-    assert len(each) >= 3
+    assert word_errors(" ".join(final.text for final in each), whole.text) == 0
+    assert len(each) >= len(whole.segments) >= 3
     for final in each:
         assert word_errors(ear(final.samples).text, final.text) == 0
         start = round(final.segments[0].start_s * SAMPLE_RATE_HZ)
@@ -273,7 +202,7 @@ def test_a_switch_waits_for_the_end_of_what_is_being_said(talk: Talk, said: Wave
 def test_a_switch_in_a_pause_waits_for_the_end_of_the_recording(talk: Talk, said: Waveform) -> None:
     """All of a recording is by one voice, and compared with one or none, however many segments it has."""
     part = said[: 2 * SAMPLE_RATE_HZ]
-    number = talk.engine.begin(hands_free=False, preroll=np.concatenate([part, silence(1.0)]))
+    number = talk.engine.begin(hands_free=False, preroll=np.concatenate([part, silence(1.5)]))
     talk.engine.use(TUNED)
     talk.engine.compare(BASE)
     talk.engine.feed(part)

@@ -1,11 +1,13 @@
 """What starts and ends a recording, which sound belongs to it, and what is said about the microphone."""
 
+import threading
+
 import numpy as np
 import pytest
 from lora_cli.engine.events import Problem, Ready
 from lora_cli.screen.app import TICK_S
 from lora_cli.screen.widgets import SAID_S
-from lora_cli.session import PREROLL_SAMPLES, Recorder
+from lora_cli.session import POSTROLL_SAMPLES, PREROLL_SAMPLES, Recorder
 from lora_cli.talking import Background
 from playing import KITTY, PRESS, RELEASE, REPEAT, XTERM, Play, ended, final, partial, played
 from scripted import BASE, CHUNK, Script
@@ -178,9 +180,11 @@ def test_the_engine_gets_the_moment_before_the_press_and_all_sound_until_the_rel
         await play.types(PRESS)
         await play.hears(2)
         await play.types(RELEASE)
-        await play.hears(3)
+        await play.hears(20)
 
-    assert [len(samples) for samples in played(scene).fed] == [3 * len(CHUNK), len(CHUNK), len(CHUNK)]
+    fed = played(scene).fed
+    assert [len(samples) for samples in fed[:3]] == [3 * len(CHUNK), len(CHUNK), len(CHUNK)]
+    assert sum(map(len, fed[3:])) == POSTROLL_SAMPLES
 
 
 def test_every_sample_around_the_key_press_is_heard_once() -> None:
@@ -194,21 +198,49 @@ def test_every_sample_around_the_key_press_is_heard_once() -> None:
     for chunk in np.array_split(after, 23):
         recorder.hear(chunk)
     recorder.end()
-    recorder.hear(CHUNK)
-    assert np.array_equal(np.concatenate(script.fed), sound[len(before) - PREROLL_SAMPLES :])
+    behind = -np.arange(2 * POSTROLL_SAMPLES, dtype=np.float32)
+    for chunk in np.array_split(behind, 7):
+        recorder.hear(chunk)
+    said = [sound[len(before) - PREROLL_SAMPLES :], behind[:POSTROLL_SAMPLES]]
+    assert np.array_equal(np.concatenate(script.fed), np.concatenate(said))
+    assert script.postroll == POSTROLL_SAMPLES
 
 
 def test_sound_from_before_a_recording_is_no_part_of_the_next() -> None:
+    """A press soon after the release gets what came since, and is told how much of it the recording before was given."""
     script = Script()
     recorder = Recorder(script)
-    first, second, between = (np.full(PREROLL_SAMPLES // 4, value, dtype=np.float32) for value in (1, 2, 3))
+    first, second, between, long = (
+        np.full(PREROLL_SAMPLES // 4 * times, value, dtype=np.float32) for value, times in enumerate((1, 1, 1, 6))
+    )
     recorder.hear(first)
     recorder.begin(hands_free=False)
     recorder.hear(second)
     recorder.end()
-    recorder.hear(between)
+    assert recorder.hear(between)
     recorder.begin(hands_free=False)
-    assert [set(samples) for samples in script.fed] == [{1}, {2}, {3}]
+    recorder.end()
+    recorder.hear(long)
+    recorder.begin(hands_free=False)
+    assert [set(samples) for samples in script.fed] == [{0}, {1}, {2}, {2}, {3}, {3}]
+    assert script.repeated == [0, len(between), POSTROLL_SAMPLES - (len(long) - PREROLL_SAMPLES)]
+
+
+def test_a_cancelled_recording_has_no_more_sound_and_the_end_waits_for_what_is_missing() -> None:
+    script = Script()
+    recorder = Recorder(script)
+    for cancelled in (True, False):
+        recorder.begin(hands_free=False)
+        recorder.end()
+        if cancelled:
+            recorder.cancel()
+        assert recorder.hear(CHUNK) is not cancelled
+    script.fed.clear()
+    assert script.asked == ["begin", "end", "cancel", "begin", "end"]
+    missing = np.zeros(POSTROLL_SAMPLES, dtype=np.float32)
+    threading.Timer(0.05, recorder.hear, [missing]).start()
+    recorder.finish()
+    assert sum(map(len, script.fed)) == POSTROLL_SAMPLES - len(CHUNK)
 
 
 def test_the_cue_to_speak_comes_with_the_first_sound() -> None:

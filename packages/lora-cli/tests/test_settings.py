@@ -50,11 +50,12 @@ def test_what_is_set_is_got_listed_and_left_open_again(config: Told, file: Path)
     assert config("get", "microphone", code=1) == []
     config("set", "mode", "hold")
     config("set", "keep", "false")
+    config("set", "post_roll", "300")
     config("set", "microphone", 'the "big" one')
-    assert read_user_settings() == Settings(mode="hold", keep=False, microphone='the "big" one')
+    assert read_user_settings() == Settings(mode="hold", keep=False, microphone='the "big" one', post_roll=300)
     assert any(re.match(r'mode +"hold"  - ', line) for line in config("list"))
     assert any(re.match(r'theme +"dark" \(default\)  - ', line) for line in config("list"))
-    for key in ("mode", "keep", "microphone", "theme"):
+    for key in ("mode", "keep", "microphone", "theme", "post_roll"):
         config("unset", key)
     assert read_user_settings() == Settings()
     assert file.stat().st_mode & 0o777 == 0o600
@@ -77,6 +78,8 @@ def test_a_change_keeps_comments_and_tables_and_stands_before_these(config: Told
             'mode = "hodl"',
             r"config\.toml: mode: must be auto, hold, toggle or vad, not 'hodl'; for example: moonshine config set mode auto$",
         ),
+        ("post_roll = 1001", r"post_roll: must be a whole number from 0 to 1000, in milliseconds, not 1001; "),
+        ("post_roll = true", r"post_roll: must be a whole number"),
         ("keep = 1", r"keep: must be true or false, not 1; "),
         ('theme = ["dark"]', r"theme: must be dark or light, not \['dark'\]; "),
         ("microphone = 2", r"microphone: must be text in one line, not empty, not 2; "),
@@ -98,7 +101,8 @@ def test_the_app_refuses_odd_keys_and_values_and_the_remedy_works(content: str, 
 
 
 @pytest.mark.parametrize(
-    "words", [("set", "mode", "hodl"), ("set", "mood", "x"), ("get", "mood"), ("unset", "mood"), ("set", "keep", "no")]
+    "words",
+    [("set", "mode", "hodl"), ("set", "mood", "x"), ("get", "mood"), ("unset", "mood"), ("set", "keep", "no"), ("set", "post_roll", "-1")],
 )
 def test_a_refused_command_leaves_the_file_as_it_was(words: tuple[str, ...], file: Path) -> None:
     file.write_text('mode = "vad"\n')
@@ -115,7 +119,7 @@ def test_a_file_that_no_command_can_change_is_left_to_the_user(file: Path) -> No
 
 
 def test_flags_win_over_the_file() -> None:
-    settings = Settings(model="packaged:moonshine-base", language="ja", microphone="USB", mode="toggle", keep=False)
+    settings = Settings(model="packaged:moonshine-base", language="ja", microphone="USB", mode="toggle", keep=False, post_roll=300)
     taken = filled(settings)
     assert taken["settled_in"] == user_file()
     assert [taken[name] for name in ("model_id", "language", "microphone", "mode", "keep")] == [
@@ -126,12 +130,15 @@ def test_flags_win_over_the_file() -> None:
     assert [taken[name] for name in ("model_id", "language", "microphone", "mode", "keep")] == [
         "packaged:moonshine-tiny", None, "1", "vad", True
     ]  # fmt: skip
+    assert (filled(settings)["post_roll"], filled(settings, "--post-roll", "0")["post_roll"]) == (300, 0)
     assert filled(settings, "--export-dir", "somewhere")["model_id"] is None
     assert filled(settings, screen=False)["mode"] == "auto"
     assert filled(settings, "--file", "clip.wav")["microphone"] is None
     service = dictation.parser().parse_args(["--microphone", "1"])
     fill(service, settings, screen=False)
-    assert (service.model_id, service.language, service.microphone, service.keep) == ("packaged:moonshine-base", "ja", "1", False)
+    assert (service.model_id, service.language, service.microphone, service.keep, service.post_roll) == (
+        "packaged:moonshine-base", "ja", "1", False, 300
+    )  # fmt: skip
 
 
 def test_a_folder_is_taken_as_what_it_holds(tmp_path: Path, config: Told, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -48,6 +48,8 @@ class Cuts:
     enough: Samples = NOTHING
     """What a segment holds before `PAUSE` ends it; until then a pause has to be `apart`."""
     apart: Samples = PAUSE
+    lead: Samples = LEAD
+    """Kept before the first frame of speech."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +107,11 @@ class Segmenter:
         return self._cut(min(self._last_speech + TAIL, self.judged))
 
     @property
+    def idle(self) -> bool:
+        """Whether no segment is open."""
+        return self._start is None
+
+    @property
     def settled(self) -> bool:
         """Whether the tail of the open segment is complete: unless speech continues, it will be cut as it is."""
         return self._start is not None and self.judged >= self._last_speech + TAIL
@@ -134,11 +141,11 @@ class Segmenter:
             at, self.judged = self.judged, min(self.judged + FRAME, self._kept_from + len(self._kept))
             if probability >= (SPEECH if self._start is None else STILL_SPEECH):
                 if self._start is None:
-                    self._start = max(self._done, at - LEAD)
+                    self._start = max(self._done, at - self._cuts.lead)
                 self._speech_frames += 1
                 self._last_speech = self.judged
             if self._start is None:
-                self._let_go(self.judged - LEAD)
+                self._let_go(self.judged - self._cuts.lead)
             elif self.judged - self._last_speech >= self._needed():
                 yield from self._end()
             elif self.judged - self._start >= self._cuts.longest:
@@ -156,7 +163,7 @@ class Segmenter:
             yield speech
         self._start = None
         self._speech_frames = 0
-        self._let_go(max(self._done, self.judged - LEAD))
+        self._let_go(max(self._done, self.judged - self._cuts.lead))
 
     def _divide(self) -> Speech:
         """Cuts the open segment where it is quietest; what follows is the start of the next."""

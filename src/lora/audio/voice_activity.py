@@ -24,6 +24,16 @@ HEARD_FRAMES: Final = 3
 _LOUD: Final = 0.5
 """Peak to which a recording is amplified before it counts as free of speech: the model misses very quiet voices."""
 
+_USUAL_RMS: Final = 0.1
+"""Level of speech that the model was trained on, about: -20 dB."""
+
+_LEAST_RMS: Final = 1e-4
+"""What is quieter stays so: -80 dB is below the noise of 16-bit samples through any microphone."""
+
+_RISE: Final = 10 ** (3 / 20)
+_FALL: Final = 10 ** (-0.1 / 20)
+"""Of the level, from one frame to the next: 3 dB up, and 3 dB down in a second."""
+
 
 class VoiceActivity:
     """Silero's voice activity model. It keeps what it heard before, so it belongs to one stream of sound."""
@@ -57,6 +67,31 @@ def _model() -> bytes:
     """Its file, by the list of the package's files: importing the package, even to find its data, imports PyTorch."""
     name = "silero_vad/data/silero_vad_16k_sequence.onnx"
     return Path(str(importlib.metadata.distribution("silero-vad").locate_file(name))).read_bytes()
+
+
+class LevelledActivity(VoiceActivity):
+    """Voice activity of live sound at any level: a frame is judged as it is and brought to a usual level; the likelier one counts."""
+
+    def __init__(self) -> None:
+        self._levelled = VoiceActivity()
+        super().__init__()
+
+    def reset(self) -> None:
+        """Forgets what was heard, and how loud."""
+        super().reset()
+        self._levelled.reset()
+        self._level = _LEAST_RMS
+
+    def __call__(self, frames: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """As that of `VoiceActivity`."""
+        brought = np.stack([frame * np.float32(_USUAL_RMS / self._level_at(frame)) for frame in frames]).clip(-1.0, 1.0)
+        return np.maximum(super().__call__(frames), self._levelled(brought))
+
+    def _level_at(self, frame: npt.NDArray[np.float32]) -> float:
+        """How loud it is lately. A click, which is over at once, hardly changes that."""
+        rms = float(np.sqrt(np.square(frame, dtype=np.float64).mean()))
+        self._level = min(max(rms, self._level * _FALL, _LEAST_RMS), self._level * _RISE)
+        return self._level
 
 
 def holds_speech(samples: Waveform) -> bool:

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from lora.audio.loading import Waveform, duration, prepare
 from lora.errors import AudioError
+from lora.language import Language
 from lora.model.transcript import Clip, DecodeSettings, Transcript, agreement
 from lora.runs.export_record import read_exported, require_unchanged
 from lora.system.process import signals_wait
@@ -55,6 +56,7 @@ class OnnxEar:
 
         exported = read_exported(folder)
         require_unchanged(folder, TARGET, exported)
+        self.language: Language = exported.language
         self._audio = exported.audio
         self._decode = DecodeSettings(tokens_per_second=exported.tokens_per_second)
         self._encoder = _session(folder / TARGET / "encoder_model.onnx", laid_out=True)

@@ -53,6 +53,8 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     applied: tuple[Applied, ...] = ()
     preferred: str | None = None
     """The voice whose text the user prefers, or `neither`."""
+    looped: bool = False
+    """Whether the model repeated a phrase over and over, which the text holds once."""
 
 
 def entry(final: Final) -> Entry:
@@ -69,6 +71,7 @@ def entry(final: Final) -> Entry:
         other_text=final.other_text,
         heard=final.heard,
         applied=final.applied,
+        looped=final.looped,
     )
 
 

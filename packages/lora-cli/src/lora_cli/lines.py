@@ -80,7 +80,7 @@ def run_lines(session: Session, writer: Writer, *, hands_free: bool, until: thre
     ended_by: BaseException | None = None
     try:
         engine.start()
-        recorder = Recorder(engine)
+        recorder = Recorder(engine, session.postroll)
         recorder.begin(hands_free=hands_free)
         source = session.open_source(recorder.hear, lambda _peak: None, conversation.problem)
         try:
@@ -88,7 +88,7 @@ def run_lines(session: Session, writer: Writer, *, hands_free: bool, until: thre
         except (KeyboardInterrupt, TerminatedError) as signalled:
             ended_by = signalled
         finally:
-            recorder.end()
+            recorder.finish()
             source.close()
         conversation.finish()
     finally:

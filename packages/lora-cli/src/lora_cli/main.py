@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from lora.console import ArgumentParser, add_computing, language_code, one_channel, positive_int, run
 from lora.errors import ConfigError, LoraError
 from lora.system.terminal import say
+from lora.units import SAMPLE_RATE_HZ
 
 if TYPE_CHECKING:
     from lora_cli.engine.events import Event, Voice
@@ -137,6 +138,7 @@ def _parser() -> ArgumentParser:
         help="how to talk: hold the space bar, toggle with it, or hands-free (vad); auto takes what the terminal supports, vad with --file "
         "(default: auto, or the config file's)",
     )
+    add_post_roll_flag(talking)
     talking.add_argument(
         "--in-background",
         choices=("listen", "pause"),
@@ -185,6 +187,24 @@ def add_keep_flag(parser: "argparse.ArgumentParser | argparse._ArgumentGroup") -
         default=None,
         help="keep audio and text of each session on this machine (default: keep, or the config file's)",
     )
+
+
+def add_post_roll_flag(parser: "argparse.ArgumentParser | argparse._ArgumentGroup") -> None:
+    """Until when sound belongs to a recording."""
+    parser.add_argument(
+        "--post-roll",
+        type=_post_roll,
+        metavar="MS",
+        help="how long to listen after the release, unless you were silent before; in milliseconds (default: 250, or the config file's)",
+    )
+
+
+def _post_roll(text: str) -> int:
+    from lora_cli.settings import LONGEST_POST_ROLL_MS
+
+    if not (text.isascii() and text.isdecimal() and int(text) <= LONGEST_POST_ROLL_MS):
+        raise argparse.ArgumentTypeError(f"{text}: give whole milliseconds, up to {LONGEST_POST_ROLL_MS}")
+    return int(text)
 
 
 class _Version(argparse.Action):
@@ -283,6 +303,7 @@ def make_session(options: argparse.Namespace, results: "History", through: threa
         theme=options.theme,
         background=Background(options.in_background),
         kept=options.keep,
+        postroll=options.post_roll * SAMPLE_RATE_HZ // 1000 if live else 0,  # a file has nothing behind its end
     )
 
 

@@ -18,6 +18,12 @@ from lora_cli.talking import Background
 PREROLL_SAMPLES = round(0.3 * SAMPLE_RATE_HZ)
 """Sound from before the key press that belongs to a recording: people start to speak as the key goes down."""
 
+POSTROLL_SAMPLES = round(0.25 * SAMPLE_RATE_HZ)
+"""Sound from behind the release that belongs to it: people let go in their last word."""
+
+GRACE_S = 0.5
+"""How long the sound behind a release may be late."""
+
 NOTHING: Waveform = np.zeros(0, dtype=np.float32)
 
 
@@ -25,9 +31,9 @@ class Engine(Protocol):
     """What hears. See `lora_cli.engine.process`."""
 
     def start(self) -> None: ...
-    def begin(self, *, hands_free: bool, preroll: Waveform) -> int: ...
+    def begin(self, *, hands_free: bool, preroll: Waveform, repeated: int = 0) -> int: ...
     def feed(self, samples: Waveform) -> None: ...
-    def end(self) -> None: ...
+    def end(self, postroll: int = 0) -> None: ...
     def cancel(self) -> None: ...
     def use(self, name: str) -> None: ...
     def compare(self, name: str | None) -> None: ...
@@ -123,30 +129,45 @@ class Session:
     background: Background = Background.LISTEN
     kept: bool = True
     """Whether sound and text stay on the disk."""
+    postroll: int = POSTROLL_SAMPLES
+    """Samples of it."""
 
 
 class Recorder:
-    """Carries sound to the engine while a recording is on, and keeps the last moment of it in memory while none is.
+    """Carries sound to the engine while a recording is on and for a moment behind it, and keeps the last moment in memory while none is.
 
     Sound and commands come from different threads; one lock makes a recording start without a gap and without a chunk heard twice.
     """
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, postroll: int = POSTROLL_SAMPLES) -> None:
+        """`postroll` samples behind the end of a recording belong to it."""
         self._engine = engine
+        self._postroll = postroll
         self._lock = threading.Lock()
         self._on = False
         self._kept: deque[Waveform] = deque()
+        self._since = 0
+        """Samples since the last recording ended."""
+        self._followed = 0
+        """Those of them that were fed."""
+        self._due = 0
+        """Samples of the post-roll that are still to come."""
         self.heard = threading.Event()
         """Set once the recording's first sound has arrived."""
+        self._complete = threading.Event()
+        """Set while no sound of a post-roll is to come."""
+        self._complete.set()
 
     def begin(self, *, hands_free: bool) -> int:
-        """Starts a recording with the sound just before it; returns its number."""
+        """Starts a recording with the sound just before it; returns its number. One whose post-roll is still to come is over."""
         with self._lock:
             self.heard.clear()
             preroll = np.concatenate([NOTHING, *self._kept])[-PREROLL_SAMPLES:]
+            repeated = max(0, self._followed - (self._since - len(preroll)))
             self._kept.clear()
             self._on = True
-            return self._engine.begin(hands_free=hands_free, preroll=preroll)
+            self._expect(0)
+            return self._engine.begin(hands_free=hands_free, preroll=preroll, repeated=repeated)
 
     def hear(self, samples: Waveform) -> bool:
         """Takes samples from the source; says whether they are being recorded."""
@@ -155,16 +176,19 @@ class Recorder:
                 self._engine.feed(samples)
                 self.heard.set()
                 return True
+            self._since += len(samples)
             self._kept.append(samples)
             while sum(map(len, self._kept)) - len(self._kept[0]) >= PREROLL_SAMPLES:
                 self._kept.popleft()
-            return False
+            return self._follow(samples[: self._due])
 
     def cancel(self) -> None:
-        """Ends the recording and forgets it."""
+        """Ends the recording and forgets it, at once; one whose post-roll is still to come too."""
         with self._lock:
-            if self._on:
+            if self._on or self._due:
                 self._on = False
+                self._since = self._followed = 0
+                self._expect(0)
                 self._engine.cancel()
 
     def end(self) -> None:
@@ -172,4 +196,26 @@ class Recorder:
         with self._lock:
             if self._on:
                 self._on = False
-                self._engine.end()
+                self._since = self._followed = 0
+                self._expect(self._postroll)
+                self._engine.end(self._postroll)
+
+    def finish(self) -> None:
+        """Ends the recording, and returns when all its sound has come: the source may be closed then."""
+        self.end()
+        self._complete.wait(self._postroll / SAMPLE_RATE_HZ + GRACE_S)
+
+    def _follow(self, samples: Waveform) -> bool:
+        """Sound behind the end; says whether there is any."""
+        if len(samples):
+            self._followed += len(samples)
+            self._engine.feed(samples)
+            self._expect(self._due - len(samples))
+        return len(samples) > 0
+
+    def _expect(self, count: int) -> None:
+        self._due = count
+        if count:
+            self._complete.clear()
+        else:
+            self._complete.set()

@@ -16,6 +16,8 @@ from lora.system.documents import ContentError, read_bytes, toml_value
 
 FILE_NAME: Final = "config.toml"
 
+LONGEST_POST_ROLL_MS: Final = 1000
+
 
 @dataclass(frozen=True, slots=True)
 class Settings:
@@ -30,6 +32,8 @@ class Settings:
     in_background: str = "listen"
     theme: str = "dark"
     keep: bool = True
+    post_roll: int = 250
+    """Milliseconds."""
 
 
 class Key(NamedTuple):
@@ -56,6 +60,11 @@ def _switch(value: Any) -> str | None:
     return None if isinstance(value, bool) else "true or false"
 
 
+def _milliseconds(value: Any) -> str | None:
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    return None if whole and 0 <= value <= LONGEST_POST_ROLL_MS else f"a whole number from 0 to {LONGEST_POST_ROLL_MS}, in milliseconds"
+
+
 def _model(value: Any) -> str | None:
     if unfit := _text(value):
         return unfit
@@ -72,6 +81,7 @@ KEYS: Final[dict[str, Key]] = {
     "in_background": Key("what hands-free does while another window has the focus", _one_of("listen", "pause"), "pause"),
     "theme": Key("colours of the screen", _one_of("dark", "light"), "dark"),
     "keep": Key("whether sound and text of each session are kept on this machine", _switch, "true"),
+    "post_roll": Key("how long is listened after the release, in milliseconds", _milliseconds, "250"),
 }
 
 
@@ -126,6 +136,7 @@ def fill(options: argparse.Namespace, settings: Settings, *, screen: bool) -> No
     options.theme, options.settled_in = settings.theme, None
     options.keep = settings.keep if options.keep is None else options.keep
     options.in_background = options.in_background or settings.in_background
+    options.post_roll = settings.post_roll if options.post_roll is None else options.post_roll
     options.mode = options.mode or (settings.mode if screen and options.file is None else "auto")
     if options.file is None:
         options.microphone = options.microphone or settings.microphone

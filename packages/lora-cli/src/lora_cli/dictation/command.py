@@ -30,7 +30,7 @@ def main(arguments: list[str]) -> int:
 
 def parser() -> ArgumentParser:
     """The flags of the service; those of `moonshine service install` too."""
-    from lora_cli.main import add_keep_flag, add_voice_flags
+    from lora_cli.main import add_keep_flag, add_post_roll_flag, add_voice_flags
 
     flags = ArgumentParser(
         prog="moonshine dictate",
@@ -52,6 +52,7 @@ def parser() -> ArgumentParser:
         action="store_true",
         help="write into the window that then has the focus, even if it is another one than at the start",
     )
+    add_post_roll_flag(flags)
     add_keep_flag(flags)
     flags.set_defaults(file=None, channel=None, track=None, compare=False, mode=None, in_background=None)
     return flags

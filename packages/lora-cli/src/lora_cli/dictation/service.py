@@ -20,9 +20,6 @@ from lora_cli.engine.events import Ended, Event, Failed, Problem, Ready
 from lora_cli.engine.events import Final as Finished
 from lora_cli.session import Recorder, Session
 
-TAIL_S: Final = 0.2
-"""How long is listened after `stop`: people press the key in their last word."""
-
 LOST_S: Final = 10.0
 """A microphone that gives no sound for so long has gone for good."""
 
@@ -59,11 +56,9 @@ class Service:
         self._deliverer = Deliverer(way, self._messages.put)
         self._way = way
         self._engine = session.open_engine(self._messages.put)
-        self._recorder = Recorder(self._engine)
+        self._recorder = Recorder(self._engine, session.postroll)
         self._ready = False
         self._recording: int | None = None
-        self._ends_at: float | None = None
-        """When a recording that was told to stop ends."""
         self._targets: dict[int, Window | None] = {}
         """Of recordings whose text is still to come."""
         self._delivering: set[int] = set()
@@ -131,17 +126,14 @@ class Service:
             self._heard(message)
 
     def _wait_s(self) -> float | None:
-        """Until something is due; None if nothing is."""
-        due = [] if self._ends_at is None else [self._ends_at]
-        due += [self._lost_at + LOST_S] if self._lost is not None and not self._targets else []
-        return max(0.0, min(due) - time.monotonic()) if due else None
+        """Until something is due; None where nothing is."""
+        if self._lost is None or self._targets:
+            return None
+        return max(0.0, self._lost_at + LOST_S - time.monotonic())
 
     def _due(self) -> None:
-        now = time.monotonic()
-        if self._ends_at is not None and now >= self._ends_at:
-            self._end()
         lost = self._lost
-        if lost is not None and now >= self._lost_at + LOST_S and not self._targets:
+        if lost is not None and time.monotonic() >= self._lost_at + LOST_S and not self._targets:
             raise AudioError(lost)
 
     def _answer(self, asked: Asked) -> None:
@@ -163,7 +155,7 @@ class Service:
 
     @property
     def _state(self) -> State:
-        if self._recording is not None and self._ends_at is None:
+        if self._recording is not None:
             return State.RECORDING
         if not self._ready:
             return State.LOADING
@@ -188,20 +180,20 @@ class Service:
     def _stop(self) -> None:
         if self._state is not State.RECORDING:
             raise DictationError("no recording is on; start one: moonshine start")
-        self._ends_at = time.monotonic() + TAIL_S
+        self._end()
 
     def _cancel(self) -> None:
         if not self._targets and not self._delivering:
             raise DictationError("there is nothing to cancel")
         self._recorder.cancel()
-        self._recording = self._ends_at = None
+        self._recording = None
         self._targets.clear()
         self._deliverer.forget()
 
     def _end(self) -> None:
         """Ends the recording, if one is on."""
         self._recorder.end()
-        self._recording = self._ends_at = None
+        self._recording = None
 
     # -- what is said --------------------------------------------------------------------------------------------------------------
 

@@ -16,6 +16,8 @@ class Begin:
     recording: int
     hands_free: bool
     started_at: datetime
+    repeated: int = 0
+    """Samples at its start that were sent after the release of the recording before: what that one has heard is not heard again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +29,10 @@ class Feed:
 
 @dataclass(frozen=True, slots=True)
 class End:
+    """The release. `postroll` samples that come behind it still belong to the recording."""
+
     at: float
+    postroll: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,7 +49,7 @@ class Ready:
 
 @dataclass(frozen=True, slots=True)
 class Partial:
-    """The recording's text so far: `committed` will not change, `tentative` may."""
+    """The recording's text so far: `committed` hardly ever changes in the final text, `tentative` may."""
 
     recording: int
     committed: str
@@ -73,8 +73,9 @@ class Segment:
 class Final:
     """A finished recording. In hands-free mode each utterance between pauses is one.
 
-    `latency_s` is from the last sample heard (release, or the end of the pause) to this event. `other_text` is what the voice
-    compared with says in A/B mode. An empty `text` means that no speech was found.
+    `latency_s` is from the release, or the end of the pause, to this event. `other_text` is what the voice
+    compared with says in A/B mode. An empty `text` means that no speech was found. `looped` says that the model repeated a phrase over
+    and over: the text holds it once.
     """
 
     recording: int
@@ -95,6 +96,7 @@ class Final:
     """Whether `text` is the user's correction."""
     preferred: str | None = None
     """The voice whose text the user prefers, in A/B mode."""
+    looped: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,6 +46,8 @@ class Engine:
         self._lock = threading.Lock()
         self._recordings = 0
         self._recording = False
+        self._following = False
+        """Whether sound may come that belongs to a recording that was ended."""
         self._over = False
         """Whether the process has ended: nothing is kept for it any more."""
         self._closing = threading.Event()
@@ -56,8 +58,10 @@ class Engine:
         """Starts the process. `Loading` events come, then `Ready` or `Failed`."""
         self._thread.start()
 
-    def begin(self, *, hands_free: bool, preroll: Waveform) -> int:
+    def begin(self, *, hands_free: bool, preroll: Waveform, repeated: int = 0) -> int:
         """A recording starts, with the sound just before it; returns its number. One that is still on ends first.
+
+        The first `repeated` samples were fed already, after the end of the recording before.
 
         Before `Ready` the sound is kept, and heard when the model is there.
         """
@@ -66,31 +70,34 @@ class Engine:
             self._recordings += 1
             if self._over:
                 return self._recordings
-            self._recording = True
+            self._recording, self._following = True, False
             started_at = datetime.now().astimezone() - timedelta(seconds=duration(preroll))
-            self._outbox.put(Begin(self._recordings, hands_free, started_at))
+            self._outbox.put(Begin(self._recordings, hands_free, started_at, repeated))
             if len(preroll):
                 self._outbox.put(Feed(preroll, time.monotonic()))
             return self._recordings
 
     def feed(self, samples: Waveform) -> None:
-        """More sound of the recording: 16 kHz mono `[samples]`. Ignored while no recording is on."""
+        """More sound of the recording: 16 kHz mono `[samples]`. Ignored while no recording is on, but for what `end` waits for."""
         with self._lock:
-            if self._recording and len(samples):
+            if (self._recording or self._following) and len(samples):
                 self._outbox.put(Feed(samples, time.monotonic()))
 
-    def end(self) -> None:
-        """The recording is over; its `Final` comes. Does nothing while no recording is on."""
+    def end(self, postroll: int = 0) -> None:
+        """The recording is over; its `Final` comes. Does nothing while no recording is on.
+
+        Up to `postroll` samples that are fed from now on still belong to it: fewer where the speaker was silent before, or none comes.
+        """
         with self._lock:
             if self._recording:
-                self._recording = False
-                self._outbox.put(End(time.monotonic()))
+                self._recording, self._following = False, postroll > 0
+                self._outbox.put(End(time.monotonic(), postroll))
 
     def cancel(self) -> None:
         """The recording is over, and what is not final yet is forgotten."""
         with self._lock:
-            if self._recording:
-                self._recording = False
+            if self._recording or self._following:
+                self._recording = self._following = False
                 self._outbox.put(Cancel())
 
     def use(self, name: str) -> None:
@@ -108,7 +115,7 @@ class Engine:
         """Ends the process, and waits until it has ended; no event comes after that."""
         self._closing.set()
         with self._lock:
-            self._recording = False
+            self._recording = self._following = False
         self._outbox.put(None)
         if self._thread.ident is None:
             return
@@ -134,14 +141,14 @@ class Engine:
                 process, ours = self._started(errors)
             except OSError as error:
                 with self._lock:
-                    self._recording, self._over = False, True
+                    self._recording, self._following, self._over = False, False, True
                 self._emit(Failed(f"the speech engine cannot be started: {error}; fix that and start moonshine again"))
                 return
             writer = threading.Thread(target=self._write, args=(ours,), name="engine-writer", daemon=True)
             writer.start()
             failed = self._read(ours)
             with self._lock:
-                self._recording, self._over = False, True
+                self._recording, self._following, self._over = False, False, True
             self._outbox.put(None)
             process.join()
             writer.join()

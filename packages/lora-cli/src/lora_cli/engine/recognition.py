@@ -1,9 +1,10 @@
 """The model's process: hears recordings, segment by segment, and sends events. The only module of the app that computes with a model."""
 
+import math
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING
@@ -12,15 +13,15 @@ from typing import Final as Constant
 import numpy as np
 
 from lora.audio.loading import Waveform, duration
-from lora.audio.segments import Segmenter, Speech
-from lora.audio.voice_activity import VoiceActivity
+from lora.audio.segments import Cuts, Segmenter, Speech
+from lora.audio.voice_activity import LevelledActivity, VoiceActivity, holds_speech
 from lora.errors import LoraError
 from lora.live import Growing, Hearer
-from lora.model.transcript import Transcript
 from lora.system.process import give_back_memory
 from lora.units import SAMPLE_RATE_HZ, Samples, Seconds, seconds
 from lora_cli.engine.commands import Begin, Cancel, Command, Compare, End, Feed, Inbox, Sent, Use
 from lora_cli.engine.events import Ended, Event, Failed, Final, Loading, Partial, Ready, Segment, Switched, Voice
+from lora_cli.engine.listening import Listener, Told
 
 if TYPE_CHECKING:
     from lora.system.device import Device, Precision
@@ -30,6 +31,18 @@ INTERVAL_S: Constant = 0.3
 
 WARM_UP_S: Constant = 2.0
 
+HELD: Constant = Cuts(enough=Samples(8 * SAMPLE_RATE_HZ), apart=Samples(round(1.2 * SAMPLE_RATE_HZ)), lead=Samples(SAMPLE_RATE_HZ))
+"""Cuts while the user holds a key, as `transcribe` cuts recordings: a pause between two phrases is none, and the words come out better."""
+
+PASSED_OVER_S: Constant = 0.25
+"""Sound of a held recording that was judged no speech is judged again, at its own level, where there is so much of it."""
+
+UNDERWAY: Constant = Samples(round(0.1 * SAMPLE_RATE_HZ))
+"""Heard after a release in any case: sound that the device had not given yet."""
+
+GRACE_S: Constant = 0.5
+"""How long after the post-roll its sound is waited for: a device gives it late, and one that is gone gives none."""
+
 
 @dataclass(frozen=True, slots=True)
 class Hypothesis:
@@ -37,7 +50,7 @@ class Hypothesis:
 
     start: Samples
     end: Samples
-    transcript: Transcript
+    told: Told
 
 
 @dataclass
@@ -50,7 +63,19 @@ class Take:
     """The voice compared with."""
     segmenter: Segmenter
     chunks: list[Waveform] = field(default_factory=list)
-    """All of it; empty if each utterance stands for itself."""
+    """All of it; where each utterance stands for itself, its sound."""
+    passed: list[Waveform] = field(default_factory=list)
+    """Sound behind `heard_to`; empty where each utterance stands for itself."""
+    heard_to: int = 0
+    """Behind the last segment, and what was passed over behind it."""
+    divided: Waveform | None = None
+    """The last segment, where it was cut although nobody paused."""
+    looped: bool = False
+    released: End | None = None
+    after_release: int = 0
+    """Samples of the post-roll so far."""
+    repeated: int = 0
+    """Samples still to come that the recording before has heard."""
     segments: list[Segment] = field(default_factory=list)
     others: list[str] = field(default_factory=list)
     """What the voice compared with says to each segment."""
@@ -67,7 +92,7 @@ def work(pipe: Connection, inbox: Inbox, voices: Sequence[Voice], device: "Devic
     started = time.monotonic()
     try:
         steps = len(voices) + 2
-        ears: dict[str, Hearer] = {}
+        ears: dict[str, Listener] = {}
         for number, voice in enumerate(voices, start=2):
             pipe.send(Sent(Loading(f"loading {voice.name}", number, steps)))
             ears[voice.name] = _load(voice, device, precision)
@@ -82,7 +107,11 @@ def work(pipe: Connection, inbox: Inbox, voices: Sequence[Voice], device: "Devic
         sys.exit(error.exit_code)
 
 
-def _load(voice: Voice, device: "Device", precision: "Precision") -> Hearer:
+def _load(voice: Voice, device: "Device", precision: "Precision") -> Listener:
+    return Listener(_ear(voice, device, precision))
+
+
+def _ear(voice: Voice, device: "Device", precision: "Precision") -> Hearer:
     if voice.export_folder is not None:
         from lora.runtimes.ear import OnnxEar
 
@@ -107,13 +136,16 @@ def _load(voice: Voice, device: "Device", precision: "Precision") -> Hearer:
 class Hearing:
     """Voices at work on one recording after the other."""
 
-    def __init__(self, ears: dict[str, Hearer], pipe: Connection, inbox: Inbox) -> None:
+    def __init__(self, ears: dict[str, Listener], pipe: Connection, inbox: Inbox) -> None:
         self._ears = ears
         self._pipe = pipe
         self._inbox = inbox
         self._voice = next(iter(ears))
         self._other: str | None = None
         self._activity = VoiceActivity()
+        self._held_activity = LevelledActivity()
+        self._missed = 0
+        """Samples that came for the last recording when it was over already."""
         self._take: Take | None = None
         self._looked = 0.0
         """When the last look at a segment that goes on began."""
@@ -121,42 +153,83 @@ class Hearing:
     def run(self) -> None:
         """Does commands as they come, and looks at what is being said whenever there is time."""
         while True:
-            command = self._next()
+            take = self._take
+            command = self._inbox.next(None if take is None else self._wait_s(take))
             if command is not None:
                 self._do(command)
-            elif self._take is not None:
-                self._look(self._take)
+            elif take is not None and self._overdue_s(take) >= 0:
+                self._end(take)
+            elif take is not None:
+                self._look(take)
 
-    def _next(self) -> Command | None:
-        """The next command; None when it is time to look at what is being said instead."""
-        wait = None
-        if self._take is not None and self._unseen(self._take) is not None:
-            wait = max(0.0, self._looked + INTERVAL_S - time.monotonic())
-        return self._inbox.next(wait)
+    def _wait_s(self, take: Take) -> float | None:
+        """How long a command may be waited for; None where there is nothing else to do."""
+        due = [] if take.released is None else [-self._overdue_s(take)]
+        if self._unseen(take) is not None and (take.released is None or take.segmenter.settled):
+            due.append(self._looked + INTERVAL_S - time.monotonic() if take.released is None else 0.0)
+        return max(0.0, min(due)) if due else None
+
+    def _overdue_s(self, take: Take) -> float:
+        """How long the sound behind a release is missing; negative while it may come."""
+        if take.released is None:
+            return -math.inf
+        return time.monotonic() - take.released.at - seconds(take.released.postroll) - GRACE_S
 
     def _do(self, command: Command) -> None:
         take = self._take
         if isinstance(command, Begin):
-            self._take = Take(command, self._voice, self._other, Segmenter(self._activity))
+            self._begin(command)
         elif isinstance(command, Use | Compare):
             self._switch(command)
-        elif take is None:
-            return
         elif isinstance(command, Feed):
-            take.fed += len(command.samples)
-            take.waited_s = max(take.waited_s, time.monotonic() - command.at)
-            if not take.begin.hands_free:
-                take.chunks.append(command.samples)
-            for speech in take.segmenter.hear(command.samples):
-                self._finish(take, speech, command.at)
-        elif isinstance(command, End):
-            for speech in take.segmenter.finish():
-                self._finish(take, speech, command.at)
-            if not take.begin.hands_free:
-                self._send_final(take, command.at)
-            self._close(take, cancelled=False)
+            self._hear(take, command)
+        elif take is None:  # cancelled when it was over already
+            self._inbox.released.clear()
         elif isinstance(command, Cancel):
             self._close(take, cancelled=True)
+        elif command.postroll:
+            take.released = command
+        else:
+            self._end(take, command)
+
+    def _begin(self, begin: Begin) -> None:
+        if self._take is not None:  # within the post-roll of the one before
+            self._end(self._take)
+        segmenter = Segmenter(self._activity) if begin.hands_free else Segmenter(self._held_activity, HELD)
+        self._take = Take(begin, self._voice, self._other, segmenter, repeated=max(0, begin.repeated - self._missed))
+
+    def _hear(self, take: Take | None, feed: Feed) -> None:
+        if take is None:
+            self._missed += len(feed.samples)
+            return
+        samples = feed.samples[take.repeated :]
+        take.repeated -= len(feed.samples) - len(samples)
+        take.fed += len(samples)
+        take.waited_s = max(take.waited_s, time.monotonic() - feed.at)
+        if not take.begin.hands_free:
+            take.chunks.append(samples)
+            take.passed.append(samples)
+        for speech in take.segmenter.hear(samples):
+            self._finish(take, speech, feed.at)
+        if take.released is not None:
+            take.after_release += len(samples)
+            if self._said(take, take.released):
+                self._end(take)
+
+    def _said(self, take: Take, released: End) -> bool:
+        """Whether nothing more belongs to a recording that was released: its post-roll is through, or it ended in silence before."""
+        silent = take.segmenter.settled or (take.segmenter.idle and len(take.segments) > 0)
+        return take.after_release >= (UNDERWAY if silent else released.postroll)
+
+    def _end(self, take: Take, end: End | None = None) -> None:
+        """Ends a recording, by `end` or by its release."""
+        at = (end or take.released or End(time.monotonic())).at
+        for speech in take.segmenter.finish():
+            self._finish(take, speech, at)
+        self._hear_passed_over(take, take.fed)
+        if not take.begin.hands_free:
+            self._send_final(take, at)
+        self._close(take, cancelled=False)
 
     def _switch(self, command: Use | Compare) -> None:
         """Takes effect at once where nothing was said yet; an utterance that goes on is finished by the voices it began with."""
@@ -184,11 +257,11 @@ class Hearing:
         self._looked = time.monotonic()
         ear = self._ears[take.voice]
         encoded = ear.encode(speech.samples)
-        if self._inbox.released.is_set():  # the final text has to hear more sound than this
+        if self._inbox.released.is_set() and not take.segmenter.settled:  # the final text has to hear more sound than this
             return
-        transcript = ear.decode(encoded, speech.samples, _draft(take, speech))
-        take.hypothesis = Hypothesis(speech.start, speech.end, transcript)
-        take.growing = take.growing.heard(transcript.text)
+        told = ear.decode(encoded, speech.samples, _draft(take, speech))
+        take.hypothesis = Hypothesis(speech.start, speech.end, told)
+        take.growing = take.growing.heard(told.text)
         before = [segment.text for segment in take.segments]
         self._send(
             Partial(
@@ -203,20 +276,44 @@ class Hearing:
 
     def _finish(self, take: Take, speech: Speech, at: float) -> None:
         """A segment has ended: its final text. Where each utterance stands for itself that is a `Final`."""
+        self._hear_passed_over(take, speech.start)
         last = take.hypothesis
-        if last is not None and (last.start, last.end) == (speech.start, speech.end):
-            transcript = last.transcript  # the pause gave time for it
-        else:
-            transcript = self._ears[take.voice](speech.samples, _draft(take, speech))
-        take.segments.append(Segment(speech.start_s, speech.length_s, transcript.text))
-        if take.other is not None:
-            take.others.append(self._ears[take.other](speech.samples, transcript.tokens).text)
-        take.in_speech += len(speech.samples)
-        take.growing, take.hypothesis = Growing(), None
+        heard = last is not None and (last.start, last.end) == (speech.start, speech.end)
+        self._take_down(take, speech, last.told if heard and last is not None else None)
         if take.begin.hands_free:
             take.chunks = [speech.samples]
             self._send_final(take, at)
-            take.segments, take.others, take.chunks, take.voice, take.other = [], [], [], self._voice, self._other
+            take.segments, take.others, take.chunks, take.looped = [], [], [], False
+            take.voice, take.other = self._voice, self._other
+
+    def _hear_passed_over(self, take: Take, until: int) -> None:
+        """While a key is held, sound that was judged no speech is heard all the same where it may be some, judged at its own level."""
+        if take.begin.hands_free:
+            return
+        passed = _taken(take, until)
+        for at in range(0, len(passed), HELD.longest):
+            part = passed[at : at + HELD.longest]
+            if seconds(len(part)) >= PASSED_OVER_S and holds_speech(part):
+                self._take_down(take, Speech(Samples(until - len(passed) + at), part), None)
+
+    def _take_down(self, take: Take, speech: Speech, told: Told | None) -> None:
+        """The final text of a segment; `told` is what a look has heard in all of it."""
+        ear = self._ears[take.voice]
+        told = ear.settled(speech.samples, told or ear(speech.samples, _draft(take, speech)))
+        text = told.text
+        if take.divided is not None and not take.begin.hands_free:
+            before, text = ear.joined((take.segments[-1].text, take.divided), (text, speech.samples))
+            take.segments[-1] = replace(take.segments[-1], text=before)
+        take.segments.append(Segment(speech.start_s, speech.length_s, text))
+        if take.other is not None:
+            other = self._ears[take.other]
+            take.others.append(other.settled(speech.samples, other(speech.samples, told.tokens)).text)
+        take.in_speech += len(speech.samples)
+        take.divided = speech.samples if speech.divided else None
+        take.looped = take.looped or told.looped
+        take.growing, take.hypothesis = Growing(), None
+        if not take.begin.hands_free:
+            _taken(take, speech.end)
 
     def _send_final(self, take: Take, at: float) -> None:
         offset_s = take.segments[0].start_s if take.begin.hands_free else 0.0
@@ -232,6 +329,7 @@ class Hearing:
             latency_s=Seconds(0.0),
             other_voice=take.other,
             other_text=None if take.other is None else _joined(take.others),
+            looped=take.looped,
         )
         self._send(final, at)
         give_back_memory()  # each look takes blocks of other sizes
@@ -239,7 +337,7 @@ class Hearing:
     def _close(self, take: Take, *, cancelled: bool) -> None:
         silence = Samples(take.fed - take.in_speech)
         self._send(Ended(take.begin.recording, cancelled, Samples(take.in_speech), silence))
-        self._take = None
+        self._take, self._missed = None, 0
         self._inbox.released.clear()
 
     def _send(self, event: Event, since: float | None = None) -> None:
@@ -249,7 +347,15 @@ class Hearing:
 def _draft(take: Take, speech: Speech) -> Sequence[int]:
     """What the last look at the segment gave."""
     last = take.hypothesis
-    return last.transcript.tokens if last is not None and last.start == speech.start else ()
+    return last.told.tokens if last is not None and last.start == speech.start else ()
+
+
+def _taken(take: Take, until: int) -> Waveform:
+    """The sound from what was heard last up to `until`, which is heard now."""
+    sound = np.concatenate(take.passed) if take.passed else np.zeros(0, dtype=np.float32)
+    count = max(0, until - take.heard_to)
+    take.passed, take.heard_to = [sound[count:]], take.heard_to + count
+    return sound[:count]
 
 
 def _joined(texts: Sequence[str]) -> str:

@@ -139,7 +139,7 @@ class MoonshineApp(UtteranceKeys):
         self._engine = await asyncio.to_thread(self.session.open_engine, self._on_event)  # it is imported then
         keep_objects()  # a round of garbage collection would keep the screen waiting
         self._engine.start()
-        self._recorder = Recorder(self._engine)
+        self._recorder = Recorder(self._engine, self.session.postroll)
         self._open_source(self._recorder)
 
     @work(thread=True)

@@ -15,7 +15,7 @@ from lora_cli.screen.widgets import TENTATIVE_MARK
 MORE = (
     ("up, down", "choose an utterance"),
     ("mouse", "hold the talk button: it records until you let go, in every terminal"),
-    (f"{TENTATIVE_MARK} words", "may still change; words before the mark will not"),
+    (f"{TENTATIVE_MARK} words", "may still change; words before the mark hardly ever do"),
 )
 NOTES = (
     "In hold and toggle mode, recording stops when the window loses the focus; hands-free goes on (--in-background).",
