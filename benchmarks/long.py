@@ -1,10 +1,11 @@
 """A long recording beside its clips one by one, and beside moonshine-voice: words, time and memory.
 
-    python benchmarks/long.py --data ../shared/data --minutes 60 --peer-python PYTHON
+    python benchmarks/long.py --data ../shared/data --minutes 60 --rounds 3 --peer-python PYTHON --before FOLDER
 
 Clips of LibriSpeech are joined to a recording, with pauses of 0.1 to 1 s between; after 44 minutes they come again. Each contestant is a
-process of its own, with two cores; times hold its start. `--only` runs some of them. PYTHON is the interpreter of an environment with
-`moonshine-voice==0.1.5`, which gets the recording whole (`transcribe_without_streaming`); without it, it is left out.
+process of its own, with two cores; times hold its start. They take turns, and the table has medians. `--only` runs some of them. PYTHON is
+the interpreter of an environment with `moonshine-voice==0.1.5`, which gets the recording whole (`transcribe_without_streaming`); FOLDER is
+a checkout of an earlier state, which gets the clips one by one. Without them, these are left out.
 """
 
 import argparse
@@ -17,6 +18,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 
 import numpy as np
 import soundfile
@@ -35,6 +37,7 @@ CONTESTANTS = {
     "long": "as one recording",
     "timed": "as one recording, with word times",
     "single": "clips, one by one",
+    "before": "clips, one by one, in the earlier state",
     "batched": "clips, 32 at a time",
     "peer": "moonshine-voice",
 }
@@ -65,6 +68,8 @@ def main() -> int:
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared/data", help="folder with librispeech/")
     parser.add_argument("--minutes", type=positive_int, default=10, metavar="N", help="length of the recording (default 10)")
     parser.add_argument("--peer-python", type=Path, help="interpreter that has moonshine-voice==0.1.5")
+    parser.add_argument("--before", type=Path, help="a checkout of an earlier state, to run the clips one by one")
+    parser.add_argument("--rounds", type=positive_int, default=1, metavar="N", help="turns of each (default 1)")
     parser.add_argument("--only", nargs="+", choices=CONTESTANTS, default=list(CONTESTANTS), help="whom to run (default: all)")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -74,15 +79,25 @@ def main() -> int:
 
 def compare(options: argparse.Namespace, place: Path) -> None:
     reference, minutes = recorded(options.data, options.minutes, place)
-    print(f"{minutes:.1f} minutes\n\n| | WER | s | CPU s | speech s/s | MB |\n|---|---|---|---|---|---|", flush=True)
-    for name, command in _contestants(options, place):
-        taken = timed(command)
-        said = json.loads((place / "a.json").read_text())
-        text = said if isinstance(said, str) else " ".join(row["text"] for row in said["utterances"])
-        score = score_utterance(id="a", speaker_id=None, seconds=Seconds(1.0), reference=reference, hypothesis=text, language="en")
-        speed = 60 * minutes / taken.seconds
-        numbers = f"{taken.seconds:.0f} | {taken.cpu_s:.0f} | {speed:.0f} | {taken.megabytes:.0f}"
-        print(f"| {name} | {100 * score.standard.rate:.2f} % | {numbers} |", flush=True)
+    contestants = dict(_contestants(options, place))
+    taken, rates = dict[str, list[Run]](), dict[str, float]()
+    for _ in range(options.rounds):
+        for name, command in contestants.items():
+            taken.setdefault(name, []).append(timed(command, options.before if name == CONTESTANTS["before"] else None))
+            rates[name] = _wer(place / "a.json", reference)
+            print(f"{name}: {taken[name][-1]}", file=sys.stderr, flush=True)
+    print(f"{minutes:.1f} minutes\n\n| | WER | s | CPU s | speech s/s | MB |\n|---|---|---|---|---|---|")
+    for name, runs in taken.items():
+        took_s, cpu_s, megabytes = (median(getattr(run, what) for run in runs) for what in ("seconds", "cpu_s", "megabytes"))
+        print(f"| {name} | {100 * rates[name]:.2f} % | {took_s:.0f} | {cpu_s:.0f} | {60 * minutes / took_s:.0f} | {megabytes:.0f} |")
+    print(f"\nload {os.getloadavg()[0]:.1f}")
+
+
+def _wer(path: Path, reference: str) -> float:
+    said = json.loads(path.read_text())
+    text = said if isinstance(said, str) else " ".join(row["text"] for row in said["utterances"])
+    score = score_utterance(id="a", speaker_id=None, seconds=Seconds(1.0), reference=reference, hypothesis=text, language="en")
+    return score.standard.rate
 
 
 def _contestants(options: argparse.Namespace, place: Path) -> Iterator[tuple[str, Sequence[object]]]:
@@ -93,9 +108,11 @@ def _contestants(options: argparse.Namespace, place: Path) -> Iterator[tuple[str
         "long": whole,
         "timed": (*whole, "--word-times"),
         "single": (*single, "--eval-batch-size", 1),
+        "before": (*single, "--eval-batch-size", 1),
         "batched": single,
     }
-    yield from ((CONTESTANTS[name], commands[name]) for name in options.only if name in commands)
+    there = [name for name in options.only if name in commands and (name != "before" or options.before is not None)]
+    yield from ((CONTESTANTS[name], commands[name]) for name in there)
     if options.peer_python is not None and "peer" in options.only:
         (place / "tiny-en").mkdir()
         for file in FILES["moonshine-voice"]:  # the wheel of 0.1.5 carries no model
@@ -121,10 +138,11 @@ def recorded(data: Path, minutes: int, place: Path) -> tuple[str, float]:
     return " ".join(str(row["text"]) for row in rows), count / SAMPLE_RATE_HZ / 60
 
 
-def timed(command: Sequence[object]) -> Run:
-    """Runs a process to its end."""
+def timed(command: Sequence[object], source: Path | None = None) -> Run:
+    """Runs a process to its end; with the code of another checkout where it is given."""
+    environment = {**os.environ, **({} if source is None else {"PYTHONPATH": str(source.resolve() / "src")})}
     started = time.monotonic()
-    process = subprocess.Popen([str(word) for word in command], stdout=subprocess.DEVNULL)
+    process = subprocess.Popen([str(word) for word in command], stdout=subprocess.DEVNULL, env=environment)
     _, status, usage = os.wait4(process.pid, 0)
     if status:
         raise SystemExit(f"{command[0]} ended with status {status}")
