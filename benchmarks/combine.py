@@ -16,7 +16,7 @@ from pathlib import Path
 LORA = (sys.executable, "-m", "lora.main")
 MODEL = ("--model-id", "packaged:moonshine-tiny")
 ANY = ("--rule", "point", "--min-domain-gain-points", "-10000", "--max-heldout-rise-points", "10000")
-"""The numbers are looked at here, not the verdict."""
+"""Only the numbers matter here, not the verdict."""
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ __all__ = ["Model", "__version__", "experiment", "load"]
 
 
 def __getattr__(name: str) -> Any:
-    """What computes is loaded when it is asked for: `import lora` alone stays quick."""
+    """Loads PyTorch only when a name is used: `import lora` alone stays quick."""
     if name not in ("Model", "experiment", "load"):
         raise AttributeError(f"module 'lora' has no attribute {name!r}")
     from lora.system.process_settings import process_settings

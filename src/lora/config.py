@@ -290,7 +290,7 @@ class RunConfig(Section, frozen=True, kw_only=True):
         return given if given is not None else traits(self.model.language).tokens_per_second
 
     def rules(self) -> Rules:
-        """What a manifest of speech may hold that trains, chooses or is scored by its transcripts."""
+        """Rules for a manifest whose transcripts are used for training, choosing or scoring."""
         data = self.data
         return Rules(
             max_s=data.max_seconds,
@@ -301,18 +301,18 @@ class RunConfig(Section, frozen=True, kw_only=True):
         )
 
     def heldout_rules(self) -> Rules:
-        """Of the held-out manifest, whose texts nobody looks at under the guardrail `drift`."""
+        """Rules for the held-out manifest, whose texts are not used under the guardrail `drift`."""
         if self.gate.guardrail == "drift":
             return replace(self.rules(), require_text=False, tags="keep")
         return replace(self.rules(), missing_text="is missing; every utterance needs its transcript, unless --guardrail drift is set")
 
     def replay_rules(self) -> Rules:
-        """Of the replay manifest, whose texts nobody looks at where the base model labels it."""
+        """Rules for the replay manifest, whose texts are not used if the base model labels it."""
         return self.rules() if self.train.replay_targets == "transcript" else replace(self.rules(), require_text=False, tags="keep")
 
 
 def add_flags(parser: argparse.ArgumentParser, schema: type[msgspec.Struct] = RunConfig) -> None:
-    """Adds a flag for each setting of a schema of sections. A flag that is not given leaves no trace in the namespace."""
+    """Adds a flag for each setting of a schema of sections. A flag that is not given is absent from the namespace."""
     for section in msgspec.structs.fields(schema):
         _add_section(parser, section, ())
 
@@ -376,7 +376,7 @@ def build(given: dict[str, Any], file: Path | None, usual: Mapping[str, Any] = M
 
 
 def changed(config: RunConfig, settings: Mapping[str, Any], origin: str) -> RunConfig:
-    """Other values for some settings, by their dotted names. Raises `ConfigError`, which names `origin`, as `build` does."""
+    """The settings with some other values, by their dotted names. Raises `ConfigError`, which names `origin`, as `build` does."""
     merged: dict[str, dict[str, Any]] = msgspec.to_builtins(config)
     for name, value in settings.items():
         section, setting = name.split(".")

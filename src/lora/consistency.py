@@ -1,4 +1,4 @@
-"""Settings that contradict each other, or would change nothing: none is ever ignored in silence."""
+"""Refuses settings that contradict each other or would have no effect: none is ignored silently."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -53,7 +53,7 @@ def require_consistent_adapter(adapter: "AdapterConfig", origin: str) -> None:
 
 
 def require_consistent_start(config: "RunConfig", origin: str) -> None:
-    """Raises `ConfigError` for settings that an adapter to go on from has decided already, and for a training of nothing."""
+    """Raises `ConfigError` for settings that the adapter to continue has decided already, and for a training without updates."""
     adapter, train = config.adapter, config.train
     if adapter.from_adapter is None:
         if train.max_steps == 0:
@@ -72,7 +72,7 @@ def require_consistent_start(config: "RunConfig", origin: str) -> None:
 
 
 def require_consistent_augmentation(augment: "AugmentConfig", rms_dbfs: float | None, origin: str) -> None:
-    """Raises `ConfigError` for ranges upside down and for settings that would change nothing."""
+    """Raises `ConfigError` for reversed ranges and for settings that would have no effect."""
     default = type(augment)()
     given = [name for name in augment.__struct_fields__ if getattr(augment, name) != getattr(default, name)]
     if augment.augment_copies == 0:

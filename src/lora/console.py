@@ -74,7 +74,7 @@ _NO_MEMORY: Final = (
 
 
 def machine_refusal(error: Exception) -> str | None:
-    """What the machine lacks, and what to do about it; None for an error that is not the machine's."""
+    """What the machine lacks, and what to do about it; None for any other error."""
     if isinstance(error, MemoryError) or (isinstance(error, RuntimeError | ImportError) and any(sign in str(error) for sign in _NO_MEMORY)):
         return "there is too little memory; end other programs, or give smaller batches (--batch-size, --eval-batch-size)"
     if isinstance(error, RuntimeError) and "can't start new thread" in str(error):
@@ -99,7 +99,7 @@ MOST_CHARACTERS: Final = 2350
 """Longest message: 20 lines of a terminal with 120 columns, less room for the word that stands before it."""
 
 _REMEDY_CHARACTERS: Final = 350
-"""Of these at the end, where a message says what to do."""
+"""Characters kept at the end of a message, which says what to do."""
 
 
 def _one_line(message: str) -> str:

@@ -23,10 +23,10 @@ MARK_FILE: Final = "speech.json"
 
 TEST_PER_TERM = 4
 OWN = ("data.train_manifest", "data.dev_manifest", "data.domain_manifest", "eval.terms")
-"""Settings that the command makes itself."""
+"""Settings that the command sets itself."""
 
 USUAL = {"train.teach": "terms", "gate.max_false_alarms": 0.5, "gate.min_term_recall": 50.0}
-"""Settings where neither file nor flags have others: general speech keeps its probabilities, and what the gate wants."""
+"""Defaults of this command: general speech keeps its probabilities, and the limits of the gate."""
 
 VARY = AugmentConfig(augment_copies=1, speed_min=0.85, speed_max=1.15, pitch_min=-4.0, pitch_max=4.0, gain_db=6.0)
 """How the training clips are varied: a program speaks with one voice, at one pace and one level (docs/jargon.md has what that is worth)."""
@@ -90,14 +90,14 @@ def _file(given: Path | None) -> Path:
 
 
 def speech_folder(config: RunConfig) -> Path:
-    """Where the speech of a run goes: beside its folder."""
+    """The folder of a run's speech, beside its own."""
     output = Path(config.output.output_dir)
     return output.with_name(f"{output.name}-speech")
 
 
 @dataclass(frozen=True)
 class Making:
-    """What is needed to make the speech, read and checked."""
+    """All that is needed to make the speech, read and checked."""
 
     folder: Path
     orders: Sequence[Any]

@@ -1,4 +1,4 @@
-"""`moonshine config`: look at the settings that the app starts with, and change them."""
+"""`moonshine config`: shows and changes the settings that the app starts with."""
 
 import json
 import re
@@ -17,7 +17,7 @@ from lora_cli.settings import KEYS, Settings, as_folder, read_user_settings, rea
 
 
 def main(arguments: list[str]) -> int:
-    """What `moonshine config` is told; returns the exit code: 1 for `get` of a key that nothing is set for."""
+    """Runs `moonshine config`; returns the exit code, which is 1 for `get` of a key that is not set."""
     options = _parser().parse_args(arguments)
     file = user_file()
     if options.action == "path":
@@ -86,7 +86,7 @@ def set_value(key: str, text: str) -> Any:
 
 
 def unset(key: str) -> None:
-    """Takes a key out of the file, one that nobody knows too. Raises as `set_value`."""
+    """Removes a key from the file, even an unknown one. Raises as `set_value`."""
     file = user_file()
     if key in read_values(file):
         _change(file, key, "", None)
@@ -95,7 +95,7 @@ def unset(key: str) -> None:
 
 
 def _change(file: Path, key: str, line: str, value: Any) -> None:
-    """Puts a changed text into place, once it is seen to say what it should. Comments on lines of their own stay."""
+    """Writes a changed text after checking that it says what it should. Comments on their own lines stay."""
     with writing_errors(file):
         file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         with FileLock(file.with_name(f".{file.name}.lock"), mode=0o600):

@@ -1,4 +1,4 @@
-"""What becomes of finished utterances: kept on disk at once, copied, saved, played, corrected into training data."""
+"""Finished utterances: written to disk at once, copied, saved, played, corrected into training data."""
 
 import os
 import shutil
@@ -29,7 +29,7 @@ MOST_RESTORED = 20
 
 
 def state_dir() -> Path:
-    """Where what was said is kept: `$XDG_STATE_HOME/moonshine-lora`, else `~/.local/state/moonshine-lora`."""
+    """Folder of the history: `$XDG_STATE_HOME/moonshine-lora`, else `~/.local/state/moonshine-lora`."""
     return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state") / "moonshine-lora"
 
 
@@ -90,7 +90,7 @@ class History:
         self._saved_to = saved_to or Path()
         self._entries: dict[str, Entry] = {}
         self._removed: dict[str, tuple[int, Entry, bytes]] = {}
-        """What was removed, with its place and sound: in memory only, for it is to be gone from the disk."""
+        """What was removed, with its place and sound: in memory only, because it must be gone from the disk."""
         parent = state_dir() / SESSIONS if keep else Path(tempfile.gettempdir())
         with writing_errors(parent):
             _make_private(parent)
@@ -202,7 +202,7 @@ class History:
         play(read_file(self._audio(self._entry(final)), AudioSettings()))
 
     def close(self) -> None:
-        """Removes what was not to be kept: everything, or the folder of a session in which nothing was said."""
+        """Removes what is not to be kept: everything, or the folder of a session without speech."""
         if not self._keep or not self._entries:
             shutil.rmtree(self.folder)
 
@@ -228,7 +228,7 @@ def _make_private(folder: Path) -> None:
 
 
 def _rows(file: Path) -> list[Row]:
-    """The lines of a manifest of corrections. Raises `ManifestError` when something else stands there."""
+    """The lines of a manifest of corrections. Raises `ManifestError` for a file of another kind."""
     if not file.exists():
         return []
     rows = []

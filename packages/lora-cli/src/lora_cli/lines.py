@@ -16,18 +16,18 @@ from lora_cli.history import entry
 from lora_cli.session import Recorder, Session
 
 FINISHING_S = 60.0
-"""How long the end waits for the text of what was said last; a slow machine may still load the model."""
+"""How long quitting waits for the text of the last words; a slow machine may still load the model."""
 
 
 class Writer(Protocol):
-    """How events become lines."""
+    """Writes events as lines."""
 
     def event(self, event: Event) -> None: ...
     def problem(self, problem: Problem) -> None: ...
 
 
 class PlainWriter:
-    """Finished text on stdout, everything else on stderr. Nothing is said twice, and nothing is taken back."""
+    """Finished text on stdout, everything else on stderr. Nothing is printed twice or taken back."""
 
     def __init__(self, out: TextIO, err: TextIO) -> None:
         self._out, self._err = out, err

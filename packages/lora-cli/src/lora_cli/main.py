@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class Command(NamedTuple):
-    """What stands first on the command line. Its function takes what is behind it and gives the exit code; imported when asked for."""
+    """A subcommand. Its function takes the arguments after it and returns the exit code; it is imported when needed."""
 
     module: str
     help: str
@@ -180,7 +180,7 @@ def add_voice_flags(parser: argparse.ArgumentParser) -> "argparse._ArgumentGroup
 
 
 def add_keep_flag(parser: "argparse.ArgumentParser | argparse._ArgumentGroup") -> None:
-    """What stays on the disk."""
+    """What is kept on disk."""
     parser.add_argument(
         "--keep",
         action=argparse.BooleanOptionalAction,

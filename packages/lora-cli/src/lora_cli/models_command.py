@@ -1,4 +1,4 @@
-"""`moonshine models`: what can be talked to, which of it the app starts with, and the one-time export that starts without PyTorch."""
+"""`moonshine models`: lists models, chooses the one that the app starts with, and makes the export that starts without PyTorch."""
 
 import tempfile
 from argparse import Namespace
@@ -17,11 +17,11 @@ from lora_cli.settings import as_flags, as_folder, read_user_settings
 from lora_cli.voices import DEFAULT_MODEL, choose
 
 OUTPUTS: Final = Path("outputs")
-"""Where runs are looked for, unless told otherwise."""
+"""Where runs are searched for by default."""
 
 
 def main(arguments: list[str]) -> int:
-    """What `moonshine models` is told; returns the exit code."""
+    """Runs `moonshine models`; returns the exit code."""
     options = _parser().parse_args(arguments)
     if options.action == "list":
         _list(options.folder)

@@ -1,4 +1,4 @@
-"""`moonshine replacements`: look into the table of words and replacements, add to it, take from it, try it."""
+"""`moonshine replacements`: shows the table of replacements, adds and removes entries, and tries them."""
 
 import json
 import re
@@ -19,7 +19,7 @@ _HEADER = "[[replacement]]"
 
 
 def main(arguments: list[str]) -> int:
-    """What `moonshine replacements` is told; returns the exit code."""
+    """Runs `moonshine replacements`; returns the exit code."""
     options = _parser().parse_args(arguments)
     file: Path = options.file or user_file()
     if options.action == "path":
@@ -93,7 +93,7 @@ def add(file: Path, entry: Replacement) -> None:
 
 
 def remove(file: Path, spoken: str) -> None:
-    """Takes the entries of these words out of a table; the rest of the file stays as it is. Raises as `add` does."""
+    """Removes the entries of these words from a table; the rest of the file stays as it is. Raises as `add` does."""
     gone = [number for number, entry in enumerate(_read(file).replacement) if entry.spoken.casefold() == spoken.casefold()]
     if not gone:
         raise ConfigError(f"{file}: has no entry for {spoken!r}; moonshine replacements list shows all")
@@ -105,7 +105,7 @@ def remove(file: Path, spoken: str) -> None:
 
 
 def _change(file: Path, change: Callable[[str], str], expected: Callable[[tuple[Replacement, ...]], tuple[Replacement, ...]]) -> None:
-    """Puts a changed text into place, once it is seen to hold the entries that it should."""
+    """Writes a changed text after checking that it holds the entries that it should."""
     if file.suffix != ".toml":
         raise ConfigError(f"{file}: only .toml tables are changed by command; edit this one yourself")
     with writing_errors(file):

@@ -1,4 +1,4 @@
-"""What a front end is given to work with, and the one thing it does with sound: carry it from the source to the engine."""
+"""What a front end works with, and the path of sound from the source to the engine."""
 
 import threading
 from collections import deque
@@ -62,7 +62,7 @@ class Corrections:
 
 
 class History(Protocol):
-    """What becomes of finished utterances. Every method may take its time and raises `lora.errors.LoraError` when it cannot do it."""
+    """Storage of finished utterances. Every method may be slow, and raises `lora.errors.LoraError` when it fails."""
 
     def add(self, final: Final) -> None:
         """Keeps it on disk."""

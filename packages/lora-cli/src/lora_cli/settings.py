@@ -1,4 +1,4 @@
-"""What the user has settled for good: the config file of `moonshine`, which flags win over. No numpy, no torch."""
+"""The user's settings: the config file of `moonshine`, which flags override. No numpy, no torch."""
 
 import argparse
 import difflib

@@ -59,7 +59,7 @@ def _why_not(releases: bool | None, environment: Mapping[str, str]) -> str:
 
 
 class Input(StrEnum):
-    """What the user or the surroundings do."""
+    """An action of the user or the window system."""
 
     KEY_DOWN = "key down"
     KEY_REPEAT = "key repeat"

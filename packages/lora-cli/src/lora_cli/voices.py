@@ -84,7 +84,7 @@ def _tuned(folder: Path, model_id: str | None) -> Voice:
 
 
 def _check(folder: Path, origin: Origin, model_id: str) -> None:
-    """Refuses what can be told at once to be of another model; the engine compares the weights of the others when it loads them."""
+    """Refuses adapters that obviously belong to another model; the engine compares the weights of the others when it loads them."""
     if Path(model_id).expanduser().is_dir():
         from lora.checkpoints.checkpoint import resolve
 

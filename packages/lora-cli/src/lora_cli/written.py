@@ -1,4 +1,4 @@
-"""Where replacements come into play: every finished utterance, on its way from the engine to whatever shows, keeps or types it."""
+"""Applies replacements to every finished utterance, between the engine and whatever shows, keeps or types it."""
 
 from collections.abc import Callable
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Where the service is reached, and what passes there: one line of JSON each way. Loads in milliseconds: hotkeys wait for it."""
+"""The service's address and messages: one line of JSON each way. Loads in milliseconds, because hotkeys wait for it."""
 
 import os
 import stat
@@ -11,7 +11,7 @@ from lora.errors import DictationError
 
 SOCKET_NAME: Final = "moonshine.sock"
 COMMANDS: Final = ("toggle", "start", "stop", "cancel", "status")
-"""What the service can be told."""
+"""Commands of the service."""
 
 MOST_BYTES: Final = 1 << 20
 """Longest line either side reads."""

@@ -1,4 +1,4 @@
-"""`moonshine toggle`, `start`, `stop`, `cancel`, `status`: tell the service, and say what it answers.
+"""`moonshine toggle`, `start`, `stop`, `cancel`, `status`: send the command to the service and print its answer.
 
 A hotkey starts them, so nothing is imported that takes time.
 """
@@ -13,7 +13,7 @@ from lora.system.terminal import say, shown_json
 from lora_cli.dictation.address import MOST_BYTES, socket_path
 
 ANSWER_S: Final = 10.0
-"""How long an answer may take; the service gives it at once."""
+"""How long to wait for an answer; the service answers at once."""
 
 _HELP: Final = {
     "toggle": "start a recording, or end the one that is on",

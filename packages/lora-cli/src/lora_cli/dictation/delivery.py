@@ -1,4 +1,4 @@
-"""Where dictated text goes: a window, the clipboard, a program, standard output; in a thread of its own, for windows take their time."""
+"""Where dictated text goes: a window, the clipboard, a program, standard output; in a separate thread, because windows may be slow."""
 
 import os
 import queue
@@ -35,7 +35,7 @@ class IntoWindow:
 
     paste_key: str | None
     any_window: bool = False
-    """Whether the window that has the focus by then is right too."""
+    """Whether a different window may have the focus by then."""
 
     def target(self) -> x11.Window:
         return x11.focused()
@@ -139,7 +139,7 @@ def _check_display(to: str, environment: Mapping[str, str]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Delivered:
-    """A text is where it belongs, or why not. `broken` ends the service: its stdout is closed, say."""
+    """A text was delivered, or why not. `broken` ends the service, for example if its stdout is closed."""
 
     recording: int
     problem: str | None = None
@@ -159,7 +159,7 @@ class Deliverer:
         self._waiting.put((recording, text, target))
 
     def forget(self) -> None:
-        """Texts that wait are not delivered; one that is on its way is."""
+        """Drops waiting texts; one that is being delivered is finished."""
         while not self._waiting.empty():
             recording, *_ = self._waiting.get() or (0,)
             self._done(Delivered(recording))

@@ -1,4 +1,4 @@
-"""The service's socket: who holds it, and what comes in."""
+"""The service's socket: its owner, and incoming commands."""
 
 import contextlib
 import json
@@ -14,7 +14,7 @@ from lora.errors import DictationError, LoraError
 from lora_cli.dictation.address import COMMANDS, MOST_BYTES
 
 _ASKING_S: Final = 1.0
-"""How long a client may take to say what it wants; ours say it at once."""
+"""How long a client may take to send its command; ours send it at once."""
 
 Answer = dict[str, Any]
 

@@ -21,10 +21,10 @@ from lora_cli.engine.events import Final as Finished
 from lora_cli.session import Recorder, Session
 
 LOST_S: Final = 10.0
-"""A microphone that gives no sound for so long has gone for good."""
+"""A microphone without sound for this long is lost for good."""
 
 FINISHING_S: Final = 10.0
-"""How long the end waits for the text of what was said last."""
+"""How long quitting waits for the text of the last words."""
 
 _REPLY_S: Final = 8.0
 
@@ -60,7 +60,7 @@ class Service:
         self._ready = False
         self._recording: int | None = None
         self._targets: dict[int, Window | None] = {}
-        """Of recordings whose text is still to come."""
+        """Recordings whose text is pending."""
         self._delivering: set[int] = set()
         self._lost: str | None = None
         self._lost_at = 0.0

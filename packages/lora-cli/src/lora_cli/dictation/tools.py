@@ -1,4 +1,4 @@
-"""Other programs that set the clipboard, press keys and know windows: found, run, and named where they are missing."""
+"""Finds and runs other programs that set the clipboard, press keys and know windows; names missing ones."""
 
 import shutil
 import subprocess
@@ -7,10 +7,10 @@ from typing import Final
 from lora.errors import DeliveryError
 
 RUN_S: Final = 10.0
-"""How long one may take; they take milliseconds."""
+"""Time limit for one; they take milliseconds."""
 
 PACKAGES: Final = {"wl-copy": "wl-clipboard", "wl-paste": "wl-clipboard"}
-"""Where a package has another name than its program."""
+"""Packages whose name differs from the program's."""
 
 
 def found(*programs: str) -> bool:
@@ -19,7 +19,7 @@ def found(*programs: str) -> bool:
 
 
 def run(*command: str, sent: bytes | None = None) -> bytes:
-    """What a program prints. Raises `DeliveryError` with what it says where it fails."""
+    """The output of a program. Raises `DeliveryError` with its error message if it fails."""
     try:
         done = subprocess.run(command, input=sent, capture_output=True, check=False, timeout=RUN_S)
     except subprocess.TimeoutExpired as error:

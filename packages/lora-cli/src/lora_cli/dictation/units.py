@@ -35,7 +35,7 @@ WantedBy=graphical-session.target
 
 
 def main(arguments: list[str]) -> int:
-    """What `moonshine service` is told; returns the exit code."""
+    """Runs `moonshine service`; returns the exit code."""
     options, flags = _parser().parse_known_args(arguments)
     if options.action == "uninstall":
         if flags:

@@ -50,7 +50,7 @@ def type_text(text: str) -> None:
     """One key after the other. The keys at line ends are pressed by name: `xdotool type` loses them.
 
     For a character that the keyboard does not have, `xdotool` gives a spare key that meaning, presses it, and takes the meaning away again.
-    A window that looks at the key later than that gets nothing, so such characters are given time.
+    A window that reads the key later than that gets nothing, so such characters need time.
     """
     for number, line in enumerate(text.split("\n")):
         if number:
@@ -79,7 +79,7 @@ def read_clipboard() -> Content | None:
 
 
 def write_clipboard(content: Content | None) -> None:
-    """Puts content there, or empties it. xclip goes on in the background for it, and would hold a pipe open."""
+    """Sets or clears the clipboard. xclip continues in the background for this, and would hold a pipe open."""
     content = content or Content(_TEXT, b"")
     command = [*_CLIPBOARD, "-in", "-target", content.form]
     try:
@@ -121,7 +121,7 @@ class Offer:
             return fetched
 
     def close(self) -> None:
-        """Nothing is offered any more."""
+        """Stops offering the text."""
         self._process.terminate()
         self._process.wait()
 

@@ -1,4 +1,4 @@
-"""What the app and the model's process say to each other, and where the process keeps what it has not done yet."""
+"""Messages between the app and the model's process, and the queue of those that are not handled yet."""
 
 import os
 import queue
@@ -68,7 +68,7 @@ class Inbox:
         self._pipe = pipe
         self._commands: queue.SimpleQueue[Command] = queue.SimpleQueue()
         self.released = threading.Event()
-        """Set from when a recording has ended until that was dealt with: looks at it can be broken off."""
+        """Set from the end of a recording until it is handled: decoding for live text can be cancelled."""
         threading.Thread(target=self._receive, name="inbox", daemon=True).start()
 
     def next(self, wait_s: float | None) -> Command | None:

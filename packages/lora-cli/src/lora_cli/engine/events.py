@@ -1,4 +1,4 @@
-"""What passes between the microphone, the engine and whatever shows it. Plain values: they cross process borders.
+"""Messages between the microphone, the engine and the front end. Plain values, because they pass between processes.
 
 A source (microphone or file) gives 16 kHz mono chunks. The engine hears them while a recording is on and emits events. A front end
 (terminal UI, plain lines, JSON lines) shows events and asks the engine for what the user wants. None of them knows another's inside.
@@ -31,7 +31,7 @@ class Voice:
 
 @dataclass(frozen=True, slots=True)
 class Loading:
-    """A step on the way to the first word: what happens now, and which step of how many."""
+    """A step of loading: what happens now, and which step of how many."""
 
     message: str
     step: int
@@ -56,7 +56,7 @@ class Partial:
     tentative: str
     length_s: Seconds
     behind_s: Seconds
-    """The longest that sound has waited to be heard since the last one: more than a second means that the machine is too slow."""
+    """Longest delay of audio since the last event: more than a second means that the machine is too slow."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +119,7 @@ class Switched:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """The engine cannot go on; `message` is one line for the user, as at the command line."""
+    """The engine cannot continue; `message` is one line for the user, as on the command line."""
 
     message: str
 

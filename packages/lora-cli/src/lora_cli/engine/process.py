@@ -25,11 +25,11 @@ from lora_cli.engine.commands import Begin, Cancel, Command, Compare, End, Feed,
 from lora_cli.engine.events import Event, Failed, Final, Loading, Ready, Voice
 
 CLOSING_S = 2.0
-"""How long the model's process may take to end before it is killed."""
+"""How long to wait for the model's process to end before it is killed."""
 
 
 class Engine:
-    """Hears recordings and tells what is said in them.
+    """Transcribes recordings in a separate process.
 
     `emit` is called from a thread of the engine's own. The methods may be called from any thread and return at once; only `close`
     waits for the process to end. A process that breaks, or an app that ends, takes nothing else with it.
@@ -49,7 +49,7 @@ class Engine:
         self._following = False
         """Whether sound may come that belongs to a recording that was ended."""
         self._over = False
-        """Whether the process has ended: nothing is kept for it any more."""
+        """Whether the process has ended, so that nothing is queued for it."""
         self._closing = threading.Event()
         self._process: BaseProcess | None = None
         self._thread = threading.Thread(target=self._supervise, name="engine", daemon=True)
@@ -126,7 +126,7 @@ class Engine:
 
     @property
     def pid(self) -> int | None:
-        """Of the model's process, once it runs."""
+        """Id of the model's process, once it runs."""
         return self._process.pid if self._process else None
 
     def _check(self, name: str) -> None:
@@ -199,7 +199,7 @@ class Engine:
 
 @process_settings()
 def _work(pipe: Connection, voices: tuple[Voice, ...], device: Device, precision: Precision, errors: Path) -> None:
-    """What the process does. PyTorch takes seconds to import, so the app hears of it first, and can end it meanwhile.
+    """The main function of the process. PyTorch takes seconds to import, so the app is informed first and can end the process meanwhile.
 
     Where all voices are exports, neither PyTorch nor transformers is imported.
     """

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from lora.system.device import Device, Precision
 
 INTERVAL_S: Constant = 0.3
-"""From the start of one look at a segment that goes on to the start of the next, where the machine is fast enough."""
+"""Time between two decodings of an open segment for live text, if the machine is fast enough."""
 
 WARM_UP_S: Constant = 2.0
 
@@ -46,7 +46,7 @@ GRACE_S: Constant = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Hypothesis:
-    """What a segment was heard to say when it ended at `end`."""
+    """The text of a segment that ended at `end`."""
 
     start: Samples
     end: Samples
@@ -84,7 +84,7 @@ class Take:
     fed: int = 0
     in_speech: int = 0
     waited_s: float = 0.0
-    """The longest that sound has waited to be heard, since the last event."""
+    """Longest delay of audio since the last event."""
 
 
 def work(pipe: Connection, inbox: Inbox, voices: Sequence[Voice], device: "Device", precision: "Precision") -> None:
@@ -148,10 +148,10 @@ class Hearing:
         """Samples that came for the last recording when it was over already."""
         self._take: Take | None = None
         self._looked = 0.0
-        """When the last look at a segment that goes on began."""
+        """When the last decoding of an open segment began."""
 
     def run(self) -> None:
-        """Does commands as they come, and looks at what is being said whenever there is time."""
+        """Handles commands as they come, and decodes the open segment whenever there is time."""
         while True:
             take = self._take
             command = self._inbox.next(None if take is None else self._wait_s(take))
@@ -232,7 +232,7 @@ class Hearing:
         self._close(take, cancelled=False)
 
     def _switch(self, command: Use | Compare) -> None:
-        """Takes effect at once where nothing was said yet; an utterance that goes on is finished by the voices it began with."""
+        """Takes effect at once if there is no speech yet; an utterance in progress is finished by the voices it began with."""
         if isinstance(command, Use):
             self._voice = command.name
         else:
@@ -242,7 +242,7 @@ class Hearing:
         self._send(Switched(self._voice, self._other))
 
     def _unseen(self, take: Take) -> Speech | None:
-        """The segment that goes on, where it holds sound that no hypothesis has heard."""
+        """The open segment, if it holds audio that no hypothesis covers."""
         speech = take.segmenter.open
         if speech is None:
             return None
@@ -345,7 +345,7 @@ class Hearing:
 
 
 def _draft(take: Take, speech: Speech) -> Sequence[int]:
-    """What the last look at the segment gave."""
+    """The last hypothesis of the segment."""
     last = take.hypothesis
     return last.told.tokens if last is not None and last.start == speech.start else ()
 

@@ -1,4 +1,4 @@
-"""What a front end of the recorder is given: the folder, the sentences, and how engine and microphone are opened."""
+"""What the recorder's front ends share: the folder, the sentences, and how engine and microphone are opened."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ KEYS: Final = (
     ("p", "play", "play the take, or the one kept last"),
     ("q", "quit", "quit; everything that was kept is on the disk"),
 )
-"""Key, its word on the screen, and what it does."""
+"""A key, its label on the screen, and what it does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ class Booth:
 
 
 def place(booth: Booth, sitting: Sitting) -> str:
-    """How far it is, in a line."""
+    """Progress, in a line."""
     train, test = (counted(booth.folder.rows[name]) for name in SETS)
     recorded = train.sentences + test.sentences
     return f"{recorded} recorded, {sitting.left} left; training {train.length_s / 60:.1f} min, test {test.length_s / 60:.1f} min"

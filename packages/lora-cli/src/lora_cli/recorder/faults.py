@@ -1,4 +1,4 @@
-"""What can be wrong with a take: a code for the manifest, and a line for who speaks."""
+"""What can be wrong with a take: a code for the manifest, and a line for the speaker."""
 
 from dataclasses import dataclass
 from enum import StrEnum

@@ -80,7 +80,7 @@ class Conversation:
         self._ask()
 
     def step(self, what: object) -> None:
-        """Does what was typed, or takes what engine and microphone say, and tells what came of it. Raises `AudioError` without a model."""
+        """Handles a typed key or an event of engine or microphone, and prints the result. Raises `AudioError` without a model."""
         before, said = self._sitting.phase, self._sitting.said
         self._do(what)
         self._sitting.tick()

@@ -1,4 +1,4 @@
-"""How far a folder is: minutes, sentences, what a verdict lacks, and the command that trains with it. Pure, but for looking for files."""
+"""The progress of a folder: minutes, sentences, what a verdict needs, and the command that trains with it. Reads only file names."""
 
 import shlex
 from collections.abc import Iterator, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""The recorder's screen: one sentence, what happens, what is wrong, how far it is."""
+"""The recorder's screen: one sentence, what happens, what is wrong, and the progress."""
 
 import asyncio
 import time
@@ -29,7 +29,7 @@ from lora_cli.sound.reopening import BACK, Calls, Reopening
 TICK_S = 0.1
 READ_ALREADY = "you can begin to read already"
 FALLING = 0.7
-"""What is left of the meter's peak after a tick without a higher one."""
+"""Decay of the meter's peak per tick without a higher one."""
 
 
 class EngineSpoke(Message):
@@ -238,7 +238,7 @@ class RecorderApp(App[None]):
         self.exit()
 
     def show(self) -> None:
-        """Draws what is so now."""
+        """Draws the current state."""
         if self.sitting is None or not self.is_running:
             return
         sitting, recording = self.sitting, self.sitting.phase is Phase.RECORDING

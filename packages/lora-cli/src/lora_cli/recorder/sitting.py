@@ -1,4 +1,4 @@
-"""A sitting: which sentence is read, when a take begins and ends, what is said of it, and whether it is kept. Knows no screen.
+"""A sitting: which sentence is read, when a take begins and ends, how it is judged, and whether it is kept. Knows no screen.
 
 All methods but `Capture.hear` are called from one thread, the front end's.
 """
@@ -25,7 +25,7 @@ from lora_cli.session import NOTHING, Engine
 
 PREROLL: Final = round(0.3 * SAMPLE_RATE_HZ)
 POSTROLL: Final = round(0.3 * SAMPLE_RATE_HZ)
-"""Sound before and behind the presses that belongs to a take: people speak as they press."""
+"""Audio before and after the key presses that belongs to a take: people speak as they press."""
 
 BOUNCE_S: Final = Seconds(0.15)
 """Presses closer than this are one key that is held, told as repeats."""
@@ -44,7 +44,7 @@ class Phase(StrEnum):
 
 
 class Capture:
-    """Keeps the sound of a take, with a moment before and behind it. `hear` is called from the microphone's thread."""
+    """Keeps the sound of a take, with a moment before and after it. `hear` is called from the microphone's thread."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -107,7 +107,7 @@ class Capture:
 
 @dataclass(slots=True)
 class Take:
-    """What was just read: its sound, and what is known of it by now."""
+    """The latest take: its sound, and what is known about it so far."""
 
     prompt: Prompt
     samples: Waveform
@@ -234,7 +234,7 @@ class Sitting:
             self.said = "nothing was recorded in this sitting yet"
 
     def skip(self) -> None:
-        """Puts the sentence behind all others."""
+        """Moves the sentence to the end of the queue."""
         if self.phase not in (Phase.READY, Phase.FAULTY):
             return
         if self._again is None:

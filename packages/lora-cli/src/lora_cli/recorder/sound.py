@@ -15,7 +15,7 @@ FRAME: Final = SAMPLE_RATE_HZ // 50
 """20 ms."""
 
 QUIET_DBFS: Final = -50.0
-"""Level of a voice below which 16 bits and a room's noise leave too little of it; a usual one is at -40 to -15 dB."""
+"""Level of a voice below which too little remains above the noise of 16 bits and of a room; -40 to -15 dB is usual."""
 
 FULL_SCALE: Final = 0.99
 CLIPPED: Final = 3
@@ -25,7 +25,7 @@ NOISY_DB: Final = 15.0
 """Least distance of a voice from its background."""
 
 EDGE: Final = 3
-"""Frames at either end that belong to nobody's word."""
+"""Frames at either end that must not hold speech."""
 
 CUT: Final = 0.5
 """How far from the background to the voice, in dB, the sound of an end may reach."""

@@ -1,4 +1,4 @@
-"""Whether what was said is what was shown, as far as a model can tell that itself mishears words. Pure."""
+"""Compares what was said with the sentence shown, as far as a model can judge that itself mishears words. Pure."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final, Literal

@@ -1,1 +1,1 @@
-"""The screen: shows what it is told, passes on what the user does."""
+"""The screen: shows the app's state and passes on the user's input."""

@@ -1,4 +1,4 @@
-"""The terminal app: passes what the user does to microphone, engine and history, and shows what they say."""
+"""The terminal app: passes the user's input to microphone, engine and history, and shows their output."""
 
 import asyncio
 import os
@@ -36,10 +36,10 @@ TICK_S = 0.1
 """How often level, clock and live text are brought up to date: ten times a second is smooth and costs next to nothing."""
 
 FALLING = 0.7
-"""What is left of the meter's peak after a tick without a higher one, so that it falls rather than flickers."""
+"""Decay of the meter's peak per tick without a higher one, so that it falls rather than flickers."""
 
 FINISHING_S = 5.0
-"""How long quitting waits for the text of what was said last."""
+"""How long quitting waits for the text of the last words."""
 
 NAVIGATION = frozenset({"up", "down", "pageup", "pagedown", "home", "end"})
 """Keys of the main screen that do more when they are held."""
@@ -109,7 +109,7 @@ class MoonshineApp(UtteranceKeys):
         self._pending: set[int] = set()
         """Recordings whose text is still to come."""
         self._discarded: int | None = None
-        """The recording whose text nobody wants."""
+        """The cancelled recording, whose text is dropped."""
         self._peak = 0.0
         self._partial: Partial | None = None
         self._partial_shown: Partial | None = None
@@ -130,7 +130,7 @@ class MoonshineApp(UtteranceKeys):
                 asyncio.get_running_loop().add_signal_handler(number, self.exit, None, 128 + number)
 
     async def on_main_screen_shown(self) -> None:
-        """Starts the engine and opens the microphone, now that there is something to look at."""
+        """Starts the engine and opens the microphone, once the first screen is shown."""
         self._shown = True
         self._show_voice()
         self._show_talking()
@@ -352,7 +352,7 @@ class MoonshineApp(UtteranceKeys):
         if self._on_final is not None:
             try:
                 await asyncio.to_thread(self._on_final, final)
-            except BrokenPipeError:  # whoever reads the lines is gone, as `head` is after the last one it wants
+            except BrokenPipeError:  # the reader of the lines is gone, as `head` is after its last line
                 self.exit(return_code=EXIT_BROKEN_PIPE)
 
     def _ended(self, event: Ended) -> None:

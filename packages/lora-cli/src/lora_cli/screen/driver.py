@@ -26,7 +26,7 @@ class TerminalGone(Message):
 
 
 class Output:
-    """The terminal to draw on. When it vanishes `gone` turns true and what is written goes nowhere: the app is told, and ends."""
+    """The terminal to draw on. When it vanishes, `gone` becomes true and output is discarded; the app is informed and ends."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream

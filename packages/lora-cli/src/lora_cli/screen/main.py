@@ -46,7 +46,7 @@ def _key_lines(width: int) -> list[Content]:
 
 
 class MainScreen(Screen[None]):
-    """Shows what the app tells it, and takes the keys."""
+    """Shows the app's state, and takes the keys."""
 
     BINDINGS: ClassVar[list[BindingType]] = [key.binding() for key in KEYS]
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (LEAST_COLUMNS, "-wide")]  # noqa: RUF012 - Textual declares it so

@@ -17,7 +17,7 @@ from lora.system.terminal import shown
 from lora_cli.engine.events import Final
 
 TENTATIVE_MARK = "~"
-"""Stands before words that may still change, for those who see neither dim nor italic."""
+"""Marks words that may still change, for those who see neither dim nor italic."""
 
 FLOOR_DBFS = -60.0
 """The meter's left end: a quiet room is about there, speech 20 to 50 dB above."""
@@ -36,7 +36,7 @@ class PlainScrollBar(ScrollBarRender):
 
 
 class LiveText(Static):
-    """What is being said: firm words as they are, words that may still change dim, italic and behind a mark."""
+    """What is being said: final words plain, words that may still change dim, italic and after a mark."""
 
     def show(self, committed: str, tentative: str) -> None:
         gap = " " if committed and tentative else ""
@@ -75,7 +75,7 @@ class TalkButton(Static):
     _text = ""
 
     def let_go(self) -> None:
-        """Takes the mouse button for let go, wherever that was: many terminals do not tell what happens outside their window."""
+        """Treats the mouse button as released, wherever that was: many terminals do not report events outside their window."""
         if self.app.mouse_captured is self:
             self.release_mouse()
             self.post_message(self.Released())

@@ -15,7 +15,7 @@ CHUNK: Final = SAMPLE_RATE_HZ // 50
 
 
 class FileSource:
-    """Speaks a file once, from when it is opened; behind it there is silence, as long as it stays open.
+    """Plays a file once, from when it is opened; silence follows as long as it stays open.
 
     Chunks of 16 kHz mono go to `on_samples`, peaks to `on_level`, and `on_end` is called once the file is through, all from a thread of
     the source's own.

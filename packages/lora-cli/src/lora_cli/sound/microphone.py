@@ -20,19 +20,19 @@ from lora.units import SAMPLE_RATE_HZ
 from lora_cli.engine.events import Problem
 
 LOST_S: Final = 2.0
-"""Without a block for so long the device is gone: blocks come every 20 ms, on a busy machine some of them together."""
+"""Without a block for this long the device is gone: blocks come every 20 ms, on a busy machine some of them together."""
 
 OPENING_S: Final = 10.0
 """How long the first block may take: a sound server or a wireless headset wakes up first."""
 
 MUTED_S: Final = 1.5
-"""Digital silence for so long is a switch, not a pause: a microphone that is on always has noise."""
+"""Digital silence for this long is a switch, not a pause: a microphone that is on always has noise."""
 
 CLIPPING: Final = 0.999
 """Peak of full scale from which sound is cut off."""
 
 SAME_WARNING_S: Final = 10.0
-"""A warning is said again after so long at the earliest."""
+"""Time before a warning is repeated."""
 
 _BLOCK_S: Final = 0.02
 _IN_USE: Final = threading.Lock()
@@ -74,7 +74,7 @@ def devices() -> tuple[Device, ...]:
 
 
 def look_again() -> None:
-    """Makes PortAudio look which inputs there are: it only knows those of its start. No input may be open."""
+    """Makes PortAudio search for inputs again: it only knows those of its start. No input may be open."""
     sounddevice = _sounddevice()
     with _IN_USE:
         sounddevice._terminate()
@@ -106,7 +106,7 @@ def find(wanted: str | None) -> Device:
 class Microphone:
     """An open input. Chunks of 16 kHz mono go to `on_samples`, peaks to `on_level`, problems to `on_problem`.
 
-    `on_samples` says whether they are being recorded: what is wrong with sound that nobody wants is not worth a warning. All three are
+    `on_samples` says whether they are being recorded: problems of audio that is not recorded need no warning. All three are
     called from a thread of the microphone's own. PortAudio's callback only puts the block away: it must never wait.
     """
 
