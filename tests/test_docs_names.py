@@ -54,6 +54,7 @@ def known_flags() -> set[str]:
     texts += [moonshine_lora("manifest", "import", form, "--help").out for form in FORMS]
     texts += [in_process(main, "--help") for main in (experiment.main, real_small.main, app._main)]
     texts += [in_process(app._main, name, "--help") for name in app.COMMANDS]
+    texts += [in_process(app._main, "history", action, "--help") for action in ("export", "clear", "corrections")]
     return set(re.findall(r"--[a-z][\w-]*", " ".join(texts)))
 
 

@@ -78,7 +78,7 @@ def set_value(key: str, text: str) -> Any:
         value = str(folder.resolve())
     elif isinstance(getattr(Settings(), key, None), bool) and text in ("true", "false"):
         value = text == "true"
-    elif key == "post_roll" and text.isascii() and text.isdecimal():
+    elif isinstance(getattr(Settings(), key, None), int) and text.isascii() and text.isdigit():
         value = int(text)
     require(file, key, value)
     _change(file, key, f"{key} = {json.dumps(value, ensure_ascii=False)}\n", value)

@@ -3,6 +3,7 @@
 import os
 import shutil
 import tempfile
+from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -24,6 +25,9 @@ SESSIONS = "sessions"
 HISTORY_FILE = "history.jsonl"
 CORRECTIONS_FILE = "corrections.jsonl"
 AUDIO_FOLDER = "audio"
+HOLDER_FILE = ".held"
+"""Locked while the session goes on."""
+
 MOST_RESTORED = 20
 """Utterances that were deleted and can be brought back: their sound is in memory, some 20 kB a second."""
 
@@ -86,7 +90,7 @@ class History:
         """Raises `RunFolderError` when the folder cannot be made."""
         self._started_at = datetime.now().astimezone()
         self._keep = keep
-        self._corrections = corrections or state_dir() / CORRECTIONS_FILE
+        self._corrections = corrections or default_corrections()
         self._saved_to = saved_to or Path()
         self._entries: dict[str, Entry] = {}
         self._removed: dict[str, tuple[int, Entry, bytes]] = {}
@@ -96,6 +100,8 @@ class History:
             _make_private(parent)
             self.folder = Path(tempfile.mkdtemp(dir=parent, prefix=f"{self._started_at:%Y%m%d-%H%M%S}-"))
             _make_private(self.folder / AUDIO_FOLDER)
+            self._held = FileLock(self.folder / HOLDER_FILE, mode=0o600)
+            self._held.acquire()
 
     def add(self, final: Final) -> None:
         """Writes sound and text. Raises `RunFolderError` when the disk refuses."""
@@ -149,30 +155,8 @@ class History:
     def save(self, form: SaveFormat) -> Path:
         """Writes all utterances as text, a manifest or subtitles into the folder for saved files; returns the file."""
         file = self._saved_to / f"moonshine-{self._started_at:%Y%m%d-%H%M%S}.{form}"
-        entries = tuple(self._entries.values())
-        if form is SaveFormat.MANIFEST:
-            with writing_errors(file):
-                self._save_manifest(file, entries)
-            return file
-        text = subtitles(entries) if form is SaveFormat.SRT else "".join(f"{spoken(one)}\n" for one in entries)
-        with atomic_file(file, private=True) as stream:
-            stream.write(text.encode())
+        save_entries(file, form, [(one, self._audio(one)) for one in self._entries.values()])
         return file
-
-    def _save_manifest(self, file: Path, entries: tuple[Entry, ...]) -> None:
-        """The sound goes beside it: a manifest that is moved takes its folder along."""
-        folder = file.with_name(f"{file.stem}-audio")
-        _make_private(folder)
-        rows = []
-        for one in entries:
-            if not spoken(one):
-                continue
-            with atomic_file(folder / f"{one.id}.flac", private=True) as stream:
-                stream.write(self._audio(one).read_bytes())
-            meta = msgspec.to_builtins(one)
-            told = {key: meta[key] for key in ("started_at", "voice", "latency_s", "heard", "other_voice", "other_text") if key in meta}
-            rows.append(Row(audio=f"{folder.name}/{one.id}.flac", text=spoken(one), id=one.id, duration=one.seconds, meta=told))
-        write_jsonl(file, rows, private=True)
 
     def correct(self, final: Final, text: str) -> Corrections:
         """Puts sound and corrected text into the manifest, on disk when this returns; correcting again replaces the line.
@@ -193,7 +177,7 @@ class History:
                 rows = {other.id: other for other in _rows(file)} | {name: row}
                 write_jsonl(file, rows.values(), durable=True, private=True)
         self._write({**self._entries, one.id: msgspec.structs.replace(one, corrected=text)})
-        return Corrections(file, len(rows), Seconds(sum(row.duration or 0.0 for row in rows.values())))
+        return _amount(file, rows.values())
 
     def replay(self, final: Final) -> None:
         """Plays an utterance on the default output, and returns when it was played. Raises `AudioError` without an output."""
@@ -203,6 +187,7 @@ class History:
 
     def close(self) -> None:
         """Removes what is not to be kept: everything, or the folder of a session without speech."""
+        self._held.release()
         if not self._keep or not self._entries:
             shutil.rmtree(self.folder)
 
@@ -227,6 +212,20 @@ def _make_private(folder: Path) -> None:
         missing.mkdir(mode=0o700, exist_ok=True)
 
 
+def default_corrections() -> Path:
+    """The manifest of corrections of those who name no other."""
+    return state_dir() / CORRECTIONS_FILE
+
+
+def corrections_of(file: Path) -> Corrections:
+    """What a manifest of corrections holds; nothing where there is none. Raises `ManifestError` when something else stands there."""
+    return _amount(file, _rows(file))
+
+
+def _amount(file: Path, rows: Collection[Row]) -> Corrections:
+    return Corrections(file, len(rows), Seconds(sum(row.duration or 0.0 for row in rows)))
+
+
 def _rows(file: Path) -> list[Row]:
     """The lines of a manifest of corrections. Raises `ManifestError` for a file of another kind."""
     if not file.exists():
@@ -242,6 +241,35 @@ def _rows(file: Path) -> list[Row]:
 
 
 _ROW = msgspec.json.Decoder(Row)
+
+
+def save_entries(file: Path, form: SaveFormat, entries: Sequence[tuple[Entry, Path]]) -> None:
+    """Writes utterances, each with the path of its sound, as text, a manifest or subtitles. Raises `RunFolderError`."""
+    if form is SaveFormat.MANIFEST:
+        with writing_errors(file):
+            _save_manifest(file, entries)
+        return
+    told = tuple(one for one, _ in entries)
+    text = subtitles(told) if form is SaveFormat.SRT else "".join(f"{spoken(one)}\n" for one in told)
+    with atomic_file(file, private=True) as stream:
+        stream.write(text.encode())
+
+
+def _save_manifest(file: Path, entries: Sequence[tuple[Entry, Path]]) -> None:
+    """The sound goes beside it: a manifest that is moved takes its folder along."""
+    folder = file.with_name(f"{file.stem}-audio")
+    _make_private(folder)
+    rows = []
+    for one, sound in entries:
+        if not spoken(one):
+            continue
+        name = f"{one.id}-{sound.parents[1].name.rpartition('-')[2]}"  # of two apps that hear at the same moment too
+        with atomic_file(folder / f"{name}.flac", private=True) as stream:
+            stream.write(sound.read_bytes())
+        meta = msgspec.to_builtins(one)
+        told = {key: meta[key] for key in ("started_at", "voice", "latency_s", "heard", "other_voice", "other_text") if key in meta}
+        rows.append(Row(audio=f"{folder.name}/{name}.flac", text=spoken(one), id=name, duration=one.seconds, meta=told))
+    write_jsonl(file, rows, private=True)
 
 
 def spoken(one: Entry) -> str:

@@ -43,6 +43,7 @@ COMMANDS: Final[dict[str, Command]] = {
     "service": Command("lora_cli.dictation.units", "dictation: start the service with the desktop session"),
     "config": Command("lora_cli.config_command", "the settings that the app starts with: model, language, microphone, mode, theme"),
     "models": Command("lora_cli.models_command", "list the models, choose one, write an export that starts without PyTorch"),
+    "history": Command("lora_cli.history_command", "what was said in earlier sessions: list, show, search, export, clear"),
     "replacements": Command("lora_cli.replacements_command", "words and replacements: what to write for what is spoken"),
     "record": Command("lora_cli.recorder.command", "record your own voice, to train on", asyncio=True),
 }
@@ -86,12 +87,14 @@ def _app(arguments: list[str]) -> int:
     if options.compare and options.run is None and not options.adapter_dir and len(options.export_dir) < 2:
         raise ConfigError("--compare: takes two voices; give --run or --adapter-dir, or --export-dir twice")
     from lora_cli.history import History
+    from lora_cli.sessions import tidy
 
     if options.file is None and (options.channel or options.track) is not None:
         raise ConfigError("--channel and --track are for --file; leave them out")
     through = threading.Event()
     results = History(options.corrections, options.save_dir, keep=options.keep)
     try:
+        tidy(options.keep_days, options.keep_mb)
         session = make_session(options, results, through)
         from lora_cli.lines import JsonWriter, PlainWriter, run_lines
 

@@ -34,6 +34,8 @@ class Settings:
     keep: bool = True
     post_roll: int = 250
     """Milliseconds."""
+    keep_days: int = 90
+    keep_mb: int = 2000
 
 
 class Key(NamedTuple):
@@ -65,6 +67,10 @@ def _milliseconds(value: Any) -> str | None:
     return None if whole and 0 <= value <= LONGEST_POST_ROLL_MS else f"a whole number from 0 to {LONGEST_POST_ROLL_MS}, in milliseconds"
 
 
+def _count(value: Any) -> str | None:
+    return None if isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 1_000_000 else "a whole number from 1"
+
+
 def _model(value: Any) -> str | None:
     if unfit := _text(value):
         return unfit
@@ -82,6 +88,8 @@ KEYS: Final[dict[str, Key]] = {
     "theme": Key("colours of the screen", _one_of("dark", "light"), "dark"),
     "keep": Key("whether sound and text of each session are kept on this machine", _switch, "true"),
     "post_roll": Key("how long is listened after the release, in milliseconds", _milliseconds, "250"),
+    "keep_days": Key("days after which a session that was not used goes", _count, "30"),
+    "keep_mb": Key("megabytes that all sessions may take; the oldest go first", _count, "500"),
 }
 
 
@@ -134,6 +142,7 @@ def fill(options: argparse.Namespace, settings: Settings, *, screen: bool) -> No
     A flag that names a model leaves the model and language of the file aside. Without a screen, or with `--file`, nobody presses keys.
     """
     options.theme, options.settled_in = settings.theme, None
+    options.keep_days, options.keep_mb = settings.keep_days, settings.keep_mb
     options.keep = settings.keep if options.keep is None else options.keep
     options.in_background = options.in_background or settings.in_background
     options.post_roll = settings.post_roll if options.post_roll is None else options.post_roll

@@ -19,9 +19,11 @@ def main(arguments: list[str]) -> int:
         from lora_cli.dictation.service import Service
         from lora_cli.history import History
         from lora_cli.main import make_session
+        from lora_cli.sessions import tidy
 
         results = History(keep=options.keep)
         try:
+            tidy(options.keep_days, options.keep_mb)
             Service(make_session(options, results, threading.Event()), way).run(path)
         finally:
             results.close()

@@ -55,11 +55,12 @@ class Standing:
         return parts
 
 
-def amount(corrections: Corrections) -> str:
-    """How many corrections there are, and whether they are worth a training."""
+def amount(corrections: Corrections, where: str | None = "moonshine history corrections says how") -> str:
+    """How many corrections there are, and whether they are worth a training; `where` that is explained."""
     said = f"{corrections.count} correction{'s' if corrections.count != 1 else ''}, {corrections.length_s / 60:.1f} min"
-    enough = not is_little(corrections.count, corrections.length_s)
-    return f"{said}, enough to try a training (moonshine history corrections says how)" if enough else said
+    if is_little(corrections.count, corrections.length_s):
+        return said
+    return f"{said}, enough to try a training{f' ({where})' if where else ''}"
 
 
 def tally(votes: Counter[str]) -> str:
