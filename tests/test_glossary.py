@@ -1,8 +1,10 @@
-"""Words and phrases that docs/glossary.md lists to avoid do not come back in documentation, help or messages."""
+"""Words and phrases that docs/glossary.md lists to avoid do not come back in documentation, help, messages, docstrings or comments."""
 
 import argparse
 import ast
+import io
 import re
+import tokenize
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -39,13 +41,17 @@ def found(text: str) -> list[str]:
     return [f"...{flat[max(0, hit.start() - 40) : hit.end() + 40]}...: write {avoided()[phrase]!r}" for phrase, hit in hits if hit]
 
 
-def messages(file: Path) -> Iterator[tuple[int, str]]:
-    """Every text of a module that is not a docstring, with its line: what users may see, and names of flags and fields."""
-    tree = ast.parse(file.read_text())
+def texts(file: Path) -> Iterator[tuple[int, str]]:
+    """Every text of a module with its line: messages, names of flags and fields, docstrings (without code in backticks), comments."""
+    source = file.read_text()
+    tree = ast.parse(source)
     docstrings = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
     for node in ast.walk(tree):
-        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings:
-            yield node.lineno, node.value
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield node.lineno, re.sub(r"`[^`]*`", "", node.value) if id(node) in docstrings else node.value
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.COMMENT:
+            yield token.start[0], token.string
 
 
 def test_the_table_is_read() -> None:
@@ -60,8 +66,8 @@ def test_documentation_uses_the_words_of_the_field(file: Path) -> None:
 
 
 @pytest.mark.parametrize("file", SOURCES, ids=lambda file: str(file.relative_to(ROOT)))
-def test_messages_use_the_words_of_the_field(file: Path) -> None:
-    assert {line: hits for line, text in messages(file) if (hits := found(text))} == {}
+def test_messages_and_docstrings_use_the_words_of_the_field(file: Path) -> None:
+    assert {line: hits for line, text in texts(file) if (hits := found(text))} == {}
 
 
 @pytest.mark.parametrize("command", ["", *COMMANDS])

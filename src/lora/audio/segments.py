@@ -26,7 +26,7 @@ LEAD: Final = _samples(0.3)
 """Kept before the first frame of speech: quiet first sounds are not judged speech."""
 
 TAIL: Final = _samples(0.2)
-"""Kept behind the last."""
+"""Kept after the last."""
 
 PAUSE: Final = _samples(0.45)
 NOTHING: Final = Samples(0)
@@ -93,9 +93,9 @@ class Segmenter:
         """Where the open segment starts."""
         self._speech_frames = 0
         self._last_speech = 0
-        """Behind the last frame of speech."""
+        """After the last frame of speech."""
         self._done = 0
-        """Behind the last segment that was cut."""
+        """After the last segment that was cut."""
         self.judged = 0
         """Samples that were judged."""
 

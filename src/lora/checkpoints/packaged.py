@@ -38,7 +38,7 @@ _log = logging.getLogger(__name__)
 _RECORD: Final = "conversion.json"
 _TOKENIZER: Final = "moonshine_onnx/assets/tokenizer.json"
 _MAX_TOKENS: Final = 194
-"""`max_position_embeddings` and `max_length` of the published checkpoints: 30 s of speech at 6.5 tokens a second, less one."""
+"""`max_position_embeddings` and `max_length` of the published checkpoints: 30 s of speech at 6.5 tokens per second, less one."""
 _NO_WEIGHTS: Final = ("/", "onnx::Expand", "present.")
 """How stored float tensors that are no weights begin: folded constants, rotary frequencies, the cache a branch passes through empty."""
 

@@ -26,7 +26,7 @@ _REMEDY: Final = "copy the whole folder again from the run that made it"
 
 
 class Sealed(msgspec.Struct, frozen=True, kw_only=True):
-    """What a passport and the files beside it were when they were saved: hex SHA-256, and the names of the weights."""
+    """Hashes of the provenance and the files beside it when they were saved (hex SHA-256), and the names of the weights."""
 
     weights_sha256: str
     settings_sha256: str
@@ -72,9 +72,9 @@ OriginT = TypeVar("OriginT", bound=Origin)
 
 
 def read(folder: Path, kind: type[OriginT]) -> OriginT:
-    """The passport of a saved adapter, or a part of it, once its files are what they were when it was saved.
+    """The provenance of a saved adapter, or a part of it, after checking that its files are unchanged.
 
-    Raises `CheckpointError` when there is no adapter or no passport, and when a file beside it is missing, damaged or another one.
+    Raises `CheckpointError` when there is no adapter or no provenance, and when a file beside it is missing, damaged or another one.
     """
     if not (folder / ADAPTER_SETTINGS).is_file():
         raise CheckpointError(f"{folder}: holds no adapter (no {ADAPTER_SETTINGS}); give a run's lora_adapter/ folder")
@@ -87,7 +87,7 @@ def read(folder: Path, kind: type[OriginT]) -> OriginT:
 
 
 def read_sealed(folder: Path, kind: type[OriginT], weights: str, settings: str) -> OriginT:
-    """The passport of a folder with those files. Raises `CheckpointError` when one of them is missing, damaged or another one."""
+    """The provenance of a folder with those files. Raises `CheckpointError` when one of them is missing, damaged or another one."""
     file = folder / PASSPORT_FILE
     passport: OriginT = read_json(file, kind, CheckpointError)
     names = tensor_names(folder / weights)
@@ -108,7 +108,7 @@ def read_sealed(folder: Path, kind: type[OriginT], weights: str, settings: str) 
 
 
 def write_sealed(folder: Path, passport: Origin, weights: str, settings: str) -> None:
-    """Writes a passport that knows the hashes of those files, which must be there."""
+    """Writes the provenance with the hashes of those files, which must exist."""
     sealed = Sealed(
         weights_sha256=sha256_file(folder / weights),
         settings_sha256=sha256_file(folder / settings),

@@ -49,7 +49,7 @@ UNEQUAL: Final = 0.25
 """Share of unequal bits below which two prints are of one recording; those of different ones come near a half."""
 
 LONE_KEYS: Final = 2_000_000_000
-"""Product of the windows of two sets up to which a single key that is equal but for one bit is looked into. In larger ones too many are by
+"""Product of the windows of two sets up to which a single key that is equal but for one bit is checked. In larger ones too many are by
 chance, and there must be two equal ones at one shift: more of the short clips that are also cut may then be missed."""
 
 POPULAR: Final = 64

@@ -28,7 +28,7 @@ def foreign_texts(
     """Places of the examples whose text the model finds hardly likelier than those of other clips.
 
     Texts are compared in lower case, so that their style does not count. An example without a text, or whose set has no other texts, is
-    not looked at. Of several processes each takes a part; all get the whole.
+    skipped. Of several processes each takes a part; all get the whole.
     """
     decoder = Decoder(speech)
     texts = sorted({_plain(example) for example in examples} - {""})

@@ -67,7 +67,7 @@ def load_official(speech: LoadedModel, file: Path, alpha: float | None = None) -
 
 
 def load_peft(speech: LoadedModel, folder: Path) -> Adapted:
-    """Puts a LoRA adapter that PEFT saved into its base model; one with a passport must belong to that model.
+    """Puts a LoRA adapter that PEFT saved into its base model; one with a provenance file must belong to that model.
 
     Raises `CheckpointError` when it is no LoRA adapter or does not fit.
     """
@@ -128,7 +128,7 @@ def opened(speech: LoadedModel, source: Path, alpha: float | None = None) -> Ada
 def convert(adapted: Adapted, output: Path, *, tokens_per_second: float, overwrite: bool = False) -> str:
     """Writes an adapter in another form and says what was written, in one line.
 
-    An `output` that ends in `.safetensors` is an official file, any other a PEFT folder with a passport, which every command takes as
+    An `output` that ends in `.safetensors` is an official file, any other a PEFT folder with provenance, which every command takes as
     `--adapter-dir`.
 
     Raises:

@@ -70,7 +70,7 @@ def spans(speech: LoadedModel, tokens: Sequence[int]) -> list[tuple[int, int]]:
 
 
 def warped(looks: Array) -> npt.NDArray[np.int64]:
-    """First frame of each token, and behind the last: the way through `looks` `[tokens, frames]` on which tokens look most.
+    """First frame of each token, and the end of the last: the way through `looks` `[tokens, frames]` on which tokens look most.
 
     Each frame belongs to one token and tokens follow each other; with more tokens than frames some get none.
     """

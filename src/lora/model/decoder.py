@@ -65,7 +65,7 @@ class Cache:
 
 
 def _lengthened(part: Tensor, tokens: int = 0) -> Tensor:
-    """Room for so many more tokens in `[batch, heads, tokens, width]`, up to a multiple of `SUM_STEP`."""
+    """Room for this many more tokens in `[batch, heads, tokens, width]`, up to a multiple of `SUM_STEP`."""
     held = part.shape[2]
     return functional.pad(part, (0, 0, 0, -(-(held + tokens) // SUM_STEP) * SUM_STEP - held))
 

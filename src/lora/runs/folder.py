@@ -1,4 +1,4 @@
-"""A run's folder: taken over only when that is safe, and the log that is written into it as the run goes on."""
+"""A run's folder: taken over only when that is safe, and the log that the run writes into it."""
 
 import os
 from pathlib import Path

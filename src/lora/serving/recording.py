@@ -60,7 +60,7 @@ class Recording:
         return self._whole and None not in self._passages and None not in self._seams.values()
 
     def cut(self) -> Piece | None:
-        """The next piece; None behind the last. Raises `AudioError`."""
+        """The next piece; None after the last. Raises `AudioError`."""
         return next(self._cuts, None)
 
     def take(self, piece: Piece | None) -> None:

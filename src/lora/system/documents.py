@@ -118,7 +118,7 @@ def _decoded(content: bytes, decode: Callable[[bytes], Value]) -> Value:
 
 
 def _require_single_keys(content: bytes) -> None:
-    """Parsers take the last of several: which one was meant, nobody knows. Only if a name comes again are objects looked at."""
+    """Parsers take the last of several: which one was meant is unclear. Objects are checked only if a name occurs twice."""
     keys = [key for key, colon in _STRINGS.findall(content) if colon]
     if len(set(keys)) < len(keys) or any(b"\\" in key for key in keys):
         json.loads(content, object_pairs_hook=_single)

@@ -121,7 +121,7 @@ def _lock(handle: int, folder: Path) -> None:
 def may_live(holder: Holder, *, locks: bool) -> bool:
     """Whether the process that wrote a lock file may still work, where the system did not refuse the lock.
 
-    With locks that count it is gone. Without, a process of this machine is looked for, and of another machine nobody can tell.
+    With locks that count it is gone. Without, a process of this machine is looked for, and of another machine it is unclear.
     """
     if locks:
         return False

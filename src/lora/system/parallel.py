@@ -66,7 +66,7 @@ def ahead(pieces: Iterable[Piece]) -> Iterator[Piece]:
 
 
 class _End:
-    """Stands behind the last piece."""
+    """Marks the end of the pieces."""
 
 
 _END: Final = _End()

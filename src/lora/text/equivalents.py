@@ -44,7 +44,7 @@ class Equivalents:
 
 
 def read_equivalents(path: Path, parse: Parse) -> Equivalents:
-    """Reads a table: a group a line, its forms joined by `=`, or by `=>` and `/` as in GLM files; `#` and `;;` begin a comment.
+    """Reads a table: one group per line, its forms joined by `=`, or by `=>` and `/` as in GLM files; `#` and `;;` begin a comment.
 
     Raises `ConfigError` that names the line for one that holds fewer than two different forms, and for a file that cannot be read.
     """

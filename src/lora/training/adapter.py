@@ -227,7 +227,7 @@ def _scale_of(config: AdapterConfig, rank: int) -> float:
 
 
 def save(adapted: Adapted, folder: Path, passport: Passport) -> None:
-    """Writes the adapter as PEFT does, with its passport. `folder` must exist; making it appear whole is the caller's part.
+    """Writes the adapter as PEFT does, with its provenance. `folder` must exist; the caller makes it appear whole.
 
     What is written always applies to the base model as published, also after PiSSA.
     """
@@ -243,9 +243,9 @@ def save(adapted: Adapted, folder: Path, passport: Passport) -> None:
 
 
 def save_checkpoint(adapted: Adapted, folder: Path, passport: Passport) -> None:
-    """Writes a model whose weights were trained, and its processor, as a checkpoint that plain transformers loads, with its passport.
+    """Writes a model whose weights were trained, and its processor, as a checkpoint that plain transformers loads, with its provenance.
 
-    `folder` must exist; making it appear whole is the caller's part.
+    `folder` must exist; the caller makes it appear whole.
     """
     if passport.language != "en":
         adapted.speech.model.config.language = code(passport.language)

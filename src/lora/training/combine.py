@@ -65,7 +65,7 @@ def _adapter(folder: Path) -> Path:
 
 
 def _common(adapters: Sequence[Path]) -> Passport:
-    """The passport of all; the style of the transcripts that they were trained on may differ.
+    """The provenance of all; the style of the transcripts that they were trained on may differ.
 
     Raises `CheckpointError` if they differ in what decides a transcript or a score.
     """

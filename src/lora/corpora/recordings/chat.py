@@ -62,7 +62,7 @@ def _segment(file: Timed, one: _Utterance, person: str) -> Segment | Bad:
 
 
 def _lines(text: str) -> Iterator[tuple[int, str]]:
-    """Lines of the file with the number of their first one; those that begin with white space go on with the one before."""
+    """Lines of the file with the number of their first one; those that begin with white space continue the one before."""
     whole, first = "", 1
     for number, line in enumerate(text.replace("\r\n", "\n").split("\n"), start=1):
         if line[:1] in ("\t", " ") and whole:

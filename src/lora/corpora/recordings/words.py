@@ -10,7 +10,7 @@ from lora.corpora.recordings.segments import Segment, untimely
 from lora.units import Seconds
 
 LEAST_PAUSE_S: Final = Seconds(0.1)
-"""A segment is cut again only where nobody speaks for so long: closures of stops last less."""
+"""A segment is cut again only at pauses of at least this length: closures of stops are shorter."""
 
 WORD_PAUSE_S: Final = Seconds(0.5)
 """Longest pause within an utterance, where words are all that a source gives."""

@@ -1,4 +1,4 @@
-"""What is left of a text in which a phrase is repeated over and over: the model does that where a clip breaks off in a word."""
+"""What is left of a text in which a phrase is repeated over and over: the model does that if a clip ends within a word."""
 
 from lora.language import Language
 from lora.longform.seams import plain

@@ -67,7 +67,7 @@ class Take:
     passed: list[Waveform] = field(default_factory=list)
     """Sound behind `heard_to`; empty where each utterance stands for itself."""
     heard_to: int = 0
-    """Behind the last segment, and what was passed over behind it."""
+    """After the last segment, and what was skipped after it."""
     divided: Waveform | None = None
     """The last segment, where it was cut although nobody paused."""
     looped: bool = False

@@ -19,7 +19,7 @@ class Standing:
     """What the status line says while nothing has just happened: what is wrong first, then what is awaited, then what there is."""
 
     failed: str | None = None
-    """Why the engine cannot go on."""
+    """Why the engine cannot continue."""
     no_source: str | None = None
     """Why no sound comes."""
     loading: str | None = None
