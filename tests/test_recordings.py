@@ -5,6 +5,7 @@ import shlex
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import soundfile
 from running import ROOT, moonshine_lora
@@ -175,6 +176,16 @@ def test_all_that_is_wrong_is_named_at_once_and_skip_bad_leaves_it_out(packaged:
     assert result.code == 0, result.err
     assert [one.id for one in read(output, Rules())] == ["good"]
     assert not (tmp_path / "made").exists()
+
+
+def test_a_recording_in_which_nobody_speaks_is_refused(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "talk.wav", np.zeros(9 * SAMPLE_RATE_HZ), SAMPLE_RATE_HZ)
+    (tmp_path / "talk.srt").write_text("1\n00:00:01,000 --> 00:00:03,000\nhello\n\n2\n00:00:04,000 --> 00:00:06,000\nthere\n")
+    result = imported("subtitles", tmp_path, "--output", tmp_path / "m.jsonl")
+    assert (result.code, result.out) == (2, "")
+    assert "talk.wav" in result.err
+    assert "no speech found in its 2 segments" in result.err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["talk.srt", "talk.wav"]
 
 
 def texts(tmp_path: Path, name: str, content: str) -> list[tuple[str, float, float | None]]:

@@ -91,7 +91,7 @@ def _require_one_sound(samples: _Samples, rate_hz: int, name: str) -> None:
 
 def _choose(samples: _Samples) -> str:
     numbers = "|".join(map(str, range(1, min(samples.shape[1], 3) + 1)))
-    return f"choose with --channel {numbers}|mix (transcribe takes split, too), or with `channel` in a manifest"
+    return f"choose with --channel {numbers}|mix (transcribe and manifest import take split, too), or with `channel` in a manifest"
 
 
 def _same_room(first: _Samples, second: _Samples, rate_hz: int) -> bool:

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Final
 
 from lora.audio.channels import Channel
-from lora.audio.loading import FileAudio, Span, stored_seconds
+from lora.audio.loading import AudioSettings, FileAudio, Span, load, stored_seconds
+from lora.audio.voice_activity import holds_speech
 from lora.corpora.build import Bad, Item
 from lora.corpora.recordings.segments import Segment, wrong_times
 from lora.corpora.recordings.sides import on_sides
@@ -72,9 +73,10 @@ class Cutter:
         yield from (one for one in heard if isinstance(one, Bad))
         timed = [one for one in heard if isinstance(one, Segment)]
         neighbours = self._neighbours(timed, length_s)
-        for segment in timed:
-            channel = segment.channel or self.channel
-            yield self._clip(segment, FileAudio(recording, channel, self.track), length_s, neighbours[segment.channel])
+        yield from _spoken(
+            self._clip(one, FileAudio(recording, one.channel or self.channel, self.track), length_s, neighbours[one.channel])
+            for one in timed
+        )
 
     def _heard(self, recording: Path, segments: Sequence[Segment], length_s: float) -> list[Segment | Bad]:
         """The segments on the channel that is asked for; with `split` each on the channel that it is said on."""
@@ -124,6 +126,33 @@ class Cutter:
                 self.overlaps.append(f"{last.id} and {segment.id} overlap by {shared:.2f} s{who}: each clip holds both")
             if last is None or (segment.end_s or 0.0) > (last.end_s or 0.0):
                 last = segment
+
+
+def _spoken(clips: Iterator[Item | Bad]) -> Iterator[Item | Bad]:
+    """The clips of a recording; or what is wrong with it, if nobody speaks in any that is a part of it and has a text."""
+    silent = list[Item]()
+    for clip in clips:
+        if isinstance(clip, Bad):
+            yield clip
+        elif _may_hold_speech(clip):
+            yield from [*silent, clip]
+            yield from clips
+            return
+        else:
+            silent.append(clip)
+    if silent:
+        advice = "check that it is the right recording, channel and track"
+        yield Bad(silent[0].place, f"{silent[0].audio}: no speech found in its {len(silent)} segments; {advice}")
+
+
+def _may_hold_speech(clip: Item) -> bool:
+    """Of a part with a text whether somebody speaks in it; of all else nobody asks."""
+    if not isinstance(clip.audio, FileAudio) or clip.audio.span is None or not clip.text.strip():
+        return True
+    try:
+        return holds_speech(load(clip.audio, AudioSettings()))
+    except AudioError:  # told when the clip is written
+        return True
 
 
 class _Neighbours:
