@@ -348,7 +348,7 @@ TABLE = (
     Mutation(
         "a cap without head room", "int(length_s * self.tokens_per_second) + EXTRA_TOKENS", "int(length_s * self.tokens_per_second)", CAP
     ),
-    Mutation("a cap of one token more", "settings.cap(length_s), draft)", "settings.cap(length_s) + 1, draft)", CAP),
+    Mutation("a cap of one token more", "settings.cap(length_s), draft, tell)", "settings.cap(length_s) + 1, draft, tell)", CAP),
     Mutation("no clip is called capped", "len(row) == self._cap)", "len(row) > self._cap)", CAP),
     # the voice app
     Mutation("pre-roll of the recording before", "            self._kept.clear()\n", "", BEFORE),
@@ -375,8 +375,8 @@ TABLE = (
     ),
     Mutation(
         "hands-free a voice is never switched",
-        "take.chunks, take.voice, take.other = [], [], [], self._voice, self._other",
-        "take.chunks = [], [], []",
+        "            take.voice, take.other = self._voice, self._other\n",
+        "",
         SWITCH,
     ),
     Mutation("recordings: a pause as long as the limit parts words", "if pause > pause_s:", "if pause >= pause_s - 0.1:", WORDS),
