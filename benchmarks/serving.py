@@ -3,23 +3,24 @@
     python benchmarks/serving.py --data ../shared/data --requests 1000
 
 Clips of AN4, of speechocean762 and of LibriSpeech (1 to 35 s) are sent as WAV in an order drawn by a seed. Every contestant is a process of
-its own and gets the same first requests; clients are threads of this process and take their share of the processor. The simplest server
-is Python's `http.server` with one `Transcriber`, which `moonshine-voice==0.1.5` (installed into the cache folder) computes with; it is sent
-the bare file. Single requests are timed before and after the many, so that a machine which slows down shows. Memory is the server's
-resident set after each tenth of the requests.
+its own; all are started and warmed first, and take turns in each round, so that a machine which slows down slows all of them. Of a round's
+clips one request after another and the peer get the first. Clients are threads of this process and take their share of the processor. The
+simplest server is Python's `http.server` with one `Transcriber`, which `moonshine-voice==0.1.5` (installed into the cache folder) computes
+with; it is sent the bare file. Memory is the server's resident set after each tenth of a round.
 """
 
 import argparse
 import http.client
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -93,36 +94,62 @@ class Load:
         """Seconds of sound a second."""
         return self.sound_s / self.wall_s
 
+    @property
+    def by_cpu(self) -> float:
+        """Seconds of sound a second of the server's processor time."""
+        return self.sound_s / self.cpu_s
+
+
+@dataclass(frozen=True)
+class Round:
+    """What came of the contestants' turns."""
+
+    alone: Load
+    many: Load
+    peer: Load | None
+
 
 def main() -> int:
     parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared/data", help="folder with an4/, accent/ and librispeech/")
-    parser.add_argument("--requests", type=positive_int, default=1000, metavar="N", help="requests at once (default 1000)")
+    parser.add_argument("--requests", type=positive_int, default=1000, metavar="N", help="requests at once, of all rounds (default 1000)")
+    parser.add_argument("--rounds", type=positive_int, default=3, metavar="N", help="rounds (default 3)")
     parser.add_argument(
-        "--alone", type=positive_int, default=100, metavar="N", help="requests one after another, and of the peer (default 100)"
+        "--alone", type=positive_int, default=40, metavar="N", help="requests one after another, and of the peer, in a round (default 40)"
     )
     parser.add_argument("--clients", type=positive_int, default=16, metavar="N", help="clients at once (default 16)")
     parser.add_argument("--skip-peer", action="store_true", help="leave moonshine-voice out")
     options = parser.parse_args()
-    clips = mixed(options.data, max(options.requests, options.alone))
-    print(
-        "| | requests | sound s | wall s | sound s/s | CPU s | sound s/CPU s | median s | 95 % s |\n|---|---|---|---|---|---|---|---|---|",
-        flush=True,
-    )
-    with ours() as (process, port):
-        send(process.pid, port, clips[:20], 4, form)
-        alone = [told("one request after another", send(process.pid, port, clips[: options.alone], 1, form))]
-        many = told(f"{options.clients} clients", send(process.pid, port, clips[: options.requests], options.clients, form))
-        alone.append(told("one request after another", send(process.pid, port, clips[: options.alone], 1, form)))
-    pairs = zip(alone[0].texts, many.texts, strict=False)  # the same first requests
-    print(f"\ntexts that differ between alone and at once: {sum(one != other for one, other in pairs)}")
-    peer = None if options.skip_peer else voice(clips[: options.alone], options.clients)
-    print("memory after each tenth: " + ", ".join(f"{one:.0f}" for one in many.memory_mb) + " MB")
-    rates = [many.rate / one.rate for one in alone]
-    print(f"times the rate of one request after another: {rates[0]:.2f} (timed before), {rates[1]:.2f} (timed after)")
-    if peer is not None:
-        print(f"times the rate of moonshine-voice behind the simplest server: {many.rate / peer.rate:.2f}")
+    count = max(options.alone, options.requests // options.rounds)
+    clips = mixed(options.data, count * options.rounds)
+    print("| | requests | sound s | wall s | sound s/s | CPU s | sound s/CPU s | median s | 95 % s | load |\n|" + "---|" * 10, flush=True)
+    rounds = list[Round]()
+    with ExitStack() as servers:
+        own = servers.enter_context(ours())
+        peer = None if options.skip_peer else servers.enter_context(voice())
+        send(*own, clips[:40], options.clients, form)
+        if peer is not None:
+            send(*peer, clips[:5], 1, bare)
+        for number in range(options.rounds):
+            part = clips[number * count : (number + 1) * count]
+            alone = told("one after another", send(*own, part[: options.alone], 1, form))
+            many = told(f"{options.clients} clients", send(*own, part, options.clients, form))
+            other = None if peer is None else told("moonshine-voice", send(*peer, part[: options.alone], options.clients, bare))
+            rounds.append(Round(alone, many, other))
+    differ = sum(one != other for each in rounds for one, other in zip(each.alone.texts, each.many.texts, strict=False))
+    print(f"\ntexts that differ between alone and at once: {differ}")
+    for number, each in enumerate(rounds, 1):
+        print(f"memory in round {number}: " + ", ".join(f"{one:.0f}" for one in each.many.memory_mb) + " MB")
+    print("times the rate of one after another: " + spread([each.many.rate / each.alone.rate for each in rounds]))
+    print("the same by processor time: " + spread([each.many.by_cpu / each.alone.by_cpu for each in rounds]))
+    if not options.skip_peer:
+        ratios = [each.many.rate / each.peer.rate for each in rounds if each.peer is not None]
+        print("times the rate of moonshine-voice behind the simplest server: " + spread(ratios))
     return 0
+
+
+def spread(ratios: Sequence[float]) -> str:
+    return f"{statistics.median(ratios):.2f} (rounds: {', '.join(f'{one:.2f}' for one in ratios)})"
 
 
 def mixed(data: Path, count: int) -> list[Clip]:
@@ -137,27 +164,27 @@ def mixed(data: Path, count: int) -> list[Clip]:
 
 
 @contextmanager
-def ours() -> Iterator[tuple["subprocess.Popen[str]", int]]:
+def ours() -> Iterator[tuple[int, int]]:
     command = [sys.executable, "-m", "lora.main", "serve", "--model", "tiny=packaged:moonshine-tiny", "--port", "0", "--device", "cpu"]
     with started(command) as served:
         yield served
 
 
-def voice(clips: Sequence[Clip], clients: int) -> Load:
+@contextmanager
+def voice() -> Iterator[tuple[int, int]]:
     with tempfile.TemporaryDirectory() as folder:
         for file in FILES["moonshine-voice"]:  # the wheel of 0.1.5 carries no model
             (Path(folder) / file).write_bytes(read_member(MOONSHINE_VOICE, f"moonshine_voice/assets/tiny-en/{file}"))
-        with started([sys.executable, "-c", SIMPLEST, str(voice_packages()), folder]) as (process, port):
-            send(process.pid, port, clips[:5], 1, bare)
-            return told("moonshine-voice, the simplest server", send(process.pid, port, clips, clients, bare))
+        with started([sys.executable, "-c", SIMPLEST, str(voice_packages()), folder]) as served:
+            yield served
 
 
 @contextmanager
-def started(command: Sequence[str]) -> Iterator[tuple["subprocess.Popen[str]", int]]:
-    """A server and its port, from its first line."""
+def started(command: Sequence[str]) -> Iterator[tuple[int, int]]:
+    """A server's process and its port, from its first line."""
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
-        yield process, int(process.stdout.readline().split("/")[2].rpartition(":")[2])
+        yield process.pid, int(process.stdout.readline().split("/")[2].rpartition(":")[2])
         process.terminate()
 
 
@@ -218,7 +245,7 @@ def told(name: str, load: Load) -> Load:
     ordered = sorted(load.latencies_s)
     middle, late = ordered[len(ordered) // 2], ordered[len(ordered) * 95 // 100]
     numbers = f"{len(ordered)} | {load.sound_s:.0f} | {load.wall_s:.1f} | {load.rate:.1f}"
-    numbers += f" | {load.cpu_s:.1f} | {load.sound_s / load.cpu_s:.1f} | {middle:.2f} | {late:.2f}"
+    numbers += f" | {load.cpu_s:.1f} | {load.by_cpu:.1f} | {middle:.2f} | {late:.2f} | {os.getloadavg()[0]:.1f}"
     print(f"| {name} | {numbers} |", flush=True)
     return load
 

@@ -16,6 +16,7 @@ from lora.dataset.manifest import Utterance
 from lora.model.decoder import Cache, Decoder, Memory
 from lora.model.encoder import Encoder
 from lora.model.greedy import BATCH_SECONDS, batches, transcribe, transcribe_and_score
+from lora.model.joining import Joining
 from lora.model.loading import Encoded, LoadedModel, join, pad_labels
 from lora.model.transcript import EXTRA_TOKENS, DecodeSettings, Transcript
 from lora.units import Seconds
@@ -291,3 +292,31 @@ def test_a_batch_holds_at_most_so_many_clips_and_seconds(lengths: list[float], s
 def test_a_clip_longer_than_a_batch_goes_alone() -> None:
     lengths = [Seconds(1.0), Seconds(BATCH_SECONDS + 1), Seconds(2.0), Seconds(BATCH_SECONDS + 2)]
     assert list(batches(lengths, 4)) == [[3], [1], [2, 0]]
+
+
+def test_clips_that_join_and_leave_while_others_are_decoded_give_what_they_give_alone(
+    any_speech: LoadedModel, waveforms: Sequence[Waveform]
+) -> None:
+    decoder, encoder = Decoder(any_speech), Encoder(any_speech)
+    batch, found, most, waiting = Joining[int](decoder, SETTINGS), dict[int, Transcript](), 0, list(range(6))
+    while waiting or len(batch):
+        if waiting and len(batch) < 3:
+            clip = waiting.pop()
+            with torch.inference_mode():
+                batch.join(clip, encoder.each([waveforms[clip]])[0], duration(waveforms[clip]))
+        most = max(most, len(batch))
+        found.update(batch.round())
+    assert most == 3
+    assert [found[clip] for clip in range(6)] == [decoded(any_speech, [samples])[0] for samples in waveforms[:6]]
+
+
+def test_a_clip_that_is_taken_out_leaves_the_others_as_they_were(tiny: LoadedModel, waveforms: Sequence[Waveform]) -> None:
+    batch, found = Joining[int](Decoder(tiny), SETTINGS), dict[int, Transcript]()
+    for clip in range(3):
+        batch.join(clip, heard(tiny, [waveforms[clip]]).hidden[0], duration(waveforms[clip]))
+    batch.round()
+    batch.leave([0])
+    assert sorted(batch.keys) == [1, 2]
+    while len(batch):
+        found.update(batch.round())
+    assert [found[clip] for clip in (1, 2)] == [decoded(tiny, [waveforms[clip]])[0] for clip in (1, 2)]

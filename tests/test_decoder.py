@@ -16,6 +16,7 @@ from lora.audio.loading import Waveform
 from lora.config import AdapterConfig
 from lora.dataset.manifest import Utterance
 from lora.model import cross_attention
+from lora.model.cross_attention import Apart
 from lora.model.decoder import SUM_STEP, Cache, Decoder
 from lora.model.encoder import Encoder
 from lora.model.loading import IGNORED_LABEL, Encoded, LoadedModel, join, pad_labels
@@ -373,6 +374,14 @@ def test_merged_unmerged_and_folded_in_adapters_give_the_same_states(adapted: Ad
         assert difference(outputs(Encoder(speech), Decoder(speech), waveforms), unmerged) < 1e-3
     fold_in(adapted)
     assert difference(outputs(Encoder(adapted.speech), Decoder(adapted.speech), waveforms), unmerged) < 1e-3
+
+
+@torch.inference_mode()
+def test_memories_of_single_clips_give_the_states_of_a_batch(adapted: Adapted, waveforms: Sequence[Waveform]) -> None:
+    frames, given = Encoder(adapted.speech).each([waveforms[index] for index in MATES]), tokens(3, 9)
+    decoder = Decoder(adapted.speech)
+    apart = Apart([decoder.listen(Encoded(clip[None], None)) for clip in frames])
+    assert difference(decoder(given, apart), decoder(given, decoder.listen(join(frames)))) < ROUNDING
 
 
 def test_what_was_made_before_merging_gives_the_same_while_and_after_it_is_merged(adapted: Adapted, waveforms: Sequence[Waveform]) -> None:

@@ -3,10 +3,11 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 import torch
+from torch import Tensor
 
 from lora.audio.decoding import stored_format
 from lora.audio.loading import AudioSettings, FileAudio, Waveform, duration
@@ -20,6 +21,7 @@ from lora.longform.words import words
 from lora.model.decoder import Decoder
 from lora.model.encoder import Encoder
 from lora.model.greedy import batches, transcribe
+from lora.model.joining import Joining
 from lora.model.loading import IGNORED_LABEL, Encoded, pad_labels
 from lora.model.transcript import Enough, Transcript
 from lora.passages import Passage, Word
@@ -132,6 +134,20 @@ class Listener:
             speech = self._transcriber.speech
             raise NotFiniteError(f"{error.fault} ({speech.computing})", speech.when_not_finite) from error
         return [(transcript, said.get(row)) for row, transcript in enumerate(transcripts)]
+
+    @torch.inference_mode()
+    def frames(self, sound: Waveform) -> Tensor:
+        """Encoder output `[frames, width]` of a clip that joins others. Raises `AudioError` for one that is too short."""
+        return self._encoder.each([sound])[0]
+
+    def joining(self) -> Joining[Any]:
+        """A batch that clips join and leave at any time."""
+        return Joining(self._decoder, self._transcriber.decode)
+
+    @torch.inference_mode()
+    def words(self, frames: Tensor, transcript: Transcript, sound: Waveform) -> list[Word]:
+        """The words of a clip, with times from its start."""
+        return words(self._decoder, Encoded(frames[None], None), [transcript], [sound])[0]
 
     def _words(
         self, encoded: Encoded, transcripts: Sequence[Transcript], sounds: Sequence[Waveform], rows: Sequence[int]

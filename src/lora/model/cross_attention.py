@@ -43,6 +43,24 @@ class Memory:
             if part is not None:
                 part[target] = part[source]
 
+    def parts(self, rows: int) -> "list[tuple[slice, Memory]]":
+        """Views of the clips whose scores, of `rows` for each clip, are held at a time; all of them where gradients are wanted."""
+        count, held = len(self.frames), max(1, SCORES // (rows * self.frames.shape[1]))
+        if count <= held or torch.is_grad_enabled():
+            return [(slice(0, count), self)]
+        return [(slice(at, at + held), self.part(at, at + held)) for at in range(0, count, held)]
+
+
+@dataclass(frozen=True, slots=True)
+class Apart:
+    """Memories of one clip each, of any lengths: nothing is computed for the frames that a shorter clip lacks."""
+
+    clips: list[Memory]
+
+    def parts(self, _rows: int) -> list[tuple[slice, Memory]]:
+        """Each clip, whatever its scores take."""
+        return [(slice(at, at + 1), memory) for at, memory in enumerate(self.clips)]
+
 
 class FromFrames:
     """A linear layer from frames to heads, with its LoRA update if it has one that is not merged."""
@@ -56,6 +74,11 @@ class FromFrames:
         self._exact = layer.weight.detach().clone() if adapted else layer.weight.detach()  # merging changes it in place
         self._weight = self._exact.to(dtype)
         self._adapter: Any = module if adapted and not module.merged else None
+
+    @property
+    def adapted(self) -> bool:
+        """Whether it has an update of its own."""
+        return self._adapter is not None
 
     @property
     def bias(self) -> Tensor | None:
@@ -106,23 +129,18 @@ class CrossAttention:
         """What the updates of keys and values make of frames `[batch, frames, width]` first, for `Memory`."""
         return self._key.down(frames), self._value.down(frames)
 
-    def __call__(self, states: Tensor, memory: Memory, layer: int, *, training: bool) -> Tensor:
+    def __call__(self, states: Tensor, memory: "Memory | Apart", layer: int, *, training: bool) -> Tensor:
         """What tokens with `states` `[batch, tokens, width]` take from the memory in this layer, `[batch, tokens, width]`."""
-        clips = max(1, SCORES // (self.heads * states.shape[1] * memory.frames.shape[1]))
-        if len(states) <= clips or torch.is_grad_enabled():
-            return self._attend(states, memory, layer, training)
-        parts = ((states[at : at + clips], memory.part(at, at + clips)) for at in range(0, len(states), clips))
-        return torch.cat([self._attend(some, part, layer, training) for some, part in parts])
-
-    def _attend(self, states: Tensor, memory: Memory, layer: int, training: bool) -> Tensor:
-        """What `__call__` gives, for clips whose scores are held at a time."""
         batch, tokens = states.shape[:2]
-        downs, frames = memory.downs[2 * layer : 2 * layer + 2], memory.frames
-        odds = functional.dropout(self._scores(states, memory, layer).softmax(dim=-1), self._dropout, training)
-        found = self._by_head(matmul(odds.to(frames.dtype), frames), tokens)
-        mixed = matmul(found, self._value.weight().transpose(1, 2)).float()
-        if downs[1] is not None:
-            mixed = torch.baddbmm(mixed, self._by_head(matmul(odds, downs[1]), tokens), self._value.up().transpose(1, 2))
+        wanted, low = self._wanted(states)
+        found = [
+            self._found(wanted[rows], None if low is None else low[rows], part, layer, training)
+            for rows, part in memory.parts(self.heads * tokens)
+        ]
+        frames, lows = found[0] if len(found) == 1 else _joined(found)
+        mixed = matmul(self._by_head(frames, tokens), self._value.weight().transpose(1, 2)).float()
+        if lows is not None:
+            mixed = torch.baddbmm(mixed, self._by_head(lows, tokens), self._value.up().transpose(1, 2))
         if (gain := self._value.gain()) is not None:
             mixed = mixed * gain
         mixed = mixed.transpose(0, 1).reshape(batch, tokens, -1)
@@ -130,24 +148,34 @@ class CrossAttention:
             mixed = mixed + self._value.bias
         return self._out(mixed)[0]
 
+    def _found(self, wanted: Tensor, low: Tensor | None, memory: Memory, layer: int, training: bool) -> tuple[Tensor, Tensor | None]:
+        """Sums of frames `[batch, heads * tokens, width]`, and of what the values' update makes of them first."""
+        down = memory.downs[2 * layer + 1]
+        odds = functional.dropout(self._scores(wanted, low, memory, layer).softmax(dim=-1), self._dropout, training)
+        return matmul(odds.to(memory.frames.dtype), memory.frames), None if down is None else matmul(odds, down)
+
     def weights(self, states: Tensor, memory: Memory, layer: int, heads: Sequence[int]) -> Tensor:
         """Attention weights of tokens over frames in some of the heads, `[batch, heads, tokens, frames]`."""
-        scores = self._scores(states, memory, layer).unflatten(1, (self.heads, -1))
+        scores = self._scores(*self._wanted(states), memory, layer).unflatten(1, (self.heads, -1))
         odds: Tensor = scores[:, list(heads)].softmax(dim=-1)
         return odds
 
-    def _scores(self, states: Tensor, memory: Memory, layer: int) -> Tensor:
-        """Scores of frames `[batch, heads * tokens, frames]`."""
+    def _wanted(self, states: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The queries taken back through the keys' function `[batch, heads * tokens, width]`, and through its update."""
         batch, tokens = states.shape[:2]
-        down = memory.downs[2 * layer]
         query = self._scale * self._query(states)[0].view(batch * tokens, self.heads, -1).transpose(0, 1)
         if (gain := self._key.gain()) is not None:
             query = query * gain
-        frames = memory.frames
-        wanted = self._by_clip(matmul(query.to(frames.dtype), self._key.weight()), batch)
-        scores = matmul(wanted, frames.transpose(1, 2)).float()
-        if down is not None:
-            scores = torch.baddbmm(scores, self._by_clip(matmul(query, self._key.up()), batch), down.transpose(1, 2))
+        weight = self._key.weight()
+        low = self._by_clip(matmul(query, self._key.up()), batch) if self._key.adapted else None
+        return self._by_clip(matmul(query.to(weight.dtype), weight), batch), low
+
+    def _scores(self, wanted: Tensor, low: Tensor | None, memory: Memory, layer: int) -> Tensor:
+        """Scores of frames `[batch, heads * tokens, frames]`."""
+        down = memory.downs[2 * layer]
+        scores = matmul(wanted, memory.frames.transpose(1, 2)).float()
+        if low is not None and down is not None:
+            scores = torch.baddbmm(scores, low, down.transpose(1, 2))
         if memory.mask is not None:
             scores += memory.mask
         return scores
@@ -159,3 +187,9 @@ class CrossAttention:
     def _by_head(self, rows: Tensor, tokens: int) -> Tensor:
         """`[batch, heads * tokens, size]` to `[heads, batch * tokens, size]`."""
         return rows.view(rows.shape[0], self.heads, tokens, rows.shape[2]).transpose(0, 1).flatten(1, 2)
+
+
+def _joined(found: Sequence[tuple[Tensor, Tensor | None]]) -> tuple[Tensor, Tensor | None]:
+    """The parts of a batch, one behind the other."""
+    lows = [low for _, low in found if low is not None]
+    return torch.cat([frames for frames, _ in found]), torch.cat(lows) if lows else None

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from lora.model.cross_attention import CrossAttention, Memory
+from lora.model.cross_attention import Apart, CrossAttention, Memory
 from lora.model.layers import Projection, Rotation
 from lora.model.loading import IGNORED_LABEL, Encoded, LoadedModel
 from lora.model.output_head import Head
@@ -23,6 +23,9 @@ from lora.model.products import PRODUCT_DTYPES, matmul
 SUM_STEP = 64
 """Attention that transcribes takes a multiple of so many frames or tokens, those that do not count masked: sums are then the same, to the
 last bit in bfloat16, whatever else a batch or a draft holds."""
+
+CLIP_STEP = 4
+"""Clips for which room is made at once where they join a batch one after another."""
 
 
 class Cache:
@@ -45,7 +48,11 @@ class Cache:
         self.lengths, self.longest = torch.tensor(lengths, device=device), max(lengths)
 
     def add(self, layer: int, keys: Tensor, values: Tensor, positions: Tensor) -> None:
-        """Stores more tokens `[batch, heads, new, width]` of the first clips at `positions` `[batch, new]`."""
+        """Stores more tokens `[batch, heads, new, width]` of the first clips at `positions` `[batch, new]`; clips may be new."""
+        if layer == len(self._keys):
+            self.fill(keys[:, :, :0], values[:, :, :0])
+        if len(keys) > len(self._keys[layer]):
+            self._keys[layer], self._values[layer] = _widened(self._keys[layer], len(keys)), _widened(self._values[layer], len(keys))
         if self.longest + keys.shape[2] > self._keys[layer].shape[2]:
             self._keys[layer] = _lengthened(self._keys[layer], keys.shape[2])
             self._values[layer] = _lengthened(self._values[layer], keys.shape[2])
@@ -62,6 +69,11 @@ class Cache:
         """Puts one clip in another's place."""
         for part in (*self._keys, *self._values):
             part[target] = part[source]
+
+
+def _widened(part: Tensor, clips: int) -> Tensor:
+    """Room for so many clips in `[batch, heads, tokens, width]`, up to a multiple of `CLIP_STEP`."""
+    return functional.pad(part, (0, 0, 0, 0, 0, 0, 0, -(-clips // CLIP_STEP) * CLIP_STEP - len(part)))
 
 
 def _lengthened(part: Tensor, tokens: int = 0) -> Tensor:
@@ -139,7 +151,7 @@ class Decoder:
         states = self(tokens, memory, watch=watch)
         return states, torch.cat(watch.found, dim=1).mean(dim=1)
 
-    def __call__(self, tokens: Tensor, memory: Memory, cache: Cache | None = None, watch: "Watch | None" = None) -> Tensor:
+    def __call__(self, tokens: Tensor, memory: Memory | Apart, cache: Cache | None = None, watch: "Watch | None" = None) -> Tensor:
         """Decoder states `[batch, tokens, width]` of input `tokens` `[batch, tokens]`.
 
         They are the clips' first tokens, which an empty `cache` stores, or those that follow what the clips have in `cache`.
@@ -170,6 +182,7 @@ class Decoder:
             hidden = hidden + layer.out(mixed.transpose(1, 2).flatten(2))[0]
             asking = layer.norms[1](hidden)
             if watch is not None and index in watch.heads:
+                assert isinstance(memory, Memory)
                 watch.found.append(layer.cross.weights(asking, memory, index, watch.heads[index]))
             hidden = hidden + layer.cross(asking, memory, index, training=self.speech.model.training)
             up, gate = layer.up(layer.norms[2](hidden))[0].chunk(2, dim=-1)

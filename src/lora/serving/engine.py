@@ -1,6 +1,7 @@
-"""Recordings of many clients heard together: cut on some threads, decoded in batches on others.
+"""Recordings of many clients heard together: cut on some threads, decoded on others.
 
-Recordings take turns, piece by piece, so that a long one delays nobody for long; what is decoded at once is of like length.
+Recordings take turns, piece by piece, so that a long one delays nobody for long. A piece joins what is being decoded as soon as there is
+room, and its transcript is given as soon as it has ended.
 """
 
 import math
@@ -10,37 +11,40 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from itertools import chain, islice, zip_longest
 from typing import Final
 
 import torch
+from torch import Tensor
 
 from lora.audio.loading import EncodedAudio
 from lora.errors import RequestError
 from lora.longform.recording import Heard
+from lora.model.joining import Joining
+from lora.model.transcript import Transcript
+from lora.passages import Word
 from lora.serving.metrics import Metrics
 from lora.serving.models import Served
 from lora.serving.recording import Clip, Recording
 from lora.system.parallel import AT_A_TIME, threads_each
 from lora.system.process import give_back_memory
 
-BATCH_S: Final = 60.0
-"""Limit on audio decoded at once: more gains little, and the next client waits for it."""
+JOIN_S: Final = 20.0
+"""Sound that joins at once at most: encoding it takes a third of a second, in which what is being decoded waits."""
+
+TRIM_S: Final = 120.0
+"""Sound after which a worker returns freed memory to the system."""
 
 AHEAD_S: Final = 120.0
 """Audio of one recording that is cut ahead of decoding."""
 
-GATHER_S: Final = 0.05
-"""How long a worker waits for more clips while others are at work."""
-
 TURN_S: Final = 0.1
 """How long one recording is cut before the next has its turn."""
 
-LOOKED_AT: Final = 8
-"""How many times a batch's clips are searched for those of similar length."""
-
 SLOWEST: Final = 5.0
 """Assumed seconds of audio per second, before anything was measured."""
+
+REMEMBERED: Final = 0.999
+"""What a round leaves of the speed that was measured before: some twenty seconds count."""
 
 LONGEST_WAIT_S: Final = 60
 
@@ -58,14 +62,15 @@ class Engine:
         self._parked: set[Recording] = set()
         """Recordings that are not cut further until some of their clips are heard."""
         self._closed = False
-        self._held_s = 0.0
-        """Sound that is being decoded."""
-        self._speed = SLOWEST
+        self._heard_s, self._busy_s = SLOWEST, 1.0
+        """Sound that was heard of late, and what that took."""
         workers = min(AT_A_TIME, torch.get_num_threads()) if device.type == "cpu" else 1
         self._at_end = ExitStack()
         self._at_end.enter_context(threads_each(max(1, torch.get_num_threads() // workers)))
         self._cutters = ThreadPoolExecutor(AT_A_TIME, "cut")
-        self._workers = [threading.Thread(target=self._work, name=f"hear-{number}") for number in range(workers)]
+        self._rows = [0] * workers
+        """Clips that each worker decodes."""
+        self._workers = [threading.Thread(target=self._work, args=(number,), name=f"hear-{number}") for number in range(workers)]
         for worker in self._workers:
             worker.start()
 
@@ -109,7 +114,7 @@ class Engine:
     def _busy(self, why: str) -> RequestError:
         with self._changed:
             waiting_s = sum(recording.waiting_s for recording in self._ready)
-        wait_s = min(LONGEST_WAIT_S, 1 + math.ceil(waiting_s / self._speed))
+        wait_s = min(LONGEST_WAIT_S, 1 + math.ceil(waiting_s * self._busy_s / self._heard_s))
         return RequestError(429, f"{why}; ask again in {wait_s} s", code="rate_limit_exceeded", retry_after_s=wait_s)
 
     def _cut(self, recording: Recording) -> None:
@@ -139,58 +144,57 @@ class Engine:
             self._changed.notify_all()
         return piece is not None
 
-    def _work(self) -> None:
-        while batch := self._batch():
+    def _work(self, number: int) -> None:
+        running, joined_s = dict[str, Running](), 0.0
+        while (clips := self._joining(number, running)) is not None:
             started = time.monotonic()
-            self._hear(batch)
-            give_back_memory()
-            with self._changed:
-                self._held_s -= _length_s(batch)
-            self._measure(batch, time.monotonic() - started)
+            for clip in clips:
+                self._join(running, clip)
+            ended_s = sum(self._round(batch) for batch in list(running.values()))
+            joined_s += _length_s(clips)
+            if joined_s > TRIM_S:
+                joined_s = 0.0
+                give_back_memory()
+            self._measure(ended_s, time.monotonic() - started)
 
-    def _batch(self) -> list[Clip]:
-        """The clips to decode next; empty at the end."""
-        until = math.inf
+    def _joining(self, number: int, running: "dict[str, Running]") -> list[Clip] | None:
+        """The clips that a worker takes now: its share of what waits, in the order of turns. None at the end."""
         with self._changed:
-            while not self._gathered(until):
-                if self._closed and not self._ready:
-                    return []
-                until = min(until, time.monotonic() + GATHER_S) if self._ready else math.inf
-                self._changed.wait(until - time.monotonic() if self._ready else None)
-            batch = self._chosen()
-            for clip in batch:
-                clip.recording.give(clip)
-            self._held_s += _length_s(batch)
-            self._ready.rotate(-1)
-            self._go_on(batch)
-        return batch
+            self._rows[number] = sum(len(batch) for batch in running.values())
+            while not (self._waiting() or self._rows[number]):
+                if self._closed:
+                    return None
+                self._changed.wait()
+            taken = list[Clip]()
+            while self._has_room(number) and _length_s(taken) < JOIN_S and (clip := self._next()) is not None:
+                taken.append(clip)
+                self._rows[number] += 1
+            self._go_on(taken)
+        return taken
 
-    def _gathered(self, until: float) -> bool:
-        """Whether a batch can be made: at once if nobody is at work, else of as much as the others have, or at that time.
-
-        Clients that have just been answered come again in a moment; a worker that did not wait for them would have small batches for ever.
-        """
+    def _waiting(self) -> int:
+        """How many clips wait; recordings of which nobody waits for a clip are put aside."""
         self._ready = deque(one for one in self._ready if one.waiting and not one.future.done())
         self._parked = {one for one in self._parked if not one.future.done()}
-        if not self._ready:
-            return False
-        waiting_s = sum(one.waiting_s for one in self._ready)
-        return waiting_s >= min(BATCH_S, self._held_s / max(1, len(self._workers) - 1)) or time.monotonic() >= until
+        return sum(len(one.waiting) for one in self._ready)
 
-    def _chosen(self) -> list[Clip]:
-        """The clip whose turn it is, and those of the same model that are most like it in length: a worker's share of all."""
-        first = self._ready[0].waiting[0]
-        size = first.recording.served.transcriber.request.batch_size
-        turns = zip_longest(*(one.waiting for one in self._ready if one.served is first.recording.served))
-        waiting = [clip for clip in islice(chain.from_iterable(turns), LOOKED_AT * size) if clip is not None]
-        share_s = min(BATCH_S, (_length_s(waiting) + self._held_s) / len(self._workers))
-        chosen, total_s = [first], float(first.length_s)
-        for clip in sorted((one for one in waiting if one is not first), key=lambda one: abs(one.length_s - first.length_s)):
-            if len(chosen) == size or total_s + clip.length_s / 2 > share_s:
-                break
-            chosen.append(clip)
-            total_s += clip.length_s
-        return chosen
+    def _has_room(self, number: int) -> bool:
+        """Whether a worker has less than its share of all clips, and than a batch may have."""
+        waiting = self._waiting()
+        if not waiting:
+            return False
+        most = self._ready[0].served.transcriber.request.batch_size
+        return self._rows[number] < min(most, math.ceil((sum(self._rows) + waiting) / len(self._rows)))
+
+    def _next(self) -> Clip | None:
+        """The clip whose turn it is."""
+        if not self._ready:
+            return None
+        recording = self._ready[0]
+        clip = recording.waiting[0]
+        recording.give(clip)
+        self._ready.rotate(-1)
+        return clip
 
     def _go_on(self, batch: Iterable[Clip]) -> None:
         """Continues to cut recordings of which enough has been decoded."""
@@ -199,20 +203,43 @@ class Engine:
                 self._parked.remove(recording)
                 self._cutters.submit(self._cut, recording)
 
-    def _hear(self, batch: Sequence[Clip]) -> None:
-        """Decodes a batch; if that fails, clip by clip, so that one client's sound cannot spoil another's."""
+    def _join(self, running: "dict[str, Running]", clip: Clip) -> None:
+        """Encodes a clip, which joins those of its model."""
+        served = clip.recording.served
         try:
-            found = batch[0].recording.served.listener.batch([clip.samples for clip in batch], [clip.timed for clip in batch])
-        except Exception as error:  # noqa: BLE001 - reported to the client whose clip it is
-            if len(batch) == 1:
-                _fail(batch[0].recording.future, error)
-            for clip in batch if len(batch) > 1 else ():
-                self._hear([clip])
+            frames = served.listener.frames(clip.samples)
+        except Exception as error:  # noqa: BLE001 - told to the client whose clip it is
+            _fail(clip.recording.future, error)
             return
+        running.setdefault(served.name, Running(served)).join(clip, frames)
+
+    def _round(self, batch: "Running") -> float:
+        """A token more for each clip of a batch; gives the sound of those that have ended."""
+        if not len(batch):
+            return 0.0
+        self._metrics.batch.observe(len(batch))
+        try:
+            ended = batch.round()
+        except Exception:  # noqa: BLE001 - clip by clip, so that one client's sound cannot spoil another's
+            ended = []
+            for clip in batch.emptied():
+                self._hear_alone(clip)
+        self._give([(clip, (transcript, said)) for clip, transcript, said in ended])
+        return _length_s(clip for clip, _, _ in ended)
+
+    def _hear_alone(self, clip: Clip) -> None:
+        try:
+            found = clip.recording.served.listener.batch([clip.samples], [clip.timed])
+        except Exception as error:  # noqa: BLE001 - told to the client whose clip it is
+            _fail(clip.recording.future, error)
+            return
+        self._give([(clip, found[0])])
+
+    def _give(self, found: Sequence[tuple[Clip, tuple[Transcript, list[Word] | None]]]) -> None:
         with self._changed:
-            for clip, (transcript, said) in zip(batch, found, strict=True):
+            for clip, (transcript, said) in found:
                 clip.recording.hear(clip, transcript, said)
-        self._finish({clip.recording for clip in batch})
+        self._finish({clip.recording for clip, _ in found})
 
     def _finish(self, recordings: Iterable[Recording]) -> None:
         for recording in recordings:
@@ -223,9 +250,51 @@ class Engine:
                 self._metrics.sound.labels(recording.served.name).inc(heard.length_s)
                 _give(recording.future, heard)
 
-    def _measure(self, batch: Sequence[Clip], took_s: float) -> None:
-        self._metrics.batch.observe(len(batch))
-        self._speed += 0.1 * (len(self._workers) * _length_s(batch) / max(took_s, 1e-3) - self._speed)
+    def _measure(self, ended_s: float, took_s: float) -> None:
+        with self._changed:
+            self._heard_s = REMEMBERED * self._heard_s + ended_s
+            self._busy_s = REMEMBERED * self._busy_s + took_s / len(self._rows)
+
+
+class Running:
+    """Clips of one model that a worker decodes together."""
+
+    def __init__(self, served: Served) -> None:
+        self._listener = served.listener
+        self._joining: Joining[Clip] = served.listener.joining()
+        self._frames: dict[Clip, Tensor] = {}
+        """Of clips whose words are timed."""
+
+    def __len__(self) -> int:
+        return len(self._joining)
+
+    def join(self, clip: Clip, frames: Tensor) -> None:
+        """Adds a clip with its encoder output."""
+        self._joining.join(clip, frames, clip.length_s)
+        if clip.timed:
+            self._frames[clip] = frames
+
+    def round(self) -> list[tuple[Clip, Transcript, list[Word] | None]]:
+        """A token more for each clip for which somebody waits; gives those that have ended."""
+        self._leave([clip for clip in self._joining.keys if clip.recording.future.done()])
+        ended = self._joining.round() if len(self) else []
+        found = [(clip, transcript, self._words(clip, transcript)) for clip, transcript in ended]
+        self._leave([clip for clip, _ in ended])
+        return found
+
+    def emptied(self) -> list[Clip]:
+        """The clips, which all leave."""
+        clips = self._joining.keys
+        self._leave(clips)
+        return clips
+
+    def _words(self, clip: Clip, transcript: Transcript) -> list[Word] | None:
+        return self._listener.words(self._frames[clip], transcript, clip.samples) if clip.timed else None
+
+    def _leave(self, clips: Sequence[Clip]) -> None:
+        self._joining.leave(clips)
+        for clip in clips:
+            self._frames.pop(clip, None)
 
 
 class Place:

@@ -20,7 +20,7 @@ class Metrics:
         self.took = Histogram(
             "request_seconds", "Time from a request's first byte to its answer", buckets=(0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 300), **own
         )
-        self.batch = Histogram("batch_clips", "Clips that were decoded at once", buckets=(1, 2, 4, 8, 16, 32, 64), **own)
+        self.batch = Histogram("batch_clips", "Clips in each round of decoding", buckets=(1, 2, 4, 8, 16, 32, 64), **own)
 
     def text(self) -> bytes:
         """All of it, as it is read by Prometheus."""
