@@ -19,6 +19,7 @@ from transformers import MoonshineStreamingForConditionalGeneration
 from lora.audio.loading import Waveform, duration
 from lora.checkpoints.checkpoint import resolve
 from lora.errors import ExportError
+from lora.export.partial import Published, changed, write_partly
 from lora.export.quantise import quantised
 from lora.export.streaming import QUANTISED, streaming_config, streaming_graphs
 from lora.export.targets import architecture, write_target
@@ -187,6 +188,62 @@ def test_the_folder_holds_six_graphs_and_is_always_the_same(model: LoadedModel, 
     assert list(hashes[0]) == [*graphs, "streaming_config.json", "tokenizer.bin"]
     assert hashes[0] == hashes[1]
     assert architecture(model) == "streaming"
+
+
+@pytest.fixture(scope="module")
+def tuned(model: LoadedModel) -> LoadedModel:
+    """The model with other weights in the decoder's self-attention."""
+    speech = load_model(model.checkpoint, torch.device("cpu"), "float32")
+    with torch.no_grad():
+        speech.decoder.layers[1].self_attn.q_proj.weight.mul_(1.5)
+    return speech
+
+
+def test_one_graph_is_made_anew_and_the_others_are_the_published_ones(model: LoadedModel, tuned: LoadedModel, tmp_path: Path) -> None:
+    for name in ("published", "whole", "partly"):
+        (tmp_path / name).mkdir()
+    write_target(model, "moonshine-voice", "fp32", tmp_path / "published")
+    whole = {file.name: sha256_file(file) for file in write_target(tuned, "moonshine-voice", "fp32", tmp_path / "whole")}
+    published = Published(tmp_path / "published", ("decoder_kv",))
+    partly = {file.name: sha256_file(file) for file in write_partly(tuned, model, published, "fp32", tmp_path / "partly")}
+    assert partly == whole
+    theirs = {name for name, found in partly.items() if sha256_file(published.folder / name) != found}
+    assert theirs == {"decoder_kv.ort", "decoder_kv_with_attention.ort"}
+
+
+@pytest.mark.parametrize(
+    ("part", "graph"),
+    [
+        ("encoder.embedder.conv1", "frontend"),
+        ("encoder.layers.0.self_attn.q_proj", "encoder"),
+        ("decoder.proj", "adapter"),
+        ("decoder.layers.0.encoder_attn.v_proj", "cross_kv"),
+        ("decoder.layers.0.encoder_attn.q_proj", "decoder_kv"),
+        ("decoder.layers.0.mlp.fc1", "decoder_kv"),
+        ("decoder.norm", "decoder_kv"),
+    ],
+)
+def test_each_weight_is_found_in_its_graph(model: LoadedModel, part: str, graph: str) -> None:
+    speech = load_model(model.checkpoint, torch.device("cpu"), "float32")
+    with torch.no_grad():
+        speech.model.model.get_submodule(part).weight.add_(1)
+    assert changed(speech, model) == [graph]
+
+
+def test_a_graph_that_was_tuned_and_is_not_made_is_named(model: LoadedModel, tuned: LoadedModel, tmp_path: Path) -> None:
+    folder = tmp_path / "published"
+    folder.mkdir()
+    with pytest.raises(ExportError, match=r"holds no frontend\.ort, encoder\.ort, .*, streaming_config\.json, tokenizer\.bin"):
+        write_partly(tuned, model, Published(folder, ("cross_kv",)), "u8", tmp_path)
+    for name in ("frontend.ort", "encoder.ort", "adapter.ort", "decoder_kv.ort", "tokenizer.bin"):
+        (folder / name).touch()
+    config = folder / "streaming_config.json"
+    config.write_text(json.dumps(streaming_config(model)))
+    with pytest.raises(ExportError, match="--graphs cross_kv: the tuned model has other weights in decoder_kv; add it"):
+        write_partly(tuned, model, Published(folder, ("cross_kv",)), "u8", tmp_path)
+    config.write_text(json.dumps(streaming_config(model) | {"depth": 9}))
+    with pytest.raises(ExportError, match=r"depth is 9, not 4: it is of another model"):
+        write_partly(tuned, model, Published(folder, ("cross_kv",)), "u8", tmp_path)
 
 
 def test_the_runtime_says_what_the_model_says(model: LoadedModel, clip: Waveform, tmp_path: Path) -> None:

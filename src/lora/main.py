@@ -187,7 +187,7 @@ def _push(options: argparse.Namespace) -> int:
 
 
 def _export_arguments(parser: argparse.ArgumentParser) -> None:
-    from lora.export.targets import PRECISIONS, TARGETS
+    from lora.export.targets import GRAPHS, PRECISIONS, TARGETS
 
     model = parser.add_argument_group("what to export")
     model.add_argument(
@@ -202,6 +202,15 @@ def _export_arguments(parser: argparse.ArgumentParser) -> None:
     to.add_argument("--to", nargs="+", required=True, choices=TARGETS, metavar="TARGET", help=f"one or more of {', '.join(TARGETS)}")
     to.add_argument("--precision", choices=PRECISIONS, default="u8", help="precision of the weights; merged is always fp32 (default: u8)")
     to.add_argument("--license", metavar="TEXT", help="licence that gguf files name (default: as in the model card)")
+    to.add_argument(
+        "--graphs",
+        nargs="+",
+        default=[],
+        choices=GRAPHS,
+        metavar="GRAPH",
+        help=f"of a streaming model for moonshine-voice make only these of {', '.join(GRAPHS)}, and take the others from --published",
+    )
+    to.add_argument("--published", type=Path, metavar="DIR", help="moonshine-voice's folder of the untuned model, for --graphs")
     to.add_argument("--output", type=Path, metavar="DIR", help="output folder, with a subfolder per target (default: RUN/export)")
     to.add_argument("--overwrite", action="store_true", help="replace the export in the folder")
     proof = parser.add_argument_group("proof", "The export must give the tuned model's transcripts in the runtime.")
@@ -243,6 +252,8 @@ def _export(options: argparse.Namespace) -> int:
             allow_outside_paths=options.allow_outside_paths,
             tags=options.tags,
             license=options.license,
+            graphs=tuple(options.graphs),
+            published=options.published,
         ),
         Display(),
     )

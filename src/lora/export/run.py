@@ -20,8 +20,9 @@ from lora.display import Display, export_table
 from lora.errors import ConfigError, ExportError, ManifestError, ProofError, RunFolderError
 from lora.export.about import About
 from lora.export.agreement import compare_export
+from lora.export.partial import Published, write_partly
 from lora.export.proof import Models, ProofSet, Unscored, chosen, in_runtime, with_pytorch
-from lora.export.targets import ASKS_ARCHITECTURE, ExportPrecision, Target, architecture, require_export, write_target
+from lora.export.targets import ASKS_ARCHITECTURE, ExportPrecision, Graph, Target, architecture, require_export, write_target
 from lora.language import Language, traits
 from lora.model.loading import load_model
 from lora.model.transcript import DecodeSettings
@@ -62,6 +63,9 @@ class ExportRequest:
     precision: ExportPrecision = "u8"
     license: str | None = None
     """For formats that record it; None takes the run's `card_license`, or that of a published base model."""
+    graphs: tuple[Graph, ...] = ()
+    """Made anew, the others being taken from `published`; all of them where none is named."""
+    published: Path | None = None
     output: Path | None = None
     overwrite: bool = False
     skip_proof: bool = False
@@ -97,6 +101,8 @@ def export(request: ExportRequest, display: Display) -> Exported:
     tuned model, and then, as after every other refusal, leaves everything as it was.
     """
     require_export(request.targets, request.precision)
+    if (published := _published(request)) is not None:
+        published.kept()  # what is not there is told before the work
     on_device = [target for target in request.targets if target != "merged"]
     # The page of transformers-js is made of the runtime's own files, with a proof or without.
     require_runtimes(target for target in on_device if target == "transformers-js" or not request.skip_proof)
@@ -142,7 +148,10 @@ class _Job:
         precision = self._request.precision
         with self._display.stage(target, f"Exporting to {target}"):
             folder.mkdir()
-            files = write_target(models.tuned, target, precision, folder, _about(self._request, self._source))
+            if (published := _published(self._request)) is not None:
+                files = write_partly(models.tuned, models.base, published, precision, folder)
+            else:
+                files = write_target(models.tuned, target, precision, folder, _about(self._request, self._source))
             listed = tuple(
                 ExportedFile(name=file.relative_to(folder).as_posix(), bytes=file.stat().st_size, sha256=sha256_file(file))
                 for file in files
@@ -201,6 +210,17 @@ class _Job:
             peak_bytes=peak,
             versions=_versions(self._request),
         )
+
+
+def _published(request: ExportRequest) -> Published | None:
+    """The folder that some graphs are taken from. Raises `ConfigError` where what is asked for does not go together."""
+    if not request.graphs and request.published is None:
+        return None
+    if not request.graphs or request.published is None:
+        raise ConfigError("--graphs names the graphs that are made, and --published the folder that has the others; give both")
+    if request.targets != ("moonshine-voice",):
+        raise ConfigError("--graphs is for --to moonshine-voice alone; export to the other targets in a second command")
+    return Published(request.published, tuple(dict.fromkeys(request.graphs)))
 
 
 def _source(request: ExportRequest) -> _Source:

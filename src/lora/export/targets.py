@@ -17,9 +17,13 @@ if TYPE_CHECKING:
 
 Target = Literal["merged", "moonshine-voice", "onnx", "sherpa-onnx", "gguf", "transformers-js"]
 ExportPrecision = Literal["u8", "fp16", "fp32"]
+Graph = Literal["frontend", "encoder", "adapter", "cross_kv", "decoder_kv"]
+"""Of a streaming model for moonshine-voice; `decoder_kv` stands for its twin with attention too."""
+
 Architecture = Literal["tiny", "base", "streaming"]
 
 TARGETS: Final[tuple[Target, ...]] = get_args(Target)
+GRAPHS: Final[tuple[Graph, ...]] = get_args(Graph)
 PRECISIONS: Final[tuple[ExportPrecision, ...]] = get_args(ExportPrecision)
 
 START_ID, END_ID = 1, 2

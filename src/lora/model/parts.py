@@ -11,6 +11,9 @@ from lora.model.loading import LoadedModel
 
 _ATTENTION: Final = "(q|k|v|o)_proj"
 _DECODER: Final = r"model\.decoder\.layers\.\d+"
+FROM_FRAMES: Final = rf"{_DECODER}\.encoder_attn\.(k|v)_proj\."
+"""What makes keys and values of frames, as a pattern for the beginning of a weight's full name."""
+
 _ENCODER: Final = r"model\.encoder\.layers\.\d+"
 SITES = {
     "decoder": rf"{_DECODER}\.((self_attn|encoder_attn)\.{_ATTENTION}|mlp\.fc[12])",
