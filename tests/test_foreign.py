@@ -277,9 +277,10 @@ def test_labels_and_subtitles_of_whisperx_name_their_speakers() -> None:
     assert found(subtitle_segments(timed("whisperx.vtt"))) == SPOKEN
 
 
-def test_the_kaldi_directory_of_lhotse(tmp_path: Path) -> None:
+@pytest.mark.parametrize("writer", ["lhotse", "espnet"])
+def test_kaldi_directories_of_other_writers(writer: str, tmp_path: Path) -> None:
     (tmp_path / "talk.wav").touch()
-    assert sorted(found(kaldi_segments(FOREIGN / "lhotse-kaldi", tmp_path)), key=lambda one: one[1]) == SPOKEN
+    assert sorted(found(kaldi_segments(FOREIGN / f"{writer}-kaldi", tmp_path)), key=lambda one: one[1]) == SPOKEN
 
 
 def test_kaldi_says_which_channel_of_a_file_is_a_recording(tmp_path: Path) -> None:
@@ -299,12 +300,13 @@ def test_kaldi_says_which_channel_of_a_file_is_a_recording(tmp_path: Path) -> No
     assert "call-A: its channel is 'C'; channels are A and B" in refused("kaldi", tmp_path, tmp_path / "out")
 
 
-def test_tables_of_pandas(tmp_path: Path) -> None:
+@pytest.mark.parametrize("writer", ["pandas", "polars"])
+def test_tables_of_other_writers(writer: str, tmp_path: Path) -> None:
     (tmp_path / "talk.wav").touch()
     texts = ['He said "hi"', "five equals three", "Café naïve"]
-    (tmp_path / "nemo.jsonl").write_bytes((FOREIGN / "pandas-nemo.jsonl").read_bytes())
+    (tmp_path / "nemo.jsonl").write_bytes((FOREIGN / f"{writer}-nemo.jsonl").read_bytes())
     assert found(nemo_segments(tmp_path / "nemo.jsonl")) == SPOKEN
-    (tmp_path / "train.tsv").write_bytes((FOREIGN / "pandas-common-voice.tsv").read_bytes())
+    (tmp_path / "train.tsv").write_bytes((FOREIGN / f"{writer}-common-voice.tsv").read_bytes())
     (tmp_path / "clips").mkdir()
     for number in range(3):
         (tmp_path / "clips" / f"cv_{number}.mp3").write_bytes(b"x")
@@ -312,7 +314,7 @@ def test_tables_of_pandas(tmp_path: Path) -> None:
     (tmp_path / "wavs").mkdir()
     for number in range(3):
         (tmp_path / "wavs" / f"LJ{number}.wav").touch()
-    (tmp_path / "metadata.csv").write_bytes((FOREIGN / "pandas-ljspeech.csv").read_bytes())
+    (tmp_path / "metadata.csv").write_bytes((FOREIGN / f"{writer}-ljspeech.csv").read_bytes())
     assert [text for *_, text in found(ljspeech_segments(tmp_path))] == texts
 
 

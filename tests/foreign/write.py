@@ -1,9 +1,10 @@
-"""Writes the files of speach, lhotse, whisperx, batchalign, pandas and SCTK again, each with that tool's own writer.
+"""Writes the files of speach, lhotse, whisperx, batchalign, pandas, polars, ESPnet and SCTK again, each with that tool's own writer.
 
     python write.py FOLDER
 
-In an environment with speach 0.1a15.post1, lhotse 1.33.0, whisperx 3.8.6, batchalign 0.10.7 and pandas 3.1.1 (`pip install --no-deps`, and
-what they ask for), and with Debian's sctk 2.4.10 as `sctk`. whisperx's writers are in its module `utils`, which needs none of its models.
+In an environment with speach 0.1a15.post1, lhotse 1.33.0, whisperx 3.8.6, batchalign 0.10.7, pandas 3.1.1, polars 2.1.0 and espnet 202511
+(`pip install --no-deps`, and what they ask for), and with Debian's sctk 2.4.10 as `sctk`. whisperx's writers are in its module `utils`,
+which needs none of its models.
 """
 
 import subprocess
@@ -90,6 +91,30 @@ def tables(place: Path) -> None:
     speech.to_csv(place / "pandas-ljspeech.csv", sep="|", index=False, header=False, quoting=csv.QUOTE_NONE)
 
 
+def of_polars(place: Path) -> None:
+    import polars
+
+    said = polars.DataFrame(SAID, schema=["speaker", "offset", "end", "text"], orient="row")
+    rows = said.with_columns(audio_filepath=polars.lit("talk.wav"), duration=polars.col("end") - polars.col("offset")).drop("end")
+    rows.write_ndjson(place / "polars-nemo.jsonl")
+    texts = ['He said "hi"', *said["text"][1:]]
+    voices = polars.DataFrame({"client_id": said["speaker"], "path": [f"cv_{n}.mp3" for n in range(3)], "sentence": texts})
+    voices.write_csv(place / "polars-common-voice.tsv", separator="\t", quote_style="always")
+    speech = polars.DataFrame({"id": [f"LJ{n}" for n in range(3)], "text": texts, "said": [text.lower() for text in texts]})
+    speech.write_csv(place / "polars-ljspeech.csv", separator="|", include_header=False, quote_style="never")
+
+
+def of_espnet(place: Path) -> None:
+    from espnet2.fileio.datadir_writer import DatadirWriter
+
+    with DatadirWriter(place / "espnet-kaldi") as writer:
+        writer["wav.scp"]["talk"] = "talk.wav"
+        for number, (who, start_s, end_s, text) in enumerate(SAID):
+            name = f"{who}-{number}"
+            writer["segments"][name] = f"talk {start_s:.2f} {end_s:.2f}"
+            writer["text"][name], writer["utt2spk"][name] = text, who
+
+
 def of_sctk(place: Path) -> None:
     here = Path(__file__).parent
     with (place / "sctk.stm").open("w") as file:
@@ -99,5 +124,5 @@ def of_sctk(place: Path) -> None:
 
 
 if __name__ == "__main__":
-    for write in (elan, of_lhotse, of_whisperx, chat, tables, of_sctk):
+    for write in (elan, of_lhotse, of_whisperx, chat, tables, of_polars, of_espnet, of_sctk):
         write(Path(sys.argv[1]))

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from lora.corpora.build import Bad, Item
 from lora.corpora.recordings.segments import Segment
-from lora.corpora.tables import CsvSource, csv_items
+from lora.corpora.tables import CsvSource, Quotes, csv_items
 from lora.errors import ConfigError, ManifestError
 
 
@@ -14,7 +14,19 @@ def common_voice_segments(source: Path, split: str | None = None) -> Iterator[Se
 
     Raises `ManifestError` if there is no such table, with those that there are; `ConfigError` for a split beside a table.
     """
-    return map(_segment, csv_items(CsvSource(_table(source, split), "path", "sentence", "client_id", quotes="plain")))
+    table = _table(source, split)
+    quotes: Quotes = "csv" if _all_quoted(table) else "plain"
+    for item in csv_items(CsvSource(table, "path", "sentence", "client_id", quotes=quotes)):
+        yield item if isinstance(item, Bad) else _segment(item, item.text if quotes == "csv" else _unquoted(item.text))
+
+
+def _all_quoted(table: Path) -> bool:
+    """Whether a tool that puts every cell in quotes has written the table again: its header begins with one."""
+    try:
+        with table.open(encoding="utf-8-sig", errors="surrogateescape") as stream:
+            return stream.read(1) == '"'
+    except OSError as error:
+        raise ManifestError(f"{table}: cannot be read ({error.strerror})") from error
 
 
 def _table(source: Path, split: str | None) -> Path:
@@ -30,10 +42,8 @@ def _table(source: Path, split: str | None) -> Path:
     return source / f"{split}.tsv"
 
 
-def _segment(item: Item | Bad) -> Segment | Bad:
-    if isinstance(item, Bad):
-        return item
-    return Segment(item.id, Path(str(item.audio)), _unquoted(item.text), item.place, item.speaker_id, whole=True)
+def _segment(item: Item, text: str) -> Segment:
+    return Segment(item.id, Path(str(item.audio)), text, item.place, item.speaker_id, whole=True)
 
 
 def _unquoted(text: str) -> str:
