@@ -5,6 +5,7 @@ import sys
 
 from lora.config import RunConfig, add_flags, from_flags
 from lora.console import ArgumentParser, positive_int, run
+from lora.corpora import fetched
 from lora.presets import config_file, presets
 from lora.scoring.gate import Decision
 from lora.system.artifacts import EXPERIMENT_METRICS_FILE
@@ -39,10 +40,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="write N augmented clips next to the run folder, to listen to, without training",
     )
+    fetched.add_flags(parser)
     add_flags(parser)
 
 
 def execute(arguments: argparse.Namespace) -> int:
+    fetched.fetch(arguments)
     if arguments.write_augmented is not None:
         return write_examples(from_flags(arguments, arguments.config), arguments.write_augmented)
     return start(from_flags(arguments, arguments.config), EXPERIMENT_METRICS_FILE, dry_run=arguments.dry_run, resume=arguments.resume)
