@@ -12,7 +12,7 @@ import argparse
 import json
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -83,7 +83,8 @@ def measure(options: argparse.Namespace, place: Path) -> None:
     command = (sys.executable, "-m", "lora.main", "align", place / "long.flac", place / "script.txt", "--model-id", options.model_id)
     taken = timed((*command, "--device", "cpu", "--output", place / "m.jsonl", "--left-out", place / "left.tsv"))
     found = [json.loads(line) for line in (place / "m.jsonl").read_text().splitlines()]
-    report(options, speech, [(row["text"], *_times(speech, place / row["audio"])) for row in found], (place / "left.tsv").read_text())
+    times = _times(speech, [place / row["audio"] for row in found])
+    report(options, speech, [(row["text"], *both) for row, both in zip(found, times, strict=True)], (place / "left.tsv").read_text())
     minutes = len(speech.samples) / SAMPLE_RATE_HZ / 60
     print(f"{minutes:.1f} minutes: {taken.seconds:.0f} s, CPU {taken.cpu_s:.0f} s, {taken.megabytes:.0f} MB")
 
@@ -145,14 +146,17 @@ def _middles(clips: Sequence[Utterance], judge: str) -> list[list[float]]:
     return found
 
 
-def _times(speech: Speech, path: Path) -> tuple[float, float]:
-    """Where a clip lies in the recording: it is a part of it, sample by sample."""
-    clip = np.rint(load_exact(path) * 32768).astype(np.int16).tobytes()
-    whole = np.rint(speech.samples * 32768).clip(-32768, 32767).astype(np.int16).tobytes()
-    place = whole.find(clip)
-    while place % 2:
+def _times(speech: Speech, paths: Sequence[Path]) -> Iterator[tuple[float, float]]:
+    """Where clips lie in the recording: each is a part of it, sample by sample, and begins behind the one before; some are there twice."""
+    whole, place = np.rint(speech.samples * 32768).clip(-32768, 32767).astype(np.int16).tobytes(), -1
+    for path in paths:
+        clip = np.rint(load_exact(path) * 32768).astype(np.int16).tobytes()
         place = whole.find(clip, place + 1)
-    return place / 2 / SAMPLE_RATE_HZ, (place + len(clip)) / 2 / SAMPLE_RATE_HZ
+        while place >= 0 and place % 2:
+            place = whole.find(clip, place + 1)
+        if place < 0:
+            raise SystemExit(f"{path}: is no part of the recording behind the clip before")
+        yield place / 2 / SAMPLE_RATE_HZ, (place + len(clip)) / 2 / SAMPLE_RATE_HZ
 
 
 def load_exact(path: Path) -> npt.NDArray[np.float32]:
