@@ -37,7 +37,7 @@ from lora.runs.record import write as write_record
 from lora.system.cache import Kept
 from lora.system.files import sha256_bytes, write_json
 from lora.training import checkpointing
-from lora.training.adapter import Passport, attach, read_passport, save
+from lora.training.adapter import Provenance, attach, read_provenance, save
 from lora.training.adapter_files import check
 from lora.training.checkpointing import Numbers, TrainState, Window
 from lora.units import Seconds
@@ -155,8 +155,8 @@ class Maker:
         _damage_any(rng, folder)
 
         def use() -> object:
-            passport = read_passport(folder)
-            return passport, check(self.speech, folder)
+            provenance = read_provenance(folder)
+            return provenance, check(self.speech, folder)
 
         return use, None
 
@@ -398,7 +398,7 @@ def _manifest(folder: Path) -> None:
 def _adapter(folder: Path, speech: LoadedModel) -> None:
     folder.mkdir()
     adapted = attach(load_model(speech.checkpoint, speech.device, speech.precision), AdapterConfig(lora_r=2))
-    passport = Passport(
+    provenance = Provenance(
         base_model_id=speech.checkpoint.model_id,
         base_revision=None,
         base_sha256=speech.checkpoint.sha256,
@@ -407,7 +407,7 @@ def _adapter(folder: Path, speech: LoadedModel) -> None:
         text_style="none",
         normaliser="test",
     )
-    save(adapted, folder, passport)
+    save(adapted, folder, provenance)
 
 
 def _record(folder: Path) -> None:

@@ -36,7 +36,7 @@ from lora.model.greedy import DecodeSettings
 from lora.model.loading import LoadedModel, load_model
 from lora.runtimes.separate import voice_packages
 from lora.system.process_settings import GC_OBJECTS
-from lora.training.adapter import Passport, attach, save
+from lora.training.adapter import Provenance, attach, save
 from lora.transcribe import Request, Transcriber, open_transcriber
 from lora.units import SAMPLE_RATE_HZ
 
@@ -211,7 +211,7 @@ def tuned(tiny: LoadedModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
     save(
         adapted,
         folder,
-        Passport(
+        Provenance(
             base_model_id=checkpoint.model_id,
             base_revision=None,
             base_sha256=checkpoint.sha256,

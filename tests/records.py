@@ -78,7 +78,7 @@ def completed(domain: Sequence[Row] = DOMAIN, heldout: Sequence[Row] = HELDOUT, 
 
 
 def with_adapter(record: RunRecord, folder: Path) -> RunRecord:
-    """Puts a small adapter with its passport into the run's folder; the record knows it then."""
+    """Puts a small adapter with its provenance into the run's folder; the record knows it then."""
     made = folder / "lora_adapter"
     made.mkdir(parents=True, exist_ok=True)
     save_file({"base_model.model.proj.lora_A.weight": np.ones((1, 2), dtype=np.float32)}, made / ADAPTER_WEIGHTS)

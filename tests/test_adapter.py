@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import AutoModelForSpeechSeq2Seq
 
 from lora.audio.loading import AudioSettings, Waveform
-from lora.checkpoints.provenance import PASSPORT_FILE
+from lora.checkpoints.provenance import PROVENANCE_FILE
 from lora.config import AdapterConfig
 from lora.errors import CheckpointError, ConfigError
 from lora.model.decoder import Decoder
@@ -28,13 +28,13 @@ from lora.text.normaliser import normaliser_version
 from lora.training.adapter import (
     SITES,
     Adapted,
-    Passport,
+    Provenance,
     attach,
     find_sites,
     load,
     merged,
     plan,
-    read_passport,
+    read_provenance,
     restore,
     save,
     state,
@@ -100,8 +100,8 @@ def trained(speech: LoadedModel, config: AdapterConfig, samples: Waveform, steps
     return adapted
 
 
-def passport(speech: LoadedModel) -> Passport:
-    return Passport(
+def provenance(speech: LoadedModel) -> Provenance:
+    return Provenance(
         base_model_id=speech.checkpoint.model_id,
         base_revision=None,
         base_sha256=speech.checkpoint.sha256,
@@ -384,7 +384,7 @@ def test_a_saved_adapter_gives_the_same_outputs_over_the_published_base(
 ) -> None:
     adapted = trained(random_speech, config, waveforms[0])
     expected = logits(adapted.speech, waveforms[0])
-    save(adapted, folder, passport(random_speech))
+    save(adapted, folder, provenance(random_speech))
     loaded = load(fresh(random_speech), folder)
     loaded.peft.eval()
     assert sorted(loaded.sites) == sorted(adapted.sites)
@@ -405,7 +405,7 @@ def test_a_saved_adapter_gives_the_same_outputs_over_the_published_base(
 def test_a_saved_adapter_loads_with_plain_peft(tiny: LoadedModel, waveforms: Sequence[Waveform], folder: Path, init: str) -> None:
     config = AdapterConfig(init_lora_weights=init)  # type: ignore[arg-type]
     adapted = trained(tiny, config, waveforms[0], steps=1)
-    save(adapted, folder, passport(tiny))
+    save(adapted, folder, provenance(tiny))
     base = AutoModelForSpeechSeq2Seq.from_pretrained(tiny.checkpoint.folder, dtype=torch.float32)
     plain = peft.PeftModel.from_pretrained(base, folder).eval()
     values = torch.from_numpy(waveforms[0])[None]
@@ -419,7 +419,7 @@ def test_a_saved_adapter_loads_with_plain_peft(tiny: LoadedModel, waveforms: Seq
 def test_an_untrained_pissa_adapter_is_saved_as_one_that_does_nothing(
     random_v1: LoadedModel, waveforms: Sequence[Waveform], folder: Path
 ) -> None:
-    save(attach(fresh(random_v1), AdapterConfig(init_lora_weights="pissa")), folder, passport(random_v1))
+    save(attach(fresh(random_v1), AdapterConfig(init_lora_weights="pissa")), folder, provenance(random_v1))
     loaded = load(fresh(random_v1), folder)
     assert distance(logits(loaded.speech, waveforms[0]), logits(random_v1, waveforms[0])) < 1e-5
 
@@ -427,18 +427,18 @@ def test_an_untrained_pissa_adapter_is_saved_as_one_that_does_nothing(
 def test_saving_does_not_change_the_adapter(random_speech: LoadedModel, waveforms: Sequence[Waveform], folder: Path) -> None:
     adapted = trained(random_speech, AdapterConfig(init_lora_weights="pissa"), waveforms[0])
     before = logits(adapted.speech, waveforms[0])
-    save(adapted, folder, passport(random_speech))
+    save(adapted, folder, provenance(random_speech))
     assert torch.equal(logits(adapted.speech, waveforms[0]), before)
     first = {file.name: file.read_bytes() for file in folder.iterdir()}
-    save(adapted, folder, passport(random_speech))
-    assert first.keys() == {"adapter_config.json", "adapter_model.safetensors", PASSPORT_FILE}
+    save(adapted, folder, provenance(random_speech))
+    assert first.keys() == {"adapter_config.json", "adapter_model.safetensors", PROVENANCE_FILE}
     assert (folder / "adapter_model.safetensors").read_bytes() == first["adapter_model.safetensors"]
 
 
-def test_a_saved_adapter_names_its_base_and_comes_with_its_passport(random_v1: LoadedModel, folder: Path) -> None:
-    wanted = msgspec.structs.replace(passport(random_v1), base_revision="0123456789abcdef")
+def test_a_saved_adapter_names_its_base_and_comes_with_its_provenance(random_v1: LoadedModel, folder: Path) -> None:
+    wanted = msgspec.structs.replace(provenance(random_v1), base_revision="0123456789abcdef")
     save(attach(fresh(random_v1), AdapterConfig()), folder, wanted)
-    assert msgspec.structs.replace(read_passport(folder), sealed=None) == wanted
+    assert msgspec.structs.replace(read_provenance(folder), sealed=None) == wanted
     settings = json.loads((folder / "adapter_config.json").read_text())
     assert settings["base_model_name_or_path"] == random_v1.checkpoint.model_id
     assert settings["revision"] == "0123456789abcdef"
@@ -447,13 +447,13 @@ def test_a_saved_adapter_names_its_base_and_comes_with_its_passport(random_v1: L
 def test_bfloat16_adapters_train_save_and_load(random_speech: LoadedModel, waveforms: Sequence[Waveform], folder: Path) -> None:
     half = load_model(random_speech.checkpoint, random_speech.device, "bfloat16")
     adapted = trained(half, AdapterConfig(lora_targets="all"), waveforms[0])
-    save(adapted, folder, passport(half))
+    save(adapted, folder, provenance(half))
     loaded = load(fresh(half), folder)
     assert torch.equal(logits(loaded.speech, waveforms[0]), logits(adapted.speech, waveforms[0]))
 
 
 def test_an_adapter_of_another_base_is_refused_and_both_are_named(random_v1: LoadedModel, random_v2: LoadedModel, folder: Path) -> None:
-    save(attach(fresh(random_v1), AdapterConfig()), folder, passport(random_v1))
+    save(attach(fresh(random_v1), AdapterConfig()), folder, provenance(random_v1))
     with pytest.raises(CheckpointError) as caught:
         load(fresh(random_v2), folder)
     message = str(caught.value)
@@ -463,14 +463,14 @@ def test_an_adapter_of_another_base_is_refused_and_both_are_named(random_v1: Loa
     assert "give that --model-id" in message
 
 
-def test_a_folder_without_adapter_or_passport_is_refused(random_v1: LoadedModel, folder: Path) -> None:
+def test_a_folder_without_adapter_or_provenance_is_refused(random_v1: LoadedModel, folder: Path) -> None:
     with pytest.raises(CheckpointError, match=r"holds no adapter \(no adapter_config\.json\); give a run's lora_adapter/ folder"):
         load(random_v1, folder)
-    save(attach(fresh(random_v1), AdapterConfig()), folder, passport(random_v1))
-    (folder / PASSPORT_FILE).rename(folder.parent / PASSPORT_FILE)
-    with pytest.raises(CheckpointError, match=rf"has no {re.escape(PASSPORT_FILE)}"):
+    save(attach(fresh(random_v1), AdapterConfig()), folder, provenance(random_v1))
+    (folder / PROVENANCE_FILE).rename(folder.parent / PROVENANCE_FILE)
+    with pytest.raises(CheckpointError, match=rf"has no {re.escape(PROVENANCE_FILE)}"):
         load(random_v1, folder)
-    shutil.copy(folder.parent / PASSPORT_FILE, folder)
-    (folder / PASSPORT_FILE).write_text("{}")
+    shutil.copy(folder.parent / PROVENANCE_FILE, folder)
+    (folder / PROVENANCE_FILE).write_text("{}")
     with pytest.raises(CheckpointError, match="base_model_id"):
         load(random_v1, folder)

@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 import pytest
 import torch
-from test_adapter import VARIANTS, fresh, passport, trained, variant_name
+from test_adapter import VARIANTS, fresh, provenance, trained, variant_name
 
 from lora.audio.loading import Waveform
 from lora.checkpoints.checkpoint import Checkpoint, resolve
@@ -27,7 +27,7 @@ from lora.model.loading import LoadedModel, load_for_use, load_model
 from lora.model.transcript import DecodeSettings
 from lora.system.documents import read_json
 from lora.system.files import write_json
-from lora.training.adapter import fold_in, fold_plain, is_plain, load, read_passport, save
+from lora.training.adapter import fold_in, fold_plain, is_plain, load, read_provenance, save
 
 CPU = torch.device("cpu")
 
@@ -76,7 +76,7 @@ def test_transcripts_are_those_of_transformers_model(tiny: LoadedModel, clips: S
     examples = [Example(clip, len(sound) / 16000, ()) for clip, sound in zip(clips[:6], waveforms, strict=False)]
 
     def heard(speech: LoadedModel) -> list[str]:
-        evaluator = Evaluator(speech, LiveFeatures(speech, passport(speech).audio), DecodeSettings(tokens_per_second=6.5), 4)
+        evaluator = Evaluator(speech, LiveFeatures(speech, provenance(speech).audio), DecodeSettings(tokens_per_second=6.5), 4)
         return [found.text for found in evaluator.transcribe(examples)]
 
     assert heard(for_use(tiny.checkpoint)) == heard(tiny)
@@ -203,8 +203,8 @@ def test_weights_that_are_not_finite_and_other_rates_are_refused_as_when_a_model
 def test_an_adapter_is_folded_in_to_the_bit_as_peft_does_it(
     random_v1: LoadedModel, waveforms: Sequence[Waveform], tmp_path: Path, config: AdapterConfig
 ) -> None:
-    save(trained(random_v1, config, waveforms[0]), tmp_path, passport(random_v1))
-    assert is_plain(tmp_path, read_passport(tmp_path)) is not config.use_dora
+    save(trained(random_v1, config, waveforms[0]), tmp_path, provenance(random_v1))
+    assert is_plain(tmp_path, read_provenance(tmp_path)) is not config.use_dora
     if config.use_dora:
         return
     expected = load(fresh(random_v1), tmp_path)
@@ -217,13 +217,13 @@ def test_an_adapter_is_folded_in_to_the_bit_as_peft_does_it(
 
 
 def test_an_adapter_without_a_seal_is_left_to_peft(random_v1: LoadedModel, waveforms: Sequence[Waveform], tmp_path: Path) -> None:
-    save(trained(random_v1, AdapterConfig(), waveforms[0]), tmp_path, passport(random_v1))
-    assert not is_plain(tmp_path, msgspec.structs.replace(read_passport(tmp_path), sealed=None))
+    save(trained(random_v1, AdapterConfig(), waveforms[0]), tmp_path, provenance(random_v1))
+    assert not is_plain(tmp_path, msgspec.structs.replace(read_provenance(tmp_path), sealed=None))
 
 
 def test_an_adapter_of_another_model_is_refused(
     random_v1: LoadedModel, tiny: LoadedModel, waveforms: Sequence[Waveform], tmp_path: Path
 ) -> None:
-    save(trained(random_v1, AdapterConfig(), waveforms[0]), tmp_path, passport(random_v1))
+    save(trained(random_v1, AdapterConfig(), waveforms[0]), tmp_path, provenance(random_v1))
     with pytest.raises(CheckpointError, match="was trained on"):
         fold_plain(for_use(tiny.checkpoint), tmp_path)

@@ -12,17 +12,17 @@ import pytest
 import torch
 from running import ANY_VERDICT, QUICK, Manifests, manifests, moonshine_lora, refusal, the_error
 from safetensors.torch import load_file
-from test_adapter import fresh, passport, trained
+from test_adapter import fresh, provenance, trained
 from torch import Tensor
 
 from lora.audio.loading import AudioSettings, Waveform
-from lora.checkpoints.provenance import ADAPTER_SETTINGS, ADAPTER_WEIGHTS, PASSPORT_FILE
+from lora.checkpoints.provenance import ADAPTER_SETTINGS, ADAPTER_WEIGHTS, PROVENANCE_FILE
 from lora.config import AdapterConfig
 from lora.dataset.manifest import Utterance
 from lora.errors import CheckpointError, ConfigError
 from lora.model.loading import LoadedModel
 from lora.runs.record import read
-from lora.training.adapter import Adapted, fold_in, load, read_passport, save
+from lora.training.adapter import Adapted, fold_in, load, read_provenance, save
 from lora.training.combine import combine
 
 PLAIN = AdapterConfig()
@@ -32,7 +32,7 @@ SPLIT = AdapterConfig(init_lora_weights="pissa", lora_r=4)
 
 def saved(adapted: Adapted, folder: Path, speech: LoadedModel, **changed: Any) -> Path:
     folder.mkdir(parents=True)
-    save(adapted, folder, msgspec.structs.replace(passport(speech), **changed))
+    save(adapted, folder, msgspec.structs.replace(provenance(speech), **changed))
     return folder
 
 
@@ -76,12 +76,12 @@ def test_an_adapter_averaged_with_itself_is_itself(random_v1: LoadedModel, folde
     assert all(torch.allclose(once[name], twice[name], atol=1e-6) for name in once)
 
 
-def test_the_same_input_gives_the_same_bytes_and_the_passport_of_all(folders: list[Path], tmp_path: Path) -> None:
+def test_the_same_input_gives_the_same_bytes_and_the_provenance_of_all(folders: list[Path], tmp_path: Path) -> None:
     for name in ("one", "two"):
         combine(folders[:2], None, tmp_path / name)
-    for file in (ADAPTER_SETTINGS, ADAPTER_WEIGHTS, PASSPORT_FILE):
+    for file in (ADAPTER_SETTINGS, ADAPTER_WEIGHTS, PROVENANCE_FILE):
         assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
-    own, first = read_passport(tmp_path / "one"), read_passport(folders[0])
+    own, first = read_provenance(tmp_path / "one"), read_provenance(folders[0])
     assert msgspec.structs.replace(own, sealed=None) == msgspec.structs.replace(first, sealed=None)
     ranks = {weight.shape[0] for name, weight in load_file(tmp_path / "one" / ADAPTER_WEIGHTS).items() if ".lora_A." in name}
     assert ranks == {8 + 16, 8 + 2, 4}
@@ -115,7 +115,7 @@ def test_adapters_that_were_taught_other_styles_are_added_up(
 ) -> None:
     other = saved(trained(random_v1, PLAIN, waveforms[0]), tmp_path / "style", random_v1, text_style="long capitals")
     combine([folders[0], other], None, tmp_path / "mix")
-    assert read_passport(tmp_path / "mix").text_style == "none"
+    assert read_provenance(tmp_path / "mix").text_style == "none"
 
 
 def test_the_command_says_what_is_wrong_in_one_line_and_writes_nothing(folders: list[Path], tmp_path: Path) -> None:

@@ -16,13 +16,13 @@ from torch import Tensor
 
 from lora.audio.loading import AudioSettings
 from lora.checkpoints.checkpoint import resolve
-from lora.checkpoints.provenance import PASSPORT_FILE, Origin, read
+from lora.checkpoints.provenance import PROVENANCE_FILE, Origin, read
 from lora.config import AdapterConfig
 from lora.errors import CheckpointError
 from lora.export.official import load_official, load_peft
 from lora.model.loading import LoadedModel, load_model
 from lora.model.transcript import DecodeSettings
-from lora.training.adapter import Passport, attach, load, passport_of, read_passport, save, save_checkpoint
+from lora.training.adapter import Provenance, attach, load, provenance_of, read_provenance, save, save_checkpoint
 
 WEIGHTS, SETTINGS = "adapter_model.safetensors", "adapter_config.json"
 FACTOR = "base_model.model.model.decoder.layers.1.self_attn.q_proj.lora_B.weight"
@@ -32,8 +32,8 @@ def fresh(speech: LoadedModel) -> LoadedModel:
     return load_model(speech.checkpoint, speech.device, speech.precision)
 
 
-def passport(speech: LoadedModel) -> Passport:
-    return Passport(
+def provenance(speech: LoadedModel) -> Provenance:
+    return Provenance(
         base_model_id=speech.checkpoint.model_id,
         base_revision=None,
         base_sha256=speech.checkpoint.sha256,
@@ -54,14 +54,14 @@ def folder(random_v1: LoadedModel, tmp_path: Path) -> Path:
             parameter.copy_(torch.randn(parameter.shape, generator=generator))
     made = tmp_path / "adapter"
     made.mkdir()
-    save(adapted, made, passport(random_v1))
+    save(adapted, made, provenance(random_v1))
     return made
 
 
 @pytest.fixture
 def plain(folder: Path) -> Path:
     """The same adapter as another tool would have saved it."""
-    (folder / PASSPORT_FILE).unlink()
+    (folder / PROVENANCE_FILE).unlink()
     return folder
 
 
@@ -215,10 +215,10 @@ SEALED = [
     ("two weights swapped", weights(swapped)),
     ("another scale", settings(lora_alpha=9)),
     ("a layer named twice", settings(alpha_pattern={"fc1": 3})),
-    ("another token rate", values(PASSPORT_FILE, "decode.tokens_per_second", 13)),
-    ("another level", values(PASSPORT_FILE, "audio.rms_dbfs", -20)),
-    ("another language", text_bit(PASSPORT_FILE, '"text_style": "none"', '"text_style": "lower"')),
-    ("another base", values(PASSPORT_FILE, "base_sha256", "0" * 64)),
+    ("another token rate", values(PROVENANCE_FILE, "decode.tokens_per_second", 13)),
+    ("another level", values(PROVENANCE_FILE, "audio.rms_dbfs", -20)),
+    ("another language", text_bit(PROVENANCE_FILE, '"text_style": "none"', '"text_style": "lower"')),
+    ("another base", values(PROVENANCE_FILE, "base_sha256", "0" * 64)),
 ]
 
 
@@ -244,15 +244,15 @@ def test_what_looks_right_but_is_not_what_was_saved_is_refused(random_v1: Loaded
         ("sealed", 1),
     ],
 )
-def test_values_that_no_passport_has_are_refused(random_v1: LoadedModel, folder: Path, path: str, value: object) -> None:
-    values(PASSPORT_FILE, path, value)(folder)
-    with pytest.raises(CheckpointError, match=re.escape(PASSPORT_FILE)):
+def test_values_that_no_provenance_has_are_refused(random_v1: LoadedModel, folder: Path, path: str, value: object) -> None:
+    values(PROVENANCE_FILE, path, value)(folder)
+    with pytest.raises(CheckpointError, match=re.escape(PROVENANCE_FILE)):
         load(fresh(random_v1), folder)
 
 
 def test_an_adapter_from_before_there_were_hashes_is_still_taken(random_v1: LoadedModel, folder: Path) -> None:
-    values(PASSPORT_FILE, "sealed", None)(folder)
-    assert read_passport(folder) == passport(random_v1)
+    values(PROVENANCE_FILE, "sealed", None)(folder)
+    assert read_provenance(folder) == provenance(random_v1)
     assert load(fresh(random_v1), folder).sites
     weights(lost)(folder)
     with pytest.raises(CheckpointError, match=r"lacks 1 of 40 weights, among them .*layers\.1\.self_attn\.q_proj\.lora_B\.weight"):
@@ -261,7 +261,7 @@ def test_an_adapter_from_before_there_were_hashes_is_still_taken(random_v1: Load
 
 def test_the_base_model_s_name_may_change(random_v1: LoadedModel, folder: Path) -> None:
     """A local base model moves, and the adapter goes with it."""
-    values(PASSPORT_FILE, "base_model_id", "/elsewhere")(folder)
+    values(PROVENANCE_FILE, "base_model_id", "/elsewhere")(folder)
     assert load(fresh(random_v1), folder).sites
 
 
@@ -303,17 +303,17 @@ def test_official_adapters_with_impossible_values_are_refused(random_v1: LoadedM
 
 @pytest.mark.parametrize(
     ("file", "old", "new"),
-    [("config.json", '"attention_dropout": 0.0', '"attention_dropout": 0.5'), (PASSPORT_FILE, "6.5", "6.4")],
+    [("config.json", '"attention_dropout": 0.0', '"attention_dropout": 0.5'), (PROVENANCE_FILE, "6.5", "6.4")],
 )
 def test_a_checkpoint_of_a_run_that_was_changed_is_refused(random_v1: LoadedModel, tmp_path: Path, file: str, old: str, new: str) -> None:
     adapted = attach(fresh(random_v1), AdapterConfig(method="full"))
-    save_checkpoint(adapted, tmp_path, passport(random_v1))
-    assert passport_of(resolve(str(tmp_path))) is not None
+    save_checkpoint(adapted, tmp_path, provenance(random_v1))
+    assert provenance_of(resolve(str(tmp_path))) is not None
     content = (tmp_path / file).read_text()
     assert old in content
     (tmp_path / file).write_text(content.replace(old, new))
     with pytest.raises(CheckpointError, match=r"damaged or another one|was changed after it was saved"):
-        passport_of(resolve(str(tmp_path)))
+        provenance_of(resolve(str(tmp_path)))
 
 
 def test_every_command_refuses_a_damaged_adapter_in_one_line(random_v1: LoadedModel, folder: Path, tmp_path: Path) -> None:

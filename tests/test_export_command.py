@@ -31,7 +31,7 @@ from lora.runs.record import RunRecord, write
 from lora.runs.record import read as read_record
 from lora.runtimes.runtime import PACKAGES, RUNTIMES
 from lora.text.normaliser import normalise
-from lora.training.adapter import read_passport
+from lora.training.adapter import read_provenance
 from lora.training.sets import SpeechSet
 
 CPU = torch.device("cpu")
@@ -200,25 +200,25 @@ def test_weights_of_the_base_model_are_caught(trained: Trained, strength: float,
 def scaled(adapter: Path, strength: float, folder: Path) -> Path:
     """The same adapter with a share of its update, saved as a whole."""
     shutil.copytree(adapter, folder)
-    passport = read_passport(folder)
+    provenance = read_provenance(folder)
     file = folder / "adapter_model.safetensors"
     weights = {name: weight * strength if ".lora_B." in name else weight for name, weight in load_file(file).items()}
     save_file(weights, file, metadata={"format": "pt"})
-    write_sealed(folder, passport, ADAPTER_WEIGHTS, ADAPTER_SETTINGS)
+    write_sealed(folder, provenance, ADAPTER_WEIGHTS, ADAPTER_SETTINGS)
     return folder
 
 
 def both(trained: Trained, adapter: Path) -> tuple[Models, dict[str, SpeechSet]]:
     from lora.system.files import sha256_file
-    from lora.training.adapter import fold_in, load, read_passport
+    from lora.training.adapter import fold_in, load, read_provenance
 
     checkpoint = resolve("packaged:moonshine-tiny")
     base, tuned = (load_model(checkpoint, CPU, "float32") for _ in range(2))
     adapted = load(tuned, adapter)
     encoder = adapted.trains_encoder
     fold_in(adapted)
-    passport = read_passport(adapter)
-    models = Models(base, tuned, sha256_file(adapter / "adapter_model.safetensors"), encoder, passport.audio, passport.decode)
+    provenance = read_provenance(adapter)
+    models = Models(base, tuned, sha256_file(adapter / "adapter_model.safetensors"), encoder, provenance.audio, provenance.decode)
     parts = {}
     for name in ("domain", "heldout"):
         manifest = read(getattr(trained.sets, name), Rules())

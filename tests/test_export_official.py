@@ -15,7 +15,7 @@ from lora.config import AdapterConfig
 from lora.errors import CheckpointError, ExportError
 from lora.export.official import ROLES, convert, load_official, load_peft, official_state, opened
 from lora.model.loading import LoadedModel, load_model
-from lora.training.adapter import Adapted, attach, fold_in, load, read_passport
+from lora.training.adapter import Adapted, attach, fold_in, load, read_provenance
 
 RANK = 4
 ROUNDING = 1e-6
@@ -91,7 +91,7 @@ def test_a_converted_adapter_is_one_of_this_project(random_speech: LoadedModel, 
     state = drawn(random_speech)
     save_file(state, tmp_path / "adapter.safetensors")
     convert(opened(fresh(random_speech), tmp_path / "adapter.safetensors", 8.0), tmp_path / "peft", tokens_per_second=6.5)
-    assert read_passport(tmp_path / "peft").base_sha256 == random_speech.checkpoint.sha256
+    assert read_provenance(tmp_path / "peft").base_sha256 == random_speech.checkpoint.sha256
     assert same(folded(load(fresh(random_speech), tmp_path / "peft")), applied(random_speech, state, 8.0, RANK))
 
 
@@ -103,7 +103,7 @@ def test_there_and_back_is_the_same_file(random_speech: LoadedModel, tmp_path: P
     assert same(load_file(tmp_path / "back.safetensors"), state)
 
 
-def test_a_peft_adapter_of_another_tool_gets_a_passport(random_v1: LoadedModel, tmp_path: Path) -> None:
+def test_a_peft_adapter_of_another_tool_gets_a_provenance(random_v1: LoadedModel, tmp_path: Path) -> None:
     plain = get_peft_model(fresh(random_v1).model, LoraConfig(r=2, target_modules=["q_proj", "fc1"], init_lora_weights=False))
     plain.save_pretrained(tmp_path / "theirs")
     convert(opened(fresh(random_v1), tmp_path / "theirs"), tmp_path / "ours", tokens_per_second=6.5)

@@ -22,7 +22,7 @@ from lora.model.decoder import Decoder
 from lora.model.encoder import Encoder
 from lora.model.loading import LoadedModel, pad_labels
 from lora.runs.record import read
-from lora.training.adapter import Adapted, attach, find_sites, merged, plan, read_passport
+from lora.training.adapter import Adapted, attach, find_sites, merged, plan, read_provenance
 
 FULL = AdapterConfig(method="full", lora_targets="both")
 TOKENS = torch.tensor([[1, 372, 471, 278, 1900]])
@@ -120,7 +120,7 @@ def test_a_run_leaves_a_checkpoint_that_says_what_was_reported(random_speech: Lo
     assert said.code == 0, said.err
     texts = {line.split("\t")[0]: line.split("\t")[1] for line in said.out.splitlines()}
     assert texts == {row.id: row.hypothesis for row in record.domain.tuned.score.utterances}
-    assert read_passport_of(saved) == (-20, 2)
+    assert read_provenance_of(saved) == (-20, 2)
     assert "Checkpoint tuned from" in (saved / "README.md").read_text()
     listed = moonshine_lora("push", run, "--repo-id", "owner/name", "--dry-run")
     assert listed.code == 0, listed.err
@@ -131,7 +131,7 @@ def test_a_run_leaves_a_checkpoint_that_says_what_was_reported(random_speech: Lo
     )
     assert again.code == 0, again.err
     with pytest.raises(CheckpointError, match="holds no adapter"):
-        read_passport(saved)
+        read_provenance(saved)
 
 
 @pytest.mark.slow
@@ -154,13 +154,13 @@ def test_the_export_of_a_run_is_what_the_run_scored(random_v1: LoadedModel, sets
     assert texts != {row.id: row.hypothesis for row in record.domain.baseline.score.utterances}
 
 
-def read_passport_of(folder: Path) -> tuple[float | None, float]:
+def read_provenance_of(folder: Path) -> tuple[float | None, float]:
     from lora.checkpoints.checkpoint import resolve
-    from lora.training.adapter import passport_of
+    from lora.training.adapter import provenance_of
 
-    passport = passport_of(resolve(str(folder)))
-    assert passport is not None
-    return passport.audio.rms_dbfs, passport.decode.tokens_per_second
+    provenance = provenance_of(resolve(str(folder)))
+    assert provenance is not None
+    return provenance.audio.rms_dbfs, provenance.decode.tokens_per_second
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ from lora.scoring.gate import judge
 from lora.scoring.significance import compare, drift
 from lora.text.normaliser import normalise, normaliser_version
 from lora.text.style import resolve_style
-from lora.training.adapter import Passport, attach, save_checkpoint
+from lora.training.adapter import Provenance, attach, save_checkpoint
 from lora.units import Seconds
 
 SPOKEN: dict[Language, str] = {
@@ -292,7 +292,7 @@ def test_a_language_in_the_configuration_counts(random_v1: LoadedModel, tmp_path
 
 def test_a_checkpoint_that_a_run_has_made_is_of_the_run_s_language(random_v1: LoadedModel, tmp_path: Path) -> None:
     speech = load_model(random_v1.checkpoint, random_v1.device, "float32", "other:cy")
-    passport = Passport(
+    provenance = Provenance(
         base_model_id="x",
         base_revision=None,
         base_sha256=speech.checkpoint.sha256,
@@ -302,7 +302,7 @@ def test_a_checkpoint_that_a_run_has_made_is_of_the_run_s_language(random_v1: Lo
         normaliser=normaliser_version("other:cy"),
         language="other:cy",
     )
-    save_checkpoint(attach(speech, AdapterConfig(method="full")), tmp_path, passport)
+    save_checkpoint(attach(speech, AdapterConfig(method="full")), tmp_path, provenance)
     assert json.loads((tmp_path / "config.json").read_text())["language"] == "cy"
     assert load_model(resolve(str(tmp_path)), random_v1.device, "float32", "other:cy").language == "other:cy"
 

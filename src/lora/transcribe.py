@@ -177,35 +177,35 @@ def open_transcriber(request: Request) -> Transcriber:
     Raises `CheckpointError` when the adapter belongs to another model, when decode settings are given that it was not made with, or
     when a folder holds no adapter or no processor; `ConfigError` when checkpoint or adapter are for another language.
     """
-    passport = adapters.read_passport(request.adapter_folder) if request.adapter_folder else None
+    provenance = adapters.read_provenance(request.adapter_folder) if request.adapter_folder else None
     if request.processor_folder is not None and not any(request.processor_folder.glob("*processor_config.json")):
         raise CheckpointError(f"{request.processor_folder}: holds no processor; give a run's processor/ folder")
     device = choose_device(request.device)
     require_precision(device, request.precision)
     checkpoint = resolve(request.model_id, request.revision)
     if request.adapter_folder is None:
-        passport = adapters.passport_of(checkpoint)
+        provenance = adapters.provenance_of(checkpoint)
     made = request.adapter_folder or checkpoint.folder
-    language = request.language or (passport.language if passport else "en")
-    if passport is not None and language != passport.language:
-        spelled = traits(passport.language).name
+    language = request.language or (provenance.language if provenance else "en")
+    if provenance is not None and language != provenance.language:
+        spelled = traits(provenance.language).name
         raise ConfigError(f"--language {language}: {made} was trained for {spelled}; leave the flag out")
-    plain = request.adapter_folder is None or passport is None or adapters.is_plain(request.adapter_folder, passport)
+    plain = request.adapter_folder is None or provenance is None or adapters.is_plain(request.adapter_folder, provenance)
     speech = (load_for_use if plain else load_model)(checkpoint, device, request.precision, language)
     if request.processor_folder is not None:
         processor = load_processor_for_use(request.processor_folder)
         require_vocabulary(processor, speech.model, request.processor_folder)
         speech = replace(speech, processor=processor)
-    if passport is None:
+    if provenance is None:
         cap = request.tokens_per_second or traits(language).tokens_per_second
         return Transcriber(speech, DecodeSettings(tokens_per_second=cap), AudioSettings(), request)
-    if request.tokens_per_second not in (None, passport.decode.tokens_per_second):
-        raise CheckpointError(f"{made}: was scored with --tokens-per-second {passport.decode.tokens_per_second:g}; leave the flag out")
+    if request.tokens_per_second not in (None, provenance.decode.tokens_per_second):
+        raise CheckpointError(f"{made}: was scored with --tokens-per-second {provenance.decode.tokens_per_second:g}; leave the flag out")
     if request.adapter_folder is not None and plain:
         adapters.fold_plain(speech, request.adapter_folder)
     elif request.adapter_folder is not None:
         adapters.fold_in(adapters.load(speech, request.adapter_folder))
-    return Transcriber(speech, passport.decode, passport.audio, request)
+    return Transcriber(speech, provenance.decode, provenance.audio, request)
 
 
 def from_manifest(path: Path, rules: Rules, audio: AudioSettings) -> tuple[tuple[Utterance, ...], list[Seconds]]:

@@ -61,7 +61,7 @@ def adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
             parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator))
     folder = tmp_path_factory.mktemp("adapter") / "run" / "lora_adapter"
     folder.mkdir(parents=True)
-    passport = adapters.Passport(
+    provenance = adapters.Provenance(
         base_model_id=MODEL,
         base_revision=None,
         base_sha256=speech.checkpoint.sha256,
@@ -70,7 +70,7 @@ def adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
         text_style="none",
         normaliser=normaliser_version(),
     )
-    adapters.save(adapted, folder, passport)
+    adapters.save(adapted, folder, provenance)
     return folder
 
 

@@ -13,7 +13,7 @@ from lora.system.artifacts import ADAPTER_FOLDER, CHECKPOINT_FOLDER
 from lora.system.documents import read_json
 from lora.system.files import sha256_bytes, sha256_file, write_json
 
-PASSPORT_FILE: Final = "moonshine_lora.json"
+PROVENANCE_FILE: Final = "moonshine_lora.json"
 ADAPTER_SETTINGS: Final = "adapter_config.json"
 ADAPTER_WEIGHTS: Final = "adapter_model.safetensors"
 CHECKPOINT_SETTINGS: Final = "config.json"
@@ -30,7 +30,7 @@ class Sealed(msgspec.Struct, frozen=True, kw_only=True):
 
     weights_sha256: str
     settings_sha256: str
-    passport_sha256: str
+    provenance_sha256: str = msgspec.field(name="passport_sha256")
     tensors: tuple[str, ...]
 
 
@@ -59,7 +59,7 @@ class Tuned:
 def tuned_by(run: Path) -> Tuned:
     """The tuned model in a run's folder. Raises `CheckpointError` for a folder that holds none, or a damaged one."""
     if (checkpoint := run / CHECKPOINT_FOLDER).is_dir():
-        own = read_json(checkpoint / PASSPORT_FILE, Origin, CheckpointError)
+        own = read_json(checkpoint / PROVENANCE_FILE, Origin, CheckpointError)
         return Tuned(str(checkpoint.resolve()), None, None, own)
     adapter = run / ADAPTER_FOLDER
     if not adapter.is_dir():
@@ -78,9 +78,9 @@ def read(folder: Path, kind: type[OriginT]) -> OriginT:
     """
     if not (folder / ADAPTER_SETTINGS).is_file():
         raise CheckpointError(f"{folder}: holds no adapter (no {ADAPTER_SETTINGS}); give a run's lora_adapter/ folder")
-    if not (folder / PASSPORT_FILE).is_file():
+    if not (folder / PROVENANCE_FILE).is_file():
         raise CheckpointError(
-            f"{folder}: has no {PASSPORT_FILE}, so its base model and decode settings are unknown; "
+            f"{folder}: has no {PROVENANCE_FILE}, so its base model and decode settings are unknown; "
             "it was not made by moonshine-lora or the file was lost"
         )
     return read_sealed(folder, kind, ADAPTER_WEIGHTS, ADAPTER_SETTINGS)
@@ -88,12 +88,12 @@ def read(folder: Path, kind: type[OriginT]) -> OriginT:
 
 def read_sealed(folder: Path, kind: type[OriginT], weights: str, settings: str) -> OriginT:
     """The provenance of a folder with those files. Raises `CheckpointError` when one of them is missing, damaged or another one."""
-    file = folder / PASSPORT_FILE
-    passport: OriginT = read_json(file, kind, CheckpointError)
+    file = folder / PROVENANCE_FILE
+    provenance: OriginT = read_json(file, kind, CheckpointError)
     names = tensor_names(folder / weights)
-    if (sealed := passport.sealed) is None:
-        return passport
-    if _digest(read_json(file, dict[str, Any], CheckpointError)) != sealed.passport_sha256:
+    if (sealed := provenance.sealed) is None:
+        return provenance
+    if _digest(read_json(file, dict[str, Any], CheckpointError)) != sealed.provenance_sha256:
         raise CheckpointError(f"{file}: was changed after it was saved; {_REMEDY}")
     if lacking := sorted(set(sealed.tensors) - set(names)):
         raise CheckpointError(
@@ -104,18 +104,18 @@ def read_sealed(folder: Path, kind: type[OriginT], weights: str, settings: str) 
             raise CheckpointError(
                 f"{folder / name}: is damaged or another one (SHA-256 {found[:12]}, when it was saved {expected[:12]}); {_REMEDY}"
             )
-    return passport
+    return provenance
 
 
-def write_sealed(folder: Path, passport: Origin, weights: str, settings: str) -> None:
+def write_sealed(folder: Path, provenance: Origin, weights: str, settings: str) -> None:
     """Writes the provenance with the hashes of those files, which must exist."""
     sealed = Sealed(
         weights_sha256=sha256_file(folder / weights),
         settings_sha256=sha256_file(folder / settings),
-        passport_sha256=_digest(msgspec.to_builtins(passport)),
+        provenance_sha256=_digest(msgspec.to_builtins(provenance)),
         tensors=tensor_names(folder / weights),
     )
-    write_json(folder / PASSPORT_FILE, msgspec.structs.replace(passport, sealed=sealed))
+    write_json(folder / PROVENANCE_FILE, msgspec.structs.replace(provenance, sealed=sealed))
 
 
 def tensor_names(file: Path) -> tuple[str, ...]:

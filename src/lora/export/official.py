@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lora.audio.loading import AudioSettings
 from lora.checkpoints.model_folder import require_no_pickle
-from lora.checkpoints.provenance import PASSPORT_FILE
+from lora.checkpoints.provenance import PROVENANCE_FILE
 from lora.errors import CheckpointError, ExportError
 from lora.model.loading import LoadedModel
 from lora.model.transcript import DecodeSettings
@@ -24,7 +24,7 @@ from lora.system.files import atomic_file, atomic_folder
 from lora.text.normaliser import normaliser_version
 from lora.training import adapter as adapters
 from lora.training import adapter_files
-from lora.training.adapter import Adapted, Passport
+from lora.training.adapter import Adapted, Provenance
 
 ROLES = ("q_proj", "k_proj", "v_proj")
 STACKS = ("decoder", "encoder")
@@ -71,7 +71,7 @@ def load_peft(speech: LoadedModel, folder: Path) -> Adapted:
 
     Raises `CheckpointError` when it is no LoRA adapter or does not fit.
     """
-    if (folder / PASSPORT_FILE).is_file():
+    if (folder / PROVENANCE_FILE).is_file():
         return adapters.load(speech, folder)
     if (start := adapter_files.read_settings(folder).init_lora_weights) not in _KEEPS_THE_BASE:
         raise CheckpointError(
@@ -144,7 +144,7 @@ def convert(adapted: Adapted, output: Path, *, tokens_per_second: float, overwri
         rank = next(weight.shape[0] for name, weight in state.items() if name.endswith(".down"))
         return f"{output}: {len(state)} tensors; load it with rank {rank} and alpha {rank}"
     checkpoint = adapted.speech.checkpoint
-    passport = Passport(
+    provenance = Provenance(
         base_model_id=checkpoint.model_id,
         base_revision=checkpoint.revision,
         base_sha256=checkpoint.sha256,
@@ -154,7 +154,7 @@ def convert(adapted: Adapted, output: Path, *, tokens_per_second: float, overwri
         normaliser=normaliser_version(),
     )
     with atomic_folder(output) as folder:
-        adapters.save(adapted, folder, passport)
+        adapters.save(adapted, folder, provenance)
     return f"{output}: {len(adapted.sites)} sites of {checkpoint.model_id}"
 
 

@@ -13,7 +13,7 @@ import torch
 from lora.audio.loading import AudioSettings
 from lora.checkpoints.checkpoint import Checkpoint, resolve
 from lora.checkpoints.licences import licence
-from lora.checkpoints.provenance import ADAPTER_WEIGHTS, CHECKPOINT_WEIGHTS, PASSPORT_FILE
+from lora.checkpoints.provenance import ADAPTER_WEIGHTS, CHECKPOINT_WEIGHTS, PROVENANCE_FILE
 from lora.dataset.checking import validate
 from lora.dataset.manifest import Rules, read
 from lora.display import Display, export_table
@@ -231,14 +231,14 @@ def _source(request: ExportRequest) -> _Source:
             raise ConfigError("--output is not set; name the folder to export to")
         checkpoint = resolve(request.model_id, request.revision)
         folder = request.adapter_folder
-        passport = adapters.passport_of(checkpoint) if folder is None else adapters.read_passport(folder)
-        if passport is None:
+        provenance = adapters.provenance_of(checkpoint) if folder is None else adapters.read_provenance(folder)
+        if provenance is None:
             language = request.language or "en"
             decode = DecodeSettings(tokens_per_second=traits(language).tokens_per_second)
             return _Source(checkpoint, None, None, AudioSettings(), decode, language, request.output, None, None)
-        if request.language not in (None, passport.language):
-            raise ConfigError(f"--language {request.language}: it was trained for {traits(passport.language).name}; leave the flag out")
-        return _Source(checkpoint, folder, None, passport.audio, passport.decode, passport.language, request.output, None, None)
+        if request.language not in (None, provenance.language):
+            raise ConfigError(f"--language {request.language}: it was trained for {traits(provenance.language).name}; leave the flag out")
+        return _Source(checkpoint, folder, None, provenance.audio, provenance.decode, provenance.language, request.output, None, None)
     alone = {"--model-id": request.model_id, "--adapter-dir": request.adapter_folder, "--revision": request.revision}
     for flag, given in (alone | {"--language": request.language}).items():
         if given is not None:
@@ -251,13 +251,15 @@ def _source(request: ExportRequest) -> _Source:
     folder, output = request.run / records.result_folder(record.config.adapter), request.output or request.run / "export"
     full = record.config.adapter.method == "full"
     tuned = resolve(str(folder.resolve())) if full else None
-    passport = adapters.passport_of(tuned) if tuned is not None else adapters.read_passport(folder)
-    if passport is None:
-        raise ExportError(f"{folder}: has lost its {PASSPORT_FILE}; run the experiment again")
+    provenance = adapters.provenance_of(tuned) if tuned is not None else adapters.read_provenance(folder)
+    if provenance is None:
+        raise ExportError(f"{folder}: has lost its {PROVENANCE_FILE}; run the experiment again")
     if record.adapter is None or sha256_file(folder / (CHECKPOINT_WEIGHTS if full else ADAPTER_WEIGHTS)) != record.adapter.sha256:
         raise ExportError(f"{folder}: is not what the run scored; export it with --model-id{'' if full else ' and --adapter-dir'}")
     base = resolve(record.checkpoint.model_id, record.checkpoint.revision)
-    return _Source(base, None if full else folder, tuned, passport.audio, passport.decode, passport.language, output, record, request.run)
+    return _Source(
+        base, None if full else folder, tuned, provenance.audio, provenance.decode, provenance.language, output, record, request.run
+    )
 
 
 def _require_free(folder: Path, overwrite: bool) -> None:

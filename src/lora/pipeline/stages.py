@@ -43,7 +43,7 @@ from lora.text.normaliser import normaliser_version
 from lora.training import adapter as adapters
 from lora.training import checkpointing
 from lora.training import strength as strengths
-from lora.training.adapter import Adapted, Passport
+from lora.training.adapter import Adapted, Provenance
 from lora.training.checkpointing import TrainState
 from lora.training.loop import Progress, TrainData, learning_rate, planned_steps, train
 from lora.training.sets import SpeechSet, examples
@@ -298,7 +298,7 @@ def _sweep(
 def _save(prepared: Prepared, adapted: Adapted) -> AdapterInfo:
     """Writes adapter and processor, each whole or not at all."""
     prepared.hold.require()
-    passport = Passport(
+    provenance = Provenance(
         base_model_id=prepared.checkpoint.model_id,
         base_revision=prepared.checkpoint.revision,
         base_sha256=prepared.checkpoint.sha256,
@@ -311,9 +311,9 @@ def _save(prepared: Prepared, adapted: Adapted) -> AdapterInfo:
     made = prepared.folder / result_folder(prepared.config.adapter)
     with atomic_folder(made) as folder, system_errors():
         if adapted.full:
-            adapters.save_checkpoint(adapted, folder, passport)
+            adapters.save_checkpoint(adapted, folder, provenance)
         else:
-            adapters.save(adapted, folder, passport)
+            adapters.save(adapted, folder, provenance)
     with atomic_folder(prepared.folder / PROCESSOR_FOLDER) as folder, system_errors():
         prepared.speech.processor.save_pretrained(folder)
     start = prepared.config.adapter.from_adapter

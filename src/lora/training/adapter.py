@@ -17,9 +17,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from lora.audio.loading import AudioSettings
-from lora.checkpoints import provenance as passports
+from lora.checkpoints import provenance as provenances
 from lora.checkpoints.checkpoint import Checkpoint
-from lora.checkpoints.provenance import ADAPTER_SETTINGS, ADAPTER_WEIGHTS, CHECKPOINT_SETTINGS, CHECKPOINT_WEIGHTS, PASSPORT_FILE
+from lora.checkpoints.provenance import ADAPTER_SETTINGS, ADAPTER_WEIGHTS, CHECKPOINT_SETTINGS, CHECKPOINT_WEIGHTS, PROVENANCE_FILE
 from lora.config import AdapterConfig
 from lora.errors import CheckpointError, ConfigError
 from lora.language import code
@@ -34,7 +34,7 @@ from lora.training import adapter_files
 _FACTOR = re.compile(r"\.lora_(?P<side>[AB])\.weight$")
 
 
-class Passport(passports.Origin, frozen=True, kw_only=True, omit_defaults=True):
+class Provenance(provenances.Origin, frozen=True, kw_only=True, omit_defaults=True):
     """An adapter's base model and the settings it was scored with, saved beside it so that every later use is the same."""
 
     audio: AudioSettings
@@ -177,7 +177,7 @@ def _sites_of(speech: LoadedModel, config: AdapterConfig, folder: Path) -> tuple
 
 def _require_of_base(speech: LoadedModel, folder: Path) -> None:
     checkpoint = speech.checkpoint
-    passports.check(folder, read_passport(folder), checkpoint.model_id, checkpoint.revision, checkpoint.sha256)
+    provenances.check(folder, read_provenance(folder), checkpoint.model_id, checkpoint.revision, checkpoint.sha256)
 
 
 def attach(speech: LoadedModel, config: AdapterConfig, seed: int = 0, sites: Sequence[Site] | None = None) -> Adapted:
@@ -226,32 +226,32 @@ def _scale_of(config: AdapterConfig, rank: int) -> float:
     return math.sqrt(rank) if config.use_rslora else rank
 
 
-def save(adapted: Adapted, folder: Path, passport: Passport) -> None:
+def save(adapted: Adapted, folder: Path, provenance: Provenance) -> None:
     """Writes the adapter as PEFT does, with its provenance. `folder` must exist; the caller makes it appear whole.
 
     What is written always applies to the base model as published, also after PiSSA.
     """
     for settings in adapted.peft.peft_config.values():
-        settings.base_model_name_or_path = passport.base_model_id
-        settings.revision = passport.base_revision
+        settings.base_model_name_or_path = provenance.base_model_id
+        settings.revision = provenance.base_revision
         settings.inference_mode = True
     adapted.peft.save_pretrained(folder, save_embedding_layers=False)  # "auto" would ask the hub for the base model
     if adapted.split_off:
         _write_as_plain_lora(folder, adapted.split_off)
     (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
-    passports.write_sealed(folder, passport, ADAPTER_WEIGHTS, ADAPTER_SETTINGS)
+    provenances.write_sealed(folder, provenance, ADAPTER_WEIGHTS, ADAPTER_SETTINGS)
 
 
-def save_checkpoint(adapted: Adapted, folder: Path, passport: Passport) -> None:
+def save_checkpoint(adapted: Adapted, folder: Path, provenance: Provenance) -> None:
     """Writes a model whose weights were trained, and its processor, as a checkpoint that plain transformers loads, with its provenance.
 
     `folder` must exist; the caller makes it appear whole.
     """
-    if passport.language != "en":
-        adapted.speech.model.config.language = code(passport.language)
+    if provenance.language != "en":
+        adapted.speech.model.config.language = code(provenance.language)
     adapted.speech.model.save_pretrained(folder)
     adapted.speech.processor.save_pretrained(folder)
-    passports.write_sealed(folder, passport, CHECKPOINT_WEIGHTS, CHECKPOINT_SETTINGS)
+    provenances.write_sealed(folder, provenance, CHECKPOINT_WEIGHTS, CHECKPOINT_SETTINGS)
 
 
 def _write_as_plain_lora(folder: Path, split_off: Mapping[str, Tensor]) -> None:
@@ -277,16 +277,16 @@ def _write_as_plain_lora(folder: Path, split_off: Mapping[str, Tensor]) -> None:
     write_json(folder / ADAPTER_SETTINGS, settings | changed)
 
 
-def read_passport(folder: Path) -> Passport:
+def read_provenance(folder: Path) -> Provenance:
     """The provenance of a saved adapter. Raises `CheckpointError` if it is missing or a file was changed."""
-    return passports.read(folder, Passport)
+    return provenances.read(folder, Provenance)
 
 
-def passport_of(checkpoint: Checkpoint) -> Passport | None:
+def provenance_of(checkpoint: Checkpoint) -> Provenance | None:
     """The provenance of a checkpoint that a run has saved; None for any other. Raises `CheckpointError` if its files were changed."""
-    if not (checkpoint.folder / PASSPORT_FILE).is_file():
+    if not (checkpoint.folder / PROVENANCE_FILE).is_file():
         return None
-    return passports.read_sealed(checkpoint.folder, Passport, CHECKPOINT_WEIGHTS, CHECKPOINT_SETTINGS)
+    return provenances.read_sealed(checkpoint.folder, Provenance, CHECKPOINT_WEIGHTS, CHECKPOINT_SETTINGS)
 
 
 def load(speech: LoadedModel, folder: Path, *, trainable: bool = False) -> Adapted:
@@ -331,10 +331,10 @@ def fold_in(adapted: Adapted) -> None:
     adapted.peft.merge_and_unload()
 
 
-def is_plain(folder: Path, passport: Passport) -> bool:
+def is_plain(folder: Path, provenance: Provenance) -> bool:
     """Whether a saved adapter is plain LoRA (products of two factors) whose files match the hashes in its provenance."""
     settings = adapter_files.read_settings(folder)
-    named = passport.sealed is not None and all(map(adapter_files.FACTOR.fullmatch, passport.sealed.tensors))
+    named = provenance.sealed is not None and all(map(adapter_files.FACTOR.fullmatch, provenance.sealed.tensors))
     return named and not settings.use_dora and settings.bias == "none"
 
 

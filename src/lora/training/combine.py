@@ -17,7 +17,7 @@ from lora.checkpoints.provenance import ADAPTER_SETTINGS, ADAPTER_WEIGHTS, tuned
 from lora.errors import CheckpointError, ConfigError, ExportError
 from lora.system.files import atomic_folder, write_json
 from lora.training import adapter_files
-from lora.training.adapter import Passport, read_passport
+from lora.training.adapter import Provenance, read_provenance
 
 _SAME: Final = ("base_sha256", "language", "audio", "decode", "normaliser")
 """What adapters must have in common, because one model decodes and is scored with one set of settings."""
@@ -42,7 +42,7 @@ def combine(folders: Sequence[Path], weights: Sequence[float] | None, output: Pa
         raise ExportError(f"{output}: is there already; choose another place or pass --overwrite")
     shares = tuple(weights) if weights is not None else (1 / len(folders),) * len(folders)
     adapters = [_adapter(folder) for folder in folders]
-    passport = _common(adapters)
+    provenance = _common(adapters)
     rows: dict[str, list[Tensor]] = {}
     columns: dict[str, list[Tensor]] = {}
     for adapter, share in zip(adapters, shares, strict=True):
@@ -50,7 +50,7 @@ def combine(folders: Sequence[Path], weights: Sequence[float] | None, output: Pa
             rows.setdefault(site, []).append(down)
             columns.setdefault(site, []).append(share * up)
     with atomic_folder(output) as folder:
-        _write(folder, {site: (torch.cat(rows[site]), torch.cat(columns[site], dim=1)) for site in rows}, passport)
+        _write(folder, {site: (torch.cat(rows[site]), torch.cat(columns[site], dim=1)) for site in rows}, provenance)
     return shares
 
 
@@ -64,22 +64,22 @@ def _adapter(folder: Path) -> Path:
     return found
 
 
-def _common(adapters: Sequence[Path]) -> Passport:
+def _common(adapters: Sequence[Path]) -> Provenance:
     """The provenance of all; the style of the transcripts that they were trained on may differ.
 
     Raises `CheckpointError` if they differ in what decides a transcript or a score.
     """
-    passports = [read_passport(adapter) for adapter in adapters]
-    for adapter, passport in zip(adapters, passports, strict=True):
+    provenances = [read_provenance(adapter) for adapter in adapters]
+    for adapter, provenance in zip(adapters, provenances, strict=True):
         for name in _SAME:
-            first, other = getattr(passports[0], name), getattr(passport, name)
+            first, other = getattr(provenances[0], name), getattr(provenance, name)
             if first != other:
                 raise CheckpointError(
                     f"{adapter}: has {name} {_short(other)}, and {adapters[0]} has {_short(first)}; only adapters of one base model that "
                     "hear and write alike can be combined"
                 )
-    styles = {passport.text_style for passport in passports}
-    return msgspec.structs.replace(passports[0], text_style=styles.pop() if len(styles) == 1 else "none", sealed=None)
+    styles = {provenance.text_style for provenance in provenances}
+    return msgspec.structs.replace(provenances[0], text_style=styles.pop() if len(styles) == 1 else "none", sealed=None)
 
 
 def _short(value: object) -> str:
@@ -95,7 +95,7 @@ def _factors(adapter: Path) -> dict[str, tuple[Tensor, Tensor]]:
     return {site: (down, settings.scale(site) * up) for site, (down, up) in adapter_files.factors(adapter).items()}
 
 
-def _write(folder: Path, factors: Mapping[str, tuple[Tensor, Tensor]], passport: Passport) -> None:
+def _write(folder: Path, factors: Mapping[str, tuple[Tensor, Tensor]], provenance: Provenance) -> None:
     """An adapter whose scale is 1 everywhere: alpha is the rank."""
     import peft
 
@@ -105,7 +105,7 @@ def _write(folder: Path, factors: Mapping[str, tuple[Tensor, Tensor]], passport:
     settings = peft.LoraConfig(
         r=usual, lora_alpha=usual, rank_pattern=others, alpha_pattern=dict(others), target_modules=sorted(ranks), inference_mode=True
     )
-    settings.base_model_name_or_path, settings.revision = passport.base_model_id, passport.base_revision
+    settings.base_model_name_or_path, settings.revision = provenance.base_model_id, provenance.base_revision
     written: dict[str, Any] = settings.to_dict()  # type: ignore[no-untyped-call]
     write_json(folder / ADAPTER_SETTINGS, written | {"target_modules": sorted(ranks), "peft_type": "LORA"})
     save_file(
@@ -117,4 +117,4 @@ def _write(folder: Path, factors: Mapping[str, tuple[Tensor, Tensor]], passport:
         folder / ADAPTER_WEIGHTS,
         metadata={"format": "pt"},
     )
-    write_sealed(folder, passport, ADAPTER_WEIGHTS, ADAPTER_SETTINGS)
+    write_sealed(folder, provenance, ADAPTER_WEIGHTS, ADAPTER_SETTINGS)
