@@ -124,5 +124,6 @@ def test_the_hub_is_asked_for_the_revision_and_a_refusal_leaves_nothing(librispe
         assert "error: " in good.stderr
         bad = run("owner/missing")
         assert the_error(Result(bad.returncode, bad.stdout, bad.stderr)).startswith("error: owner/missing: is not on the hub, or private")
+        assert bad.stderr.endswith("or pass a local copy as --replay yodas=FOLDER\n")
         assert any(COMMIT in path for path in hub.RequestHandlerClass.asked)  # type: ignore[attr-defined]
     assert len(list((tmp_path / "cache" / "corpora").glob("*/manifest.jsonl"))) == 1

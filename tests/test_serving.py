@@ -218,8 +218,14 @@ START = AudioStart(rate=16000, width=2, channels=1).event()
             "no Wyoming event",
         ),
         ([Event("broken", payload=bytes(2 << 20)), Describe().event()], "an event has 2097152 bytes"),
+        ([AudioStart(rate=16000, width=2.5, channels=1).event(), AudioStop().event()], "2.5 bytes and 16000 Hz cannot be taken"),
+        ([AudioStart(rate=1 << 40, width=2, channels=1).event(), AudioStop().event()], "1099511627776 Hz cannot be taken"),
+        (
+            [START, AudioChunk(rate=8000, width=2, channels=1, audio=b"ab").event()],
+            "a part is sound of 1 channels, 2 bytes and 8000 Hz, and the recording began as",
+        ),
     ],
-    ids=["model", "language", "short", "long", "form", "chunk", "large"],
+    ids=["model", "language", "short", "long", "form", "chunk", "large", "half a byte", "rate", "other rate"],
 )
 def test_wyomings_client_is_told_why(server: Server, events: list[Event], says: str) -> None:
     error = said(server, *events)[-1]
@@ -228,12 +234,15 @@ def test_wyomings_client_is_told_why(server: Server, events: list[Event], says: 
 
 
 def test_what_is_no_event_ends_its_own_connection_only(server: Server) -> None:
-    for line in (b"GET / HTTP/1.1\r\n\r\n", b"[1, 2]\n", b'{"data": {}}\n', b"\xff\xfe\n"):
+    for line in (b"GET / HTTP/1.1\r\n\r\n", b"[1, 2]\n", b'{"data": {}}\n', b"\xff\xfe\n", b"[" * 5000 + b"\n"):
         with socket.create_connection(("127.0.0.1", server.wyoming or 0), timeout=60) as connection:
             connection.sendall(line)
-            while connection.recv(4096):
-                pass
+            answer = b""
+            while part := connection.recv(4096):
+                answer += part
+            assert b'"this is no Wyoming event"' in answer, line
     assert said(server, Describe().event())
+    assert "Traceback" not in server.errors.read_text()
 
 
 # --- start, stop, and what is left -------------------------------------------------------------------------------------------------------

@@ -156,6 +156,12 @@ def test_a_body_that_is_no_form_is_refused(server: Server, head: str, body: byte
     assert re.search(says, told), told
 
 
+def test_a_body_in_a_coding_is_refused(server: Server) -> None:
+    status, told = answered(server, f"{FORM}Content-Encoding: gzip\r\nContent-Length: 2\r\n", iter([b"{}"]))
+    assert status == 415
+    assert "a body in gzip is not taken" in told
+
+
 def test_a_form_needs_a_model_and_a_file_and_each_once(server: Server) -> None:
     def sent(*names: str) -> str:
         parts = "".join(f'--b\r\nContent-Disposition: form-data; name="{name}"\r\n\r\ntiny\r\n' for name in names)

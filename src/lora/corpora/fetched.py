@@ -30,12 +30,15 @@ class Corpus:
     choice: Choice
 
 
-CANARY: Final = Corpus(HubSource(LIBRISPEECH, "test.clean"), Choice(samples=300, min_s=_SHORTEST_S))
+CANARY: Final = Corpus(HubSource(LIBRISPEECH, "test.clean", local="--canary FOLDER"), Choice(samples=300, min_s=_SHORTEST_S))
 """LibriSpeech's test speakers: none of them is in its dev part."""
 
 REPLAY: Final[dict[str, Corpus]] = {
-    "librispeech": Corpus(HubSource(LIBRISPEECH, "dev.clean"), Choice(samples=500, min_s=_SHORTEST_S)),
-    "yodas": Corpus(HubSource(YODAS, "train", speaker_column=None, id_column=None), Choice(hours=1.0, min_s=_SHORTEST_S, skip_bad=True)),
+    "librispeech": Corpus(HubSource(LIBRISPEECH, "dev.clean", local="--replay librispeech=FOLDER"), Choice(samples=500, min_s=_SHORTEST_S)),
+    "yodas": Corpus(
+        HubSource(YODAS, "train", speaker_column=None, id_column=None, local="--replay yodas=FOLDER"),
+        Choice(hours=1.0, min_s=_SHORTEST_S, skip_bad=True),
+    ),
 }
 
 

@@ -50,6 +50,13 @@ class HubSource:
     """A commit, tag or branch on the hub; None is the newest."""
     part: tuple[int, int] | None = None
     """Number and count: of the files that the split is made of, only this share is read. None reads all."""
+    local: str = "--dataset FOLDER"
+    """How a command takes a local copy, for messages."""
+
+    @property
+    def remedy(self) -> str:
+        """What to do about a split that is not there, for commands that have a flag for it."""
+        return "; set --split" if self.local.startswith("--dataset") else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +185,7 @@ def _find(source: HubSource) -> _Place:
     if not tried:
         raise ConfigError(f"{source.dataset}: has several configs, {', '.join(configs[:20])}; name one with --config")
     there = "; ".join(f"{name}: {', '.join(splits)}" for name, splits in known.items())
-    raise ConfigError(f"{source.dataset}: has no split {source.split!r}; tried {', '.join(tried)}; available are {there}; set --split")
+    raise ConfigError(f"{source.dataset}: has no split {source.split!r}; tried {', '.join(tried)}; available are {there}{source.remedy}")
 
 
 def _place(source: HubSource, configs: list[str], config: str | None, split: str) -> _Place | None:
@@ -221,7 +228,7 @@ def _hub_errors(source: HubSource) -> Iterator[None]:
         reason = _reason(error)
         if reason is None:
             raise
-        advice = "" if Path(source.dataset).is_dir() else ", or pass a local copy as --dataset FOLDER"
+        advice = "" if Path(source.dataset).is_dir() else f", or pass a local copy as {source.local}"
         raise FetchError(f"{source.dataset}: {reason}{advice}") from error
 
 

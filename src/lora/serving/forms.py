@@ -47,6 +47,8 @@ async def read_form(request: Request, limits: Limits, place: Place) -> Form:
     Raises `RequestError` if it is none, is broken, too large, too slow, or finds no room; `ClientDisconnect` if nobody is there any
     more.
     """
+    if (coding := request.headers.get("content-encoding", "identity")) != "identity":
+        raise RequestError(415, f"a body in {coding} is not taken; send it as it is")
     kind, options = parse_options_header(request.headers.get("content-type"))
     if kind != b"multipart/form-data" or not options.get(b"boundary"):
         raise RequestError(400, "send a form (Content-Type: multipart/form-data) with the fields `file` and `model`")

@@ -30,7 +30,9 @@ from lora.serving.models import Served, found, require_language
 MOST_EVENT_BYTES: Final = 1 << 20
 """Of an event's data or sound: half a minute at 16 kHz, where clients send a tenth of a second."""
 
-_BROKEN: Final = (EOFError, KeyError, TypeError, AttributeError, ValueError)
+NO_EVENT: Final = "this is no Wyoming event"
+
+_BROKEN: Final = (EOFError, KeyError, TypeError, AttributeError, ValueError, RecursionError)
 """What the package raises for an invalid event."""
 
 
@@ -76,9 +78,13 @@ class _Bounded:
 
     def __init__(self, reader: StreamReader, timeout_s: float) -> None:
         self._reader, self._timeout_s = reader, timeout_s
+        self.ended = False
+        """Whether the client has left between two events."""
 
     async def readline(self) -> bytes:
-        return await asyncio.wait_for(self._reader.readline(), self._timeout_s)
+        line = await asyncio.wait_for(self._reader.readline(), self._timeout_s)
+        self.ended = not line
+        return line
 
     async def readexactly(self, count: int) -> bytes:
         if count > MOST_EVENT_BYTES:
@@ -100,7 +106,7 @@ class _Connection:
     ) -> None:
         """Six parameters: four are the server's, two the connection's."""
         self._engine, self._models, self._limits, self._metrics = engine, models, limits, metrics
-        self._reader = cast("StreamReader", _Bounded(reader, limits.read_timeout_s))
+        self._bounded = _Bounded(reader, limits.read_timeout_s)
         self._rest, self._writer = reader, writer
         self._served = next(iter(models.values()))
         self.busy = False
@@ -110,7 +116,7 @@ class _Connection:
     async def run(self) -> None:
         """Answers until the client leaves, says nothing for too long, or sends what is no event."""
         try:
-            while not self.last and (event := await async_read_event(self._reader)) is not None:
+            while not self.last and (event := await self._event()) is not None:
                 if AudioStart.is_type(event.type):
                     await self._transcribe(AudioStart.from_event(event))
                 else:
@@ -120,7 +126,14 @@ class _Connection:
         except RequestError as error:
             await self._refuse(error)
         except _BROKEN:
-            await self._refuse(RequestError(400, "this is no Wyoming event"))
+            await self._refuse(RequestError(400, NO_EVENT))
+
+    async def _event(self) -> Event | None:
+        """The next event; None if the client has left. Raises `RequestError` for what is none: the package takes much of it for the end."""
+        event = await async_read_event(cast("StreamReader", self._bounded))
+        if event is None and not self._bounded.ended:
+            raise RequestError(400, NO_EVENT)
+        return event
 
     async def _answer(self, event: Event) -> None:
         if Describe.is_type(event.type):
@@ -152,11 +165,15 @@ class _Connection:
 
     async def _recorded(self, start: AudioStart, place: Place) -> bytes:
         """The sound as a WAV file in memory."""
+        _require_wav(start)
         sound = bytearray()
-        while (event := await async_read_event(self._reader)) is not None and not AudioStop.is_type(event.type):
+        while (event := await self._event()) is not None and not AudioStop.is_type(event.type):
             if not AudioChunk.is_type(event.type):
                 continue
-            audio = AudioChunk.from_event(event).audio
+            chunk = AudioChunk.from_event(event)
+            audio = chunk.audio
+            if (chunk.rate, chunk.width, chunk.channels) != (start.rate, start.width, start.channels):
+                raise RequestError(400, f"a part is {_form(chunk)}, and the recording began as {_form(start)}")
             if len(sound) + len(audio) > self._limits.body_bytes:
                 raise RequestError(413, f"the sound has more than {self._limits.body_bytes / 1e6:g} MB")
             place.hold(len(audio))
@@ -198,15 +215,22 @@ def info(models: Mapping[str, Served]) -> Info:
     return Info(asr=[program])
 
 
+def _form(sound: AudioStart | AudioChunk) -> str:
+    return f"sound of {sound.channels} channels, {sound.width} bytes and {sound.rate} Hz"
+
+
+def _require_wav(start: AudioStart) -> None:
+    """Raises `RequestError` for a form that no WAV file has; a client's JSON may hold anything."""
+    given = ((start.channels, 1 << 16), (start.width, 5), (start.rate, 1 << 30))
+    if not all(type(value) is int and 0 < value < limit for value, limit in given):
+        raise RequestError(400, f"{_form(start)} cannot be taken")
+
+
 def _wav(start: AudioStart, sound: bytes) -> bytes:
-    """Raises `RequestError` for a format that WAV files cannot have."""
     file = io.BytesIO()
-    try:
-        with wave.open(file, "wb") as written:
-            written.setnchannels(start.channels)
-            written.setsampwidth(start.width)
-            written.setframerate(start.rate)
-            written.writeframes(sound)
-    except wave.Error as error:
-        raise RequestError(400, f"sound of {start.channels} channels, {start.width} bytes and {start.rate} Hz cannot be taken") from error
+    with wave.open(file, "wb") as written:
+        written.setnchannels(start.channels)
+        written.setsampwidth(start.width)
+        written.setframerate(start.rate)
+        written.writeframes(sound)
     return file.getvalue()
