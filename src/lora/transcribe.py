@@ -9,7 +9,7 @@ import msgspec
 
 from lora.audio.channels import Channel
 from lora.audio.decoding import stored_format
-from lora.audio.loading import AudioSettings, FileAudio, duration, load
+from lora.audio.loading import AudioSettings, FileAudio, duration, load, require_file
 from lora.checkpoints.checkpoint import resolve
 from lora.dataset.checking import as_checked, validate
 from lora.dataset.manifest import MIN_S, Rules, Utterance, read
@@ -244,8 +244,7 @@ def named(paths: Sequence[Path], choice: Choice) -> tuple[Utterance, ...]:
 
 
 def _parts(path: Path, choice: Choice) -> list[FileAudio]:
-    if not path.is_file():
-        raise AudioError(f"{path}: no such audio file")
+    require_file(path)
     if choice.channel != "split":
         return [FileAudio(path, choice.channel, choice.track)]
     return [FileAudio(path, number + 1, choice.track) for number in range(stored_format(path, choice.track).channels)]

@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import fields
@@ -15,7 +16,10 @@ from typing import get_args
 import pytest
 from lora_cli.engine.events import Event, Final, Problem, Segment, Voice
 from lora_cli.history import Entry
+from lora_cli.lines import KEYS_HELP, PlainWriter, run_lines
 from lora_cli.replacements import Applied
+from playing import ended, final
+from scripted import Script
 
 from lora.audio.loading import FileAudio
 from lora.dataset.manifest import Utterance
@@ -76,12 +80,14 @@ def test_every_event_is_a_line_of_json(spoken: Utterance, tmp_path: Path) -> Non
         (("--file", "absent.wav"), "absent.wav"),
         (("--run", "absent"), "absent"),
         (("--model-id", "packaged:moonshine-huge", "--file", "CLIP"), "no such packaged model"),
-        (("--mode", "hold", "--plain"), "takes keys"),
+        (("--mode", "hold", "--plain"), "without a screen there is --plain --mode toggle"),
+        (("--mode", "toggle", "--plain", "--file", "CLIP"), "leave out --file"),
+        (("--file", "."), "is a folder; name an audio file in it"),
         (("--compare", "--plain"), "takes two voices"),
         (("--adapter-dir", "absent"), "holds no adapter"),
         (("--plain", "--model-id", "TABLE"), "replacements.toml: "),
         (("--fil", "x"), "did you mean --file?"),
-        ((), "stdin is not a terminal"),
+        ((), "add --non-interactive"),
     ],
 )
 def test_each_mistake_is_one_line(arguments: Sequence[str], message: str, clip: Path, tmp_path: Path) -> None:
@@ -110,6 +116,41 @@ def test_a_signal_ends_it_with_what_was_said_so_far(spoken: Utterance, tmp_path:
     assert process.returncode == code, err
     assert "Traceback" not in err
     assert [json.loads(line)["event"] for line in out.splitlines()][-2:] == ["final", "ended"]
+
+
+def test_enter_starts_and_ends_recordings_for_those_who_use_a_screen_reader(capsys: pytest.CaptureFixture[str]) -> None:
+    script = Script()
+    typed, keys = os.pipe()
+
+    def type_(line: str, then: object) -> None:
+        os.write(keys, f"{line}\n".encode())
+        end = time.monotonic() + 20
+        while script.asked[-1] != then:
+            assert time.monotonic() < end, script.asked
+            time.sleep(0.01)
+
+    def talk() -> None:
+        while "close" not in script.asked and not hasattr(script, "on_samples"):
+            time.sleep(0.01)
+        type_("", "begin")
+        type_("", "end")
+        script.emit(final("one"))
+        script.emit(ended())
+        type_("", "begin")
+        type_("d", "cancel")
+        script.emit(ended(2))
+        os.write(keys, b"what\n")
+        type_("q", "close")
+
+    talking = threading.Thread(target=talk)
+    talking.start()
+    with os.fdopen(typed) as lines:
+        run_lines(script.session(), PlainWriter(sys.stdout, sys.stderr), hands_free=False, until=threading.Event(), keys=lines)
+        talking.join()
+        os.close(keys)  # the end of the input: a thread that reads would keep the file from being closed
+    shown = capsys.readouterr()
+    assert shown.out == "one\n"
+    assert shown.err.splitlines() == [KEYS_HELP, "recording", "the text comes", "recording", "discarded", KEYS_HELP]
 
 
 def test_a_reader_that_goes_away_is_no_crash(spoken: Utterance, tmp_path: Path) -> None:

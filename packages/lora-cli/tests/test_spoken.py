@@ -237,6 +237,27 @@ def test_hands_free_gives_the_text_without_a_key_and_ends_when_stdin_does(
 
 
 @pytest.mark.slow
+def test_without_a_screen_enter_records_what_is_said(microphone: VirtualMicrophone, sentences: Sequence[Sentence], tmp_path: Path) -> None:
+    environment = microphone.environment | {"XDG_STATE_HOME": str(tmp_path)}
+    command = [sys.executable, *APP, "--plain", "--mode", "toggle"]
+    with subprocess.Popen(
+        command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, bufsize=1
+    ) as app:
+        assert app.stdin is not None
+        assert app.stderr is not None
+        while not app.stderr.readline().startswith("listening with"):
+            assert app.poll() is None
+        app.stdin.write("\n")
+        assert app.stderr.readline() == "recording\n"
+        speaking = microphone.speak(sentences[4].clip)
+        until(speaking.done, lambda: time.sleep(0.1))
+        app.stdin.write("\nq\n")
+        out, _ = app.communicate(timeout=60)
+    assert app.returncode == 0
+    assert errors(sentences[4].text, out) <= sentences[4].errors + 1
+
+
+@pytest.mark.slow
 def test_without_a_screen_a_lost_microphone_is_one_error_line_after_the_text_so_far(
     microphone: VirtualMicrophone, sentences: Sequence[Sentence], tmp_path: Path
 ) -> None:

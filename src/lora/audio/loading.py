@@ -326,12 +326,19 @@ def _pcm16(samples: Waveform) -> npt.NDArray[np.int16]:
     return quantised
 
 
+def require_file(path: Path) -> None:
+    """Raises `AudioError` for a path that names no file."""
+    if path.is_dir():
+        raise AudioError(f"{path}: is a folder; name an audio file in it")
+    if not path.is_file():
+        raise AudioError(f"{path}: no such audio file")
+
+
 def read_file(
     path: Path, settings: AudioSettings, channel: Channel | None = None, track: int | None = None, max_s: float | None = None
 ) -> Waveform:
     """The waveform of a file named by a person; a missing one raises `AudioError`."""
-    if not path.is_file():
-        raise AudioError(f"{path}: no such audio file")
+    require_file(path)
     return load(FileAudio(path, channel, track), settings, max_s)
 
 

@@ -148,9 +148,7 @@ class History:
         try:
             pyperclip.copy(text)
         except pyperclip.PyperclipException as error:
-            raise LoraError(
-                "copied through the terminal, if it allows that; for the system's clipboard install wl-clipboard or xclip"
-            ) from error
+            raise LoraError(f"copied through the terminal, if it allows that; {_no_clipboard()}") from error
 
     def save(self, form: SaveFormat) -> Path:
         """Writes all utterances as text, a manifest or subtitles into the folder for saved files; returns the file."""
@@ -204,6 +202,14 @@ class History:
     def _write(self, entries: dict[str, Entry]) -> None:
         write_jsonl(self.folder / HISTORY_FILE, entries.values(), durable=True, private=True)
         self._entries = entries
+
+
+def _no_clipboard() -> str:
+    """Why the system's clipboard cannot be had."""
+    found = [tool for tool in ("wl-copy", "xclip", "xsel", "pbcopy") if shutil.which(tool)]
+    if found and not (os.environ.get("WAYLAND_DISPLAY") or os.environ.get("DISPLAY")):
+        return f"the system's clipboard is that of a desktop, and {found[0]} finds none: DISPLAY and WAYLAND_DISPLAY are not set"
+    return "for the system's clipboard install wl-clipboard (Wayland) or xclip (X11)"
 
 
 def _make_private(folder: Path) -> None:

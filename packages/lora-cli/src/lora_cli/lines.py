@@ -1,8 +1,9 @@
 """The app without a screen: lines that are only ever added, for screen readers, logs and other programs.
 
-Keys are not read. A file is heard from start to end; a microphone hands-free, until Ctrl-C.
+A file is heard from start to end; a microphone hands-free until Ctrl-C, or from one Enter to the next.
 """
 
+import queue
 import threading
 from typing import Protocol, TextIO
 
@@ -14,9 +15,15 @@ from lora.system.terminal import say, shown_json
 from lora_cli.engine.events import Ended, Event, Failed, Final, Loading, Problem, Ready
 from lora_cli.history import entry
 from lora_cli.session import Recorder, Session
+from lora_cli.typed import QUIT, read_keys
 
 FINISHING_S = 60.0
 """How long quitting waits for the text of the last words; a slow machine may still load the model."""
+
+
+POLL_S = 0.1
+
+KEYS_HELP = "Enter starts a recording, and ends it; d and Enter discards it; q and Enter quits"
 
 
 class Writer(Protocol):
@@ -24,6 +31,8 @@ class Writer(Protocol):
 
     def event(self, event: Event) -> None: ...
     def problem(self, problem: Problem) -> None: ...
+    def note(self, text: str) -> None:
+        """Says to a person what the keys do, or did."""
 
 
 class PlainWriter:
@@ -45,6 +54,9 @@ class PlainWriter:
     def problem(self, problem: Problem) -> None:
         self._say(f"warning: {problem.message}")
 
+    def note(self, text: str) -> None:
+        self._say(text)
+
     def _say(self, text: str) -> None:
         say(text, self._err)
 
@@ -64,13 +76,18 @@ class JsonWriter:
     def problem(self, problem: Problem) -> None:
         self._write({"event": "problem", **msgspec.to_builtins(problem)})
 
+    def note(self, text: str) -> None:
+        """Whoever reads JSON knows the keys."""
+
     def _write(self, values: dict[str, object]) -> None:
         self._out.write(shown_json(self._encoder.encode(values)).decode() + "\n")
         self._out.flush()
 
 
-def run_lines(session: Session, writer: Writer, *, hands_free: bool, until: threading.Event) -> None:
+def run_lines(session: Session, writer: Writer, *, hands_free: bool, until: threading.Event, keys: TextIO | None = None) -> None:
     """Hears until the source has ended (`until` is set) or the user ends it, and writes what was said; then Ctrl-C and SIGTERM go on.
+
+    With `keys` it hears from one line to the next: Enter starts and ends a recording, d discards it, q ends.
 
     Raises `AudioError` when the source cannot be opened, when it gives no sound any more (once the text of what was said is written), and
     when the engine fails.
@@ -81,10 +98,15 @@ def run_lines(session: Session, writer: Writer, *, hands_free: bool, until: thre
     try:
         engine.start()
         recorder = Recorder(engine, session.postroll)
-        recorder.begin(hands_free=hands_free)
+        if keys is None:
+            conversation.expect()
+            recorder.begin(hands_free=hands_free)
         source = session.open_source(recorder.hear, lambda _peak: None, conversation.problem)
         try:
-            conversation.wait(until)
+            if keys is None:
+                conversation.wait(until)
+            else:
+                _Pressed(recorder, conversation, writer).run(keys)
         except (KeyboardInterrupt, TerminatedError) as signalled:
             ended_by = signalled
         finally:
@@ -101,6 +123,44 @@ def run_lines(session: Session, writer: Writer, *, hands_free: bool, until: thre
         raise ended_by
 
 
+class _Pressed:
+    """Recordings that typed lines start and end."""
+
+    def __init__(self, recorder: Recorder, conversation: "_Conversation", writer: Writer) -> None:
+        self._recorder, self._conversation, self._writer = recorder, conversation, writer
+        self._recording = False
+
+    def run(self, keys: TextIO) -> None:
+        """Until q, the end of the input, or what ends the conversation."""
+        typed: queue.SimpleQueue[str] = queue.SimpleQueue()
+        read_keys(keys, typed.put)
+        self._writer.note(KEYS_HELP)
+        while not self._conversation.over:
+            try:
+                key = typed.get(timeout=POLL_S)
+            except queue.Empty:
+                continue
+            if key == QUIT:
+                return
+            self._press(key)
+
+    def _press(self, key: str) -> None:
+        if key == "" and not self._recording:
+            self._conversation.expect()
+            self._recorder.begin(hands_free=False)
+            self._recording = True
+            self._writer.note("recording")
+        elif key == "" or (key == "d" and self._recording):
+            self._recording = False
+            if key:
+                self._recorder.cancel()
+            else:
+                self._recorder.end()
+            self._writer.note("discarded" if key else "the text comes")
+        else:
+            self._writer.note(KEYS_HELP)
+
+
 class _Conversation:
     """Passes events to the writer and the results, and knows when the last one was there. Called from several threads."""
 
@@ -108,9 +168,23 @@ class _Conversation:
         self._session, self._writer = session, writer
         self._lock = threading.Lock()
         self._ended = threading.Event()
+        self._ended.set()
+        self._expected = 0
+        """Recordings whose end is still to come."""
         self.broken: Exception | None = None
         self.lost: str | None = None
         """Why no sound comes any more, if so."""
+
+    @property
+    def over(self) -> bool:
+        """Whether the engine broke, or no sound comes any more."""
+        return self.broken is not None or self.lost is not None
+
+    def expect(self) -> None:
+        """A recording begins, whose end is to be waited for."""
+        with self._lock:
+            self._expected += 1
+            self._ended.clear()
 
     def event(self, event: Event) -> None:
         with self._lock:
@@ -127,7 +201,9 @@ class _Conversation:
             raise AudioError(event.message)
         self._writer.event(event)
         if isinstance(event, Ended):
-            self._ended.set()
+            self._expected -= 1
+            if not self._expected:
+                self._ended.set()
 
     def problem(self, problem: Problem) -> None:
         """Passes it on; what ends the conversation is raised instead."""
@@ -139,9 +215,8 @@ class _Conversation:
 
     def wait(self, until: threading.Event) -> None:
         """Until the source is through or gone, a signal came or the engine broke."""
-        while not until.wait(0.1):
-            if self.broken is not None or self.lost is not None:
-                return
+        while not until.wait(POLL_S) and not self.over:
+            pass
 
     def finish(self) -> None:
         """Until the last text is there. A model that is still loading takes its time; an engine that breaks ends the wait."""

@@ -79,8 +79,11 @@ def _app(arguments: list[str]) -> int:
     if options.list_devices:
         return _list_devices()
     lines = options.plain or options.json or options.non_interactive
-    if lines and options.mode not in (None, "auto", "vad"):
-        raise ConfigError(f"--mode {options.mode}: takes keys, and none are read without a screen; leave it out")
+    pressed = options.mode == "toggle" and (options.plain or options.json)
+    if lines and not pressed and options.mode not in (None, "auto", "vad"):
+        raise ConfigError(f"--mode {options.mode}: takes keys; without a screen there is --plain --mode toggle, with Enter")
+    if pressed and options.file is not None:
+        raise ConfigError("--mode toggle: takes the microphone; leave out --file")
     from lora_cli.settings import fill, read_user_settings
 
     fill(options, read_user_settings(), screen=not lines)
@@ -106,7 +109,7 @@ def _app(arguments: list[str]) -> int:
 
         writer = JsonWriter(sys.stdout) if options.json else PlainWriter(sys.stdout, sys.stderr)
         hands_free = options.file is None or options.mode == "vad"
-        run_lines(session, writer, hands_free=hands_free, until=through)
+        run_lines(session, writer, hands_free=hands_free, until=through, keys=sys.stdin if pressed else None)
         return 0
     finally:
         results.close()
@@ -151,7 +154,9 @@ def _parser() -> ArgumentParser:
         "--non-interactive", action="store_true", help="no screen and no keys: transcribe --file to its end, or the microphone hands-free"
     )
     talking.add_argument(
-        "--plain", action="store_true", help="the same as --non-interactive: finished lines only, for screen readers and logs"
+        "--plain",
+        action="store_true",
+        help="no screen, finished lines only, for screen readers and logs; with --mode toggle, Enter starts and ends a recording",
     )
     talking.add_argument("--json", action="store_true", help="the same, with every event as a line of JSON on stdout")
     kept = parser.add_argument_group("what is kept")

@@ -2,17 +2,17 @@
 
 import queue
 import sys
-import threading
 import time
 from typing import Final, TextIO
 
-from lora.errors import AudioError, ConfigError, LoraError
+from lora.errors import AudioError, LoraError
 from lora.system.terminal import say
 from lora_cli.engine.events import Event, Failed, Loading, Problem, Ready
 from lora_cli.engine.events import Final as Spoken
 from lora_cli.recorder.booth import KEYS, Booth, complaints, place, sound
 from lora_cli.recorder.sitting import Phase, Sitting
 from lora_cli.sound.reopening import BACK, Calls, Reopening
+from lora_cli.typed import QUIT, read_keys
 
 POLL_S: Final = 0.05
 
@@ -26,9 +26,6 @@ def run_plain(booth: Booth, keys: TextIO | None = None) -> int:
 
     Raises `ConfigError` without anything to read keys from, and what keeps microphone or model from working.
     """
-    keys = keys or sys.stdin
-    if keys is None or keys.closed:
-        raise ConfigError("stdin is closed, so there are no keys; leave --plain out, or give it a terminal or a pipe")
     news: queue.SimpleQueue[object] = queue.SimpleQueue()
     engine = booth.open_engine(news.put) if booth.open_engine is not None else None
     try:
@@ -38,7 +35,7 @@ def run_plain(booth: Booth, keys: TextIO | None = None) -> int:
         calls = Calls(sitting.capture.hear, lambda _peak: None, news.put, lambda: news.put(Problem(BACK)))
         microphone = Reopening(booth.open_source, booth.open_source, calls)
         try:
-            threading.Thread(target=_type, args=(keys, news), name="keys", daemon=True).start()
+            read_keys(keys or sys.stdin, news.put)
             Conversation(booth, sitting).run(news)
         finally:
             microphone.close()
@@ -46,14 +43,6 @@ def run_plain(booth: Booth, keys: TextIO | None = None) -> int:
         if engine is not None:
             engine.close()
     return 0
-
-
-def _type(keys: TextIO, news: "queue.SimpleQueue[object]") -> None:
-    try:
-        for line in keys:
-            news.put(line.strip().lower())
-    finally:  # whatever ends the input, the app must not wait for it
-        news.put("q")
 
 
 class Conversation:
@@ -70,7 +59,7 @@ class Conversation:
                 what = news.get(timeout=POLL_S)
             except queue.Empty:
                 what = None
-            if what == "q":
+            if what == QUIT:
                 return
             self.step(what)
 

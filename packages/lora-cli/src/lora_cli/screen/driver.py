@@ -116,7 +116,7 @@ def check_terminal() -> None:
     """Raises `ConfigError` unless keys can be read and stderr can show the screen."""
     if sys.__stdin__ is None or sys.__stdin__.closed or not sys.__stdin__.isatty():
         raise ConfigError(
-            "stdin is not a terminal, so there are no keys to talk with; use --non-interactive, or --file to transcribe a clip"
+            "stdin is not a terminal, so there are no keys to talk with; add --non-interactive: it hears hands-free, or a --file to its end"
         )
     if sys.__stderr__ is None or not sys.__stderr__.isatty():
         raise ConfigError("stderr is not a terminal, so there is nothing to draw on; use --plain for lines of text")
