@@ -64,8 +64,8 @@ SWITCH = (
     f"{VOICE}test_engine.py::test_hands_free_a_switch_waits_for_the_end_of_the_utterance",
 )
 LOST = (
-    f"{VOICE}test_microphone.py::test_blocks_that_are_lost_are_told_once_each_and_only_while_it_is_recorded",
-    f"{VOICE}test_microphone.py::test_blocks_that_portaudio_lost_are_counted_and_told",
+    f"{VOICE}test_microphone.py::test_blocks_that_are_lost_are_reported_once_each_and_only_while_it_is_recorded",
+    f"{VOICE}test_microphone.py::test_blocks_that_portaudio_lost_are_counted_and_reported",
 )
 BEFORE = (
     f"{VOICE}test_recording.py::test_sound_from_before_a_recording_is_no_part_of_the_next",

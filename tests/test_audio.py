@@ -130,7 +130,7 @@ def test_rms_of_silence_stays_silence() -> None:
     assert not prepare(np.zeros(100, np.float32), AudioSettings(rms_dbfs=-20), "x").any()
 
 
-def test_silence_is_told_from_quiet_speech(speech: Waveform) -> None:
+def test_silence_is_distinguished_from_quiet_speech(speech: Waveform) -> None:
     assert is_silent(np.zeros(1000, np.float32))
     assert is_silent(np.full(1000, 1e-4, np.float32))
     assert not is_silent(speech * 0.01)

@@ -95,7 +95,7 @@ def recordings(content: bytes) -> list[Recording]:
 
 
 @pytest.mark.parametrize("what", ["sound", "text", "duration", "limit", "level"])
-def test_whatever_is_changed_is_looked_at_again(what: str, tmp_path: Path) -> None:
+def test_whatever_is_changed_is_checked_again(what: str, tmp_path: Path) -> None:
     rows, kept = spoken(tmp_path, 3), Kept(tmp_path / "kept")
     validate(manifest(tmp_path, rows), Rules(), AudioSettings(), kept=kept)
     if what == "sound":
@@ -113,7 +113,7 @@ def test_whatever_is_changed_is_looked_at_again(what: str, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("processes", [False, True])
-def test_a_damaged_kept_file_is_made_again_and_told(processes: bool, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+def test_a_damaged_kept_file_is_made_again_and_reported(processes: bool, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     if processes:
         request.getfixturevalue("in_processes")
     given, kept = manifest(tmp_path, spoken(tmp_path, 3)), Kept(tmp_path / "kept")
@@ -175,7 +175,7 @@ def test_an_exception_of_a_process_is_raised_where_the_result_is_wanted() -> Non
 
 
 @pytest.mark.usefixtures("importable")
-def test_a_process_that_ends_is_told_with_its_signal() -> None:
+def test_a_process_that_ends_is_reported_with_its_signal() -> None:
     with Workers(exit_at_three, 2) as workers, pytest.raises(WorkerError, match="SIGKILL"):
         list(workers.map([1, 2, 3, 4]))
 

@@ -64,7 +64,7 @@ def test_what_is_said_stays(notation: Notation, text: str, expected: str) -> Non
         *(("chat", text, mark) for text, mark in (("I xxx it .", "xxx"), ("<yyy> [/] it .", "yyy"), ("www .", "www"), ("ba@u .", "ba@u"))),
     ],
 )
-def test_words_that_are_missing_are_told(notation: Notation, text: str, mark: str) -> None:
+def test_words_that_are_missing_are_reported(notation: Notation, text: str, mark: str) -> None:
     assert said(text, notation).unclear == mark
 
 

@@ -140,7 +140,7 @@ def test_sentences_that_stand_in_training_are_counted(clips: Sequence[Utterance]
     assert trained_sentences(sets) == {"dev": 1, "domain": 2, "heldout": 0}
 
 
-def test_tags_are_told_for_each_part_of_a_manifest(rows: list[dict[str, object]], tmp_path: Path) -> None:
+def test_tags_are_reported_for_each_part_of_a_manifest(rows: list[dict[str, object]], tmp_path: Path) -> None:
     write_rows(tmp_path / "part-a.jsonl", [rows[0] | {"text": f"{rows[0]['text']} <COMMA>"}, rows[1]])
     write_rows(tmp_path / "part-b.jsonl", rows[2:4])
     manifest = read_set(str(tmp_path / "part-*.jsonl"), Rules(tags="drop"), CONFIG, Kept()).manifest

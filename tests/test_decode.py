@@ -215,7 +215,7 @@ def test_a_good_draft_saves_rounds_and_a_wrong_one_costs_none(tiny: LoadedModel,
     assert max(rounds.values()) == rounds["nothing"] == max(len(row) for row in own) + 1
 
 
-def test_a_clip_that_has_said_enough_ends_and_the_others_go_on(tiny: LoadedModel, waveforms: Sequence[Waveform]) -> None:
+def test_a_clip_that_has_said_enough_ends_and_the_others_continue(tiny: LoadedModel, waveforms: Sequence[Waveform]) -> None:
     batch = [waveforms[index] for index in DRAFTED]
     expected = decoded(tiny, batch)
     enough = [partial(_as_many, 5 if index % 2 else 1000) for index in range(len(batch))]

@@ -169,7 +169,7 @@ def just(place: Path, *arguments: str) -> Result:
 # --- commands --------------------------------------------------------------------------------------------------------------------------
 
 
-def test_every_documented_command_is_looked_at_by_a_test_below() -> None:
+def test_every_documented_command_is_checked_by_a_test_below() -> None:
     assert {command.needs for command in COMMANDS} <= NEEDS
     known = {
         tuple(command.words)
@@ -275,7 +275,7 @@ def test_recipes_of_voices(command: Command, workplace: Path) -> None:
 
 
 @pytest.mark.parametrize("command", RESUMED, ids=str)
-def test_commands_that_go_on_with_a_run_say_so_where_there_is_none(command: Command, workplace: Path) -> None:
+def test_commands_that_continue_with_a_run_say_so_where_there_is_none(command: Command, workplace: Path) -> None:
     """With a run or a study they are in test_resume.py and test_sweep.py."""
     with chdir(workplace):
         result = moonshine_lora(*command.words[1:])

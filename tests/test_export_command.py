@@ -270,7 +270,7 @@ def test_a_base_model_is_exported_and_proven_against_itself(trained: Trained, tm
 # --- mistakes --------------------------------------------------------------------------------------------------------------------------
 
 
-def test_what_export_is_told(trained: Trained, random_v1: LoadedModel, tmp_path: Path) -> None:
+def test_mistakes_with_export_are_refused(trained: Trained, random_v1: LoadedModel, tmp_path: Path) -> None:
     tiny, output = ("--model-id", "packaged:moonshine-tiny"), ("--output", tmp_path / "export")
     adapter = trained.folder / "lora_adapter"
     quantised = Path(shutil.copytree(random_v1.checkpoint.folder, tmp_path / "quantised" / "model"))
@@ -346,7 +346,7 @@ def test_a_runtime_that_is_missing(tmp_path: Path) -> None:
     assert not (tmp_path / "export").exists()
 
 
-def test_what_transcribe_is_told_about_runtimes(tmp_path: Path) -> None:
+def test_mistakes_with_runtimes_are_refused(tmp_path: Path) -> None:
     what = ("--audio", tmp_path / "clip.wav")
     for options, message in (
         ((), "--model-id is not set; give it, or --run, or --runtime with --export-dir"),

@@ -103,7 +103,7 @@ def test_the_base_model_itself_has_no_sides() -> None:
     assert found.failures == ()
 
 
-def test_drift_is_told_in_both_directions_and_one_word_is_allowed() -> None:
+def test_drift_is_reported_in_both_directions_and_one_word_is_allowed() -> None:
     """In 163 words one word is 0.61 points, above the bound of 0.5."""
     worse = ("the pound key", "the town key", "the pound key", "the pound keys")
     better = ("the pound key", "the pound key", "the town key", "the pound key")

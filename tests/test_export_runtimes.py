@@ -67,7 +67,7 @@ def test_float32_says_what_pytorch_says(name: RuntimeName, heard: dict[RuntimeNa
 
 
 @pytest.mark.parametrize("name", RUNTIMES)
-def test_times_and_memory_are_told(name: RuntimeName, heard: dict[RuntimeName, Transcribed], exports: Path) -> None:
+def test_times_and_memory_are_reported(name: RuntimeName, heard: dict[RuntimeName, Transcribed], exports: Path) -> None:
     found = heard[name]
     assert all(one.seconds > 0.001 for one in found.heard)
     assert found.load_s > 0.001

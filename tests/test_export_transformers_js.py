@@ -82,7 +82,7 @@ def test_the_documented_program_runs(tiny: LoadedModel, waveforms: Sequence[Wave
     assert len(done.stdout.split()) > 5
 
 
-def test_what_the_library_says_of_a_folder_is_told_in_one_line(random_v1: LoadedModel, tmp_path: Path) -> None:
+def test_what_the_library_says_of_a_folder_is_reported_in_one_line(random_v1: LoadedModel, tmp_path: Path) -> None:
     write_target(random_v1, "transformers-js", "fp32", tmp_path)
     (tmp_path / "onnx" / "encoder_model.onnx").unlink()
     clip = Clip("clip", torch.zeros(16_000).numpy(), 8)

@@ -95,7 +95,7 @@ def test_the_message_names_the_first_problems_and_counts_the_rest(folder: Path) 
         read(manifest(folder, [{"audio": f"{number}.wav", "text": "x"} for number in range(50)]), Rules())
 
 
-def test_a_mistake_made_in_many_lines_is_told_once(folder: Path) -> None:
+def test_a_mistake_made_in_many_lines_is_reported_once(folder: Path) -> None:
     rows = [{"audio": "a.wav"}] * 50 + [{"audio": "a.wav", "text": " "}, {"audio": "a.wav", "text": " "}]
     message = r"m\.jsonl: 52 problems: lines 1, 2, 3, 4, 5 and 45 more: text: is missing; [^;]*; lines 51, 52: text: is empty; "
     with pytest.raises(ManifestError, match=message) as caught:

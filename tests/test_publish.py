@@ -212,7 +212,7 @@ def test_each_refusal_is_one_line(
     assert "hf_secret" not in line
 
 
-def test_offline_is_told(run: Path) -> None:
+def test_offline_is_reported(run: Path) -> None:
     """In a process of its own: the hub library is offline from its import on."""
     command = [sys.executable, "-m", "lora.main", "push", str(run), "--repo-id", "owner/name"]
     done = subprocess.run(command, env=os.environ | {"HF_HUB_OFFLINE": "1"}, capture_output=True, text=True, check=False, timeout=120)

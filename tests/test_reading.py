@@ -51,7 +51,7 @@ def test_a_number_too_long_is_refused(content: bytes) -> None:
         json_value(content, DECODE)
 
 
-def test_bytes_in_a_part_that_nobody_reads_are_looked_at_too() -> None:
+def test_bytes_in_a_part_that_nobody_reads_are_checked_too() -> None:
     class Part(msgspec.Struct):
         audio: msgspec.Raw
 

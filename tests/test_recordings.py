@@ -112,7 +112,7 @@ def test_padding_reaches_to_the_middle_of_a_pause_and_never_into_a_neighbour(pac
         assert waveform_hash(first) == waveform_hash(long[: round(clips[0].end_s * SAMPLE_RATE_HZ) + before]), "before it is nothing"
 
 
-def test_adjacent_and_overlapping_segments_get_no_padding_and_are_told(packaged: tuple[Path, list[Clip]], tmp_path: Path) -> None:
+def test_adjacent_and_overlapping_segments_get_no_padding_and_are_reported(packaged: tuple[Path, list[Clip]], tmp_path: Path) -> None:
     file, _ = packaged
     for name, lines in {
         "segments": "a rec 1 3\nb rec 3 5\nc rec 4.5 6\n",

@@ -58,7 +58,7 @@ def test_the_numbers_are_the_records() -> None:
     assert "| train.epochs | 3.0 |" in report
 
 
-def test_utterances_that_did_not_change_are_left_out_and_worse_ones_are_told() -> None:
+def test_utterances_that_did_not_change_are_left_out_and_worse_ones_are_reported() -> None:
     report = render(completed(domain=(*DOMAIN, ("nothing new here", "nothing new here", "nothing new here"))))
     (changed,) = (rows for rows in tables(report) if "reference" in rows[0][1])
     verdicts = {row[1].strip(): (row[0].strip(), row[4].strip()) for row in changed[2:]}
@@ -69,7 +69,7 @@ def test_utterances_that_did_not_change_are_left_out_and_worse_ones_are_told() -
     }
 
 
-def test_the_errors_are_told_by_word_and_by_vocabulary() -> None:
+def test_the_errors_are_reported_by_word_and_by_vocabulary() -> None:
     report = render(completed(domain_unseen_words=("important", "pound")))
     assert "| important heard as import | 1 |" in report
     assert "| words seen in training | | 10 | 2 | 0 |" in report

@@ -136,7 +136,7 @@ def test_rows_are_filtered_by_text_outcome_and_set(page: Page) -> None:
     assert shown(page) == [row[0] for row in HELDOUT]
 
 
-def test_differences_are_told_without_colour(page: Page) -> None:
+def test_differences_are_reported_without_colour(page: Page) -> None:
     row = page.locator("tr", has_text="your call is important").first
     missed, added = row.locator("del"), row.locator("ins")
     assert (missed.inner_text(), added.inner_text()) == ("important", "import")

@@ -266,7 +266,7 @@ def test_inline_recordings_over_the_limit_say_so(tmp_path: Path) -> None:
     assert "over the limit of what is embedded (--audio-mb)" in html
 
 
-def test_a_manifest_that_is_gone_or_has_changed_is_told(tmp_path: Path) -> None:
+def test_a_manifest_that_is_gone_or_has_changed_is_reported(tmp_path: Path) -> None:
     record = recorded(tmp_path)
     (tmp_path / "domain" / "test.jsonl").unlink()
     with (tmp_path / "heldout" / "test.jsonl").open("a") as stream:
@@ -279,7 +279,7 @@ def test_a_manifest_that_is_gone_or_has_changed_is_told(tmp_path: Path) -> None:
     assert text.count("no audio: see above the table") == len(DOMAIN) + len(HELDOUT)
 
 
-def test_a_record_without_the_manifests_is_told(tmp_path: Path) -> None:
+def test_a_record_without_the_manifests_is_reported(tmp_path: Path) -> None:
     assert "No audio for domain: the record names no manifest" in body_text(render(completed(), tmp_path / HTML_FILE))
 
 
@@ -292,7 +292,7 @@ def test_a_text_that_takes_longer_than_recordings_usually_may_last_is_played(tmp
     assert len(sources(render(record, tmp_path / HTML_FILE))) == 1 + len(DOMAIN) + len(HELDOUT)
 
 
-def test_a_recording_that_is_another_one_now_is_told(tmp_path: Path) -> None:
+def test_a_recording_that_is_another_one_now_is_reported(tmp_path: Path) -> None:
     record = recorded(tmp_path)
     soundfile.write(tmp_path / "domain" / "clip 1.wav", np.full(16_000, 0.1), 16_000)
     html = render(record, tmp_path / HTML_FILE)

@@ -232,7 +232,7 @@ def test_a_run_killed_after_training_does_not_train_again(command: tuple[object,
 
 
 @pytest.mark.parametrize(("number", "code", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")])
-def test_a_signal_writes_a_checkpoint_and_says_how_to_go_on(
+def test_a_signal_writes_a_checkpoint_and_says_how_to_continue(
     command: tuple[object, ...], whole: Path, tmp_path: Path, number: signal.Signals, code: int, word: str
 ) -> None:
     """In the middle of the training, between two checkpoints that were due."""

@@ -30,7 +30,7 @@ def until(ready: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
-def test_a_run_that_goes_on_is_refused_to_others_and_free_when_it_was_killed(command: tuple[object, ...], tmp_path: Path) -> None:
+def test_a_run_that_continues_is_refused_to_others_and_free_when_it_was_killed(command: tuple[object, ...], tmp_path: Path) -> None:
     folder = tmp_path / "run"
     process = fork(*command, *ENDLESS, "--output-dir", folder, output=tmp_path / "out.txt")
     try:

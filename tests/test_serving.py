@@ -132,7 +132,7 @@ def test_the_sides_of_a_call_are_chosen_by_a_field(server: Server, waveforms: Se
     assert other != one
 
 
-def test_a_language_without_an_entry_is_told_by_its_code(random_v1: LoadedModel, clips: Sequence[Utterance], tmp_path: Path) -> None:
+def test_a_language_without_an_entry_is_recognised_by_its_code(random_v1: LoadedModel, clips: Sequence[Utterance], tmp_path: Path) -> None:
     model = ("--model", f"welsh={random_v1.checkpoint.folder}", "--language", "other:cy", "--wyoming", "127.0.0.1:0")
     with serving(tmp_path / "tmp", *model) as server:
         create = server.client().audio.transcriptions.create
@@ -344,7 +344,7 @@ def test_clients_of_a_server_that_is_killed_see_an_error_and_come_back(random_v1
         assert len(client.models.list().data) == 1
 
 
-def test_a_port_that_is_taken_is_told_of_at_once(server: Server) -> None:
+def test_a_port_in_use_is_reported_at_once(server: Server) -> None:
     told = refusal("serve", "--model", "a=packaged:moonshine-tiny", "--port", server.port)
     assert told == f"error: 127.0.0.1:{server.port}: another program listens there; choose another with --port"
     told = refusal("serve", "--model", "a=packaged:moonshine-tiny", "--port", 0, "--wyoming", server.wyoming)

@@ -111,7 +111,7 @@ def test_several_processes_teach_terms_as_one_does(command: tuple[object, ...], 
 
 
 @pytest.mark.slow
-def test_when_one_process_is_killed_the_others_end_and_the_run_goes_on(command: tuple[object, ...], alone: Path, tmp_path: Path) -> None:
+def test_when_one_process_is_killed_the_others_end_and_the_run_continues(command: tuple[object, ...], alone: Path, tmp_path: Path) -> None:
     """Whatever number of processes goes on."""
     arguments = (*command, "--output-dir", tmp_path / "run")
     processes = launch(3, *arguments, folder=tmp_path)

@@ -223,7 +223,7 @@ def test_a_trial_whose_process_is_gone_is_run_again_and_one_at_work_is_left_alon
         assert not again(study).may_end(), "one process ends a study"
 
 
-def test_what_mattered_is_told_once_enough_trials_have_finished(tmp_path: Path) -> None:
+def test_what_mattered_is_reported_once_enough_trials_have_finished(tmp_path: Path) -> None:
     study = study_in(tmp_path / "study", trials=24)
     with study.at_work():
         tried(study, 5)

@@ -96,7 +96,7 @@ def rows() -> list[dict[str, Any]]:
     return [json.loads(line) for line in Path("out.jsonl").read_text().splitlines()]
 
 
-def test_all_bad_rows_are_told_at_once_and_left_out_on_demand(place: Path) -> None:
+def test_all_bad_rows_are_reported_at_once_and_left_out_on_demand(place: Path) -> None:
     (place / "c1.wav").write_bytes(b"")
     (place / "c2.wav").write_bytes((place / "c2.wav").read_bytes()[:30])
     content = "file,text,speaker\nc0.wav,One.,a\nc1.wav,Two.,a\nc2.wav,Three.,a\nc3.wav,,a\nnone.wav,Five.,a\n"

@@ -245,7 +245,7 @@ def test_marks_change_nothing_where_whole_transcripts_are_taught(
 
 
 @pytest.mark.parametrize("targets", ["decoder", "both"])
-def test_a_training_that_goes_on_ends_as_one_that_was_not_stopped(
+def test_a_training_that_continues_ends_as_one_that_was_not_stopped(
     random_v1: LoadedModel, clips: Sequence[Utterance], waveforms: Sequence[Waveform], targets: str
 ) -> None:
     """The teacher is the model before the training, not as it was when it stopped."""

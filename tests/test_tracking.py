@@ -96,14 +96,14 @@ def test_tensorboard_reads_what_the_log_says(tracked: Path) -> None:
     )
 
 
-def test_the_learning_rate_that_is_told_is_the_one_that_was_used(tracked: Path) -> None:
+def test_the_learning_rate_that_is_reported_is_the_one_that_was_used(tracked: Path) -> None:
     """The loop takes an evaluation's rate from its optimizer."""
     rates = {entry["step"]: entry["learning_rate"] for entry in logged(tracked) if entry["event"] == "update"}
     history = {entry["step"]: entry["learning_rate"] for entry in logged(tracked) if entry["event"] == "dev" and entry["step"]}
     assert rates == history
 
 
-def test_the_verdict_and_the_settings_are_told(tracked: Path) -> None:
+def test_the_verdict_and_the_settings_are_reported(tracked: Path) -> None:
     record = read(tracked)
     assert record.verdict is not None
     (event,) = events(tracked).Tensors("verdict/text_summary")
@@ -206,7 +206,7 @@ def test_values_that_are_none_are_left_out_and_closing_twice_is_closing_once(tmp
 
 
 @pytest.mark.parametrize("method", ["log", "finish"])
-def test_one_that_fails_is_told_once_and_the_others_go_on(tmp_path: Path, breaks: Breaks, method: str) -> None:
+def test_one_that_fails_is_reported_once_and_the_others_continue(tmp_path: Path, breaks: Breaks, method: str) -> None:
     breaks(method, first_only=True)
     trackers, told = started(tmp_path, 2)
     for step in (1, 2):
@@ -223,7 +223,7 @@ def test_one_that_cannot_start_refuses_the_run(tmp_path: Path, breaks: Breaks, m
         started(tmp_path)
 
 
-def test_a_run_goes_on_without_a_tracker_that_broke(random_v1: LoadedModel, sets: Manifests, tmp_path: Path, breaks: Breaks) -> None:
+def test_a_run_continues_without_a_tracker_that_broke(random_v1: LoadedModel, sets: Manifests, tmp_path: Path, breaks: Breaks) -> None:
     breaks("log")
     result = moonshine_lora(*arguments(random_v1, sets, tmp_path / "run", "--trackers", "tensorboard"))
     assert result.code == 0

@@ -441,7 +441,7 @@ def test_recordings(random_v1: LoadedModel, tmp_path: Path) -> None:
     assert not output.exists()
 
 
-def test_what_transcribe_is_told(random_v1: LoadedModel, sets: Manifests, tmp_path: Path) -> None:
+def test_mistakes_with_transcribe_are_refused(random_v1: LoadedModel, sets: Manifests, tmp_path: Path) -> None:
     model = ("transcribe", "--model-id", random_v1.checkpoint.folder)
     for options, message in (
         (("--manifest", sets.domain, "--output", tmp_path / "out.csv"), "name it .txt, .srt, .vtt, .json, .jsonl, .tsv, .TextGrid or .eaf"),

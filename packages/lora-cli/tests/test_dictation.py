@@ -160,7 +160,7 @@ def test_the_folder_of_the_socket_is_the_users_alone(runtime_folder: Path, monke
             ask("status")
 
 
-def test_what_is_no_command_gets_an_answer_and_the_service_goes_on() -> None:
+def test_what_is_no_command_gets_an_answer_and_the_service_continues() -> None:
     def sent(line: bytes) -> object:
         with socket.socket(socket.AF_UNIX) as connection:
             connection.connect(str(socket_path()))
@@ -278,7 +278,7 @@ def test_what_is_cancelled_is_not_delivered_also_while_it_is_decoded() -> None:
     assert wall.written == [("once", "one")]
 
 
-def test_troubles_are_told_and_the_service_goes_on(capsys: pytest.CaptureFixture[str]) -> None:
+def test_troubles_are_reported_and_the_service_continues(capsys: pytest.CaptureFixture[str]) -> None:
     script, wall = Script(refusal="the disk is full"), Wall()
     with serving(script, wall):
         for number, text in enumerate(("broken", "fine"), start=1):

@@ -83,7 +83,7 @@ def talk(adapter: Path) -> Iterator[Talk]:
     assert not [event for event in talk.heard.events if isinstance(event, Failed)]
 
 
-def test_loading_is_told_step_by_step_then_the_voices(talk: Talk) -> None:
+def test_loading_is_reported_step_by_step_then_the_voices(talk: Talk) -> None:
     steps = [event for event in talk.heard.events if isinstance(event, Loading)]
     assert [event.step for event in steps] == list(range(1, steps[0].steps + 1))
     assert [voice.name for voice in talk.heard.until(Ready).voices] == [BASE, TUNED]
@@ -104,7 +104,7 @@ def test_a_final_is_exactly_what_its_segments_say_alone(talk: Talk, ear: Ear, sa
     assert final.text == " ".join(part.text for part in final.segments)
 
 
-def test_partials_come_while_speech_goes_on_and_committed_text_only_grows(talk: Talk, said: Waveform) -> None:
+def test_partials_come_while_speech_continues_and_committed_text_only_grows(talk: Talk, said: Waveform) -> None:
     number = talk.say(said[: 6 * SAMPLE_RATE_HZ], real_time=True)
     talk.finals(number)
     partials = talk.heard.of(Partial, number)
@@ -267,7 +267,7 @@ def test_speech_before_the_model_is_there_is_kept(said: Waveform) -> None:
     talk.engine.close()
 
 
-def test_a_process_that_dies_is_told_in_one_line_and_the_app_goes_on(said: Waveform) -> None:
+def test_a_process_that_dies_is_reported_in_one_line_and_the_app_continues(said: Waveform) -> None:
     talk = Talk([Voice(BASE, MODEL)])
     talk.heard.until(Loading)
     assert talk.engine.pid is not None
@@ -281,7 +281,7 @@ def test_a_process_that_dies_is_told_in_one_line_and_the_app_goes_on(said: Wavef
     assert talk.heard.events[-1] == failed
 
 
-def test_a_process_that_cannot_be_started_is_told_in_one_line(tmp_path: Path, said: Waveform, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_that_cannot_be_started_is_reported_in_one_line(tmp_path: Path, said: Waveform, monkeypatch: pytest.MonkeyPatch) -> None:
     """A temporary folder that is gone stands for all that the system may refuse."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
     talk = Talk([Voice(BASE, MODEL)])
@@ -292,7 +292,7 @@ def test_a_process_that_cannot_be_started_is_told_in_one_line(tmp_path: Path, sa
     talk.engine.close()
 
 
-def test_a_model_that_cannot_be_had_is_told_in_one_line(tmp_path: Path) -> None:
+def test_a_model_that_cannot_be_had_is_reported_in_one_line(tmp_path: Path) -> None:
     talk = Talk([Voice(BASE, MODEL), Voice(TUNED, MODEL, tmp_path)])
     message = talk.heard.until(Failed).message
     assert message == f"{tmp_path}: holds no adapter (no adapter_config.json); give a run's lora_adapter/ folder"

@@ -188,7 +188,7 @@ def test_the_history_is_saved_in_the_form_that_was_chosen(keys: tuple[str, ...],
 
 
 @pytest.mark.parametrize("keys", ["c", "d", "r", ("e", "enter"), ("s", "enter")])
-def test_a_refusal_is_shown_and_the_app_goes_on(keys: str | tuple[str, ...]) -> None:
+def test_a_refusal_is_shown_and_the_app_continues(keys: str | tuple[str, ...]) -> None:
     async def scene(play: Play) -> None:
         await play.says(final("one"))
         play.script.refusal = "out: cannot be written (disk full); free some space"

@@ -79,7 +79,7 @@ def test_sessions_are_removed_by_name_age_and_all_together(three: list[str], tol
 
 
 @pytest.mark.usefixtures("three")
-def test_a_session_that_goes_on_is_never_removed(told: Told) -> None:
+def test_a_session_that_continues_is_never_removed(told: Told) -> None:
     going_on = History()
     assert told("clear", "--all")[0].endswith("1 still go on and stay")
     assert [one.folder for one in sessions()] == [going_on.folder]

@@ -25,7 +25,7 @@ def test_a_held_space_bar_is_one_press_its_repeats_and_one_release() -> None:
 
 
 @pytest.mark.parametrize("modifiers", ["1", "2", "65", "129", "193"], ids=["none", "shift", "caps lock", "num lock", "both locks"])
-def test_a_release_is_told_whatever_modifier_is_down_by_then(modifiers: str) -> None:
+def test_a_release_is_reported_whatever_modifier_is_down_by_then(modifiers: str) -> None:
     assert keys(f"\x1b[32;{modifiers}:3u") == [(KeyReleased, "space")]
 
 

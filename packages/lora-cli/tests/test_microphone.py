@@ -60,7 +60,9 @@ def test_what_is_spoken_is_heard_whole(microphone: VirtualMicrophone, clip: Path
     assert max(heard.peaks) == pytest.approx(np.abs(said).max(), abs=0.02)
 
 
-def test_a_microphone_that_is_unplugged_is_told_and_what_was_heard_stays(microphone: VirtualMicrophone, clip: Path, tmp_path: Path) -> None:
+def test_a_microphone_that_is_unplugged_is_reported_and_what_was_heard_stays(
+    microphone: VirtualMicrophone, clip: Path, tmp_path: Path
+) -> None:
     process = hearing(microphone, 6, tmp_path / "heard.npz")
     microphone.play(clip)
     microphone.unplug()
@@ -70,7 +72,7 @@ def test_a_microphone_that_is_unplugged_is_told_and_what_was_heard_stays(microph
     assert any("gives no sound any more" in problem for problem in heard.problems)
 
 
-def test_digital_silence_is_told_as_muted(microphone: VirtualMicrophone, tmp_path: Path) -> None:
+def test_digital_silence_is_reported_as_muted(microphone: VirtualMicrophone, tmp_path: Path) -> None:
     assert hearing(microphone, MUTED_S + 1, tmp_path / "heard.npz").wait(30) == 0
     assert any("muted" in problem for problem in Heard(tmp_path / "heard.npz").problems)
 
@@ -125,7 +127,7 @@ def test_warnings_are_not_said_over_and_over() -> None:
     assert health.after(0.1, 1, 22.0, recorded=True) is None
 
 
-def test_blocks_that_are_lost_are_told_once_each_and_only_while_it_is_recorded() -> None:
+def test_blocks_that_are_lost_are_reported_once_each_and_only_while_it_is_recorded() -> None:
     """The number of lost blocks only grows; what counts is whether it has grown since the block before."""
     health = _Health()
     lost = [0, 2, 2, 2, 3, 3, 4]
@@ -134,7 +136,7 @@ def test_blocks_that_are_lost_are_told_once_each_and_only_while_it_is_recorded()
     assert {warning for warning in said if warning} == {"sound was lost because the machine is too busy; close other programs"}
 
 
-def test_blocks_that_portaudio_lost_are_counted_and_told(microphone: VirtualMicrophone, tmp_path: Path) -> None:
+def test_blocks_that_portaudio_lost_are_counted_and_reported(microphone: VirtualMicrophone, tmp_path: Path) -> None:
     assert hearing(microphone, 1, tmp_path / "heard.npz", "--lost").wait(30) == 0
     heard = Heard(tmp_path / "heard.npz")
     assert heard.overflows == 2

@@ -80,7 +80,7 @@ def test_a_held_space_bar_turns_speech_into_text_on_screen_on_disk_and_on_stdout
     assert event["text"][:40] in " ".join(" ".join(moonshine.screen.display).split())
 
 
-def test_an_engine_that_is_killed_is_told_and_the_app_quits_as_usual(moonshine: Terminal) -> None:
+def test_an_engine_that_is_killed_is_reported_and_the_app_quits_as_usual(moonshine: Terminal) -> None:
     os.kill(engine_pid(moonshine), signal.SIGKILL)
     moonshine.until("! the speech engine ended with exit code -9")
     moonshine.child.send("q")

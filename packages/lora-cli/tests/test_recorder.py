@@ -221,7 +221,7 @@ def test_a_discarded_take_leaves_the_sentence(folder: Folder, speech_in_a_room: 
     assert row.duration == pytest.approx(len(speech_in_a_room) / SAMPLE_RATE_HZ + 0.3, abs=0.05), "nothing of the take before"
 
 
-def test_without_a_model_the_words_are_not_looked_at(folder: Folder, speech_in_a_room: Waveform) -> None:
+def test_without_a_model_the_words_are_not_checked(folder: Folder, speech_in_a_room: Waveform) -> None:
     reader = Reader(folder, speech_in_a_room)
     reader.sitting.engine = None
     reader.reads()
@@ -254,7 +254,7 @@ def test_only_the_owner_can_read_the_recordings(folder: Folder, speech_in_a_room
         assert stat.S_IMODE(path.stat().st_mode) == (0o700 if path.is_dir() else 0o600), path
 
 
-def test_another_day_goes_on_where_it_was_left_and_sweeps_what_a_kill_left(folder: Folder, speech_in_a_room: Waveform) -> None:
+def test_another_day_continues_where_it_was_left_and_sweeps_what_a_kill_left(folder: Folder, speech_in_a_room: Waveform) -> None:
     reader = Reader(folder, speech_in_a_room)
     reader.reads()
     reader.understood()

@@ -359,7 +359,7 @@ def test_another_microphone_is_chosen_and_heard_in_place_of_the_first() -> None:
     assert asked == ["start", "begin", "end", "close", ("open", "headset"), "begin"]
 
 
-def test_hands_free_goes_on_with_the_microphone_that_was_chosen() -> None:
+def test_hands_free_continues_with_the_microphone_that_was_chosen() -> None:
     async def scene(play: Play) -> None:
         await play.press("i")
         await play.press("enter")

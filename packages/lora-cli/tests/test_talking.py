@@ -70,7 +70,7 @@ def test_losing_the_focus_ends_a_recording_and_coming_back_starts_none(mode: Mod
     assert is_on(start(mode), KEY_DOWN, BLUR, KEY_UP, FOCUS) == [True, False, False, False]
 
 
-def test_hands_free_goes_on_in_the_background_or_pauses_until_the_focus_is_back() -> None:
+def test_hands_free_continues_in_the_background_or_pauses_until_the_focus_is_back() -> None:
     assert is_on(start(Mode.VAD), BLUR, FOCUS) == [True, True]
     pausing = replace(start(Mode.VAD), background=Background.PAUSE)
     assert is_on(pausing, BLUR, FOCUS) == [False, True]
