@@ -47,7 +47,7 @@ def test_a_held_space_bar_records_until_it_is_let_go(tmp_path: Path, terminals: 
     terminal.read(0.4)
     terminal.until("wait")
     terminal.child.send(RELEASE)
-    terminal.until("Hold space")
+    terminal.until("FINISHING")
     terminal.child.send("q")
     terminal.read(0.5)
     terminal.child.send("q")
@@ -64,7 +64,7 @@ def test_a_terminal_without_release_reports_gets_toggle_and_is_told_why(tmp_path
     terminal.until("wait")
     terminal.read(0.3)
     terminal.child.send(" ")
-    terminal.until("Press space")
+    terminal.until("FINISHING")
     terminal.child.send("qq")
     assert terminal.ended() == 0
     assert terminal.asked == ["start", "begin", "end", "close", "close"]
@@ -80,7 +80,7 @@ def test_hold_where_it_cannot_work_says_so_and_leaves_the_mouse(tmp_path: Path, 
     terminal.child.send(f"\x1b[<0;40;{line}M")
     terminal.until("wait")
     terminal.child.send(f"\x1b[<0;5;{2}m")
-    terminal.until("Hold the mouse here")
+    terminal.until("FINISHING")
     terminal.child.send("qq")
     assert terminal.ended() == 0
     assert terminal.asked == ["start", "begin", "end", "close", "close"]
@@ -93,7 +93,7 @@ def test_a_window_that_loses_the_focus_stops_recording(tmp_path: Path, terminals
     terminal.child.send(PRESS)
     terminal.until("wait")
     terminal.child.send(FOCUS_LOST)
-    terminal.until("Hold space")
+    terminal.until("FINISHING")
     terminal.child.send("qq")
     assert terminal.ended() == 0
     assert terminal.asked == ["start", "begin", "end", "close", "close"]
