@@ -344,7 +344,7 @@ TABLE = (
         "the weakest strength", "return max((one.strength for one in tried if", "return min((one.strength for one in tried if", STRENGTH
     ),
     # decoding
-    Mutation("clips share the frames of the first", "memory.part(at, at + clips)", "memory.part(0, len(states[at : at + clips]))", STATES),
+    Mutation("clips share the frames of the first", "self.part(at, at + held)) for", "self.part(0, min(held, count - at))) for", STATES),
     Mutation(
         "a cap without head room", "int(length_s * self.tokens_per_second) + EXTRA_TOKENS", "int(length_s * self.tokens_per_second)", CAP
     ),
