@@ -71,7 +71,7 @@ class VirtualMicrophone:
 
 @contextmanager
 def virtual_microphone(
-    *, noise: bool = False, rate_hz: int = SAMPLE_RATE_HZ, channels: int = 1, jack: bool = False
+    *, noise: bool = False, rate_hz: int = SAMPLE_RATE_HZ, channels: int = 1, jack: bool = False, clock_ms: int = 20
 ) -> Iterator[VirtualMicrophone]:
     """A microphone of that rate and so many channels, each of which hears all that is played. `noise` is that of a room.
 
@@ -79,7 +79,7 @@ def virtual_microphone(
     but its own.
 
     Silence plays all the time, at the microphone's own rate: without it the monitor has no clock, the first second would be lost, and the
-    server would change the rate to that of the first sound.
+    server would change the rate to that of the first sound. The monitor wakes its readers up every `clock_ms`.
     """
     require("pulseaudio", "pactl", "pacat", "paplay", *(("jackd",) if jack else ()))
     with tempfile.TemporaryDirectory(prefix="mic", dir="/tmp") as name:  # a socket's path has at most 108 characters
@@ -106,7 +106,7 @@ def virtual_microphone(
             assert time.monotonic() < deadline, (folder / "log").read_text()
             time.sleep(0.05)
         subprocess.run(["pactl", "set-default-source", f"{SINK}.monitor"], env=environment, check=True)
-        clock = ["pacat", "-p", "-d", SINK, "--latency-msec=20", f"--rate={rate_hz}", "--channels=1", "--format=s16le", "--raw"]
+        clock = ["pacat", "-p", "-d", SINK, f"--latency-msec={clock_ms}", f"--rate={rate_hz}", "--channels=1", "--format=s16le", "--raw"]
         silence = subprocess.Popen([*clock, _room(folder) if noise else "/dev/zero"], env=environment, **quiet)  # type: ignore[call-overload]
         try:
             with ThreadPoolExecutor(1) as speakers:

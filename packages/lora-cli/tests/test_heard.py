@@ -70,9 +70,9 @@ def test_sound_behind_the_release_belongs_to_the_recording_until_the_speaker_is_
 
     number = talk.engine.begin(hands_free=False, preroll=np.concatenate([spoken, silence(0.5)]))
     talk.engine.end(postroll)
-    talk.engine.feed(silence(0.1))
+    talk.engine.feed(silence(0.15))
     (final,) = talk.finals(number)
-    assert len(final.samples) == len(spoken) + round(0.6 * SAMPLE_RATE_HZ)
+    assert len(final.samples) == len(spoken) + round(0.65 * SAMPLE_RATE_HZ)
     talk.engine.feed(spoken[:CHUNK])
     number = talk.engine.begin(hands_free=False, preroll=np.concatenate([silence(0.1), spoken[: 2 * CHUNK]]), repeated=2 * CHUNK)
     talk.engine.end(postroll)

@@ -127,6 +127,21 @@ def test_warnings_are_not_said_over_and_over() -> None:
     assert health.after(0.1, 1, 22.0, recorded=True) is None
 
 
+def test_speech_that_is_too_quiet_is_told_and_a_quiet_room_is_not(clip: Path) -> None:
+    said = read_file(clip, AudioSettings())
+    blocks = said[: len(said) // 320 * 320].reshape(-1, 320)
+    peaks = [float(peak) for peak in np.abs(np.concatenate([blocks, blocks])).max(axis=1)]
+
+    def told(levels: list[float]) -> set[str]:
+        health = _Health()
+        return {warning for at, level in enumerate(levels) if (warning := health.after(level, 0, at / 50, recorded=True))}
+
+    rms = float(np.sqrt(np.square(said).mean()))
+    assert told([peak * 10 ** (-50 / 20) / rms for peak in peaks]) == {"too quiet; come closer, or turn the microphone up"}
+    assert told([peak * 10 ** (-30 / 20) / rms for peak in peaks]) == set()
+    assert told([0.0005 * (2 + at % 3) for at in range(500)]) == set()
+
+
 def test_blocks_that_are_lost_are_reported_once_each_and_only_while_it_is_recorded() -> None:
     """The number of lost blocks only grows; what counts is whether it has grown since the block before."""
     health = _Health()

@@ -31,13 +31,19 @@ INTERVAL_S: Constant = 0.3
 
 WARM_UP_S: Constant = 2.0
 
-HELD: Constant = Cuts(enough=Samples(8 * SAMPLE_RATE_HZ), apart=Samples(round(1.2 * SAMPLE_RATE_HZ)), lead=Samples(SAMPLE_RATE_HZ))
+HELD: Constant = Cuts(
+    longest=Samples(20 * SAMPLE_RATE_HZ),
+    window=Samples(10 * SAMPLE_RATE_HZ),
+    enough=Samples(12 * SAMPLE_RATE_HZ),
+    apart=Samples(round(1.2 * SAMPLE_RATE_HZ)),
+    lead=Samples(SAMPLE_RATE_HZ),
+)
 """Cuts while the user holds a key, as `transcribe` cuts recordings: a pause between two phrases is none, and the words come out better."""
 
 PASSED_OVER_S: Constant = 0.25
 """Sound of a held recording that was judged no speech is judged again, at its own level, where there is so much of it."""
 
-UNDERWAY: Constant = Samples(round(0.1 * SAMPLE_RATE_HZ))
+UNDERWAY: Constant = Samples(round(0.15 * SAMPLE_RATE_HZ))
 """Heard after a release in any case: sound that the device had not given yet."""
 
 GRACE_S: Constant = 0.5
