@@ -1,4 +1,4 @@
-"""Opens the default microphone and writes what it hears: `python hear.py SECONDS OUTPUT.npz [--unrecorded] [--lost]`.
+"""Opens a microphone and writes what it hears: `python hear.py SECONDS OUTPUT.npz [--unrecorded] [--lost] [--named=NAME]`.
 
 A process of its own, for the sound library reads its environment when it is imported. With `--lost` PortAudio's word that sound was lost
 before a block comes twice: no machine loses any when a test wants it to.
@@ -30,7 +30,8 @@ def hear(samples: np.ndarray) -> bool:
     return "--unrecorded" not in sys.argv
 
 
-microphone = Microphone(find(None), hear, peaks.append, problems.append)
+named = next((word.removeprefix("--named=") for word in sys.argv if word.startswith("--named=")), None)
+microphone = Microphone(find(named), hear, peaks.append, problems.append)
 first.wait(10)
 if "--lost" in sys.argv:
     for flags in (LOST, 0, LOST):

@@ -107,6 +107,24 @@ def test_devices_are_listed(microphone: VirtualMicrophone) -> None:
     assert any(line.startswith("*") and "default" in line for line in done.stdout.splitlines())
 
 
+def test_microphones_of_a_sound_server_are_listed_by_name_and_heard_though_another_is_the_default(
+    microphone: VirtualMicrophone, clip: Path, tmp_path: Path
+) -> None:
+    settings = ["master=vmic.monitor", "source_name=desk", "source_properties=device.description=Desk"]
+    for command in (["load-module", "module-remap-source", *settings], ["load-module", "module-null-sink", "sink_name=quiet"]):
+        subprocess.run(["pactl", *command], env=microphone.environment, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(["pactl", "set-default-source", "quiet.monitor"], env=microphone.environment, check=True)
+    command = [sys.executable, "-m", "lora_cli.main", "--list-devices"]
+    done = subprocess.run(command, env=microphone.environment, capture_output=True, text=True, check=True, timeout=120)
+    assert any(line.split()[1:] == ["Desk", "(1", "channels)"] for line in done.stdout.splitlines()), done.stdout
+    assert "pulse" not in done.stdout
+    process = hearing(microphone, 5, tmp_path / "heard.npz", "--named=desk")
+    microphone.play(clip)
+    assert process.wait(30) == 0
+    said = read_file(clip, AudioSettings())
+    assert max(Heard(tmp_path / "heard.npz").peaks) == pytest.approx(np.abs(said).max(), abs=0.02)
+
+
 def test_eight_channels_at_another_rate_are_what_resampling_in_one_go_gives(clip: Path) -> None:
     said = read_file(clip, AudioSettings())
     fast = soxr.resample(said, SAMPLE_RATE_HZ, 44_100)
@@ -171,7 +189,7 @@ def test_a_device_that_takes_no_format_says_why_for_each(microphone: VirtualMicr
     """One that went away after it was listed."""
     code = (
         "from dataclasses import replace; from lora_cli.sound.microphone import Microphone, find;"
-        "Microphone(replace(find(None), index=99, rate_hz=44_100, channels=8), None, None, None)"
+        "Microphone(replace(find(None), port=99, rate_hz=44_100, channels=8), None, None, None)"
     )
     done = subprocess.run([sys.executable, "-c", code], env=microphone.environment, capture_output=True, text=True, check=False)
     told = done.stderr.splitlines()[-1]

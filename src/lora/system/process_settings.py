@@ -75,6 +75,20 @@ def set_default(name: str, value: str) -> None:
     os.environ.setdefault(name, value)
 
 
+@contextmanager
+def environment(name: str, value: str) -> Iterator[None]:
+    """Sets an environment variable for the block, for a library that reads it then."""
+    before = os.environ.get(name)
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
+
+
 def mute(library: Literal["datasets", "huggingface_hub", "optuna", "python_multipart"]) -> None:
     """Silences a library's log below its level in `_LOG_LEVELS`. Call it after the import: some libraries set their level then."""
     import logging  # takes longer to import than all that commands started by a hotkey need from here

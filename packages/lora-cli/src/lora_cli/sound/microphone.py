@@ -8,7 +8,8 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -17,6 +18,7 @@ import numpy as np
 from lora.audio.loading import Waveform, resample
 from lora.errors import AudioError
 from lora.system.process import signals_wait
+from lora.system.process_settings import environment
 from lora.units import SAMPLE_RATE_HZ
 from lora_cli.engine.events import Problem
 
@@ -62,31 +64,61 @@ _NO_PORTAUDIO: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """An input of this machine. `index` is what `--microphone` takes."""
+    """An input of this machine."""
 
-    index: int
+    port: int
+    """PortAudio's number of it."""
     name: str
     channels: int
     rate_hz: int
     default: bool
+    source: str | None = None
+    """The sound server's own name of it. PortAudio has one port for all that a sound server has."""
+
+    @property
+    def index(self) -> str:
+        """What `--microphone` takes beside the name."""
+        return str(self.port) if self.source is None else self.source
 
     @property
     def label(self) -> str:
         """A line in a list of inputs."""
         mark = "*" if self.default else " "
-        return f"{mark} {self.index:3}  {self.name}  ({self.channels} channels, {self.rate_hz} Hz)"
+        if self.source is not None:
+            return f"{mark}   -  {self.name}  ({self.channels} channels)"
+        return f"{mark} {self.port:3}  {self.name}  ({self.channels} channels, {self.rate_hz} Hz)"
+
+
+_SERVER_PORT: Final = "pulse"
+"""PortAudio's name of the port behind which a sound server (PulseAudio, or PipeWire in its place) keeps its microphones."""
 
 
 def devices() -> tuple[Device, ...]:
-    """The inputs there are. Raises `AudioError` when PortAudio is not installed."""
+    """The inputs there are, with those of a sound server by their names. Raises `AudioError` when PortAudio is not installed."""
     sounddevice = _sounddevice()
     default = sounddevice.default.device[0]
-    found = enumerate(sounddevice.query_devices())
-    return tuple(
-        Device(index, info["name"], info["max_input_channels"], round(info["default_samplerate"]), index == default)
-        for index, info in found
-        if info["max_input_channels"] > 0
-    )
+    found: list[Device] = []
+    for port, info in enumerate(sounddevice.query_devices()):
+        if info["name"] == _SERVER_PORT:
+            found += _of_server(port, round(info["default_samplerate"]))
+        elif info["max_input_channels"] > 0:
+            found.append(Device(port, info["name"], info["max_input_channels"], round(info["default_samplerate"]), port == default))
+    return tuple(found)
+
+
+def _of_server(port: int, rate_hz: int) -> Iterator[Device]:
+    """The microphones of the sound server; none without a server, whose port is there all the same. It gives sound at any rate."""
+    import pulsectl
+
+    try:
+        with pulsectl.Pulse("moonshine") as server:
+            default = server.server_info().default_source_name
+            sources = server.source_list()
+    except pulsectl.PulseError:
+        return
+    for source in sources:
+        if source.monitor_of_sink_name is None or source.name == default:  # else it is what a loudspeaker plays
+            yield Device(port, source.description, source.channel_count, rate_hz, default=False, source=source.name)
 
 
 def look_again() -> None:
@@ -108,7 +140,7 @@ def find(wanted: str | None) -> Device:
     if wanted is None:
         default = [device for device in there if device.default]
         return default[0] if default else there[0]
-    matching = [device for device in there if wanted == str(device.index) or wanted == device.name]
+    matching = [device for device in there if wanted in (device.index, device.name)]
     matching = matching or [device for device in there if wanted.casefold() in device.name.casefold()]
     if len(matching) == 1:
         return matching[0]
@@ -141,11 +173,17 @@ class Microphone:
         self._blocks: queue.SimpleQueue[Waveform | None] = queue.SimpleQueue()
         self._health = _Health()
         self._closed = threading.Event()
+        with _asking_for(device):
+            self._open(sounddevice, device)
+        self._thread = threading.Thread(target=self._run, name="microphone", daemon=True)
+        self._thread.start()
+
+    def _open(self, sounddevice: Any, device: Device) -> None:
         rate_hz, channels = _format(sounddevice, device)
         self._to_model = _Resampler(rate_hz)
         try:
             self._stream = sounddevice.InputStream(
-                device=device.index,
+                device=device.port,
                 samplerate=rate_hz,
                 channels=channels,
                 dtype="float32",
@@ -156,8 +194,6 @@ class Microphone:
             self._stream.start()
         except sounddevice.PortAudioError as error:
             raise AudioError(f"{device.name}: cannot be opened ({_reason(error)}); choose another with --microphone") from error
-        self._thread = threading.Thread(target=self._run, name="microphone", daemon=True)
-        self._thread.start()
 
     def close(self) -> None:
         """Closes the device; nothing is called any more when this returns."""
@@ -193,6 +229,11 @@ class Microphone:
                 self._on_problem(Problem(f"{self.device.name}: {warning}"))
 
 
+def _asking_for(device: Device) -> AbstractContextManager[None]:
+    """While it is opened the sound server is asked for this one: its library takes the name from the environment, and from nowhere else."""
+    return nullcontext() if device.source is None else environment("PULSE_SOURCE", device.source)
+
+
 def _format(sounddevice: Any, device: Device) -> tuple[int, int]:
     """Rate and channels to open with: what the model takes where the device gives it, else the device's own, which many insist on.
 
@@ -210,7 +251,7 @@ def _format(sounddevice: Any, device: Device) -> tuple[int, int]:
 def _refusal(sounddevice: Any, device: Device, rate_hz: int, channels: int) -> str | None:
     """Why a device cannot be opened so; None if it can."""
     try:
-        sounddevice.check_input_settings(device=device.index, samplerate=rate_hz, channels=channels, dtype="float32")
+        sounddevice.check_input_settings(device=device.port, samplerate=rate_hz, channels=channels, dtype="float32")
     except sounddevice.PortAudioError as error:
         return _reason(error)
     return None
