@@ -188,7 +188,7 @@ class Microphone:
                 channels=channels,
                 dtype="float32",
                 blocksize=round(rate_hz * _BLOCK_S),
-                latency=max(_LATENCY_S, sounddevice.query_devices(device.index)["default_high_input_latency"]),
+                latency=max(_LATENCY_S, sounddevice.query_devices(device.port)["default_high_input_latency"]),
                 callback=self._take,
             )
             self._stream.start()
