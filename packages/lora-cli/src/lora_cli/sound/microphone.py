@@ -320,7 +320,7 @@ class _Health:
         return None
 
     def _too_quiet(self) -> bool:
-        """Whether somebody seems to speak, at a low level. What was looked at is not looked at again."""
+        """Whether somebody seems to speak, at a low level. What was checked is not checked again."""
         ordered = sorted(self._peaks)
         self._peaks.clear()
         voiced = ordered[-_VOICED] > max(_LEAST, _ABOVE * ordered[len(ordered) // 10])
