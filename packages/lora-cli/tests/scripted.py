@@ -51,7 +51,15 @@ class Script:
         devices = None if self.devices is None else self._devices
         open_again = None if self.devices is None else self._open_again
         return Session(
-            self.voices, self._engine, self._source, "default", self.results or self, devices, open_again, background=self.background
+            self.voices,
+            self._engine,
+            self._source,
+            "default",
+            self.results or self,
+            devices,
+            open_again,
+            add_replacement=lambda entry: self.asked.append(("replace", entry.spoken, entry.written)),
+            background=self.background,
         )
 
     def _devices(self) -> tuple[InputDevice, ...]:

@@ -109,6 +109,16 @@ def test_votes_on_two_voices_are_counted() -> None:
     assert ("prefer", "fold", "neither") in played(scene).asked
 
 
+def test_a_correction_becomes_an_entry_of_the_table_with_a_key() -> None:
+    async def scene(play: Play) -> None:
+        await play.says(final("Start post grass."))
+        await play.press("e")
+        await play.press("ctrl+a", *["ctrl+k"], *"Start", "space", *"Postgres.", "ctrl+r")
+        assert "'post grass' is written 'Postgres' from now on" in play.text
+
+    assert played(scene).asked[2:] == [("correct", "Start post grass.", "Start Postgres."), ("replace", "post grass", "Postgres")]
+
+
 def test_corrections_are_marked_and_counted() -> None:
     async def scene(play: Play) -> None:
         for minute in range(2):

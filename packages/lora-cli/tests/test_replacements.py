@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lora_cli.main import _main as moonshine
-from lora_cli.replacements import Applied, Replacement, Table, parse, read, replace
+from lora_cli.replacements import Applied, Replacement, Table, difference, parse, read, replace
 
 from lora.errors import ConfigError
 
@@ -189,3 +189,18 @@ def test_the_guide_does_what_it_says(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "Postgres" in capsys.readouterr().out
     (table,) = re.findall(r"```toml\n(new_line.*?)```", guide, re.S)
     assert replace("Btw, post grass new line that is it", parse(table.encode(), Path("a.toml"))).text == "By the way, Postgres\nThat is it"
+
+
+@pytest.mark.parametrize(
+    ("heard", "wanted", "entry"),
+    [
+        ("Start post grass.", "Start Postgres.", Replacement("post grass", "Postgres")),
+        ("cube control, get pods", "kubectl get pods", Replacement("cube control", "kubectl")),
+        ("one two three", "won two free", None),
+        ("the same", "the same", None),
+        ("left out here", "left here", None),
+        ("Stop", "Stop.", None),
+    ],
+)
+def test_an_entry_is_found_where_a_correction_differs_in_one_place(heard: str, wanted: str, entry: Replacement | None) -> None:
+    assert difference(heard, wanted) == entry

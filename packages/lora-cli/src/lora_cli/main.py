@@ -18,6 +18,7 @@ from lora.units import SAMPLE_RATE_HZ
 if TYPE_CHECKING:
     from lora_cli.engine.events import Event, Voice
     from lora_cli.history import History
+    from lora_cli.replacements import Replacement
     from lora_cli.session import Engine, OnLevel, OnProblem, OnSamples, Session, Source
 
 # Everything that takes time to import is imported by what needs it, so that --help answers at once.
@@ -265,13 +266,13 @@ def make_session(options: argparse.Namespace, results: "History", through: threa
     from lora_cli.talking import Background
     from lora_cli.written import as_written
 
-    table = read_user_table()
+    tables = [read_user_table()]
     voices = _voices(options)
 
     def open_engine(emit: "Callable[[Event], None]") -> "Engine":
         from lora_cli.engine.process import Engine
 
-        engine = Engine(voices, as_written(emit, table), device=options.device, precision=options.precision)
+        engine = Engine(voices, as_written(emit, lambda: tables[-1]), device=options.device, precision=options.precision)
         if options.compare:
             engine.compare(voices[1].name)
         return engine
@@ -299,6 +300,13 @@ def make_session(options: argparse.Namespace, results: "History", through: threa
         look_again()
         return Microphone(find(wanted or options.microphone), on_samples, on_level, on_problem)
 
+    def add_replacement(entry: "Replacement") -> None:
+        from lora_cli.replacements import user_file
+        from lora_cli.replacements_command import add
+
+        add(user_file(), entry)
+        tables.append(read_user_table())
+
     live = options.file is None
     return Session(
         voices=voices,
@@ -308,6 +316,7 @@ def make_session(options: argparse.Namespace, results: "History", through: threa
         results=results,
         devices=list_devices if live else None,
         open_again=open_again if live else None,
+        add_replacement=add_replacement,
         theme=options.theme,
         background=Background(options.in_background),
         kept=options.keep,

@@ -4,6 +4,7 @@ A text is searched once, from left to right, so what one entry writes no other e
 longest one counts.
 """
 
+import difflib
 import os
 import re
 import unicodedata
@@ -20,6 +21,7 @@ from lora.system.documents import ContentError, read_bytes, toml_value
 
 FILE_NAME: Final = "replacements.toml"
 
+_EDGES: Final = ".,;:?!\"'()"
 _SENTENCE_ENDS: Final = (".", "?", "!", "\n")
 
 
@@ -51,6 +53,20 @@ class Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def entries(self) -> tuple[Replacement, ...]:
         """All entries that count; the user's own stand before built-in ones."""
         return (*self.replacement, *(LINES if self.new_line else ()), *(PUNCTUATION if self.punctuation else ()))
+
+
+def difference(heard: str, wanted: str) -> Replacement | None:
+    """The entry that makes `wanted` of `heard`: that of the one stretch of words in which they differ; None where there is no such one.
+
+    Punctuation at the ends of the stretch is no part of the entry.
+    """
+    first, second = heard.split(), wanted.split()
+    changes = [change for change in difflib.SequenceMatcher(None, first, second, autojunk=False).get_opcodes() if change[0] != "equal"]
+    if len(changes) != 1:
+        return None
+    _, start, end, other_start, other_end = changes[0]
+    spoken, written = (" ".join(words).strip(_EDGES) for words in (first[start:end], second[other_start:other_end]))
+    return Replacement(spoken, written) if spoken and written and spoken != written else None
 
 
 def _marks(**written: str) -> tuple[Replacement, ...]:

@@ -13,6 +13,7 @@ import numpy as np
 from lora.audio.loading import Waveform
 from lora.units import SAMPLE_RATE_HZ, Seconds
 from lora_cli.engine.events import Event, Final, Problem, Voice
+from lora_cli.replacements import Replacement
 from lora_cli.talking import Background
 
 PREROLL_SAMPLES = round(0.3 * SAMPLE_RATE_HZ)
@@ -124,6 +125,8 @@ class Session:
     sound library."""
     open_again: Callable[[str | None, OnSamples, OnLevel, OnProblem], Source] | None = None
     """Opens the microphone of that name, or that of the start, if it is there now. No source may be open. Raises `LoraError`."""
+    add_replacement: Callable[[Replacement], None] | None = None
+    """Puts an entry into the user's table, for what is heard from then on. Raises `LoraError`."""
     theme: str = "dark"
     """Or `light`."""
     background: Background = Background.LISTEN

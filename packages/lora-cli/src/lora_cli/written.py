@@ -8,11 +8,11 @@ from lora_cli.replacements import Table
 from lora_cli.replacements import replace as replace_words
 
 
-def as_written(emit: Callable[[Event], None], table: Table) -> Callable[[Event], None]:
-    """Passes events on; the texts of a `Final` are those that the user's table writes for what was heard."""
+def as_written(emit: Callable[[Event], None], table: Callable[[], Table]) -> Callable[[Event], None]:
+    """Passes events on; the texts of a `Final` are those that the user's table, as it is then, writes for what was heard."""
 
     def passed(event: Event) -> None:
-        emit(written(event, table) if isinstance(event, Final) else event)
+        emit(written(event, table()) if isinstance(event, Final) else event)
 
     return passed
 

@@ -11,7 +11,8 @@ from textual.driver import Driver
 
 from lora.errors import LoraError
 from lora_cli.engine.events import Final
-from lora_cli.screen.correct import CorrectScreen
+from lora_cli.replacements import difference
+from lora_cli.screen.correct import Correction, CorrectScreen
 from lora_cli.screen.main import MainScreen
 from lora_cli.screen.save import SaveScreen
 from lora_cli.screen.standing import NEITHER, Standing
@@ -46,16 +47,27 @@ class UtteranceKeys(App[None]):
         if final is None:
             return
         self.stop_talking()
-        text = await self.push_screen_wait(CorrectScreen(final.text if final.heard is None else final.heard))
-        if text is None:
+        heard = final.text if final.heard is None else final.heard
+        correction: Correction | None = await self.push_screen_wait(CorrectScreen(heard))
+        if correction is None:
             return
-        if not text:
+        if not (text := correction.text):
             self.main.status.say("an utterance without text cannot be trained on; nothing was saved", serious=True)
             return
         with self.refusals_shown():
             self.standing.corrections = held = await asyncio.to_thread(self.session.results.correct, final, text)
             self.main.status.say(f"saved for training: {held.file}")
             self.main.history.exchange(final, replace(final, text=text, heard=None, applied=(), corrected=True))
+            if correction.always:
+                await self._write_so_from_now_on(heard, text)
+
+    async def _write_so_from_now_on(self, heard: str, text: str) -> None:
+        entry = difference(heard, text)
+        if entry is None or self.session.add_replacement is None:
+            self.main.status.say("saved for training; an entry for the table of replacements takes words that differ in one place only")
+            return
+        await asyncio.to_thread(self.session.add_replacement, entry)
+        self.main.status.say(f"saved for training; {entry.spoken!r} is written {entry.written!r} from now on")
 
     @work
     async def action_save(self) -> None:
