@@ -29,8 +29,8 @@ import torch
 from lora.audio.loading import AudioSettings, Waveform, duration, load
 from lora.console import ArgumentParser, positive_int, run
 from lora.dataset.manifest import Rules, Utterance, read
-from lora.longform.pauses import at_pauses
 from lora.longform.seams import plain
+from lora.longform.word_edges import at_pauses
 from lora.longform.words import confidence, spans, warped, words
 from lora.model.decoder import Decoder, Watch
 from lora.model.encoder import Encoder

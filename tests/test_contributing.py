@@ -32,15 +32,19 @@ HOLDS = {
     "Where are errors counted?": "def score_utterance(",
     "Where do intervals come from?": "bootstrap",
     "What is kept for later runs, and under which key?": "def key(",
-    "Where would I add a form of subtitles, or another tool's corpus?": "",
+    "Where does an interrupted run resume?": "def newest(",
+    "Where is long audio cut at pauses, and where do word times come from?": "def pieces(",
+    "Where are subtitles written?": "def captions(",
+    "Where is a run or an adapter uploaded to the hub?": "def require_access(",
+    "What starts and ends a recording in the voice app?": "class Talking",
+    "Where would I add a form of subtitles to read, or another tool's corpus?": "",
     "Where would I add an export target?": "def write_target(",
 }
 """What stands in the first place that answers; nothing of a folder."""
 
 
-def test_the_map_answers_twenty_questions() -> None:
+def test_the_map_answers_these_questions() -> None:
     assert list(MAP) == list(HOLDS)
-    assert len(MAP) == 20
 
 
 @pytest.mark.parametrize("question", HOLDS)

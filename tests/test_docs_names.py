@@ -62,7 +62,7 @@ def known_flags() -> set[str]:
 def test_every_flag_named_in_a_text_exists(doc: Path, known_flags: set[str]) -> None:
     # Other programs have flags of their own; those of the benchmarks are looked up above.
     own = re.sub(
-        r"(`|^)(uv (?!run)|(uv run )?(torchrun|accelerate) |pip |apt|git |sox |tensorboard |python benchmarks/"
+        r"(`|^)(uv (?!run)|(uv run )?(torchrun|accelerate|tensorboard) |pip |apt|git |sox |python benchmarks/"
         r"|bindsym |exec |systemctl )[^`\n]*",
         "",
         doc.read_text(),

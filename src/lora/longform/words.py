@@ -15,7 +15,7 @@ import torch
 
 from lora.audio.loading import Waveform, duration
 from lora.language import traits
-from lora.longform.pauses import at_pauses
+from lora.longform.word_edges import at_pauses
 from lora.model.decoder import Decoder
 from lora.model.loading import IGNORED_LABEL, Encoded, LoadedModel, pad_labels
 from lora.model.transcript import Transcript
