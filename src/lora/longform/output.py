@@ -96,7 +96,7 @@ def subtitles(suffix: str, words: Sequence[Word], language: Language, *, word_ti
     return _SUBTITLES[suffix](captions(words, apart=traits(language).separates_words), word_times)
 
 
-def _srt(found: Sequence[Caption], word_times: bool) -> str:
+def srt(found: Sequence[Caption], word_times: bool) -> str:
     """SubRip; with `word_times` every word is a subtitle of its own."""
     spoken: list[tuple[float, float, str]]
     if word_times:
@@ -206,5 +206,5 @@ def _tiers(row: Transcription) -> dict[str, list[tuple[float, float, str]]]:
     }
 
 
-_SUBTITLES: Final[dict[str, Callable[[Sequence[Caption], bool], str]]] = {".srt": _srt, ".vtt": _vtt}
+_SUBTITLES: Final[dict[str, Callable[[Sequence[Caption], bool], str]]] = {".srt": srt, ".vtt": _vtt}
 _TIERS: Final[dict[str, Callable[[Transcription], bytes]]] = {".TextGrid": _textgrid, ".eaf": _eaf}

@@ -1,10 +1,11 @@
 """Finished utterances: written to disk at once, copied, saved, played, corrected into training data."""
 
+import itertools
 import os
 import shutil
 import tempfile
 from collections.abc import Collection, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 
 import msgspec
@@ -13,6 +14,7 @@ from filelock import FileLock
 from lora.audio.loading import AudioSettings, encode_flac, read_file
 from lora.dataset.manifest import Row
 from lora.errors import AudioError, LoraError, ManifestError
+from lora.passages import Word
 from lora.system.destination import writing_errors
 from lora.system.documents import ContentError, json_value, read_bytes
 from lora.system.files import atomic_file, write_jsonl
@@ -284,22 +286,28 @@ def spoken(one: Entry) -> str:
 
 
 def subtitles(entries: tuple[Entry, ...]) -> str:
-    """The utterances as SubRip, the first starting at zero; a segment is a caption, a corrected utterance one as a whole."""
-    captions = []
+    """The utterances as SubRip, the first starting at zero: at most two lines of 42 characters, 7 s, broken at phrases.
+
+    Words within a segment are taken to be as long as they are written. A corrected utterance is one segment.
+    """
+    from lora.longform.captions import captions
+    from lora.longform.output import srt
+
+    found = []
     for one in entries:
         offset_s = (one.started_at - entries[0].started_at).total_seconds()
         parts = one.segments if one.corrected is None else (Segment(Seconds(0.0), one.seconds, one.corrected),)
-        shown = [(part, _lines(part.text)) for part in parts]
-        captions += [(offset_s + part.start_s, offset_s + part.start_s + part.length_s, text) for part, text in shown if text]
-    return "".join(f"{number}\n{_clock(start)} --> {_clock(end)}\n{text}\n\n" for number, (start, end, text) in enumerate(captions, 1))
+        for part in parts:
+            found += captions(_words(part, offset_s))
+    return srt(found, word_times=False)
 
 
-def _lines(text: str) -> str:
-    """The text without empty lines: such a line ends a caption."""
-    return "\n".join(line for line in text.split("\n") if line.strip())
-
-
-def _clock(seconds: float) -> str:
-    whole = timedelta(milliseconds=round(1000 * seconds))
-    minutes, rest = divmod(whole.seconds + 86400 * whole.days, 60)
-    return f"{minutes // 60:02}:{minutes % 60:02}:{rest:02},{whole.microseconds // 1000:03}"
+def _words(part: Segment, offset_s: float) -> list[Word]:
+    words = part.text.split()
+    ends = list(itertools.accumulate(len(word) + 1 for word in words))
+    if not words:
+        return []
+    step_s, start_s = part.length_s / ends[-1], offset_s + part.start_s
+    times = [Seconds(start_s + step_s * place) for place in (0, *ends)]
+    # Nobody measured how sure the model is, and subtitles do not show it.
+    return [Word(text=word, start_s=times[n], end_s=times[n + 1], confidence=0.0) for n, word in enumerate(words)]
