@@ -343,6 +343,7 @@ def test_ort_and_onnx_hold_the_same_model(written: Callable[[str], dict[str, Pat
     assert np.abs(heard[0] - heard[1]).max() < 0.05  # activations are quantised while they run, so rounding shows
 
 
+@pytest.mark.slow
 def test_no_path_of_the_machine_is_in_a_file(written: Callable[[str], dict[str, Path]], tmp_path: Path) -> None:
     for file in written("clean").values():
         content = file.read_bytes()

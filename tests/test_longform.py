@@ -227,6 +227,7 @@ def _text(folder: Path) -> str:
     return str(json.loads((folder / "o.json").read_text())["utterances"][0]["text"])
 
 
+@pytest.mark.slow
 def test_words_are_those_of_the_text_one_after_the_other(written: Path, file: Path) -> None:
     words = _words(written)
     assert " ".join(str(word["text"]) for word in words) == _text(written)

@@ -134,6 +134,7 @@ def under(cap: str) -> list[str]:
 
 
 @pytest.mark.skipif(onednn_instructions() is None, reason="oneDNN's caps are for x86")
+@pytest.mark.slow
 def test_a_cap_on_instructions_is_seen() -> None:
     here = onednn_instructions()
     assert here in INSTRUCTION_SETS

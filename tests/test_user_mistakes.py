@@ -433,7 +433,7 @@ def test_recordings(random_v1: LoadedModel, tmp_path: Path) -> None:
         ("short.wav", "short.wav: lasts 0.05 s"),
         ("notes.wav", "notes.wav: not readable as wav, flac, ogg or mp3"),
         ("empty.wav", "empty.wav: the file is empty (0 bytes)"),
-        (".", "no such audio file"),
+        (".", "is a folder; name an audio file in it"),
     ):
         assert message in refusal(*command, tmp_path / name)
     soundfile.write(tmp_path / "good.wav", noise[:16_000], 16_000)

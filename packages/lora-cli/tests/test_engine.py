@@ -336,6 +336,7 @@ def test_the_process_ends_with_an_app_that_is_killed(tmp_path: Path) -> None:
         time.sleep(0.1)
 
 
+@pytest.mark.slow
 def test_an_adapter_leaves_no_warning_when_the_app_ends(adapter: Path, clip: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "lora_cli.main", "--plain", "--adapter-dir", str(adapter), "--file", str(clip)]
     environment = os.environ | {"XDG_STATE_HOME": str(tmp_path)}

@@ -16,6 +16,12 @@ from textual import events
 from lora.units import Seconds
 
 
+@pytest.fixture
+def quick_retry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A microphone that was lost is looked for at once."""
+    monkeypatch.setattr("lora_cli.sound.reopening.RETRY_S", 0.05)
+
+
 def test_hold_starts_with_the_press_and_ends_with_the_release_whatever_repeats_come() -> None:
     async def scene(play: Play) -> None:
         await play.types(PRESS)
@@ -275,6 +281,7 @@ def test_a_warning_of_the_microphone_is_shown() -> None:
     played(scene)
 
 
+@pytest.mark.usefixtures("quick_retry")
 def test_a_microphone_that_is_lost_ends_the_recording_and_the_next_press_says_why_until_it_is_back() -> None:
     async def scene(play: Play) -> None:
         await play.types(PRESS)
@@ -282,7 +289,7 @@ def test_a_microphone_that_is_lost_ends_the_recording_and_the_next_press_says_wh
         play.script.source_error = "there is no microphone"
         play.script.on_problem(Problem("built-in: gives no sound any more", lost=True))
         await play.settle()
-        assert play.script.asked[2] == "end"
+        assert "end" in play.script.asked
         assert "! built-in: gives no sound any more" in play.text
         assert "FINISHING" in play.text
         await play.says(final("one"), ended())
@@ -303,6 +310,7 @@ def test_a_microphone_that_is_lost_ends_the_recording_and_the_next_press_says_wh
     played(scene)
 
 
+@pytest.mark.usefixtures("quick_retry")
 @pytest.mark.parametrize("paused", [False, True])
 def test_hands_free_listens_again_with_the_microphone_unless_it_was_paused(paused: bool) -> None:
     async def scene(play: Play) -> None:

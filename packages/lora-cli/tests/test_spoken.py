@@ -103,6 +103,7 @@ def history(state: Path) -> list[dict[str, object]]:
     return [json.loads(line) for line in file.read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_a_held_key_gives_the_text_a_narrow_window_passes_and_a_lost_microphone_ends_the_recording(
     microphone: VirtualMicrophone, sentences: Sequence[Sentence], tmp_path: Path, opened: list[Terminal]
 ) -> None:
