@@ -22,7 +22,6 @@ from lora.audio.loading import AudioSettings, Waveform
 from lora.audio.segments import LEAD, TAIL
 from lora.checkpoints.checkpoint import resolve
 from lora.config import AdapterConfig
-from lora.corpora import general
 from lora.errors import ConfigError
 from lora.live import Ear
 from lora.model.loading import load_model, load_processor
@@ -35,19 +34,6 @@ from lora.units import SAMPLE_RATE_HZ
 MODEL = "packaged:moonshine-tiny"
 BASE, TUNED = "base", "tuned"
 needs_proc = pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="tells processes and their memory by /proc")
-
-
-@pytest.fixture(scope="module")
-def said() -> Waveform:
-    """12 s of real speech."""
-    return general.waveform(general.HELDOUT[0])[14_400 : 14_400 + 12 * SAMPLE_RATE_HZ]
-
-
-@pytest.fixture(scope="module")
-def ear() -> Ear:
-    """The same model in this process."""
-    torch.set_num_threads(1)
-    return Ear(open_transcriber(Request(MODEL, None, None, None, "cpu", "float32", 1, None)))
 
 
 @pytest.fixture(scope="module")

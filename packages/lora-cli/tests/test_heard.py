@@ -4,7 +4,6 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-import torch
 from lora_cli.engine.events import Partial, Ready, Voice
 from talk import CHUNK, NOTHING, Talk, silence, word_errors
 
@@ -12,23 +11,9 @@ from lora.audio.loading import Waveform
 from lora.corpora import general
 from lora.live import Ear
 from lora.scoring.analysis import is_loop
-from lora.transcribe import Request, open_transcriber
 from lora.units import SAMPLE_RATE_HZ
 
 MODEL = "packaged:moonshine-tiny"
-
-
-@pytest.fixture(scope="module")
-def said() -> Waveform:
-    """12 s of real speech."""
-    return general.waveform(general.HELDOUT[0])[14_400 : 14_400 + 12 * SAMPLE_RATE_HZ]
-
-
-@pytest.fixture(scope="module")
-def ear() -> Ear:
-    """The same model in this process."""
-    torch.set_num_threads(1)
-    return Ear(open_transcriber(Request(MODEL, None, None, None, "cpu", "float32", 1, None)))
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,7 @@
 """`moonshine history`: earlier sessions are listed, shown, searched, exported and removed, by hand and by age and size."""
 
 import os
+import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -84,6 +85,24 @@ def test_a_session_that_continues_is_never_removed(told: Told) -> None:
     assert told("clear", "--all")[0].endswith("1 still go on and stay")
     assert [one.folder for one in sessions()] == [going_on.folder]
     going_on.close()
+
+
+def test_sessions_are_found_while_an_app_writes_into_one(three: list[str]) -> None:
+    folder, stop = sessions()[0].folder, threading.Event()
+
+    def write() -> None:
+        while not stop.is_set():
+            (folder / "audio/temporary").touch()
+            (folder / "audio/temporary").unlink()
+
+    writing = threading.Thread(target=write)
+    writing.start()
+    try:
+        for _ in range(300):
+            assert [one.name for one in sessions()] == three
+    finally:
+        stop.set()
+        writing.join()
 
 
 def aged(name: str, days: float) -> None:

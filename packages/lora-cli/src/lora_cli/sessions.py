@@ -1,5 +1,6 @@
 """Sessions that are on the disk: what was said in them, how much room they take, and which are old enough to go."""
 
+import os
 import shutil
 import sys
 import time
@@ -60,12 +61,27 @@ _ENTRY: Final = msgspec.json.Decoder(Entry)
 def sessions() -> list[Session]:
     """All sessions, the oldest first."""
     folder = state_dir() / SESSIONS
-    return sorted(map(_session, (one for one in folder.iterdir() if one.is_dir())), key=lambda one: one.name) if folder.is_dir() else []
+    if not folder.is_dir():
+        return []
+    found = (_session(one) for one in folder.iterdir() if one.is_dir())
+    return sorted((one for one in found if one is not None), key=lambda one: one.name)
 
 
-def _session(folder: Path) -> Session:
-    states = [one.stat() for one in (folder, *folder.rglob("*"))]
-    return Session(folder, max(state.st_mtime for state in states), sum(state.st_size for state in states[1:]))
+def _session(folder: Path) -> Session | None:
+    """None for one that another app has just removed."""
+    states = {path: state for path in (folder, *folder.rglob("*")) if (state := _state(path)) is not None}
+    if folder not in states:
+        return None
+    size = sum(state.st_size for path, state in states.items() if path != folder)
+    return Session(folder, max(state.st_mtime for state in states.values()), size)
+
+
+def _state(path: Path) -> os.stat_result | None:
+    """None for what is gone by now: apps that run write temporary files, and remove sessions."""
+    try:
+        return path.stat()
+    except FileNotFoundError:
+        return None
 
 
 def named(wanted: Sequence[str]) -> list[Session]:
